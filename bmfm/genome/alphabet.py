@@ -1,0 +1,141 @@
+"""The SNP-aware alphabet: what one locus can be written as, and its one-character spelling.
+
+A locus is in one of eleven *states*: a base, a deleted base, or a base followed by an inserted sequence. A *symbol*
+is one state, or the unordered pair of two different states. Everything on this floor handles symbols as ``uint8``
+codes: 0-10 are the states in the order of `STATES`, 11-65 the pairs.
+
+The characters are those of BMFM-DNA (arXiv 2507.05265), so that published vocabularies read our text; of the table's
+two characters for a pair, the one whose state names stand in alphabetical order is used.
+"""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+BASES = ("A", "G", "T", "C", "N")
+STATES = (*BASES, "DEL", "AI", "GI", "TI", "CI", "NI")
+N, DEL, INSERTED = 4, 5, 6  # code of N; code of a deleted base; code of "A followed by an insertion" (base + INSERTED)
+VARIANT_BIT = np.uint8(0x80)  # set on a symbol that was written from a variant rather than from the reference
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+def _build() -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    table = json.loads((ASSETS / "snp_alphabet.json").read_text())
+    characters = [table[state] for state in STATES]
+    pair = np.empty((len(STATES), len(STATES)), np.uint8)
+    members = [(state, state) for state in range(len(STATES))]
+    pair[np.diag_indices(len(STATES))] = np.arange(len(STATES))
+    for first, second in combinations(range(len(STATES)), 2):
+        pair[first, second] = pair[second, first] = len(characters)
+        characters.append(table["_".join(sorted((STATES[first], STATES[second])))])
+        members.append((first, second))
+    return tuple(characters), pair, np.array(members, np.uint8)
+
+
+SYMBOLS, PAIR, MEMBERS = _build()
+"""`SYMBOLS[code]`: the character. `PAIR[s, t]`: code of the symbol for states s and t. `MEMBERS[code]`: its states."""
+
+
+def symbol_name(code: int) -> str:
+    """Name of a symbol in terms of its states, e.g. ``"A"`` or ``"A_G"``."""
+    first, second = MEMBERS[code]
+    return STATES[first] if first == second else "_".join(sorted((STATES[first], STATES[second])))
+
+
+def _complements() -> np.ndarray:
+    of_base = np.array([2, 3, 0, 1, 4], np.uint8)  # A<->T, G<->C, N
+    of_state = np.concatenate([of_base, [DEL], of_base + INSERTED]).astype(np.uint8)
+    return PAIR[of_state[MEMBERS[:, 0]], of_state[MEMBERS[:, 1]]]
+
+
+COMPLEMENT = _complements()
+"""`COMPLEMENT[code]`: complement of each symbol at its own locus. Insertions also change locus: see below."""
+
+_CODE_OF = {ord(character): code for code, character in enumerate(SYMBOLS)}
+
+
+def decode(symbols: np.ndarray) -> str:
+    """Text of an array of symbol codes (any variant bits are ignored)."""
+    return "".join(SYMBOLS[code] for code in (symbols & ~VARIANT_BIT).tolist())
+
+
+def encode(text: str) -> np.ndarray:
+    """Symbol codes, ``uint8`` [L], of text in the SNP-aware alphabet.
+
+    Raises
+    ------
+    ValueError
+        On a character that is not a symbol; names it and its 0-based position.
+    """
+    codes = np.fromiter((_CODE_OF.get(ord(c), 255) for c in text), np.uint8, len(text))
+    if (bad := np.flatnonzero(codes == 255)).size:
+        raise ValueError(
+            f"character {text[bad[0]]!r} at position {bad[0]} is not in the SNP-aware alphabet; "
+            "upper-case the sequence and write ambiguity codes as N first (`normalise_bases`)"
+        )
+    return codes
+
+
+IUPAC_AMBIGUOUS = "RYSWKMBDHV"
+
+
+def base_table() -> np.ndarray:
+    """256-entry table from FASTA bytes to state codes; lower case carries bit 7, whatever is no nucleotide is 255."""
+    table = np.full(256, 255, np.uint8)
+    for letters, code in (("A", 0), ("G", 1), ("TU", 2), ("C", 3), ("N" + IUPAC_AMBIGUOUS, N)):
+        for letter in letters:
+            table[ord(letter)] = code
+            table[ord(letter.lower())] = code | 0x80
+    return table
+
+
+def normalise_bases(text: str) -> tuple[np.ndarray, int]:
+    """Codes of a plain nucleotide sequence: case folded, IUPAC ambiguity (and anything else) written as N.
+
+    Returns
+    -------
+    codes
+        ``uint8`` [L], each below 5.
+    n_replaced
+        How many characters other than A, C, G, T, U and N became N.
+    """
+    raw = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
+    codes = base_table()[raw]
+    codes = np.where(codes == 255, N, codes & 0x7F).astype(np.uint8)
+    n_replaced = int((codes == N).sum()) - text.count("N") - text.count("n")
+    return codes, n_replaced
+
+
+def reverse_complement(symbols: np.ndarray) -> np.ndarray:
+    """The same locus sequence read on the other strand, ``uint8`` [L] -> [L], variant bits cleared.
+
+    A base, a pair and a deletion are complemented in place. An insertion stands between its base and the next one, so
+    on the other strand it follows the *next* base's complement: the mark moves one locus to the right (over deleted
+    loci) before the reversal. Two cases cannot be kept exactly, because a symbol says neither what lies outside the
+    sequence nor which states of neighbouring heterozygous loci share a chromosome:
+
+    - an insertion after the last base leaves the sequence;
+    - a heterozygous insertion that moves to a heterozygous locus is given to the first of its bases in `STATES` order.
+
+    Windows drawn by `representation` know both haplotypes and have neither limit.
+    """
+    states = MEMBERS[symbols & ~VARIANT_BIT]
+    marked = states >= INSERTED
+    bare = np.where(marked, states - INSERTED, states)
+    moved = bare.copy()
+    for locus in np.flatnonzero(marked.any(axis=1)):
+        target = locus + 1
+        while target < len(moved) and (bare[target] == DEL).all():
+            target += 1
+        if target == len(moved):
+            continue
+        carries = bare[target] != DEL
+        if not marked[locus].all():
+            carries = np.arange(2) == np.flatnonzero(carries)[0]
+            if bare[target, 0] == bare[target, 1]:
+                carries = np.array([False, True])
+        moved[target] = np.where(carries, bare[target] + INSERTED, moved[target])
+    return COMPLEMENT[PAIR[moved[:, 0], moved[:, 1]]][::-1]

@@ -1,0 +1,66 @@
+"""Where derived files live: built once for a source file, found again by that file's identity."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """`cache_dir`, or ``$BMFM_CACHE``, or ``~/.cache/bmfm`` (``$XDG_CACHE_HOME`` honoured)."""
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    if root := os.environ.get("BMFM_CACHE"):
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bmfm"
+
+
+def fingerprint(path: Path) -> dict:
+    """What identifies a source file: its resolved path, size and modification time."""
+    stat = path.stat()
+    return {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def require_file(path: str | Path, what: str) -> Path:
+    """The path, or a FileNotFoundError that says what was expected and names near matches in the same folder."""
+    from difflib import get_close_matches
+
+    found = Path(path).expanduser()
+    if found.is_file():
+        return found
+    message = f"{what} {str(path)!r} does not exist (looked in {found.absolute().parent})"
+    if found.parent.is_dir():
+        near = get_close_matches(found.name, [p.name for p in found.parent.iterdir()], n=3, cutoff=0.5)
+        if near:
+            message += "; did you mean " + " or ".join(repr(str(found.parent / name)) for name in near) + "?"
+    else:
+        message += "; that folder does not exist either"
+    raise FileNotFoundError(message)
+
+
+def cached_folder(kind: str, key: dict, build: Callable[[Path], None], cache_dir: str | Path | None = None) -> Path:
+    """The folder that `build` filled for this key, building it if it is not there.
+
+    The folder appears at once and whole (built beside, then renamed), so several processes may ask at the same time:
+    whoever comes second throws its own copy away.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    target = cache_root(cache_dir) / kind / digest
+    if (target / "key.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=target.parent))
+    try:
+        build(partial)
+        (partial / "key.json").write_text(json.dumps(key, indent=1))
+        try:
+            partial.rename(target)
+        except OSError:
+            if not (target / "key.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target

@@ -1,0 +1,73 @@
+"""One name for a contig, whatever style a file uses: ``chr1``, ``1``, ``CHR1`` and ``NC_000001.11`` are the same."""
+
+import re
+from collections.abc import Iterable
+
+_REFSEQ_FIRST_CHROMOSOME = {
+    # accession number of chromosome 1 -> (number of autosomes, assembly family)
+    1: (22, "human GRCh37/GRCh38"),
+    60925: (22, "human T2T-CHM13"),
+    67: (19, "mouse GRCm38/GRCm39"),
+}
+_MITOCHONDRIAL_ACCESSIONS = {12920, 1807, 5089}
+
+
+def canonical_name(name: str) -> str:
+    """Style-free name of a contig: ``"1"``, ``"X"``, ``"MT"``; names of no known style come back unchanged.
+
+    Understands UCSC (``chr1``, ``chrM``), Ensembl (``1``, ``MT``) and RefSeq chromosome accessions of human
+    (GRCh37, GRCh38, T2T-CHM13) and mouse, with or without version.
+    """
+    if match := re.fullmatch(r"NC_0*(\d+)(\.\d+)?", name):
+        accession = int(match[1])
+        if accession in _MITOCHONDRIAL_ACCESSIONS:
+            return "MT"
+        for first, (autosomes, _) in _REFSEQ_FIRST_CHROMOSOME.items():
+            if first <= accession <= first + autosomes + 1:
+                number = accession - first + 1
+                return {autosomes + 1: "X", autosomes + 2: "Y"}.get(number, str(number))
+        return name
+    bare = re.sub(r"^chr(?=.)", "", name, flags=re.IGNORECASE)
+    if bare.upper() in ("M", "MT"):
+        return "MT"
+    return bare.upper() if bare.upper() in ("X", "Y") else bare
+
+
+class ContigNames:
+    """Finds the contigs of one genome under any style of name.
+
+    Parameters
+    ----------
+    names
+        The genome's own contig names, in order.
+
+    Raises
+    ------
+    ValueError
+        If two contigs of the genome share a style-free name (say, ``1`` and ``chr1``).
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self.names = list(names)
+        self._exact = {name: index for index, name in enumerate(self.names)}
+        self._canonical: dict[str, int] = {}
+        for index, name in enumerate(self.names):
+            other = self._canonical.setdefault(canonical_name(name), index)
+            if other != index:
+                raise ValueError(
+                    f"contigs {self.names[other]!r} and {name!r} of the genome are the same chromosome in two styles; "
+                    "remove one from the FASTA"
+                )
+
+    def find(self, name: str) -> int | None:
+        """Index of the contig that `name` means, or None."""
+        index = self._exact.get(name)
+        return index if index is not None else self._canonical.get(canonical_name(name))
+
+    def require(self, name: str, where: str) -> int:
+        """Like `find`, but an unknown name is a ValueError that says where it stood and what exists."""
+        index = self.find(name)
+        if index is None:
+            shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
+            raise ValueError(f"{where}: contig {name!r} is not in the genome, which has {shown}")
+        return index

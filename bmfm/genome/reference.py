@@ -1,0 +1,199 @@
+"""A reference genome as one memory-mapped byte array: ``codes[offset[contig] + position]``.
+
+On disk, a folder with ``codes.u8`` (one byte a base: state code 0-4 in the low bits, bit 7 set where the FASTA was
+lower case, i.e. soft-masked as repeat) and ``contigs.json`` (names, lengths, counts of what was rewritten).
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from bmfm.genome.alphabet import N, base_table
+from bmfm.genome.cache import cached_folder, fingerprint, require_file
+from bmfm.genome.contigs import ContigNames
+
+SOFT_MASK_BIT = np.uint8(0x80)
+_FORMAT = 1
+_CHUNK = 1 << 22
+
+
+@numba.njit(cache=True)
+def _encode_lines(chunk, table, out, counts):
+    """Write codes of the sequence bytes of `chunk` to `out`; counts = [IUPAC, soft-masked]. Returns (written, bad)."""
+    n = 0
+    for i in range(len(chunk)):
+        byte = chunk[i]
+        if byte == 10 or byte == 13:
+            continue
+        code = table[byte]
+        if code == 255:
+            return n, i
+        upper = byte & 0xDF
+        if (code & 0x7F) == 4 and upper != 78:
+            counts[0] += 1
+        counts[1] += code >> 7
+        out[n] = code
+        n += 1
+    return n, -1
+
+
+def _build(fasta: Path, folder: Path) -> None:
+    import pysam
+
+    table = base_table()
+    contigs: list[dict] = []
+    scratch = np.empty(_CHUNK, np.uint8)
+    header = b""  # a header line cut by the end of a chunk
+    in_header = False
+    counts = np.zeros(2, np.int64)
+
+    def finish_contig() -> None:
+        if contigs:
+            contigs[-1]["n_ambiguous"], contigs[-1]["n_soft_masked"] = (int(c) for c in counts)
+            counts[:] = 0
+
+    # htslib's BGZF reader takes plain, gzip and bgzip files alike, needs no index and holds one block at a time.
+    with pysam.BGZFile(str(fasta), "rb") as source, open(folder / "codes.u8", "wb") as sink:
+        while data := source.read(_CHUNK):
+            start = 0
+            while start < len(data):
+                if in_header or data[start : start + 1] == b">":
+                    newline = data.find(b"\n", start)
+                    in_header = newline < 0
+                    header += data[start:] if in_header else data[start:newline]
+                    start = len(data) if in_header else newline + 1
+                    if not in_header:
+                        finish_contig()
+                        words = header[1:].split()
+                        if not words:
+                            raise ValueError(f"{fasta}: sequence number {len(contigs) + 1} has no name after '>'")
+                        contigs.append({"name": words[0].decode(), "length": 0})
+                        header = b""
+                    continue
+                stop = data.find(b">", start)
+                stop = len(data) if stop < 0 else stop
+                piece = np.frombuffer(data, np.uint8, stop - start, start)
+                if not contigs:
+                    if piece.tobytes().strip():
+                        raise ValueError(f"{fasta}: not a FASTA file, it does not begin with '>'")
+                    start = stop
+                    continue
+                n, bad = _encode_lines(piece, table, scratch, counts)
+                if bad >= 0:
+                    raise ValueError(
+                        f"{fasta}: contig {contigs[-1]['name']!r} has {chr(piece[bad])!r} at position "
+                        f"{contigs[-1]['length'] + n + 1}, which is no nucleotide code"
+                    )
+                scratch[:n].tofile(sink)
+                contigs[-1]["length"] += n
+                start = stop
+    finish_contig()
+    if not contigs:
+        raise ValueError(f"{fasta}: no sequence in the file")
+    names = [c["name"] for c in contigs]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{fasta}: contig names occur more than once: {', '.join(sorted(repeated))}")
+    (folder / "contigs.json").write_text(json.dumps(contigs, indent=1))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference genome; open one with `Reference.from_fasta`.
+
+    Attributes
+    ----------
+    folder
+        Where the store lies.
+    codes
+        Read-only memory map, ``uint8`` [total bases]; see the module's text for the bits.
+    offsets
+        ``int64`` [contigs + 1]; contig c is ``codes[offsets[c]:offsets[c + 1]]``.
+    """
+
+    folder: Path
+    source: Path
+    codes: np.ndarray
+    offsets: np.ndarray
+    contigs: tuple[dict, ...]
+
+    @classmethod
+    def from_fasta(cls, fasta: str | Path, cache_dir: str | Path | None = None) -> "Reference":
+        """Open the genome of a FASTA file (plain, gzip or bgzip; no index needed), building its store the first time.
+
+        Lower case is kept as the soft-mask bit; IUPAC ambiguity codes become N and are counted in `contigs`.
+
+        Raises
+        ------
+        FileNotFoundError
+            With near matches, if the file is not there.
+        ValueError
+            If it is no FASTA, or holds a character that is no nucleotide code (names contig and 1-based position).
+        """
+        path = require_file(fasta, "FASTA file")
+        key = {"format": _FORMAT, "fasta": fingerprint(path)}
+        folder = cached_folder("genomes", key, lambda partial: _build(path, partial), cache_dir)
+        contigs = tuple(json.loads((folder / "contigs.json").read_text()))
+        offsets = np.concatenate([[0], np.cumsum([c["length"] for c in contigs])]).astype(np.int64)
+        codes = np.memmap(folder / "codes.u8", np.uint8, "r") if offsets[-1] else np.empty(0, np.uint8)
+        return cls(folder, path, codes, offsets, contigs)
+
+    @cached_property
+    def names(self) -> ContigNames:
+        return ContigNames(c["name"] for c in self.contigs)
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def locate(self, position: int) -> tuple[str, int]:
+        """Contig name and 0-based position of a place in `codes`."""
+        contig = int(np.searchsorted(self.offsets, position, "right")) - 1
+        return self.contigs[contig]["name"], int(position - self.offsets[contig])
+
+    def fetch(self, contig: str, start: int, end: int) -> np.ndarray:
+        """State codes, ``uint8`` [end - start], of a 0-based half-open interval, without the soft-mask bit."""
+        return self._interval(contig, start, end) & ~SOFT_MASK_BIT
+
+    def soft_masked(self, contig: str, start: int, end: int) -> np.ndarray:
+        """Whether each base of the interval was lower case in the FASTA, ``bool`` [end - start]."""
+        return self._interval(contig, start, end) >= SOFT_MASK_BIT
+
+    def _interval(self, contig: str, start: int, end: int) -> np.ndarray:
+        index = self.names.require(contig, str(self.source))
+        length = self.contigs[index]["length"]
+        if not 0 <= start <= end <= length:
+            raise ValueError(f"{self.source}: interval {contig}:{start}-{end} is outside the contig's {length} bases")
+        return self.codes[self.offsets[index] + start : self.offsets[index] + end]
+
+    def known_intervals(self, max_n_run: int = 10) -> np.ndarray:
+        """Intervals of `codes` free of N runs longer than `max_n_run`, ``int64`` [I, 2], none crossing contigs."""
+        return _known_intervals(self.codes, self.offsets, max_n_run)
+
+
+@numba.njit(cache=True)
+def _known_intervals(codes, offsets, max_n_run):
+    found = []
+    for contig in range(len(offsets) - 1):
+        start = offsets[contig]
+        run = 0
+        for i in range(offsets[contig], offsets[contig + 1]):
+            if (codes[i] & 0x7F) == N:
+                run += 1
+            elif run:
+                if run > max_n_run:
+                    if i - run > start:
+                        found.append((start, i - run))
+                    start = i
+                run = 0
+        end = offsets[contig + 1]
+        if run > max_n_run:
+            end -= run
+        if end > start:
+            found.append((start, end))
+    out = np.empty((len(found), 2), np.int64)
+    for i in range(len(found)):
+        out[i, 0], out[i, 1] = found[i]
+    return out
