@@ -329,7 +329,7 @@ def _build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) 
     overlapping = int((edits["start"][1:] < np.maximum.accumulate(edits["end"])[:-1]).sum())
     if overlapping:
         report.note("edit overlaps an earlier one (one of them is applied at a time)", "", overlapping)
-    edits["genotypes"] = np.array(genotypes, np.int8).reshape(-1, len(keep.samples), 2)
+    edits["genotypes"] = np.array(genotypes, np.int8).reshape(len(genotypes), len(keep.samples), 2)
     for name, column in edits.items():
         np.save(folder / f"{name}.npy", column)
     (folder / "report.json").write_text(json.dumps(asdict(report), indent=1))
