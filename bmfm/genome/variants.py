@@ -332,7 +332,7 @@ def _build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) 
     edits["genotypes"] = np.array(genotypes, np.int8).reshape(len(genotypes), len(keep.samples), 2)
     for name, column in edits.items():
         np.save(folder / f"{name}.npy", column)
-    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1))
+    (folder / "report.json").write_text(json.dumps(vars(report), indent=1))
 
 
 def _agrees(codes: np.ndarray, table: np.ndarray, start: int, contig_end: int, ref: str) -> bool:

@@ -1,0 +1,190 @@
+"""DNA tokenizers: load a published, saved or newly trained one, and encode windows of symbols with it.
+
+Special ids are fixed, [UNK] 0, [SEP] 1, [PAD] 2, [CLS] 3, [MASK] 4, as are the templates ``[CLS] A [SEP]`` and
+``[CLS] A [SEP] B [SEP]`` (BMFM-DNA, arXiv 2507.05265).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from bmfm.genome.alphabet import ASSETS, BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
+from bmfm.genome.representation import Encoded
+from bmfm.tokenizers.bpe import BpeTable, encode_windows
+
+SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
+UNK, SEP, PAD, CLS, MASK = range(5)
+
+
+def wrap(tokenizer):
+    """A `transformers.PreTrainedTokenizerFast` of a `tokenizers.Tokenizer`, with the roles of the special tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    roles = {f"{t[1:-1].lower()}_token": t for t in SPECIAL_TOKENS}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+
+
+def load(path: str | Path):
+    """Load a tokenizer by the name of a shipped one (``ref2vec``, ``snp2vec``, ...), a JSON file, or a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        Naming the shipped ones, if `path` is none of these.
+    ValueError
+        If its special tokens have not the ids of this project.
+    """
+    shipped = ASSETS / "tokenizers"
+    for candidate in (Path(path).expanduser(), shipped / str(path), shipped / f"{path}.json"):
+        if candidate.is_dir():
+            candidate = candidate / "tokenizer.json"
+        if candidate.is_file():
+            from tokenizers import Tokenizer
+
+            tokenizer = wrap(Tokenizer.from_file(str(candidate)))
+            ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+            if ids != list(range(5)):
+                raise ValueError(f"{candidate}: special tokens {SPECIAL_TOKENS} have ids {ids}, expected 0 to 4")
+            return tokenizer
+    names = ", ".join(sorted(p.stem for p in shipped.iterdir()))
+    raise FileNotFoundError(f"tokenizer {str(path)!r} is no file, no folder with tokenizer.json, and none of: {names}")
+
+
+def _finish(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+    )
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return wrap(tokenizer)
+
+
+def train_bpe(sequences: Iterable[str], vocab_size: int, alphabet: Iterable[str] = (), max_token_length: int = 32):
+    """Train a BPE tokenizer on an iterator of window texts, each window one word.
+
+    Parameters
+    ----------
+    alphabet
+        Symbols that become tokens whether they occur or not (``"ACGTN"`` and, for ``biallele``, the pairs).
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.trainers import BpeTrainer
+
+    tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(alphabet),
+        max_token_length=max_token_length,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sequences, trainer)
+    return _finish(tokenizer)
+
+
+def single_base(alphabet: Iterable[str] = SYMBOLS):
+    """One token a symbol."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import Whitespace
+
+    vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    tokenizer = Tokenizer(BPE(vocab, [], unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return _finish(tokenizer)
+
+
+def kmer(k: int):
+    """Non-overlapping k-mers of A, C, G, T; the end of a window is a shorter one. A k-mer with any other symbol is [UNK]."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+
+    words = ("".join(letters) for n in range(1, k + 1) for letters in product("ACGT", repeat=n))
+    vocab = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *words])}
+    tokenizer = Tokenizer(WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Split(Regex(f".{{1,{k}}}"), "isolated")
+    return _finish(tokenizer)
+
+
+def fallback_symbol(code: int, known: set[str]) -> int:
+    """The symbol that stands for one which a vocabulary lacks; -1 where nothing fits.
+
+    First its insertion marks are dropped; then, of the pair's states, the first plain base is taken (in the order
+    A, G, T, C); a deleted locus becomes N.
+    """
+    states = MEMBERS[code]
+    bare = [int(s - INSERTED if s >= INSERTED else s) for s in states]
+    candidates = [code, int(PAIR[bare[0], bare[1]]), *sorted(s for s in bare if s < BASES.index("N")), BASES.index("N")]
+    return next((c for c in candidates if SYMBOLS[c] in known), -1)
+
+
+@dataclass
+class TokenBatch:
+    """Tokens of a batch of windows, without special tokens: window b is ``ids[offsets[b]:offsets[b + 1]]``."""
+
+    ids: np.ndarray
+    has_variant: np.ndarray
+    offsets: np.ndarray
+    n_truncated: int
+    n_unknown: int
+    n_fallback: int
+
+
+class DnaTokenizer:
+    """Encodes windows of symbols with a `PreTrainedTokenizerFast`; counts what is cut, unknown or written otherwise."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.table = BpeTable.from_tokenizer(tokenizer.backend_tokenizer.to_str())
+        known = set(tokenizer.get_vocab())
+        self.written_as = np.array([fallback_symbol(c, known) for c in range(len(SYMBOLS))], np.int16)
+        self.falls_back = np.zeros(128, bool)
+        self.falls_back[: len(SYMBOLS)] = self.written_as != np.arange(len(SYMBOLS))
+        if self.table:
+            number = {character: i for i, character in enumerate(self.table.characters)}
+            self.character_of = np.full(128, -1, np.int16)
+            self.character_of[: len(SYMBOLS)] = [number[SYMBOLS[c]] if c >= 0 else -1 for c in self.written_as]
+
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """Symbols that this vocabulary lacks, and what is written for them."""
+        return {SYMBOLS[c]: SYMBOLS[w] if w >= 0 else "[UNK]" for c, w in enumerate(self.written_as) if c != w}
+
+    def __call__(self, encoded: Encoded, max_tokens: int) -> TokenBatch:
+        n_fallback = int(self.falls_back[encoded.symbols & 0x7F].sum())
+        if self.table:
+            t = self.table
+            ids, variant, offsets, n_cut = encode_windows(
+                encoded.symbols, encoded.offsets, self.character_of, t.ids, t.length, t.next_node, t.token_at, t.shorter,
+                t.follows, UNK, max_tokens,
+            )  # fmt: skip
+        else:
+            ids, variant, offsets, n_cut = self._through_text(encoded, max_tokens)
+        return TokenBatch(ids, variant, offsets, int(n_cut), int((ids == UNK).sum()), n_fallback)
+
+    def _through_text(self, encoded: Encoded, max_tokens: int):
+        rewritten = np.where(self.written_as < 0, np.arange(len(SYMBOLS)), self.written_as).astype(np.uint8)
+        texts = [decode(rewritten[encoded[b] & 0x7F]) for b in range(len(encoded))]
+        ids, variants, lengths, n_cut = [], [], [0], 0
+        for b, encoding in enumerate(self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)):
+            n_cut += len(encoding.ids) > max_tokens
+            marks = np.concatenate([[0], np.cumsum(encoded[b] > 127)])
+            spans = np.array(encoding.offsets[:max_tokens], np.int64).reshape(-1, 2)
+            ids.append(np.array(encoding.ids[:max_tokens], np.int32))
+            variants.append(marks[spans[:, 1]] > marks[spans[:, 0]])
+            lengths.append(len(ids[-1]))
+        return np.concatenate(ids), np.concatenate(variants), np.cumsum(lengths), n_cut
+
+
+def symbols_for(representation: str) -> tuple[str, ...]:
+    """The symbols that a representation can write, for the alphabet of a new tokenizer."""
+    return SYMBOLS if representation == "biallele" else BASES
+
