@@ -1,7 +1,7 @@
 """Counter-based random numbers: a draw is a function of its key alone, never of what was drawn before.
 
-This is what makes a window the same whatever the number of workers or devices, and after any restart. The mixer is the
-finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+This is what makes a window the same whatever the number of workers or devices, and after any restart. The mixer is
+SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 import numba
@@ -10,18 +10,16 @@ import numpy as np
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
-_S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+_S30, _S27, _S31, _S11, _ONE = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11), np.uint64(1)
 
 
 @numba.njit(cache=True, inline="always")
 def mix(key, value):
     """Derive a new 64-bit key from a key and an integer."""
-    z = np.uint64(key) ^ (np.uint64(value) * _M1 + _GOLDEN)
+    z = np.uint64(key) + (np.uint64(value) + _ONE) * _GOLDEN
     z = (z ^ (z >> _S30)) * _M1
     z = (z ^ (z >> _S27)) * _M2
-    z = (z ^ (z >> _S31)) + _GOLDEN
-    z = (z ^ (z >> _S30)) * _M2
-    return z ^ (z >> _S27)
+    return z ^ (z >> _S31)
 
 
 @numba.njit(cache=True, inline="always")

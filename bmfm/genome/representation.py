@@ -168,12 +168,33 @@ def _write_reference(codes, start, end, reverse, offsets, out):
 
 
 @numba.njit(cache=True, inline="always")
-def _carries(e, key, sample, copy, low, high, record, allele, genotypes):
-    """Whether a chromosome copy carries edit e: by its genotype, or by the draw for the record."""
+def _carries(e, draw, sample, copy, low, high, record, allele, genotypes):
+    """Whether a chromosome copy carries edit e: by its genotype, or by the copy's half of the record's draw."""
     if sample >= 0:
         return genotypes[record[e], sample, copy] == allele[e]
-    draw = uniform(key, record[e])
-    return low[e] <= draw and draw < high[e]
+    half = np.uint32(draw >> np.uint64(32)) if copy else np.uint32(draw)
+    point = np.float32(half >> np.uint32(8)) * np.float32(1.0 / 16777216.0)
+    return low[e] <= point and point < high[e]
+
+
+@numba.njit(cache=True)
+def _carried(first, end, draw_key, sample, v_start, low, high, record, allele, genotypes, carried):
+    """List the edits that start before `end` and that either copy carries; rows of `carried` are (edit, copies)."""
+    n = 0
+    e = first
+    while e < len(v_start) and v_start[e] < end:
+        draw = mix(draw_key, record[e])
+        copies = 0
+        if _carries(e, draw, sample, 0, low, high, record, allele, genotypes):
+            copies = 1
+        if _carries(e, draw, sample, 1, low, high, record, allele, genotypes):
+            copies |= 2
+        if copies:
+            carried[n, 0] = e
+            carried[n, 1] = copies
+            n += 1
+        e += 1
+    return n
 
 
 @numba.njit(cache=True, inline="always")
@@ -189,7 +210,8 @@ def _write_pairs(
     for b in range(len(start)):
         longest = max(longest, end[b] - start[b])
     copies = np.empty((2, longest), np.uint8)
-    touched = np.empty(2 * longest + 2, np.int64)
+    touched = np.empty(4 * longest + 4, np.int64)
+    carried = np.empty((1024, 2), np.int64)
     for b in range(len(start)):
         target = out[offsets[b] : offsets[b + 1]]
         length = end[b] - start[b]
@@ -198,16 +220,16 @@ def _write_pairs(
         n_touched = 0
         sample = samples[0] if len(samples) else -1
         first = np.searchsorted(v_start, start[b] - lookback)
+        last = np.searchsorted(v_start, end[b], "right")
+        if last - first > len(carried):
+            carried = np.empty((2 * (last - first), 2), np.int64)
+        n_carried = _carried(first, end[b] + 1, mix(key[b], 11), sample, v_start, low, high, record, allele, genotypes, carried)
         for copy in range(2):
-            draw_key = mix(key[b], 11 + copy)
             bases = copies[copy]
             reached = last_insertion = np.int64(-1)
-            e = first
-            while e < len(v_start) and v_start[e] <= end[b]:
-                if not _carries(e, draw_key, sample, copy, low, high, record, allele, genotypes) or _collides(
-                    v_start[e], v_end[e], reached, last_insertion
-                ):
-                    e += 1
+            for c in range(n_carried):
+                e = carried[c, 0]
+                if not (carried[c, 1] >> copy) & 1 or _collides(v_start[e], v_end[e], reached, last_insertion):
                     continue
                 reached = v_end[e]
                 n_ref, n_alt = v_end[e] - v_start[e], alt_start[e + 1] - alt_start[e]
@@ -234,7 +256,6 @@ def _write_pairs(
                         bases[place] += INSERTED
                         touched[n_touched] = place
                         n_touched += 1
-                e += 1
         for t in range(n_touched):
             place = touched[t]
             target[place] = pair[copies[0, place], copies[1, place]] | _VARIANT
@@ -350,7 +371,7 @@ def _haplotype_lengths(
         reached = last_insertion = np.int64(-1)
         e = np.searchsorted(v_start, start[b] - lookback)
         while e < len(v_start) and v_start[e] < end[b]:
-            if _carries(e, draw_key, sample, copy, low, high, record, allele, genotypes) and not _collides(
+            if _carries(e, mix(draw_key, record[e]), sample, copy, low, high, record, allele, genotypes) and not _collides(
                 v_start[e], v_end[e], reached, last_insertion
             ):
                 reached = v_end[e]
@@ -381,7 +402,7 @@ def _write_haplotypes(
         e = np.searchsorted(v_start, start[b] - lookback)
         while True:
             while e < len(v_start) and v_start[e] < end[b]:
-                if _carries(e, draw_key, sample, copy, low, high, record, allele, genotypes) and not _collides(
+                if _carries(e, mix(draw_key, record[e]), sample, copy, low, high, record, allele, genotypes) and not _collides(
                     v_start[e], v_end[e], reached, last_insertion
                 ):
                     break

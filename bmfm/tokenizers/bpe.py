@@ -82,8 +82,9 @@ class BpeTable:
             for character, child in children.items():
                 next_node[node, rank[character]] = child
         shorter = [next((rank[t[:n]] for n in range(len(t) - 1, 0, -1) if t[:n] in rank), -1) for t in tokens]
-        pair_keys = np.array([rank[a] * len(tokens) + rank[b] for a, b in merges], np.int64)
-        order = np.argsort(pair_keys)
+        merged = np.zeros((len(tokens), len(tokens)), np.uint16 if len(tokens) < 1 << 16 else np.int32)  # 0: no merge
+        for i, (left, right) in enumerate(merges):
+            merged[rank[left], rank[right]] = n_chars + i
         return cls(
             characters,
             np.array([vocab[token] for token in tokens], np.int32),
@@ -91,19 +92,12 @@ class BpeTable:
             next_node,
             np.array(token_at, np.int32),
             np.array(shorter, np.int32),
-            _pairs_that_stand(parts, pair_keys[order], (order + n_chars).astype(np.int32)),
+            _pairs_that_stand(parts, merged),
         )
 
 
 @numba.njit(cache=True)
-def _merge_of(left, right, n_tokens, keys, results):
-    key = np.int64(left) * n_tokens + right
-    i = np.searchsorted(keys, key)
-    return results[i] if i < len(keys) and keys[i] == key else _NEVER
-
-
-@numba.njit(cache=True)
-def _stands(left, right, parts, keys, results):
+def _stands(left, right, parts, merged):
     """Whether merging never crosses the boundary between two tokens, by undoing their merges from the last one.
 
     `until_left` and `until_right` say when the piece at the boundary is merged away into its token; the boundary pair
@@ -111,8 +105,8 @@ def _stands(left, right, parts, keys, results):
     """
     until_left = until_right = _NEVER
     while True:
-        merge = _merge_of(left, right, len(parts), keys, results)
-        if merge < until_left and merge <= until_right:
+        merge = merged[left, right]
+        if merge and merge < until_left and merge <= until_right:
             return False
         if parts[left, 0] < 0 and parts[right, 0] < 0:
             return True
@@ -123,12 +117,12 @@ def _stands(left, right, parts, keys, results):
 
 
 @numba.njit(cache=True)
-def _pairs_that_stand(parts, keys, results):
+def _pairs_that_stand(parts, merged):
     n = len(parts)
     bits = np.zeros((n, (n + 7) // 8), np.uint8)
     for left in range(n):
         for right in range(n):
-            if _stands(np.int32(left), np.int32(right), parts, keys, results):
+            if _stands(np.int32(left), np.int32(right), parts, merged):
                 bits[left, right >> 3] |= np.uint8(1) << np.uint8(right & 7)
     return bits
 

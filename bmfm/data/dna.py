@@ -1,0 +1,226 @@
+"""Windows of a genome as a Lightning data module: FASTA and VCF in, batches out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from bmfm.data.collate import collate
+from bmfm.data.stream import BatchStream
+from bmfm.genome.reference import Reference
+from bmfm.genome.regions import intersect, read_regions, split_by_block, split_by_contig
+from bmfm.genome.representation import Representation
+from bmfm.genome.variants import VariantFilter, VariantTable
+from bmfm.genome.windows import WindowSampler
+from bmfm.tokenizers.dna import DnaTokenizer, TokenBatch
+
+
+class DnaWindows(Dataset):
+    """Batches of encoded windows; asked for a list of (epoch, index) pairs at a time.
+
+    Parameters
+    ----------
+    prepare
+        The objective's part: takes the batch and the windows' keys, adds ``labels``.
+    """
+
+    def __init__(
+        self,
+        sampler: WindowSampler,
+        represent: Representation,
+        tokenizer: DnaTokenizer,
+        max_tokens: int,
+        packing: bool,
+        prepare: Callable[[dict, np.ndarray], dict],
+    ):
+        self.sampler, self.represent, self.tokenizer = sampler, represent, tokenizer
+        self.max_tokens, self.packing, self.prepare = max_tokens, packing, prepare
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def tokens(self, epoch: int, indices: np.ndarray) -> TokenBatch:
+        """Tokens of some windows, without special tokens."""
+        return self.tokenizer(self.represent(self.sampler.draw(epoch, indices)), self.max_tokens - 2)
+
+    def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> dict:
+        epochs, indices = np.array(pairs, np.int64).T
+        if (epochs == epochs[0]).all():
+            windows = self.sampler.draw(int(epochs[0]), indices)
+        else:  # a batch that crosses the end of an epoch
+            parts = [self.sampler.draw(int(e), indices[epochs == e]) for e in np.unique(epochs)]
+            windows = type(parts[0])(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("start", "end", "reverse", "key")))
+        encoded = self.represent(windows)
+        tokens = self.tokenizer(encoded, self.max_tokens - 2)
+        batch = collate(tokens.ids, tokens.has_variant, tokens.offsets, self.max_tokens if self.packing else None)
+        batch = self.prepare(batch, windows.key)
+        batch.pop("sequence_of_token")
+        batch |= {"start": windows.start, "end": windows.end, "reverse": windows.reverse}
+        tensors = {k: _tensors(v) for k, v in batch.items()}
+        tensors["counts"] = {
+            "windows": len(windows),
+            "bases": int(encoded.offsets[-1]),
+            "tokens": len(tokens.ids),
+            "truncated_windows": tokens.n_truncated,
+            "unknown_tokens": tokens.n_unknown,
+            "fallback_symbols": tokens.n_fallback,
+        }
+        return tensors
+
+
+def _tensors(value):
+    return {k: _tensors(v) for k, v in value.items()} if isinstance(value, dict) else torch.from_numpy(value)
+
+
+def _same(batch: dict) -> dict:
+    return batch
+
+
+class DnaDataModule(pl.LightningDataModule):
+    """Training, validation and test windows of one genome.
+
+    Parameters
+    ----------
+    fasta, variants
+        Source files; `variants` may be None for the representation ``reference``.
+    representation
+        Called with (reference, variants); see `genome.representation`.
+    variant_filter
+        Which variants are read.
+    regions
+        BED file or region words that windows must lie in; None takes the whole genome.
+    split
+        ``{by: block, block_size, validation, test}`` with shares, or ``{by: contig, validation, test}`` with names.
+    windows
+        `WindowSampler` settings of the training windows.
+    held_out_windows
+        What differs for validation and test windows.
+    max_tokens
+        Longest input of the model, special tokens included.
+    batch_size
+        Windows of one batch over all devices.
+    packing
+        Several windows a row of `max_tokens`, kept apart by the attention.
+    """
+
+    def __init__(
+        self,
+        fasta: str,
+        representation: Callable[..., Representation],
+        split: Mapping,
+        windows: Mapping,
+        held_out_windows: Mapping,
+        max_tokens: int,
+        batch_size: int,
+        variants: str | None = None,
+        variant_filter: VariantFilter | None = None,
+        regions: str | Sequence[str] | None = None,
+        max_n_run: int = 10,
+        packing: bool = False,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.fasta, self.variants_path, self.regions = fasta, variants, regions
+        self.representation, self.variant_filter = representation, variant_filter
+        self.split, self.windows, self.held_out_windows = dict(split), dict(windows), dict(held_out_windows)
+        self.max_tokens, self.batch_size, self.packing = max_tokens, batch_size, packing
+        self.num_workers, self.cache_dir, self.seed, self.max_n_run = num_workers, cache_dir, seed, max_n_run
+        self.first_batch = 0
+
+    @cached_property
+    def reference(self) -> Reference:
+        return Reference.from_fasta(self.fasta, self.cache_dir)
+
+    @cached_property
+    def variants(self) -> VariantTable | None:
+        if self.variants_path is None:
+            return None
+        return VariantTable.from_vcf(self.variants_path, self.reference, self.variant_filter, self.cache_dir)
+
+    @cached_property
+    def represent(self) -> Representation:
+        return self.representation(self.reference, self.variants)
+
+    @cached_property
+    def intervals(self) -> dict[str, np.ndarray]:
+        """Interval sets ``train``, ``validation``, ``test``: split, N runs and what lies outside `regions` cut away."""
+        allowed = self.reference.known_intervals(self.max_n_run)
+        if self.regions is not None:
+            allowed = intersect(allowed, read_regions(self.regions, self.reference))
+        by, options = self.split["by"], {k: v for k, v in self.split.items() if k != "by"}
+        if by == "block":
+            parts = split_by_block(self.reference, options.pop("block_size"), options, self.seed)
+        elif by == "contig":
+            parts = split_by_contig(self.reference, options)
+        else:
+            raise ValueError(f"data.split.by={by!r} is unknown; choose block or contig")
+        return {part: intersect(allowed, rows) for part, rows in parts.items()}
+
+    def sampler(self, part: str) -> WindowSampler:
+        options = self.windows | ({} if part == "train" else self.held_out_windows)
+        part_seed = {"train": 0, "validation": 1, "test": 2}[part]
+        return WindowSampler(self.intervals[part], seed=3 * self.seed + part_seed, **options)
+
+    def connect(self, tokenizer, objective) -> None:
+        """Bind the tokenizer and the objective, and open the source files."""
+        encoder = DnaTokenizer(tokenizer)
+        self.parts = {
+            part: DnaWindows(self.sampler(part), self.represent, encoder, self.max_tokens, self.packing, objective.prepare)
+            for part in ("train", "validation", "test")
+            if len(self.intervals[part])
+        }
+
+    def token_counts(self, vocab_size: int, n_windows: int = 4096) -> np.ndarray:
+        """Occurrences of each token id in the first training windows, ``int64`` [V]: the unigram baseline."""
+        train = self.parts["train"]
+        tokens = train.tokens(0, np.arange(min(n_windows, len(train))))
+        return np.bincount(tokens.ids, minlength=vocab_size)
+
+    def facts(self) -> dict[str, str]:
+        """What a run's summary says of its data."""
+        bases = {part: int((rows[:, 1] - rows[:, 0]).sum()) for part, rows in self.intervals.items()}
+        facts = {f"{part} bases": f"{n:,} in {len(self.intervals[part])} intervals" for part, n in bases.items()}
+        for part, dataset in self.parts.items():
+            n_short, n_bases = dataset.sampler.too_short
+            if n_short:
+                facts[f"{part} too short for a window"] = f"{n_short} intervals, {n_bases:,} bases left out"
+        if self.variants is not None:
+            facts["variant edits"] = f"{len(self.variants):,} of {self.variants.report.records:,} records"
+        fallbacks = next(iter(self.parts.values())).tokenizer.fallbacks
+        if fallbacks and self.variants is not None:
+            facts["symbols not in the vocabulary"] = f"{len(fallbacks)} of 66, written as a symbol that is (counted below)"
+        return facts
+
+    def _loader(self, part: str, **options) -> DataLoader:
+        workers = {"persistent_workers": True, "prefetch_factor": 4} if self.num_workers else {}
+        return DataLoader(
+            self.parts[part],
+            collate_fn=_same,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # keeps the global one, and with it dropout, untouched
+            **workers,
+            **options,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        stream = BatchStream(len(self.parts["train"]), self.batch_size, rank, world, self.first_batch)
+        return self._loader("train", batch_sampler=stream)
+
+    def _held_out_loader(self, part: str) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = [(0, i) for i in range(rank, len(self.parts[part]), world)]
+        size = max(1, self.batch_size // world)
+        return self._loader(part, batch_sampler=[mine[i : i + size] for i in range(0, len(mine), size)])
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._held_out_loader("validation") if "validation" in self.parts else []
+
+    def test_dataloader(self) -> DataLoader:
+        return self._held_out_loader("test")

@@ -1,0 +1,1 @@
+"""Models: transformers' own backbones, the masks that keep packed documents apart, checkpoints as folders."""
