@@ -215,8 +215,9 @@ def _write_pairs(
     for b in range(len(start)):
         target = out[offsets[b] : offsets[b + 1]]
         length = end[b] - start[b]
-        copies[0, :length] = target
-        copies[1, :length] = target
+        one, two = copies[0, :length], copies[1, :length]
+        for i in range(length):
+            one[i] = two[i] = target[i]
         n_touched = 0
         sample = samples[0] if len(samples) else -1
         first = np.searchsorted(v_start, start[b] - lookback)
@@ -410,9 +411,10 @@ def _write_haplotypes(
             edit = e < len(v_start) and v_start[e] < end[b]
             stop = v_start[e] if edit else end[b]
             if at < stop:
-                out[n] = (codes[at] & _BARE) | mark
-                for i in range(1, stop - at):
-                    out[n + i] = codes[at + i] & _BARE
+                source, target = codes[at:stop], out[n : n + stop - at]
+                for i in range(len(source)):
+                    target[i] = source[i] & _BARE
+                target[0] |= mark
                 if len(positions):
                     for i in range(stop - at):
                         positions[n + i] = at + i

@@ -1,0 +1,89 @@
+"""Composing configuration: the same for every entry point, with errors that say what was meant."""
+
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+def config_folder() -> Path:
+    """``conf/``: inside an installed package, or at the top of a checkout."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def register_resolvers() -> None:
+    """``${asset:path}``: a file that ships with the package."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("asset", lambda path: str(PACKAGE / "assets" / path), replace=True)
+
+
+def compose(config_name: str, overrides: list[str]):
+    """Compose a configuration as the command line would."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register_resolvers()
+    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+        return hydra_compose(config_name, overrides)
+
+
+def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
+    """One or two lines on a configuration error, with near matches for what does not exist."""
+    text = str(error).strip().split("\n")[0]
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)) or re.search(r"In '.*': Could not find '([^']+)/([^']+)'", str(error)):
+        group, name = match[1], match[2]
+        options = sorted(p.stem for p in (config_folder() / group).glob("*.yaml"))
+        near = get_close_matches(name, options, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(options)}"
+        return f"no {group} is named {name!r}; {hint}"
+    key = re.search(r"Key '([^']+)' is not in struct", str(error)) or re.search(r"Could not override '([^']+)'", str(error))
+    if key:
+        from omegaconf import OmegaConf
+
+        wanted = key[1]
+        asked = next((o.lstrip("+~").split("=")[0] for o in overrides if o.lstrip("+~").split("=")[0].endswith(wanted)), wanted)
+        recipe = [o for o in overrides if "recipe=" in o]
+        known = _keys(OmegaConf.to_container(compose(config_name, recipe)))
+        near = get_close_matches(asked, known, n=3, cutoff=0.6) or [k for k in known if k.split(".")[-1] == asked.split(".")[-1]][:3]
+        return f"{asked!r} is no setting of this recipe" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    return text
+
+
+def _keys(node, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    return ([prefix] if prefix else []) + [k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else name)]
+
+
+def check_files(config) -> None:
+    """Fail at once if a source file is missing, before anything heavy is imported."""
+    from bmfm.genome.cache import require_file
+
+    data = config.get("data", {})
+    for key, what in (("fasta", "FASTA file"), ("variants", "variant file")):
+        if data.get(key):
+            require_file(data[key], f"data.{key}: {what}")
+
+
+def main(task: Callable, config_name: str) -> None:
+    """Run an entry point under Hydra; mistakes in the command end with one clear line and status 2."""
+    import hydra
+
+    overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
+    asks_only = any(a.startswith("-") for a in sys.argv[1:])
+    if not asks_only:
+        try:
+            check_files(compose(config_name, overrides))
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf") and not isinstance(error, FileNotFoundError):
+                raise
+            said = str(error) if isinstance(error, FileNotFoundError) else explain(error, config_name, overrides)
+            print(f"bmfm: {said}", file=sys.stderr)
+            sys.exit(2)
+    register_resolvers()
+    hydra.main(config_path=str(config_folder().resolve()), config_name=config_name, version_base="1.3")(task)()

@@ -1,0 +1,1 @@
+"""One LightningModule for every model and objective; optimisers, schedules, callbacks, and what a run leaves behind."""
