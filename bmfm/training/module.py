@@ -70,21 +70,18 @@ class Training(pl.LightningModule):
         self._sums += self.objective.score(self.model, batch, hidden, self.unigram)
 
     def on_validation_epoch_end(self) -> None:
-        sums = self.all_gather(self._sums)
-        sums = sums.sum(0) if sums.ndim == 3 else sums
-        self.log_dict(summarise(sums.cpu()), sync_dist=False)
-        self.log("val/loss", float(sums[:, 1].sum() / sums[:, 0].sum()), prog_bar=True)
+        self._log_scores("val")
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Mapping, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        sums = self.all_gather(self._sums)
-        sums = sums.sum(0) if sums.ndim == 3 else sums
-        self.log_dict({k.replace("val/", "test/"): v for k, v in summarise(sums.cpu()).items()})
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        sums = self.all_gather(self._sums).reshape(-1, 2, 4).sum(0)
+        for name, value in summarise(sums.cpu()).items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "loss")
 
     def configure_optimizers(self):
         optimizer = self.optimizer(self.model)
@@ -110,10 +107,10 @@ def summarise(sums: torch.Tensor) -> dict[str, float]:
     metrics = {}
     for suffix, row in (("", sums.sum(0)), *((f"_{part}", sums[i]) for i, part in enumerate(PARTS))):
         n, loss, hits, unigram = row.tolist()
-        metrics[f"val/tokens{suffix}"] = n
+        metrics[f"tokens{suffix}"] = n
         if n:
-            metrics[f"val/loss{suffix}"] = loss / n
-            metrics[f"val/perplexity{suffix}"] = math.exp(min(loss / n, 50.0))
-            metrics[f"val/accuracy{suffix}"] = hits / n
-            metrics[f"val/unigram_loss{suffix}"] = unigram / n
+            metrics[f"loss{suffix}"] = loss / n
+            metrics[f"perplexity{suffix}"] = math.exp(min(loss / n, 50.0))
+            metrics[f"accuracy{suffix}"] = hits / n
+            metrics[f"unigram_loss{suffix}"] = unigram / n
     return metrics
