@@ -1,0 +1,146 @@
+"""Whole runs of the entry point, in processes of their own: what a user types."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TINY = [
+    "+recipe=dna_snp", "model.hidden_size=32", "model.intermediate_size=32", "model.num_hidden_layers=2",
+    "data.windows.min_length=200", "data.windows.max_length=200", "data.held_out_windows.coverage=0.2", "data.batch_size=4", "trainer.log_every_n_steps=1",
+    "trainer.enable_progress_bar=false", "model.mlp_dropout=0.1", "trainer.val_check_interval=8", "callbacks.last.every_n_train_steps=4",
+    "trainer.accumulate_grad_batches=2",
+]  # fmt: skip
+
+
+def run(folder: Path, *overrides: str, module: str = "bmfm.train", wait: bool = True, **environment: str):
+    command = [sys.executable, "-m", module, *overrides, *([f"run_dir={folder}"] if module == "bmfm.train" else [])]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    if not wait:
+        return process
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def losses(folder: Path) -> dict[int, float]:
+    from bmfm.training.report import read_curve
+
+    return dict(read_curve(folder / "csv")["train/loss"])
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    code, out, err = run(folder, *TINY, "trainer.max_steps=12")
+    assert code == 0, err[-3000:]
+    return folder, out
+
+
+def test_run_leaves_model_curve_and_summary(whole_run):
+    folder, out = whole_run
+    for name in ("model/model.safetensors", "model/README.md", "model/recipe.json", "loss.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        assert (folder / name).stat().st_size > 100, name
+    assert "unigram entropy" in out and "with a variant" in out and "left out" in out
+    with next((folder / "csv").glob("*/metrics.csv")).open() as lines:
+        columns = csv.DictReader(lines).fieldnames
+    assert {"val/loss", "val/perplexity", "val/accuracy", "val/unigram_loss", "val/loss_reference", "train/lr"} <= set(columns)
+
+
+def test_model_loads_in_plain_transformers_with_the_same_logits(whole_run):
+    folder, _ = whole_run
+    script = (
+        "import sys; sys.modules['bmfm'] = None\n"
+        "import torch\nfrom transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        f"m = AutoModelForMaskedLM.from_pretrained({str(folder / 'model')!r}).eval()\n"
+        f"t = AutoTokenizer.from_pretrained({str(folder / 'model')!r})\n"
+        "x = t(['ACGTTTGACC[MASK]高TTA', 'AC'], return_tensors='pt', padding=True)\n"
+        f"torch.save((x['input_ids'], x['attention_mask'], m(**{{k: x[k] for k in ('input_ids', 'attention_mask')}}).logits), {str(folder / 'l.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    import torch
+    from transformers import ModernBertForMaskedLM
+
+    from bmfm.models.modernbert import encode
+
+    ids, mask, theirs = torch.load(folder / "l.pt")
+    model = ModernBertForMaskedLM.from_pretrained(folder / "model").eval()
+    batch = {"input_ids": ids, "document": mask, "position_ids": torch.arange(ids.shape[1]).expand_as(ids)}
+    with torch.no_grad():
+        ours = model.decoder(model.head(encode(model, batch)))
+    torch.testing.assert_close(ours[mask > 0], theirs[mask > 0], atol=1e-6, rtol=1e-5)
+
+
+def test_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, tmp_path):
+    whole, _ = whole_run
+    process = run(tmp_path, *TINY, "trainer.max_steps=12", wait=False)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    deadline = time.time() + 120
+    while not last.exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    code, _, err = run(tmp_path, *TINY, "trainer.max_steps=12", "resume=true")
+    assert code == 0, err[-3000:]
+    expected, resumed = losses(whole), losses(tmp_path)
+    assert resumed and all(expected[step] == loss for step, loss in resumed.items())
+    assert max(resumed) == max(expected)
+    import safetensors.torch
+
+    a, b = (safetensors.torch.load_file(f / "model" / "model.safetensors") for f in (whole, tmp_path))
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+def test_sigterm_saves_before_leaving(tmp_path):
+    process = run(tmp_path, *TINY, "trainer.max_steps=100000", "trainer.val_check_interval=100000", "callbacks.last.every_n_train_steps=100000", wait=False)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("csv/*/hparams.yaml")) and not list(tmp_path.glob("csv/*")) and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-2000:]
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists() and "checkpoints" in out
+
+
+def test_a_finished_run_is_not_overwritten(whole_run):
+    code, _, err = run(whole_run[0], *TINY, "trainer.max_steps=12")
+    assert code != 0 and "resume=true" in err
+
+
+def test_two_processes_give_the_losses_of_one(whole_run, tmp_path):
+    code, _, err = run(tmp_path, *TINY, "trainer.max_steps=6", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8", "model.mlp_dropout=0.0")  # fmt: skip
+    assert code == 0, err[-3000:]
+    alone = tmp_path / "alone"
+    code, _, err = run(alone, *TINY, "trainer.max_steps=6", "model.mlp_dropout=0.0")
+    assert code == 0, err[-3000:]
+    one, two = losses(alone), losses(tmp_path)
+    assert len(two) >= 6 and one.keys() == two.keys()
+    np.testing.assert_allclose([two[s] for s in sorted(two)], [one[s] for s in sorted(one)], rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+recipe=dna_spn"], "did you mean dna_snp"),
+        (["+recipe=dna_snp", "optimizer.lrr=1"], "did you mean optimizer.lr"),
+        (["+recipe=dna_snp", "data.fasta=nowhere.fa"], "nowhere.fa' does not exist"),
+        (["+recipe=dna_ref_113m"], "data.fasta"),
+    ],
+)
+def test_mistakes_are_answered_clearly(tmp_path, overrides, said):
+    code, _, err = run(tmp_path, *overrides)
+    assert code != 0 and said in err and "Traceback" not in err
+
+
+def test_tokenizer_entry_point(tmp_path):
+    small = ["data.windows.coverage=0.05", "vocab_size=100", f"output={tmp_path / 't'}", f"hydra.run.dir={tmp_path}"]
+    code, out, err = run(tmp_path, "+recipe=dna_tokenizer", *small, module="bmfm.tokenize")
+    assert code == 0 and "100 tokens" in out, err[-2000:]
+    assert (tmp_path / "t" / "tokenizer.json").exists()
