@@ -35,7 +35,7 @@ def compose(config_name: str, overrides: list[str]):
 def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     """One or two lines on a configuration error, with near matches for what does not exist."""
     text = str(error).strip().split("\n")[0]
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)) or re.search(r"In '.*': Could not find '([^']+)/([^']+)'", str(error)):
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)):
         group, name = match[1], match[2]
         options = sorted(p.stem for p in (config_folder() / group).glob("*.yaml"))
         near = get_close_matches(name, options, n=3, cutoff=0.4)
@@ -73,12 +73,17 @@ def check_files(config) -> None:
 def main(task: Callable, config_name: str) -> None:
     """Run an entry point under Hydra; mistakes in the command end with one clear line and status 2."""
     import hydra
+    from omegaconf import OmegaConf
 
     overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
     asks_only = any(a.startswith("-") for a in sys.argv[1:])
     if not asks_only:
         try:
-            check_files(compose(config_name, overrides))
+            config = compose(config_name, overrides)
+            if missing := sorted(OmegaConf.missing_keys(config)):
+                print(f"bmfm: this recipe needs {', '.join(f'{key}=...' for key in missing)}", file=sys.stderr)
+                sys.exit(2)
+            check_files(config)
         except Exception as error:
             if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf") and not isinstance(error, FileNotFoundError):
                 raise

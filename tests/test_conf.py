@@ -12,7 +12,7 @@ SHRUNK = [
     "model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2",
     f"data.fasta={SLICE_FASTA}", "data.split.block_size=25000", "data.split.validation=0.1", "data.split.test=0.1",
     "data.windows.min_length=1000", "data.windows.max_length=2000", "data.batch_size=2", "data.held_out_windows.coverage=0.05", "data.num_workers=0",
-    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.enable_progress_bar=false", "trainer.precision=32-true",
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer.precision=32-true",
     "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "trainer.devices=1", "callbacks.last.every_n_train_steps=1", "overwrite=true",
 ]  # fmt: skip
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmfm.data.collate import collate, place_packed
@@ -16,6 +16,7 @@ def _flat(lengths, seed=0):
     return rng.integers(5, 100, offsets[-1]).astype(np.int32), rng.random(offsets[-1]) < 0.2, offsets
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=20), st.booleans())
 def test_rows_hold_every_token_once(lengths, packing):
     ids, flags, offsets = _flat(lengths)

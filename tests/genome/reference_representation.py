@@ -18,7 +18,7 @@ def carried_edits(variants, start, end, key, copy, sample=None, inclusive=False)
         if sample is not None:
             carries = variants.genotypes[variants.record[e], sample, copy] == variants.allele[e]
         else:
-            draw = np.uint64(mix(mix(key, 11), variants.record[e]))
+            draw = np.uint64(mix(np.uint64(mix(key, 11)), variants.record[e]))
             half = np.uint32((draw >> np.uint64(32)) if copy else (draw & U32))
             point = np.float32(half >> np.uint32(8)) * np.float32(1 / 16777216)
             carries = variants.low[e] <= point < variants.high[e]

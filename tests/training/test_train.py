@@ -14,14 +14,15 @@ import pytest
 TINY = [
     "+recipe=dna_snp", "model.hidden_size=32", "model.intermediate_size=32", "model.num_hidden_layers=2",
     "data.windows.min_length=200", "data.windows.max_length=200", "data.held_out_windows.coverage=0.2", "data.batch_size=4", "trainer.log_every_n_steps=1",
-    "trainer.enable_progress_bar=false", "model.mlp_dropout=0.1", "trainer.val_check_interval=8", "callbacks.last.every_n_train_steps=4",
+    "trainer.enable_progress_bar=false", "callbacks.progress=null", "model.mlp_dropout=0.1", "trainer.val_check_interval=8", "callbacks.last.every_n_train_steps=4",
     "trainer.accumulate_grad_batches=2",
 ]  # fmt: skip
 
 
 def run(folder: Path, *overrides: str, module: str = "bmfm.train", wait: bool = True, **environment: str):
     command = [sys.executable, "-m", module, *overrides, *([f"run_dir={folder}"] if module == "bmfm.train" else [])]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    own = {k: v for k, v in os.environ.items() if k not in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    process = subprocess.Popen(command, env=own | {"OMP_NUM_THREADS": "1"} | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     if not wait:
         return process
     out, err = process.communicate(timeout=300)
@@ -115,7 +116,7 @@ def test_a_finished_run_is_not_overwritten(whole_run):
 
 
 def test_two_processes_give_the_losses_of_one(whole_run, tmp_path):
-    code, _, err = run(tmp_path, *TINY, "trainer.max_steps=6", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8", "model.mlp_dropout=0.0")  # fmt: skip
+    code, _, err = run(tmp_path, *TINY, "trainer.max_steps=6", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8", "model.mlp_dropout=0.0")  # fmt: skip
     assert code == 0, err[-3000:]
     alone = tmp_path / "alone"
     code, _, err = run(alone, *TINY, "trainer.max_steps=6", "model.mlp_dropout=0.0")

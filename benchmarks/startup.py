@@ -1,0 +1,25 @@
+"""How long a user waits before anything happens."""
+
+import subprocess
+import sys
+import time
+
+
+def seconds(*command: str) -> float:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], capture_output=True, check=False)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+for label, limit, command in (
+    ("python -c pass", "", ("-c", "pass")),
+    ("import bmfm", "limit 0.5, published 9.4", ("-c", "import bmfm")),
+    ("--help", "limit 2, published 11.4", ("-m", "bmfm.train", "--help")),
+    ("a typo in a recipe's name", "limit 2", ("-m", "bmfm.train", "+recipe=dna_spn")),
+    ("an unknown override", "limit 2", ("-m", "bmfm.train", "+recipe=dna_snp", "optimizer.lrr=1")),
+    ("a missing file", "limit 2", ("-m", "bmfm.train", "+recipe=dna_snp", "data.fasta=nowhere.fa")),
+):
+    print(f"{label:30} {seconds(*command):6.2f} s   {limit}")
