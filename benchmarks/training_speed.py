@@ -45,5 +45,7 @@ with tempfile.TemporaryDirectory() as folder:
     curves = read_curve(Path(folder) / "csv")
 mean = lambda name: sum(v for _, v in curves[name][1:]) / len(curves[name][1:])  # noqa: E731
 alone = bare()
-print(f"training loop {mean('train/tokens_per_second'):,.0f} tokens/s; bare model {alone:,.0f}; ratio {mean('train/tokens_per_second') / alone:.2f}")
+print(
+    f"training loop {mean('train/tokens_per_second'):,.0f} tokens/s; bare model {alone:,.0f}; ratio {mean('train/tokens_per_second') / alone:.2f}"
+)
 print(f"share of a step spent on data {mean('train/data_share'):.1%}; limit 5%")

@@ -138,7 +138,7 @@ class Reference:
         folder = cached_folder("genomes", key, lambda partial: _build(path, partial), cache_dir)
         contigs = tuple(json.loads((folder / "contigs.json").read_text()))
         offsets = np.concatenate([[0], np.cumsum([c["length"] for c in contigs])]).astype(np.int64)
-        codes = np.memmap(folder / "codes.u8", np.uint8, "r") if offsets[-1] else np.empty(0, np.uint8)
+        codes = np.memmap(folder / "codes.u8", np.uint8, "r").view(np.ndarray) if offsets[-1] else np.empty(0, np.uint8)
         return cls(folder, path, codes, offsets, contigs)
 
     @cached_property

@@ -100,9 +100,7 @@ def split_by_contig(reference: Reference, held_out: Mapping[str, Sequence[str]])
     return {part: np.array(rows, np.int64).reshape(-1, 2) for part, rows in parts.items()}
 
 
-def split_by_block(
-    reference: Reference, block_size: int, shares: Mapping[str, float], seed: int = 0
-) -> dict[str, np.ndarray]:
+def split_by_block(reference: Reference, block_size: int, shares: Mapping[str, float], seed: int = 0) -> dict[str, np.ndarray]:
     """Interval sets ``train``, ``validation``, ``test`` of blocks of the genome, drawn by seed.
 
     Parameters

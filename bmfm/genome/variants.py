@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from bmfm.genome.reference import Reference
 from bmfm.genome.regions import read_regions, within
 
 _FORMAT = 1
-_FLUSH = 50_000  # records held as Python objects at a time
+_FLUSH = 20_000  # records held as Python objects at a time
 KINDS = ("snv", "mnv", "insertion", "deletion", "complex")
 
 
@@ -109,7 +110,7 @@ class VariantTable:
         State codes of the alternative bases of all edits.
     low, high : float32 [E]
         The edit's slice of the unit interval of its record.
-    record : int64 [E]
+    record : int32 [E]
         Number of the record in the VCF, the key of its draw.
     allele : int8 [E]
         Number of the ALT in the record, from 1.
@@ -133,7 +134,7 @@ class VariantTable:
     def __len__(self) -> int:
         return len(self.start)
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Most reference bases that one edit replaces."""
         return int((self.end - self.start).max(initial=0))
@@ -162,9 +163,15 @@ class VariantTable:
         if isinstance(keep.regions, str) and Path(keep.regions).is_file():
             key["regions"] = fingerprint(Path(keep.regions))
         folder = cached_folder("variants", key, lambda partial: _build(path, reference, keep, partial), cache_dir)
-        columns = {f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r") for f in fields(cls) if f.name not in ("samples", "report")}
+        columns = {
+            f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r").view(np.ndarray)
+            for f in fields(cls)
+            if f.name not in ("samples", "report")
+        }
         saved = json.loads((folder / "report.json").read_text())
-        report = VariantReport(saved["path"], saved["records"], *(Counter(saved[k]) for k in ("kept", "skipped", "noted")), saved["examples"])
+        report = VariantReport(
+            saved["path"], saved["records"], *(Counter(saved[k]) for k in ("kept", "skipped", "noted")), saved["examples"]
+        )
         return cls(**columns, samples=tuple(keep.samples), report=report)
 
 
@@ -190,7 +197,7 @@ def kind_of(ref: str, alt: str) -> str:
 class _Columns:
     """Edits as they grow: Python lists for one flush of records, arrays for what lies behind."""
 
-    names = {"start": np.int64, "end": np.int64, "alt_length": np.int32, "low": np.float32, "high": np.float32, "record": np.int64, "allele": np.int8}  # fmt: skip
+    names = {"start": np.int64, "end": np.int64, "alt_length": np.int32, "low": np.float32, "high": np.float32, "record": np.int32, "allele": np.int8}  # fmt: skip
 
     def __init__(self) -> None:
         self.rows: list[tuple] = []
@@ -208,6 +215,12 @@ class _Columns:
         merged = {}
         for name in (*self.names, "alt"):
             merged[name] = np.concatenate([part.pop(name) for part in self.done])
+        step_start, step_end = np.diff(merged["start"]), np.diff(merged["end"])
+        in_order = not ((step_start < 0) | ((step_start == 0) & (step_end < 0))).any()
+        del step_start, step_end
+        if in_order:  # as in nearly every file: no copy of the columns is made
+            merged["alt_start"] = np.concatenate([[0], np.cumsum(merged.pop("alt_length"), dtype=np.int64)])
+            return merged
         order = np.lexsort((merged["end"], merged["start"]))
         alt_start = np.concatenate([[0], np.cumsum(merged["alt_length"])]).astype(np.int64)
         lengths = merged.pop("alt_length")[order]

@@ -27,9 +27,7 @@ def _mask(input_ids, sequence, position_ids, keys, labels, mask_id, first_plain_
             if fate < masked:
                 input_ids[row, column] = mask_id
             elif fate < masked + random:
-                input_ids[row, column] = first_plain_id + np.int64(
-                    uniform(mix(key, 1), place) * (vocab_size - first_plain_id)
-                )
+                input_ids[row, column] = first_plain_id + np.int64(uniform(mix(key, 1), place) * (vocab_size - first_plain_id))
 
 
 class MaskedLanguageModel:

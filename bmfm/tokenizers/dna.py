@@ -187,4 +187,3 @@ class DnaTokenizer:
 def symbols_for(representation: str) -> tuple[str, ...]:
     """The symbols that a representation can write, for the alphabet of a new tokenizer."""
     return SYMBOLS if representation == "biallele" else BASES
-

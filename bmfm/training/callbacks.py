@@ -62,4 +62,3 @@ class SaveOnTerm(pl.Callback):
         if asked and between_steps:
             trainer.save_checkpoint(self.folder / "last.ckpt")
             trainer.should_stop = True
-

@@ -6,7 +6,6 @@ import pysam
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.genome.reference_representation import biallele, haplotype
 
 from bmfm.genome import alphabet
 from bmfm.genome.contigs import ContigNames, canonical_name
@@ -17,6 +16,7 @@ from bmfm.genome.representation import BiAllele, Haplotype, ReferenceSequence, s
 from bmfm.genome.variants import VariantFilter, VariantTable, trim
 from bmfm.genome.windows import Windows, WindowSampler
 from tests.conftest import SLICE_FASTA, vcf
+from tests.genome.reference_representation import biallele, haplotype
 
 
 def test_alphabet_is_the_published_table():
@@ -78,7 +78,10 @@ def test_reference_from_every_kind_of_file(tmp_path, kind):
     else:
         path.write_bytes(text.encode())
     reference = Reference.from_fasta(path)
-    assert [(c["name"], c["length"], c["n_ambiguous"], c["n_soft_masked"]) for c in reference.contigs] == [("chr1", 34, 1, 4), ("chrM", 12, 0, 0)]
+    assert [(c["name"], c["length"], c["n_ambiguous"], c["n_soft_masked"]) for c in reference.contigs] == [
+        ("chr1", 34, 1, 4),
+        ("chrM", 12, 0, 0),
+    ]
     assert alphabet.decode(reference.fetch("1", 17, 28)) == "NNACGTNACGT"
     assert reference.soft_masked("chr1", 18, 25).tolist() == [False, True, True, True, True, False, False]
     assert reference.known_intervals(10).tolist() == [[0, 4], [19, 34], [34, 46]]
@@ -89,7 +92,13 @@ def test_reference_from_every_kind_of_file(tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("ACGT\n", "does not begin"), (">a\nACGT1\n", "position 5"), ("", "no sequence"), (">a\nA\n>a\nC\n", "more than once"), (">\nA\n", "no name")],
+    [
+        ("ACGT\n", "does not begin"),
+        (">a\nACGT1\n", "position 5"),
+        ("", "no sequence"),
+        (">a\nA\n>a\nC\n", "more than once"),
+        (">\nA\n", "no name"),
+    ],
 )
 def test_broken_fasta_says_what_is_wrong(write, text, said):
     with pytest.raises(ValueError, match=said):
@@ -129,7 +138,9 @@ def test_every_skip_is_counted_by_reason(small, write):
     assert report.noted["record out of order (sorted)"] == 1
     rows = {(int(s), int(e), alphabet.decode(variants.alt[a:b])): round(float(h - low), 4) for s, e, a, b, low, h in zip(variants.start, variants.end, variants.alt_start[:-1], variants.alt_start[1:], variants.low, variants.high, strict=True)}  # fmt: skip
     assert rows == {(0, 1, "G"): 0.5, (1, 2, "T"): 0.25, (1, 2, "G"): 0.1, (5, 7, ""): 0.25, (9, 9, "GG"): 0.2, (21, 23, "TA"): 0.5}
-    strict = VariantTable.from_vcf(write("v.vcf", text), small, VariantFilter(pass_only=True, kinds=["snv", "deletion"], regions=["chr1:1-4"]))
+    strict = VariantTable.from_vcf(
+        write("v.vcf", text), small, VariantFilter(pass_only=True, kinds=["snv", "deletion"], regions=["chr1:1-4"])
+    )
     assert strict.report.kept == {"snv": 4} and strict.report.skipped["FILTER is not PASS"] == 1
     assert strict.report.skipped["kind insertion not wanted"] == 1
 
@@ -165,7 +176,20 @@ def test_phased_genotypes_write_the_samples_chromosomes(small, write):
     names = [alphabet.symbol_name(c & 0x7F) for c in pair(one)[0]]
     assert names == ["A_G", "C", "G", "T", "A", "C_DEL", "DEL_G", "T", "AI", "C", "G", "T"]
     back = Windows(one.start, one.end, np.array([True]), one.key)
-    assert [alphabet.symbol_name(c & 0x7F) for c in pair(back)[0]] == ["A", "C", "GI", "T", "A", "C_DEL", "DEL_G", "T", "A", "C", "G", "C_T"]
+    assert [alphabet.symbol_name(c & 0x7F) for c in pair(back)[0]] == [
+        "A",
+        "C",
+        "GI",
+        "T",
+        "A",
+        "C_DEL",
+        "DEL_G",
+        "T",
+        "A",
+        "C",
+        "G",
+        "C_T",
+    ]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -192,7 +216,16 @@ def _subset(variants, rows):
     high = np.minimum(np.asarray(variants.low)[rows] + np.maximum(boosted, np.float32(0.3)), 1).astype(np.float32)  # rare ones too
     alt = np.concatenate([variants.alt[variants.alt_start[r] : variants.alt_start[r + 1]] for r in rows] or [np.empty(0, np.uint8)])
     alt_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return VariantTable(**columns, low=np.asarray(variants.low)[rows], high=high, alt=alt, alt_start=alt_start, genotypes=variants.genotypes, samples=(), report=variants.report)
+    return VariantTable(
+        **columns,
+        low=np.asarray(variants.low)[rows],
+        high=high,
+        alt=alt,
+        alt_start=alt_start,
+        genotypes=variants.genotypes,
+        samples=(),
+        report=variants.report,
+    )
 
 
 def test_pairs_follow_frequency(slice_reference, slice_variants):
@@ -257,7 +290,10 @@ def test_split_by_contig_and_regions(small, write):
         read_regions(str(write("c.bed", "1\t2\t3\nchr1 x 3\n")), small)
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=8), st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=8))
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=8),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=8),
+)
 def test_interval_sets_are_sets(a, b):
     sets = [merge(np.array([(s, s + n) for s, n in rows], np.int64)) for rows in (a, b)]
     members = [{p for s, e in rows for p in range(s, e)} for rows in sets]

@@ -48,7 +48,9 @@ def test_published_ids_and_template():
     tokenizer = dna.load("snp2vec")
     assert len(tokenizer) == 4096
     ids = tokenizer("ATT高", "C")["input_ids"]
-    assert ids[0] == dna.CLS and ids[-1] == dna.SEP and tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "ATT", "高", "[SEP]", "C", "[SEP]"]
+    assert (
+        ids[0] == dna.CLS and ids[-1] == dna.SEP and tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "ATT", "高", "[SEP]", "C", "[SEP]"]
+    )
 
 
 def test_unknown_symbols_fall_back_by_rule_and_are_counted():
@@ -92,6 +94,8 @@ def test_round_trip_through_a_folder(tmp_path):
     from transformers import AutoTokenizer
 
     text = decode(encode("ACGTTTGACAN"))
-    assert dna.load(tmp_path)(text)["input_ids"] == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert (
+        dna.load(tmp_path)(text)["input_ids"] == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
+    )
     with pytest.raises(FileNotFoundError, match="snp2vec"):
         dna.load("nowhere")

@@ -45,7 +45,14 @@ def whole_run(tmp_path_factory):
 
 def test_run_leaves_model_curve_and_summary(whole_run):
     folder, out = whole_run
-    for name in ("model/model.safetensors", "model/README.md", "model/recipe.json", "loss.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+    for name in (
+        "model/model.safetensors",
+        "model/README.md",
+        "model/recipe.json",
+        "loss.png",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    ):
         assert (folder / name).stat().st_size > 100, name
     assert "unigram entropy" in out and "with a variant" in out and "left out" in out
     with next((folder / "csv").glob("*/metrics.csv")).open() as lines:
@@ -99,7 +106,14 @@ def test_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, 
 
 
 def test_sigterm_saves_before_leaving(tmp_path):
-    process = run(tmp_path, *TINY, "trainer.max_steps=100000", "trainer.val_check_interval=100000", "callbacks.last.every_n_train_steps=100000", wait=False)
+    process = run(
+        tmp_path,
+        *TINY,
+        "trainer.max_steps=100000",
+        "trainer.val_check_interval=100000",
+        "callbacks.last.every_n_train_steps=100000",
+        wait=False,
+    )
     deadline = time.time() + 120
     while not list(tmp_path.glob("csv/*/hparams.yaml")) and not list(tmp_path.glob("csv/*")) and time.time() < deadline:
         time.sleep(0.1)
