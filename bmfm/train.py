@@ -22,7 +22,7 @@ def train(config) -> dict[str, float]:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for said in (".*does not have many workers.*", ".*srun.*", ".*tensorboardX.*", ".*isinstance.treespec.*", ".*Checkpoint directory.*"):
         warnings.filterwarnings("ignore", said)
-    settings = OmegaConf.to_container(config, resolve=True)
+    settings = dict(OmegaConf.to_container(config, resolve=True))
     run_dir = Path(config.run_dir)
     last = run_dir / "checkpoints" / "last.ckpt"
     main_process = pl.utilities.rank_zero.rank_zero_only.rank == 0
@@ -86,8 +86,8 @@ def report_variants(found) -> None:
     from rich.table import Table
 
     table = Table(title=f"Variants of {Path(found.path).name}: {found.records:,} records", title_justify="left")
-    for column, side in (("", "left"), ("kind or reason", "left"), ("alleles", "right"), ("first", "left")):
-        table.add_column(column, justify=side)
+    for column in ("", "kind or reason", "alleles", "first"):
+        table.add_column(column, justify="right" if column == "alleles" else "left")
     for verdict, reason, n, example in found.rows():
         table.add_row(verdict, reason, f"{n:,}", example)
     Console().print(table)

@@ -32,7 +32,6 @@ def test_recipe_takes_a_step(tmp_path, recipe):
 
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_choice_of_every_group_takes_a_step(tmp_path, choice):
-    group, name = choice.split("=")
     more = {"tokenizer=folder": ["tokenizer.path=snp2vec"], "logger=wandb": ["logger.wandb.offline=true"]}.get(choice, [])
     if choice == "logger=tensorboard":
         pytest.importorskip("tensorboard")

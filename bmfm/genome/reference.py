@@ -57,7 +57,7 @@ def _build(fasta: Path, folder: Path) -> None:
             counts[:] = 0
 
     # htslib's BGZF reader takes plain, gzip and bgzip files alike, needs no index and holds one block at a time.
-    with pysam.BGZFile(str(fasta), "rb") as source, open(folder / "codes.u8", "wb") as sink:
+    with pysam.BGZFile(str(fasta), "rb", index=None) as source, (folder / "codes.u8").open("wb") as sink:
         while data := source.read(_CHUNK):
             start = 0
             while start < len(data):

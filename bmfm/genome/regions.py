@@ -55,7 +55,7 @@ def read_regions(regions: str | Path | Sequence[str], reference: Reference) -> n
     if isinstance(regions, (str, Path)) and (Path(regions).is_file() or str(regions).endswith((".bed", ".bed.gz"))):
         rows = _bed_rows(require_file(regions, "BED file"))
     else:
-        rows = (_region_row(word) for word in ([regions] if isinstance(regions, str) else regions))
+        rows = (_region_row(word) for word in ([str(regions)] if isinstance(regions, (str, Path)) else regions))
     found = []
     for where, name, start, end in rows:
         contig = reference.names.require(name, where)
@@ -112,7 +112,9 @@ def split_by_block(reference: Reference, block_size: int, shares: Mapping[str, f
     """
     blocks = []
     for contig in range(len(reference.contigs)):
-        edges = np.append(np.arange(*reference.offsets[contig : contig + 2], block_size), reference.offsets[contig + 1])
+        edges = np.append(
+            np.arange(int(reference.offsets[contig]), int(reference.offsets[contig + 1]), block_size), reference.offsets[contig + 1]
+        )
         blocks.append(np.stack([edges[:-1], edges[1:]], axis=1))
     every = np.concatenate(blocks)
     order = np.argsort(example_keys(seed, 0, np.arange(len(every))), kind="stable")

@@ -202,6 +202,17 @@ def _collides(start, end, reached, last_insertion):
     return start < reached or (start == end and start == last_insertion)
 
 
+@numba.njit(cache=True, inline="always")
+def _touch(place, b, target, copies, window_of, touched, n_touched):
+    """Make both copies valid at a place of window b, and list the place once."""
+    if window_of[place] != b:
+        window_of[place] = b
+        copies[0, place] = copies[1, place] = target[place]
+        touched[n_touched] = place
+        n_touched += 1
+    return n_touched
+
+
 @numba.njit(cache=True)
 def _write_pairs(
     start, end, reverse, key, v_start, v_end, alt_start, alt, low, high, record, allele, genotypes, samples, lookback, offsets, out, pair
@@ -209,15 +220,13 @@ def _write_pairs(
     longest = 0
     for b in range(len(start)):
         longest = max(longest, end[b] - start[b])
-    copies = np.empty((2, longest), np.uint8)
-    touched = np.empty(4 * longest + 4, np.int64)
+    copies = np.empty((2, longest), np.uint8)  # valid where `window_of` names the window
+    window_of = np.full(longest, -1, np.int64)
+    touched = np.empty(longest, np.int64)
     carried = np.empty((1024, 2), np.int64)
     for b in range(len(start)):
         target = out[offsets[b] : offsets[b + 1]]
         length = end[b] - start[b]
-        one, two = copies[0, :length], copies[1, :length]
-        for i in range(length):
-            one[i] = two[i] = target[i]
         n_touched = 0
         sample = samples[0] if len(samples) else -1
         first = np.searchsorted(v_start, start[b] - lookback)
@@ -239,24 +248,23 @@ def _write_pairs(
                     if locus < 0 or locus >= length:
                         continue
                     place = length - 1 - locus if reverse[b] else locus
+                    n_touched = _touch(place, b, target, copies, window_of, touched, n_touched)
                     if j < n_alt:
                         base = alt[alt_start[e] + j]
                         bases[place] = _complement_base(base) if reverse[b] else base
                     else:
                         bases[place] = DEL
-                    touched[n_touched] = place
-                    n_touched += 1
                 if n_alt > n_ref:
                     last_insertion = v_start[e] if n_ref == 0 else np.int64(-1)
                     # The insertion follows, on this strand, the base before its boundary; deleted bases are passed over.
                     boundary = v_end[e] - start[b]
                     place = length - boundary - 1 if reverse[b] else boundary - 1
-                    while place >= 0 and place < length and bases[place] == DEL:
+                    while place >= 0 and place < length and window_of[place] == b and bases[place] == DEL:
                         place -= 1
-                    if place >= 0 and place < length and bases[place] < DEL:
-                        bases[place] += INSERTED
-                        touched[n_touched] = place
-                        n_touched += 1
+                    if place >= 0 and place < length:
+                        n_touched = _touch(place, b, target, copies, window_of, touched, n_touched)
+                        if bases[place] < DEL:
+                            bases[place] += INSERTED
         for t in range(n_touched):
             place = touched[t]
             target[place] = pair[copies[0, place], copies[1, place]] | _VARIANT

@@ -169,9 +169,8 @@ class VariantTable:
             if f.name not in ("samples", "report")
         }
         saved = json.loads((folder / "report.json").read_text())
-        report = VariantReport(
-            saved["path"], saved["records"], *(Counter(saved[k]) for k in ("kept", "skipped", "noted")), saved["examples"]
-        )
+        counters = {name: Counter(saved[name]) for name in ("kept", "skipped", "noted")}
+        report = VariantReport(saved["path"], saved["records"], **counters, examples=saved["examples"])
         return cls(**columns, samples=tuple(keep.samples), report=report)
 
 
@@ -194,10 +193,13 @@ def kind_of(ref: str, alt: str) -> str:
     return "insertion" if not ref else "deletion" if not alt else "complex"
 
 
+_COLUMNS = {
+    "start": np.int64, "end": np.int64, "alt_length": np.int32, "low": np.float32, "high": np.float32, "record": np.int32, "allele": np.int8,
+}  # fmt: skip
+
+
 class _Columns:
     """Edits as they grow: Python lists for one flush of records, arrays for what lies behind."""
-
-    names = {"start": np.int64, "end": np.int64, "alt_length": np.int32, "low": np.float32, "high": np.float32, "record": np.int32, "allele": np.int8}  # fmt: skip
 
     def __init__(self) -> None:
         self.rows: list[tuple] = []
@@ -205,20 +207,19 @@ class _Columns:
         self.done: list[dict[str, np.ndarray]] = []
 
     def flush(self, table: np.ndarray) -> None:
-        columns = list(zip(*self.rows, strict=True)) or [()] * len(self.names)
-        part = {name: np.array(c, t) for (name, t), c in zip(self.names.items(), columns, strict=True)}
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(_COLUMNS)
+        part = {name: np.array(c, t) for (name, t), c in zip(_COLUMNS.items(), columns, strict=True)}
         part["alt"] = table[np.frombuffer("".join(self.alts).encode(), np.uint8)] & 0x7F
         self.done.append(part)
         self.rows, self.alts = [], []
 
     def sorted(self) -> dict[str, np.ndarray]:
         merged = {}
-        for name in (*self.names, "alt"):
+        for name in (*_COLUMNS, "alt"):
             merged[name] = np.concatenate([part.pop(name) for part in self.done])
-        step_start, step_end = np.diff(merged["start"]), np.diff(merged["end"])
-        in_order = not ((step_start < 0) | ((step_start == 0) & (step_end < 0))).any()
-        del step_start, step_end
-        if in_order:  # as in nearly every file: no copy of the columns is made
+        start, end = merged["start"], merged["end"]
+        falls = (start[1:] < start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] < end[:-1]))
+        if not falls.any():  # as in nearly every file: no copy of the columns is made
             merged["alt_start"] = np.concatenate([[0], np.cumsum(merged.pop("alt_length"), dtype=np.int64)])
             return merged
         order = np.lexsort((merged["end"], merged["start"]))
@@ -260,7 +261,7 @@ def _build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) 
             break
         number = report.records
         report.records += 1
-        chrom, position, ref, alts = record.chrom, record.start, record.ref.upper(), record.alts or ()
+        chrom, position, ref, alts = record.chrom, record.start, (record.ref or "").upper(), record.alts or ()
         where = f"{chrom}:{position + 1}"
         if chrom not in contig_index:
             contig_index[chrom] = reference.names.find(chrom)

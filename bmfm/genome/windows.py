@@ -1,6 +1,6 @@
 """Which intervals of the genome are read, in which length and on which strand: a function of (seed, epoch, index)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba
 import numpy as np
@@ -51,6 +51,14 @@ class WindowSampler:
         ``forward``; ``random``, each window on either strand; ``both``, every window once on each.
     seed
         Every draw depends on it.
+    usable : int64 [U, 2]
+        The intervals that hold a window of min_length.
+    cumulative : int64 [U + 1]
+        Places where a window may start, summed over the usable intervals.
+    n_windows
+        Windows an epoch.
+    too_short
+        Number and bases of the intervals that hold none.
     """
 
     intervals: np.ndarray
@@ -61,6 +69,10 @@ class WindowSampler:
     coverage: float = 1.0
     strand: str = "random"
     seed: int = 0
+    usable: np.ndarray = field(init=False)
+    cumulative: np.ndarray = field(init=False)
+    n_windows: int = field(init=False)
+    too_short: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.min_length <= self.max_length or self.multiple < 1:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -43,7 +43,7 @@ class Training(pl.LightningModule):
         self.counts: Counter[str] = Counter()
         self._rng_to_restore: torch.Tensor | None = None
 
-    def training_step(self, batch: Mapping, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         if self._rng_to_restore is not None:
             torch.set_rng_state(self._rng_to_restore)
             self._rng_to_restore = None
@@ -65,7 +65,7 @@ class Training(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._sums = torch.zeros(2, 4, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: Mapping, batch_idx: int) -> None:
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
         hidden = self.encode(self.model, batch)
         self._sums += self.objective.score(self.model, batch, hidden, self.unigram)
 

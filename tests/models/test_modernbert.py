@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def test_flattened_documents_for_varlen_attention():
     lengths = cumulative.diff().tolist()
     assert sorted(lengths) == [11, 22, 35, 52, 63] and longest == 63
     flat = batch["sequence_of_token"].flatten()[places]
-    assert all(len(flat[a:b].unique()) == 1 for a, b in zip(cumulative[:-1], cumulative[1:], strict=True))
+    assert all(len(flat[a:b].unique()) == 1 for a, b in pairwise(cumulative))
 
 
 def test_choice_of_attention():

@@ -146,7 +146,7 @@ def test_two_processes_give_the_losses_of_one(whole_run, tmp_path):
         (["+recipe=dna_spn"], "did you mean dna_snp"),
         (["+recipe=dna_snp", "optimizer.lrr=1"], "did you mean optimizer.lr"),
         (["+recipe=dna_snp", "data.fasta=nowhere.fa"], "nowhere.fa' does not exist"),
-        (["+recipe=dna_ref_113m"], "data.fasta"),
+        (["+recipe=dna_snp_113m"], "needs data.fasta=..., data.variants=..."),
     ],
 )
 def test_mistakes_are_answered_clearly(tmp_path, overrides, said):
