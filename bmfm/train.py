@@ -22,7 +22,7 @@ def train(config) -> dict[str, float]:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for said in (".*does not have many workers.*", ".*srun.*", ".*tensorboardX.*", ".*isinstance.treespec.*", ".*Checkpoint directory.*"):
         warnings.filterwarnings("ignore", said)
-    settings = dict(OmegaConf.to_container(config, resolve=True))
+    settings: dict = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     run_dir = Path(config.run_dir)
     last = run_dir / "checkpoints" / "last.ckpt"
     main_process = pl.utilities.rank_zero.rank_zero_only.rank == 0

@@ -124,11 +124,16 @@ class Haplotype:
 
     def __call__(self, windows: Windows) -> Encoded:
         v = self.variants
-        table = (v.start, v.end, v.alt_start, v.alt, v.low, v.high, v.record, v.allele, v.genotypes, self.samples, v.longest)
-        offsets = _offsets(_haplotype_lengths(windows.start, windows.end, windows.key, *table))
+        edits, first_edit = _haplotype_edits(
+            windows.start, windows.end, windows.key, v.start, v.end, v.low, v.high, v.record, v.allele, v.genotypes, self.samples, v.longest
+        )  # fmt: skip
+        offsets = _offsets(_haplotype_lengths(windows.start, windows.end, v.start, v.end, v.alt_start, edits, first_edit))
         out = np.empty(offsets[-1], np.uint8)
         positions = np.empty(offsets[-1] if self.positions else 0, np.int64)
-        _write_haplotypes(self.reference.codes, windows.start, windows.end, windows.reverse, windows.key, *table, offsets, out, positions)
+        _write_haplotypes(
+            self.reference.codes, windows.start, windows.end, windows.reverse, v.start, v.end, v.alt_start, v.alt, edits, first_edit,
+            offsets, out, positions,
+        )  # fmt: skip
         return Encoded(out, offsets, positions if self.positions else None)
 
 
@@ -168,32 +173,37 @@ def _write_reference(codes, start, end, reverse, offsets, out):
 
 
 @numba.njit(cache=True, inline="always")
-def _carries(e, draw, sample, copy, low, high, record, allele, genotypes):
-    """Whether a chromosome copy carries edit e: by its genotype, or by the copy's half of the record's draw."""
-    if sample >= 0:
-        return genotypes[record[e], sample, copy] == allele[e]
+def _point(draw, copy):
+    """A copy's half of a record's draw, as a float32 in [0, 1)."""
     half = np.uint32(draw >> np.uint64(32)) if copy else np.uint32(draw)
-    point = np.float32(half >> np.uint32(8)) * np.float32(1.0 / 16777216.0)
-    return low[e] <= point and point < high[e]
+    return np.float32(half >> np.uint32(8)) * np.float32(1.0 / 16777216.0)
 
 
 @numba.njit(cache=True)
-def _carried(first, end, draw_key, sample, v_start, low, high, record, allele, genotypes, carried):
-    """List the edits that start before `end` and that either copy carries; rows of `carried` are (edit, copies)."""
+def _carried(first, last, key, sample, low, high, record, allele, genotypes, carried):
+    """List those of the edits [first, last) that either copy of a window carries; rows of `carried`: edit, copies 1 | 2.
+
+    By the sample's genotypes, or else by a draw for each record: of an edit, it asks only whether the copy's point lies
+    in the edit's slice. The loop has no branch, since it runs over every variant of every window.
+    """
     n = 0
-    e = first
-    while e < len(v_start) and v_start[e] < end:
-        draw = mix(draw_key, record[e])
-        copies = 0
-        if _carries(e, draw, sample, 0, low, high, record, allele, genotypes):
-            copies = 1
-        if _carries(e, draw, sample, 1, low, high, record, allele, genotypes):
-            copies |= 2
-        if copies:
+    if sample >= 0:
+        for e in range(first, last):
+            on_one = genotypes[record[e], sample, 0] == allele[e]
+            on_two = genotypes[record[e], sample, 1] == allele[e]
             carried[n, 0] = e
-            carried[n, 1] = copies
-            n += 1
-        e += 1
+            carried[n, 1] = on_one | (on_two << 1)
+            n += on_one | on_two
+        return n
+    draw_key = mix(key, 11)
+    for e in range(first, last):
+        draw = mix(draw_key, record[e])
+        one, two = _point(draw, 0), _point(draw, 1)
+        on_one = (low[e] <= one) & (one < high[e])
+        on_two = (low[e] <= two) & (two < high[e])
+        carried[n, 0] = e
+        carried[n, 1] = on_one | (on_two << 1)
+        n += on_one | on_two
     return n
 
 
@@ -231,9 +241,9 @@ def _write_pairs(
         sample = samples[0] if len(samples) else -1
         first = np.searchsorted(v_start, start[b] - lookback)
         last = np.searchsorted(v_start, end[b], "right")
-        if last - first > len(carried):
+        if last - first >= len(carried):
             carried = np.empty((2 * (last - first), 2), np.int64)
-        n_carried = _carried(first, end[b] + 1, mix(key[b], 11), sample, v_start, low, high, record, allele, genotypes, carried)
+        n_carried = _carried(first, last, key[b], sample, low, high, record, allele, genotypes, carried)
         for copy in range(2):
             bases = copies[copy]
             reached = last_insertion = np.int64(-1)
@@ -369,81 +379,78 @@ def _source_of(key, samples):
 
 
 @numba.njit(cache=True)
-def _haplotype_lengths(
-    start, end, key, v_start, v_end, alt_start, alt, low, high, record, allele, genotypes, samples, lookback
-):  # fmt: skip
-    lengths = np.empty(len(start), np.int64)
+def _haplotype_edits(start, end, key, v_start, v_end, low, high, record, allele, genotypes, samples, lookback):
+    """Edits on the copy that each window shows, overlaps resolved; window b has ``edits[first[b]:first[b + 1]]``."""
+    edits = np.empty(1024, np.int64)
+    first_edit = np.zeros(len(start) + 1, np.int64)
+    carried = np.empty((1024, 2), np.int64)
+    n = 0
     for b in range(len(start)):
         sample, copy = _source_of(key[b], samples)
-        draw_key = mix(key[b], 11)
-        length = end[b] - start[b]
+        first = np.searchsorted(v_start, start[b] - lookback)
+        last = np.searchsorted(v_start, end[b])
+        if last - first >= len(carried):
+            carried = np.empty((2 * (last - first), 2), np.int64)
+        n_carried = _carried(first, last, key[b], sample, low, high, record, allele, genotypes, carried)
+        if n + n_carried > len(edits):
+            grown = np.empty(2 * (n + n_carried), np.int64)
+            grown[:n] = edits[:n]
+            edits = grown
         reached = last_insertion = np.int64(-1)
-        e = np.searchsorted(v_start, start[b] - lookback)
-        while e < len(v_start) and v_start[e] < end[b]:
-            if _carries(e, mix(draw_key, record[e]), sample, copy, low, high, record, allele, genotypes) and not _collides(
-                v_start[e], v_end[e], reached, last_insertion
-            ):
+        for c in range(n_carried):
+            e = carried[c, 0]
+            if (carried[c, 1] >> copy) & 1 and not _collides(v_start[e], v_end[e], reached, last_insertion):
                 reached = v_end[e]
                 if v_start[e] == v_end[e]:
                     last_insertion = v_start[e]
-                inside = min(v_end[e], end[b]) - max(v_start[e], start[b])
-                if v_start[e] >= start[b]:
-                    length += alt_start[e + 1] - alt_start[e] - inside
-                elif inside > 0:
-                    length -= inside
-            e += 1
-        lengths[b] = length
+                edits[n] = e
+                n += 1
+        first_edit[b + 1] = n
+    return edits[:n], first_edit
+
+
+@numba.njit(cache=True)
+def _haplotype_lengths(start, end, v_start, v_end, alt_start, edits, first_edit):
+    lengths = end - start
+    for b in range(len(start)):
+        for e in edits[first_edit[b] : first_edit[b + 1]]:
+            lengths[b] -= max(0, min(v_end[e], end[b]) - max(v_start[e], start[b]))
+            if v_start[e] >= start[b]:
+                lengths[b] += alt_start[e + 1] - alt_start[e]
     return lengths
 
 
 @numba.njit(cache=True)
-def _write_haplotypes(
-    codes, start, end, reverse, key, v_start, v_end, alt_start, alt, low, high, record, allele, genotypes, samples, lookback,
-    offsets, out, positions,
-):  # fmt: skip
+def _write_haplotypes(codes, start, end, reverse, v_start, v_end, alt_start, alt, edits, first_edit, offsets, out, positions):
     for b in range(len(start)):
-        sample, copy = _source_of(key[b], samples)
-        draw_key = mix(key[b], 11)
         n = offsets[b]
         at = start[b]
         mark = np.uint8(0)  # the next base stands beside a deletion
-        reached = last_insertion = np.int64(-1)
-        e = np.searchsorted(v_start, start[b] - lookback)
-        while True:
-            while e < len(v_start) and v_start[e] < end[b]:
-                if _carries(e, mix(draw_key, record[e]), sample, copy, low, high, record, allele, genotypes) and not _collides(
-                    v_start[e], v_end[e], reached, last_insertion
-                ):
-                    break
-                e += 1
-            edit = e < len(v_start) and v_start[e] < end[b]
-            stop = v_start[e] if edit else end[b]
+        for i in range(first_edit[b], first_edit[b + 1] + 1):
+            e = edits[i] if i < first_edit[b + 1] else -1
+            stop = v_start[e] if e >= 0 else end[b]
             if at < stop:
                 source, target = codes[at:stop], out[n : n + stop - at]
-                for i in range(len(source)):
-                    target[i] = source[i] & _BARE
+                for k in range(len(source)):
+                    target[k] = source[k] & _BARE
                 target[0] |= mark
                 if len(positions):
-                    for i in range(stop - at):
-                        positions[n + i] = at + i
+                    for k in range(len(source)):
+                        positions[n + k] = at + k
                 n += stop - at
                 at = stop
                 mark = np.uint8(0)
-            if not edit:
+            if e < 0:
                 break
-            reached = v_end[e]
-            if v_start[e] == v_end[e]:
-                last_insertion = v_start[e]
             if v_start[e] >= start[b]:
-                for j in range(alt_start[e], alt_start[e + 1]):
-                    out[n] = alt[j] | _VARIANT
+                for k in range(alt_start[e], alt_start[e + 1]):
+                    out[n] = alt[k] | _VARIANT
                     if len(positions):
-                        positions[n] = max(min(v_start[e] + j - alt_start[e], v_end[e] - 1), v_start[e] - 1)
+                        positions[n] = max(min(v_start[e] + k - alt_start[e], v_end[e] - 1), v_start[e] - 1)
                     n += 1
             if v_end[e] - v_start[e] > alt_start[e + 1] - alt_start[e]:
                 mark = _VARIANT
             at = max(at, min(v_end[e], end[b]))
-            e += 1
         if reverse[b]:
             i, j = offsets[b], n - 1
             while i <= j:
