@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bmfm.genome.alphabet import ASSETS
@@ -54,3 +55,9 @@ VCF_HEADER = (
 def vcf(*records: str, samples: str = "") -> str:
     columns = "#CHROM POS ID REF ALT QUAL FILTER INFO" + (f" FORMAT {samples}" if samples else "")
     return VCF_HEADER + "\n".join("\t".join(line.split()) for line in (columns, *records)) + "\n"
+
+
+def flat_tokens(lengths, seed=0):
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rng = np.random.default_rng(seed)
+    return rng.integers(5, 100, offsets[-1]).astype(np.int32), rng.random(offsets[-1]) < 0.2, offsets

@@ -159,3 +159,40 @@ def test_tokenizer_entry_point(tmp_path):
     code, out, err = run(tmp_path, "+recipe=dna_tokenizer", *small, module="bmfm.tokenize")
     assert code == 0 and "100 tokens" in out, err[-2000:]
     assert (tmp_path / "t" / "tokenizer.json").exists()
+
+
+@pytest.mark.slow
+def test_overfitting_a_batch_reaches_nearly_nothing(tmp_path):
+    code, _, err = run(
+        tmp_path, "+recipe=dna_snp", "+debug=overfit", "trainer.max_steps=600", "callbacks.progress=null", "objective.share=0.05"
+    )
+    assert code == 0, err[-2000:]
+    curve = losses(tmp_path)
+    assert np.mean([v for _, v in sorted(curve.items())[-5:]]) < 0.7 * np.mean([v for _, v in sorted(curve.items())[:3]])
+
+
+@pytest.mark.slow
+def test_compiled_run_gives_the_losses_of_the_plain_one(tmp_path):
+    for name in ("plain", "compiled"):
+        code, _, err = run(
+            tmp_path / name, *TINY, "trainer.max_steps=4", "model.mlp_dropout=0.0", f"compile={'true' if name == 'compiled' else 'false'}"
+        )
+        assert code == 0, err[-2000:]
+    plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
+    np.testing.assert_allclose(list(compiled.values()), list(plain.values()), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_wheel_carries_configuration_and_data(tmp_path):
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, root], check=True, capture_output=True)
+    import zipfile
+
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for wanted in (
+        "bmfm/conf/train.yaml",
+        "bmfm/conf/recipe/dna_snp.yaml",
+        "bmfm/assets/genome/chr20_slice.fa.gz",
+        "bmfm/assets/tokenizers/dna_demo/tokenizer.json",
+    ):
+        assert wanted in names
