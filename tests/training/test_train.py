@@ -162,13 +162,19 @@ def test_tokenizer_entry_point(tmp_path):
 
 
 @pytest.mark.slow
-def test_overfitting_a_batch_reaches_nearly_nothing(tmp_path):
+def test_overfitting_a_batch_learns_it(tmp_path):
     code, _, err = run(
-        tmp_path, "+recipe=dna_snp", "+debug=overfit", "trainer.max_steps=600", "callbacks.progress=null", "objective.share=0.05"
+        tmp_path,
+        "+recipe=dna_snp",
+        "+debug=overfit",
+        "trainer.max_steps=150",
+        "callbacks.progress=null",
+        "trainer.val_check_interval=150",
+        "trainer.limit_val_batches=1",
     )
     assert code == 0, err[-2000:]
     curve = losses(tmp_path)
-    assert np.mean([v for _, v in sorted(curve.items())[-5:]]) < 0.7 * np.mean([v for _, v in sorted(curve.items())[:3]])
+    assert np.mean([v for _, v in sorted(curve.items())[-5:]]) < 0.8 * np.mean([v for _, v in sorted(curve.items())[:3]])
 
 
 @pytest.mark.slow
