@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfm.genome.alphabet import ASSETS, decode
+from bmfm.files import ASSETS
+from bmfm.genome.alphabet import decode
 from bmfm.genome.reference import Reference
 from bmfm.genome.representation import BiAllele, Haplotype, ReferenceSequence
 from bmfm.genome.variants import VariantTable

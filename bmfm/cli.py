@@ -62,7 +62,7 @@ def _keys(node, prefix: str = "") -> list[str]:
 
 def check_files(config) -> None:
     """Fail at once if a source file is missing, before anything heavy is imported."""
-    from bmfm.genome.cache import require_file
+    from bmfm.files import require_file
 
     data = config.get("data", {})
     for key, what in (("fasta", "FASTA file"), ("variants", "variant file")):

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmfm.genome.alphabet import ASSETS
+from bmfm.files import ASSETS
 from bmfm.genome.reference import Reference
 from bmfm.genome.variants import VariantTable
 

@@ -10,16 +10,15 @@ two characters for a pair, the one whose state names stand in alphabetical order
 
 import json
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
+
+from bmfm.files import ASSETS
 
 BASES = ("A", "G", "T", "C", "N")
 STATES = (*BASES, "DEL", "AI", "GI", "TI", "CI", "NI")
 N, DEL, INSERTED = 4, 5, 6  # code of N; code of a deleted base; code of "A followed by an insertion" (base + INSERTED)
 VARIANT_BIT = np.uint8(0x80)  # set on a symbol that was written from a variant rather than from the reference
-
-ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def _build() -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfm.genome.cache import require_file
-from bmfm.genome.hashing import example_keys
+from bmfm.files import require_file
+from bmfm.hashing import example_keys
 from bmfm.genome.reference import Reference
 
 

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from bmfm.genome.alphabet import COMPLEMENT, DEL, INSERTED, PAIR
-from bmfm.genome.hashing import mix, uniform
+from bmfm.hashing import mix, uniform
 from bmfm.genome.reference import Reference
 from bmfm.genome.variants import VariantTable
 from bmfm.genome.windows import Windows

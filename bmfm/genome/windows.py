@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 
-from bmfm.genome.hashing import example_keys, mix, uniform
+from bmfm.hashing import example_keys, mix, uniform
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class WindowSampler:
     def __len__(self) -> int:
         return self.n_windows
 
-    def draw(self, epoch: int, indices: np.ndarray) -> Windows:
-        """The windows of these indices [B] in this epoch."""
+    def draw(self, epoch: int | np.ndarray, indices: np.ndarray) -> Windows:
+        """The windows of these indices [B] in this epoch, or in these epochs [B]."""
         indices = np.asarray(indices, np.int64)
         keys = example_keys(self.seed, epoch, indices)
         place = indices // 2 if self.strand == "both" else indices

@@ -1,1 +1,1 @@
-"""Models: transformers' own backbones, the masks that keep packed documents apart, checkpoints as folders."""
+"""Models: summed field encoders, a backbone of transformers' own layers, named heads; checkpoints as folders."""

@@ -32,21 +32,28 @@ def resolve(implementation: str) -> str:
     return implementation
 
 
-def attention_inputs(config, embeds_BLH: torch.Tensor, document_BL: torch.Tensor) -> dict:
-    """Keyword arguments that make a ModernBERT keep documents apart and ignore padding (document 0)."""
-    if config._attn_implementation == "flash_attention_2":
-        raise ValueError("flattened inputs are needed for flash_attention_2: see `models.encode`")
+def attention_inputs(config, embeds_BLH: torch.Tensor, batch: dict) -> dict:
+    """Keyword arguments that make a backbone keep documents apart and ignore padding (document 0).
 
-    def same_document(batch, head, query, key):
-        return (document_BL[batch, query] == document_BL[batch, key]) & (document_BL[batch, query] > 0) | (query == key)
+    Tokens marked in ``batch["unseen"]``, if that is there, are seen by themselves alone (scGPT, Nature Methods 2024).
+    """
+    document_BL, unseen_BL = batch["document"], batch.get("unseen")
+    common: dict = {"config": config, "inputs_embeds": embeds_BLH, "attention_mask": None}
+    if not batch.get("packed", True) and unseen_BL is None:
+        common["attention_mask"] = document_BL > 0  # one document a row: the cheap mask, or none where nothing is padded
+    else:
 
-    common = {"config": config, "inputs_embeds": embeds_BLH, "attention_mask": None, "and_mask_function": same_document}
-    return {
-        "attention_mask": {
-            "full_attention": create_bidirectional_mask(**common),
-            "sliding_attention": create_bidirectional_sliding_window_mask(**common),
-        }
-    }
+        def visible(batch, head, query, key):
+            same = (document_BL[batch, query] == document_BL[batch, key]) & (document_BL[batch, query] > 0)
+            if unseen_BL is not None:
+                same = same & ~unseen_BL[batch, key]
+            return same | (query == key)
+
+        common["and_mask_function"] = visible
+    masks = {"full_attention": create_bidirectional_mask(**common)}
+    if getattr(config, "sliding_window", None) and "sliding_attention" in config.layer_types:
+        masks["sliding_attention"] = create_bidirectional_sliding_window_mask(**common)
+    return {"attention_mask": masks}
 
 
 def flattened(document_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:

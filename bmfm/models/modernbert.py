@@ -1,53 +1,66 @@
-"""ModernBERT for token sequences: built from configuration, run on padded or packed batches."""
+"""A model of DNA tokens alone is a ModernBERT with a masked-language head: written and read as transformers' own."""
 
 import torch
 
-from bmfm.models.attention import attention_inputs, flattened, resolve
-from bmfm.tokenizers.dna import CLS, PAD, SEP
+from bmfm.models.model import BmfmConfig, BmfmModel
+
+HEAD = "mlm"
 
 
-def build(vocab_size: int, attention: str = "auto", **config):
-    """A randomly initialised `transformers.ModernBertForMaskedLM`.
+def is_plain(model: BmfmModel) -> bool:
+    """Whether transformers' `ModernBertForMaskedLM` can hold the model without loss."""
+    config = model.config
+    return config.backbone["kind"] == "modernbert" and list(config.fields) == ["input_ids"] and list(config.heads) == [HEAD]
 
-    Parameters
-    ----------
-    attention
-        ``auto``, ``sdpa``, ``flex_attention``, ``flash_attention_2`` or ``eager``.
-    config
-        Fields of `transformers.ModernBertConfig`; a name that it does not have is an error.
-    """
-    from dataclasses import fields
 
+def _their_name(name: str, tied: bool) -> list[str]:
+    if name == "embeddings.fields.input_ids.rows.weight":
+        return ["model.embeddings.tok_embeddings.weight"] + (["decoder.weight"] if tied else [])
+    for ours, theirs in (("backbone.body.", "model."), ("heads.transform.", "head."), (f"heads.decoders.{HEAD}.", "decoder.")):
+        if name.startswith(ours):
+            return [theirs + name.removeprefix(ours)]
+    raise KeyError(name)
+
+
+def to_transformers(model: BmfmModel):
+    """The same network as a `transformers.ModernBertForMaskedLM`."""
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-    known = {f.name for f in fields(ModernBertConfig)} | {"global_attn_every_n_layers"}
-    if unknown := sorted(set(config) - known):
-        raise ValueError(f"model settings {unknown} are no fields of ModernBertConfig")
-    special = {"pad_token_id": PAD, "cls_token_id": CLS, "bos_token_id": CLS, "sep_token_id": SEP, "eos_token_id": SEP}
-    settings = ModernBertConfig(vocab_size=vocab_size, **special, **config)
-    model = ModernBertForMaskedLM(settings)
-    model.set_attn_implementation(resolve(attention))
-    return model
+    from bmfm.models.backbones import ROLES
+
+    options = {k: v for k, v in model.config.backbone.items() if k not in ("kind", "head_bias")}
+    head = model.config.heads[HEAD]
+    config = ModernBertConfig(
+        vocab_size=head["size"],
+        **ROLES,
+        **options,
+        classifier_bias=model.config.backbone.get("head_bias", True),
+        decoder_bias=head.get("bias", True),
+        tie_word_embeddings=bool(head.get("tied")),
+    )
+    theirs = ModernBertForMaskedLM(config)
+    state = {n: v for name, v in model.state_dict().items() for n in _their_name(name, bool(head.get("tied")))}
+    theirs.load_state_dict(state)
+    return theirs
 
 
-def encode(model, batch: dict) -> torch.Tensor:
-    """Final hidden states [B, L, H] of a batch; those of padding mean nothing."""
-    input_ids, document = batch["input_ids"], batch["document"]
-    if model.config._attn_implementation == "flash_attention_2":
-        places, cumulative, longest = flattened(document)
-        output = model.model(
-            input_ids=input_ids.flatten()[places][None],
-            position_ids=batch["position_ids"].flatten()[places][None],
-            attention_mask={"full_attention": None, "sliding_attention": None},
-            cu_seq_lens_q=cumulative,
-            cu_seq_lens_k=cumulative,
-            max_length_q=longest,
-            max_length_k=longest,
+def from_transformers(theirs) -> BmfmModel:
+    """The same network as a `BmfmModel`, from a `transformers.ModernBertForMaskedLM`."""
+    from dataclasses import fields
+
+    c = theirs.config
+    skipped = {"vocab_size", "classifier_bias", "decoder_bias", "tie_word_embeddings", "architectures", "transformers_version", "id2label", "label2id"}
+    options = {f.name: getattr(c, f.name) for f in fields(type(c)) if f.name not in skipped and not f.name.endswith("token_id") and f.init}
+    options = {k: v for k, v in options.items() if v is not None}
+    head = {"size": c.vocab_size, "transform": True, "tied": "input_ids" if c.tie_word_embeddings else None, "bias": c.decoder_bias}
+    model = BmfmModel(
+        BmfmConfig(
+            backbone={"kind": "modernbert", **options, "head_bias": c.classifier_bias},
+            fields={"input_ids": {"kind": "embedding", "size": c.vocab_size}},
+            heads={HEAD: head},
         )
-        hidden_TH = output.last_hidden_state[0]
-        rows = hidden_TH.new_zeros(document.numel(), hidden_TH.shape[1])
-        return rows.index_copy(0, places, hidden_TH).view(*document.shape, -1)
-    embeds = model.model.embeddings.tok_embeddings(input_ids)
-    return model.model(
-        inputs_embeds=embeds, position_ids=batch["position_ids"], **attention_inputs(model.config, embeds, document)
-    ).last_hidden_state
+    )
+    given = theirs.state_dict()
+    state: dict[str, torch.Tensor] = {name: given[_their_name(name, False)[0]] for name in model.state_dict()}
+    model.load_state_dict(state)
+    return model

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bmfm.genome.hashing import mix, uniform
+from bmfm.hashing import mix, uniform
 from bmfm.tokenizers.dna import MASK
 
 IGNORE = -100

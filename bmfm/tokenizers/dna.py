@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfm.genome.alphabet import ASSETS, BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
+from bmfm.files import ASSETS
+from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
 from bmfm.genome.representation import Encoded
 from bmfm.tokenizers.bpe import BpeTable, encode_windows
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bmfm.genome.alphabet import COMPLEMENT, DEL, INSERTED, PAIR
-from bmfm.genome.hashing import mix
+from bmfm.hashing import mix
 
 U32 = np.uint64(0xFFFFFFFF)
 

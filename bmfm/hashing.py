@@ -1,6 +1,6 @@
 """Counter-based random numbers: a draw is a function of its key alone, never of what was drawn before.
 
-This is what makes a window the same whatever the number of workers or devices, and after any restart. The mixer is
+This is what makes a window or a cell the same whatever the number of workers or devices, and after any restart. The mixer is
 SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
@@ -29,14 +29,15 @@ def uniform(key, value):
 
 
 @numba.njit(cache=True)
-def _keys(seed, epoch, indices):
-    base = mix(mix(np.uint64(0), seed), epoch)
+def _keys(seed, epochs, indices):
+    base = mix(np.uint64(0), seed)
     keys = np.empty(len(indices), np.uint64)
     for i in range(len(indices)):
-        keys[i] = mix(base, indices[i])
+        keys[i] = mix(mix(base, epochs[i]), indices[i])
     return keys
 
 
-def example_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-    """One ``uint64`` key for each example index [B]: the only source of randomness an example may use."""
-    return _keys(seed, epoch, np.ascontiguousarray(indices, np.int64))
+def example_keys(seed: int, epoch: int | np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """One ``uint64`` key for each example index [B] of an epoch (or epochs [B]): the only source of randomness an example may use."""
+    indices = np.ascontiguousarray(indices, np.int64)
+    return _keys(seed, np.ascontiguousarray(np.broadcast_to(epoch, indices.shape), np.int64), indices)

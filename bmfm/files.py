@@ -1,4 +1,4 @@
-"""Where derived files live: built once for a source file, found again by that file's identity."""
+"""Files: those that ship, those the user names, and derived ones, built once for a source file and found again by its identity."""
 
 import hashlib
 import json
@@ -7,6 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+"""Data that ship with the package; see its NOTICE.md."""
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:

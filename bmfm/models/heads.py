@@ -1,0 +1,76 @@
+"""Heads: from hidden states at the places where they are needed, never all of [B, L], to logits."""
+
+import torch
+from torch import nn
+
+
+class Transform(nn.Module):
+    """dense -> gelu -> LayerNorm, shared by all heads that predict tokens or genes."""
+
+    def __init__(self, hidden_size: int, bias: bool, norm_bias: bool, eps: float):
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size, bias)
+        self.norm = nn.LayerNorm(hidden_size, eps=eps, bias=norm_bias)
+
+    def forward(self, hidden_MH: torch.Tensor) -> torch.Tensor:
+        return self.norm(nn.functional.gelu(self.dense(hidden_MH)))
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x, coefficient):
+        context.coefficient = coefficient
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context, gradient):
+        return -context.coefficient * gradient, None
+
+
+def reverse_gradient(x: torch.Tensor, coefficient: float) -> torch.Tensor:
+    """The same states; the encoder learns what hides the label rather than what tells it (Ganin et al., JMLR 2016)."""
+    return _Reverse.apply(x, coefficient)
+
+
+class Decoder(nn.Module):
+    """A linear map to logits. With `tied`, its matrix is the embedding of a field and only the bias is its own."""
+
+    def __init__(self, hidden_size: int, size: int, tied: bool, bias: bool = True, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.weight = None if tied else nn.Parameter(torch.empty(size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+
+    def forward(self, states_MH: torch.Tensor, tied_weight: torch.Tensor | None = None) -> torch.Tensor:
+        weight = tied_weight if self.weight is None else self.weight
+        return nn.functional.linear(self.dropout(states_MH), weight, self.bias)
+
+
+class Heads(nn.Module):
+    """The named heads of a model.
+
+    A head is described by ``{size, transform, tied, dropout, reversal}``: the number of logits, whether the shared
+    transform comes first, the field whose embedding it is tied to (or None), and the coefficient of gradient reversal.
+    Whatever else the description holds (class names, for one) belongs to the objective that asked for the head.
+    """
+
+    def __init__(self, hidden_size: int, heads: dict[str, dict], bias: bool, norm_bias: bool, eps: float):
+        super().__init__()
+        self.described = heads
+        shared = any(h.get("transform") for h in heads.values())
+        self.transform = Transform(hidden_size, bias, norm_bias, eps) if shared else None
+        self.decoders = nn.ModuleDict(
+            {
+                name: Decoder(hidden_size, h["size"], bool(h.get("tied")), h.get("bias", True), h.get("dropout", 0.0))
+                for name, h in heads.items()
+            }
+        )
+
+    def forward(self, name: str, states_MH: torch.Tensor, embeddings: nn.ModuleDict) -> torch.Tensor:
+        head = self.described[name]
+        if head.get("reversal"):
+            states_MH = reverse_gradient(states_MH, head["reversal"])
+        if head.get("transform"):
+            states_MH = self.transform(states_MH)  # type: ignore[misc]
+        tied = head.get("tied")
+        return self.decoders[name](states_MH, embeddings[tied].rows.weight if tied else None)

@@ -1,0 +1,49 @@
+"""Gene vectors learned elsewhere (from DNA, from text, by gene2vec) as the first rows of a gene embedding."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bmfm.models.embeddings import TokenEmbedding
+
+
+def read_vectors(path: str | Path) -> pd.DataFrame:
+    """A table [G, D] of float32 with gene names as its index.
+
+    The first column of a CSV, TSV or Parquet file names the gene, all others are the vector; an ``.npz`` file holds
+    ``genes`` [G] and ``vectors`` [G, D].
+    """
+    from bmfm.files import require_file
+
+    file = require_file(path, "table of gene vectors (model.pretrained_genes.path)")
+    if file.suffix == ".npz":
+        held = np.load(file, allow_pickle=False)
+        return pd.DataFrame(held["vectors"].astype(np.float32), index=held["genes"].astype(str))
+    table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, sep="\t" if ".tsv" in file.name else ",")
+    if not isinstance(table.index, pd.Index) or table.index.dtype.kind in "iu":
+        table = table.set_index(table.columns[0])
+    try:
+        table = table.astype(np.float32)
+    except ValueError as error:
+        raise ValueError(f"{file}: every column but the first must be a number; {error}") from None
+    if table.isna().any(axis=None):
+        raise ValueError(f"{file}: gene {table.index[table.isna().any(axis=1)][0]!r} has a missing number")
+    return table
+
+
+def plant(embedding: TokenEmbedding, vectors: pd.DataFrame, genes: dict[str, int]) -> int:
+    """Write the vectors of known genes into the embedding; returns how many genes of the vocabulary have one.
+
+    With ``frozen`` those rows never change; all other genes, and special tokens, are learned.
+    """
+    found = [(genes[str(name)], i) for i, name in enumerate(vectors.index) if str(name) in genes]
+    if not found:
+        raise ValueError(f"none of the {len(vectors):,} names in the table of gene vectors (first: {vectors.index[0]!r}) is in the vocabulary")
+    ids, rows = (torch.tensor(column) for column in zip(*found, strict=True))
+    with torch.no_grad():
+        embedding.rows.weight[ids] = torch.from_numpy(vectors.to_numpy()[rows.numpy()])
+        if hasattr(embedding, "trained"):
+            embedding.trained[ids] = 0
+    return len(ids)
