@@ -1,33 +1,16 @@
-"""Masked language modelling."""
+"""Masked language modelling of discrete tokens: of DNA, or of a cell's genes."""
 
-import numba
+import math
+
 import numpy as np
 import torch
 from torch.nn import functional
 
-from bmfm.hashing import mix, uniform
-from bmfm.tokenizers.dna import MASK
+from bmfm.objectives import Loss
+from bmfm.objectives.masking import Masking
+from bmfm.special import IGNORE
 
-IGNORE = -100
-
-
-@numba.njit(cache=True)
-def _mask(input_ids, sequence, position_ids, keys, labels, mask_id, first_plain_id, vocab_size, share, masked, random):
-    for row in range(input_ids.shape[0]):
-        for column in range(input_ids.shape[1]):
-            token = input_ids[row, column]
-            if sequence[row, column] < 0 or token < first_plain_id:
-                continue
-            key = mix(keys[sequence[row, column]], 17)
-            place = 2 * position_ids[row, column]
-            if uniform(key, place) >= share:
-                continue
-            labels[row, column] = token
-            fate = uniform(key, place + 1)
-            if fate < masked:
-                input_ids[row, column] = mask_id
-            elif fate < masked + random:
-                input_ids[row, column] = first_plain_id + np.int64(uniform(mix(key, 1), place) * (vocab_size - first_plain_id))
+PARTS = ("reference", "variant")
 
 
 class MaskedLanguageModel:
@@ -35,55 +18,89 @@ class MaskedLanguageModel:
 
     Parameters
     ----------
-    vocab_size
-        Tokens of the vocabulary; the first five are special and never hidden.
-    share
-        Probability that a token is selected.
-    masked, random
-        Of the selected tokens, the share replaced by [MASK] and by a random token; the rest stay as they are.
+    masking
+        Which tokens are hidden.
+    tied
+        Whether the head's matrix is the token embedding.
+    weight
+        Of this loss among all.
     """
 
-    name = "mlm"
+    def __init__(self, masking: Masking, tied: bool = True, weight: float = 1.0):
+        self.masking, self.tied, self.weights = masking, tied, {"cross_entropy": weight}
 
-    def __init__(self, vocab_size: int, share: float = 0.15, masked: float = 0.9, random: float = 0.0):
-        if not (0 < share <= 1 and masked >= 0 and random >= 0 and masked + random <= 1):
-            raise ValueError(f"masking rates share={share}, masked={masked}, random={random} do not fit together")
-        self.vocab_size, self.share, self.masked, self.random = vocab_size, share, masked, random
+    def bind(self, name: str, data) -> None:
+        tokenizer, counts = data.tokenizer, data.statistics["token_counts"]
+        self.name, self.plain = name, tokenizer.plain_ids
+        self.tokens = tokenizer.names
+        self.heads = {name: {"size": len(self.tokens), "transform": True, "tied": "input_ids" if self.tied else None}}
+        self.masking.bind(self.tokens)
+        self.unigram = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())).float()
 
-    def prepare(self, batch: dict, keys: np.ndarray) -> dict:
-        """Hide tokens in ``input_ids`` and add ``labels["mlm"]``; which ones depends on the examples' keys [N] alone."""
-        labels = np.full(batch["input_ids"].shape, IGNORE, np.int64)
-        _mask(
-            batch["input_ids"], batch["sequence_of_token"], batch["position_ids"], keys, labels, MASK, 5,
-            self.vocab_size, self.share, self.masked, self.random,
-        )  # fmt: skip
-        batch["labels"] = {self.name: labels}
-        return batch
+    def prepare(self, batch: dict, keys: np.ndarray) -> None:
+        """Hide tokens in ``input_ids`` and add their ids as labels [B, L]."""
+        fate = self.masking.choose(batch, keys, 23)
+        ids = batch["input_ids"]
+        batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), ids, IGNORE)
+        batch.setdefault("input_ids_before", ids.clone())
+        self.masking.replace_ids(batch, keys, fate, self.plain)
 
-    def logits(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits [M, V], labels [M] and variant flags [M] at the M hidden tokens; the head sees nothing else."""
+    def _logits(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits [M, V], labels [M] and places [M] of the M hidden tokens; the head sees nothing else."""
         labels = batch["labels"][self.name].flatten()
         places = (labels != IGNORE).nonzero().squeeze(1)
         hidden_MH = hidden_BLH.flatten(0, 1).index_select(0, places)
-        return model.decoder(model.head(hidden_MH)), labels[places], batch["has_variant"].flatten()[places]
+        return model.head(self.name, hidden_MH), labels[places], places
 
-    def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Sum of the loss over the hidden tokens, and their number."""
-        logits, labels, _ = self.logits(model, batch, hidden_BLH)
+    def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
+        logits, labels, _ = self._logits(model, batch, hidden_BLH)
         total = functional.cross_entropy(logits.float(), labels, reduction="sum")
-        return {self.name: (total, torch.tensor(len(labels), device=total.device))}
+        return {"cross_entropy": Loss(total, torch.tensor(len(labels), device=total.device), self.weights["cross_entropy"])}
 
-    @torch.no_grad()
-    def score(self, model, batch: dict, hidden_BLH: torch.Tensor, unigram: torch.Tensor) -> torch.Tensor:
-        """Sums for metrics, float64 [2, 4]: rows without and with variants; tokens, loss, hits, unigram loss.
-
-        Parameters
-        ----------
-        unigram
-            Log-probability of each token in the training windows, [V].
-        """
-        logits, labels, has_variant = self.logits(model, batch, hidden_BLH)
+    def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``loss/cross_entropy`` [3], ``parts`` [2, 4] (without, with a variant; tokens, loss, hits, unigram loss)."""
+        logits, labels, places = self._logits(model, batch, hidden_BLH)
         loss = functional.cross_entropy(logits.float(), labels, reduction="none")
-        columns = torch.stack([torch.ones_like(loss), loss, (logits.argmax(1) == labels).float(), -unigram[labels]], 1)
-        rows = torch.stack([~has_variant, has_variant]).to(torch.float64)
-        return rows @ columns.to(torch.float64)
+        self.unigram = self.unigram.to(labels.device)
+        columns = torch.stack([torch.ones_like(loss), loss, (logits.argmax(1) == labels).float(), -self.unigram[labels]], 1).double()
+        variant = batch["has_variant"].flatten()[places] if "has_variant" in batch else torch.zeros_like(labels, dtype=torch.bool)
+        parts = torch.stack([~variant, variant]).double() @ columns
+        n, total, _, unigram = parts.sum(0)
+        sums = {"loss/cross_entropy": torch.stack([total, n, unigram]), "parts": parts}
+        if self.masking.adaptive:
+            by_gene = torch.zeros(len(self.tokens), 2, dtype=torch.float64, device=labels.device)
+            sums["errors"] = by_gene.index_add_(0, labels, columns[:, [1, 0]])
+        return sums
+
+    def adapt(self, sums: dict[str, torch.Tensor]) -> None:
+        if "errors" in sums:
+            self.masking.adapt(*sums["errors"].unbind(1))
+
+    def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Metrics over all hidden tokens, and where there are variants, by part."""
+        parts, metrics = sums["parts"], {}
+        by_part = [(f"_{part}", row) for part, row in zip(PARTS, parts, strict=True)] if parts[1, 0] else []
+        for suffix, row in (("", parts.sum(0)), *by_part):
+            n, loss, hits, unigram = row.tolist()
+            metrics[f"tokens{suffix}"] = n
+            if n:
+                metrics |= {f"loss{suffix}": loss / n, f"perplexity{suffix}": math.exp(min(loss / n, 50.0))}
+                metrics |= {f"accuracy{suffix}": hits / n, f"unigram_loss{suffix}": unigram / n}
+        return metrics
+
+    def rows(self, metrics: dict[str, float]) -> list[tuple[str, str]]:
+        return [
+            (
+                label,
+                f"loss {metrics[f'loss{part}']:.4f} (unigram {metrics[f'unigram_loss{part}']:.4f}), "
+                f"accuracy {metrics[f'accuracy{part}']:.4f}, perplexity {metrics[f'perplexity{part}']:.1f}, n = {metrics[f'tokens{part}']:,.0f}",
+            )
+            for part, label in (("", "all hidden tokens"), ("_reference", "without a variant"), ("_variant", "with a variant"))
+            if f"loss{part}" in metrics
+        ]
+
+    def state_dict(self) -> dict:
+        return self.masking.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.masking.load_state_dict(state)
