@@ -60,10 +60,11 @@ class WholeCellDecoder:
         shape = logits_NVK.shape[:2]
         truth = logits_NVK.new_zeros(shape).index_put_((cell["row"], cell["gene"]), cell["value"])
         measured = batch["measured"][batch["source"]]
-        seen = torch.zeros(shape, dtype=torch.bool, device=truth.device)
-        example, ids = batch["example"].flatten(), batch["input_ids"].flatten()
-        inside = example >= 0
-        seen[example[inside], ids[inside]] = True
+        n = len(states_NH)
+        seen = torch.zeros((n + 1, len(self.genes)), dtype=torch.bool, device=truth.device)
+        example = batch["example"].flatten()
+        seen[torch.where(example < 0, n, example), batch["input_ids"].flatten()] = True
+        seen = seen[:n]
         masks = {"all": measured, "input": measured & seen, "non_input": measured & ~seen}
         return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, truth, masks
 
