@@ -1,0 +1,120 @@
+"""Cells as rows of (gene id, count) pairs, and the kernels that make them from a file's matrix."""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+
+@dataclass
+class Counts:
+    """Counts of some cells: cell b is ``ids[offsets[b]:offsets[b + 1]]`` with ``counts`` alike.
+
+    Attributes
+    ----------
+    ids
+        Vocabulary ids, ``int32`` [nnz], each once a cell.
+    counts
+        ``float32`` [nnz], none of them 0.
+    offsets
+        ``int64`` [B + 1].
+    """
+
+    ids: np.ndarray
+    counts: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Sum of each cell over the genes of the vocabulary, ``float64`` [B]."""
+        return np.add.reduceat(np.append(self.counts, 0).astype(np.float64), self.offsets[:-1]) * (np.diff(self.offsets) > 0)
+
+
+NEGATIVE, NOT_A_NUMBER, INFINITE, FRACTION = 1, 2, 3, 4
+FAULTS = {NEGATIVE: "is negative", NOT_A_NUMBER: "is not a number", INFINITE: "is infinite", FRACTION: "is not a whole number"}
+
+
+@numba.njit(cache=True)
+def first_fault(data, whole):
+    """Place and kind of the first value that is no count; kind 0 if there is none."""
+    for i in range(len(data)):
+        x = data[i]
+        if np.isnan(x):
+            return i, NOT_A_NUMBER
+        if np.isinf(x):
+            return i, INFINITE
+        if x < 0:
+            return i, NEGATIVE
+        if whole and x != np.floor(x):
+            return i, FRACTION
+    return 0, 0
+
+
+@numba.njit(cache=True)
+def _align(indptr, indices, data, gene_ids, merge, vocab_size, ids, counts, offsets):
+    """CSR rows of a file to vocabulary ids: unknown genes and zeros left out, genes with one id added up if `merge`."""
+    n = 0
+    place = np.full(vocab_size if merge else 0, -1, np.int64)
+    for row in range(len(indptr) - 1):
+        begin = n
+        for i in range(indptr[row], indptr[row + 1]):
+            g = gene_ids[indices[i]]
+            if g < 0 or data[i] == 0:
+                continue
+            if merge:
+                if place[g] >= begin:
+                    counts[place[g]] += data[i]
+                    continue
+                place[g] = n
+            ids[n] = g
+            counts[n] = data[i]
+            n += 1
+        offsets[row + 1] = n
+    return n
+
+
+def align(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_ids: np.ndarray, vocab_size: int) -> Counts:
+    """Rows of a CSR matrix in the genes of a vocabulary.
+
+    Parameters
+    ----------
+    gene_ids
+        Vocabulary id of each column, -1 for none; several columns may share one, their counts are added.
+    """
+    known = gene_ids[gene_ids >= 0]
+    merge = len(np.unique(known)) < len(known)
+    ids, counts = np.empty(len(indices), np.int32), np.empty(len(indices), np.float32)
+    offsets = np.zeros(len(indptr), np.int64)
+    n = _align(indptr, indices, data, gene_ids, merge, vocab_size, ids, counts, offsets)
+    return Counts(ids[:n].copy() if n < 0.7 * len(ids) else ids[:n], counts[:n].copy() if n < 0.7 * len(ids) else counts[:n], offsets)
+
+
+@numba.njit(cache=True)
+def _gather(source_ids, source_counts, source_offsets, rows, ids, counts, offsets):
+    n = 0
+    for b in range(len(rows)):
+        begin, end = source_offsets[rows[b]], source_offsets[rows[b] + 1]
+        ids[n : n + end - begin] = source_ids[begin:end]
+        counts[n : n + end - begin] = source_counts[begin:end]
+        n += end - begin
+        offsets[b + 1] = n
+
+
+def gather(source: Counts, rows: np.ndarray) -> Counts:
+    """Some rows [B], in the order asked for."""
+    size = int((source.offsets[rows + 1] - source.offsets[rows]).sum())
+    out = Counts(np.empty(size, np.int32), np.empty(size, np.float32), np.zeros(len(rows) + 1, np.int64))
+    _gather(source.ids, source.counts, source.offsets, rows, out.ids, out.counts, out.offsets)
+    return out
+
+
+def concatenate(parts: list[Counts]) -> Counts:
+    """The cells of all parts, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    begins = np.cumsum([0, *(p.offsets[-1] for p in parts)])
+    offsets = np.concatenate([[0], *(p.offsets[1:] + b for p, b in zip(parts, begins, strict=False))])
+    return Counts(np.concatenate([p.ids for p in parts]), np.concatenate([p.counts for p in parts]), offsets)

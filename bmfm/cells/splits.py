@@ -1,0 +1,126 @@
+"""Which cells are for training, validation and test."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from bmfm.hashing import example_keys
+
+PARTS = ("train", "validation", "test")
+_WORDS = {"train": {"train", "training"}, "validation": {"validation", "val", "valid", "dev"}, "test": {"test", "holdout"}}
+
+
+def split_cells(split: Mapping, n: int, column: Callable[[str], np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Numbers of the cells of each part, sorted.
+
+    Parameters
+    ----------
+    split
+        ``{by: random, validation, test}`` with shares; ``{by: stratified, column, ...}`` keeps each label's share;
+        ``{by: group, column, ...}`` keeps a donor or data set in one part; ``{by: column, column}`` reads the part's name
+        from ``.obs``, or takes ``train``, ``validation``, ``test`` as lists of its values; ``{by: file, validation,
+        test}`` lists file names.
+    column
+        Values of an ``.obs`` column of all cells, [n].
+    """
+    by = split["by"]
+    if by not in ("random", "stratified", "group", "column", "file"):
+        raise ValueError(f"data.split.by={by!r} is unknown; choose random, stratified, group, column or file")
+    if by in ("column", "file"):
+        return _by_value(split, column("file" if by == "file" else split["column"]), "file" if by == "file" else split["column"])
+    shares = {part: float(split.get(part, 0.0)) for part in ("validation", "test")}
+    if min(shares.values()) < 0 or sum(shares.values()) >= 1:
+        raise ValueError(f"data.split: shares {shares} leave nothing for training")
+    keys = example_keys(seed, 0, np.arange(n))
+    if by == "random":
+        return _cut(np.argsort(keys, kind="stable"), shares)
+    codes, _ = pd.factorize(pd.Series(column(split["column"])).astype(str))
+    if by == "stratified":
+        cuts = [_cut(rows[np.argsort(keys[rows], kind="stable")], shares) for rows in (np.flatnonzero(codes == c) for c in range(codes.max() + 1))]
+        return {part: np.sort(np.concatenate([c[part] for c in cuts])) for part in PARTS}
+    groups = np.argsort(example_keys(seed, 1, np.arange(codes.max() + 1)), kind="stable")
+    sizes = np.bincount(codes)
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    filled = dict.fromkeys(PARTS, 0)
+    for g in groups:
+        wanting = [p for p in ("test", "validation") if filled[p] < shares[p] * n and len(parts["train"]) + len(groups) > 1]
+        part = next((p for p in wanting if filled[p] + sizes[g] <= 1.5 * shares[p] * n or not parts[p]), "train")
+        parts[part].append(int(g))
+        filled[part] += int(sizes[g])
+    if not parts["train"] or any(shares[p] and not parts[p] for p in shares):
+        raise ValueError(f"data.split: column {split['column']!r} has {len(groups)} groups, too few for {sum(s > 0 for s in shares.values()) + 1} parts")
+    return {part: np.flatnonzero(np.isin(codes, parts[part])) for part in PARTS}
+
+
+def _cut(order: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+    n_validation, n_test = (round(shares[p] * len(order)) for p in ("validation", "test"))
+    cuts = np.split(order, [n_validation, n_validation + n_test])
+    return dict(zip(("validation", "test", "train"), (np.sort(c) for c in cuts), strict=True))
+
+
+def _by_value(split: Mapping, values: np.ndarray, column: str) -> dict[str, np.ndarray]:
+    text = pd.Series(values).astype(str)
+    named = {p: {str(v) for v in split[p]} for p in PARTS if isinstance(split.get(p), list | tuple)}
+    if named:
+        present = set(text.unique())
+        if absent := sorted(set().union(*named.values()) - present):
+            raise ValueError(f"data.split: {absent} do not occur in {column!r}, which holds {sorted(present)[:20]}")
+        if "train" not in named:
+            named["train"] = present - set().union(*named.values())
+    else:
+        named = {p: {v for v in text.unique() if v.lower() in words} for p, words in _WORDS.items()}
+        if not named["train"]:
+            raise ValueError(f"data.split: column {column!r} holds {sorted(text.unique())[:10]}; train, validation and test (or lists of values) are needed")
+    parts = {p: np.flatnonzero(text.isin(named.get(p, set()))) for p in PARTS}
+    return parts
+
+
+class Order:
+    """In which order an epoch visits its cells: shuffled, in groups of blocks where they come from disk.
+
+    Parameters
+    ----------
+    cells
+        Numbers of the cells.
+    blocks
+        Block of each cell, or None where cells are in memory and any order costs the same.
+    buffer_blocks
+        Blocks that are shuffled together.
+    classes
+        Class of each cell, for drawing classes equally often with replacement; None takes each cell once.
+    """
+
+    def __init__(self, cells: np.ndarray, seed: int, blocks: np.ndarray | None = None, buffer_blocks: int = 16, classes: np.ndarray | None = None):
+        self.cells, self.blocks, self.seed, self.buffer_blocks, self.classes = cells, blocks, seed, buffer_blocks, classes
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def epoch(self, number: int) -> np.ndarray:
+        """The cells of an epoch in their order, [n]."""
+        if number not in self._epochs:
+            while len(self._epochs) >= 2:
+                self._epochs.pop(min(self._epochs))
+            self._epochs[number] = self._shuffled(np.random.default_rng([self.seed, number]))
+        return self._epochs[number]
+
+    def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        chosen = np.arange(len(self.cells))
+        if self.classes is not None:
+            held = [np.flatnonzero(self.classes == c) for c in np.unique(self.classes[self.classes >= 0])]
+            picks = rng.integers(0, len(held), len(chosen))
+            chosen = np.sort(np.concatenate([rng.choice(rows, (picks == c).sum()) for c, rows in enumerate(held)]))
+        if self.blocks is None:
+            return self.cells[rng.permutation(chosen)]
+        numbers, code = np.unique(self.blocks[chosen], return_inverse=True)
+        group = (rng.permutation(len(numbers)) // self.buffer_blocks)[code]
+        return self.cells[chosen[np.lexsort((rng.random(len(chosen)), group))]]
+
+    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """The cells at these places [B] of these epochs [B]."""
+        out = np.empty(len(places), np.int64)
+        for e in np.unique(epochs):
+            out[epochs == e] = self.epoch(int(e))[places[epochs == e]]
+        return out
