@@ -1,7 +1,17 @@
 """From sources to batches. A batch is a plain dict of tensors; DNA and RNA share everything from here on.
 
-``input_ids`` [B, L] int64, ``document`` [B, L] int64 (0 where padded; rows may hold several packed documents, numbered
-from 1), ``position_ids`` [B, L] int64 (from 0 in each document), ``labels`` {name: [B, L]} with -100 as "no label",
-``has_variant`` [B, L] bool; ``start``, ``end`` [N] int64 and ``reverse`` [N] bool locate the N windows in the genome;
-``counts`` {name: int} says what was truncated, unknown or written otherwise.
+Rows hold one example each, or several packed ones (N examples in R rows of length L):
+
+- ``input_ids`` [R, L] int64; ``values`` [R, L] float32 of cells, -(id + 1) at special tokens, and ``targets`` alike
+  where read depth was lowered; ``has_variant`` [R, L] bool of DNA;
+- ``document`` [R, L] int64, from 1 in each row, 0 where padded; ``position_ids`` [R, L] int64, from 0 in each example
+  (all 0 for cells, whose genes have no order); ``packed`` bool;
+- ``example`` [R, L] int64, from 0 through the batch, -1 where padded; ``first`` [N] int64, flat place of each example's
+  first token; ``special`` [R, L] bool, tokens that are no content; ``keys`` [N] int64, the bits of each example's key;
+- ``cell``: ``{row, gene, value}`` [nnz], whole cells for objectives that need them, with ``source`` [N] and
+  ``measured`` [S, V] bool;
+- ``counts`` {name: int}: what was truncated, unknown or written otherwise.
+
+The objectives' `prepare` then adds ``tokens`` (``input_ids`` before anything was hidden), ``labels`` {name: [R, L] or
+[N, ...]} with -100 or NaN as "no label", and ``unseen`` [R, L] bool if hidden tokens shall not see each other.
 """

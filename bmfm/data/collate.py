@@ -3,22 +3,7 @@
 import numba
 import numpy as np
 
-from bmfm.tokenizers.dna import CLS, PAD, SEP
-
-
-@numba.njit(cache=True)
-def _fill(ids, flags, offsets, row_of, column_of, document_of, input_ids, document, position_ids, has_flag):
-    for b in range(len(offsets) - 1):
-        n = offsets[b + 1] - offsets[b]
-        row, column = row_of[b], column_of[b]
-        input_ids[row, column] = CLS
-        for i in range(n):
-            input_ids[row, column + 1 + i] = ids[offsets[b] + i]
-            has_flag[row, column + 1 + i] = flags[offsets[b] + i]
-        input_ids[row, column + 1 + n] = SEP
-        for i in range(n + 2):
-            document[row, column + i] = document_of[b]
-            position_ids[row, column + i] = i
+from bmfm.special import PAD, SEP
 
 
 def place_padded(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -43,9 +28,51 @@ def place_packed(lengths: np.ndarray, row_length: int) -> tuple[np.ndarray, np.n
     return row, column, document, row_length
 
 
-def collate(ids: np.ndarray, flags: np.ndarray, offsets: np.ndarray, row_length: int | None = None) -> dict[str, np.ndarray]:
-    """Rows of a batch from flat tokens, special tokens added; packed into rows of `row_length` if that is given."""
-    lengths = np.diff(offsets) + 2
+@numba.njit(cache=True)
+def _frame(offsets, prefix, row_of, column_of, document_of, positions, input_ids, document, position_ids, example, special):
+    for b in range(len(offsets) - 1):
+        row, column = row_of[b], column_of[b]
+        n = offsets[b + 1] - offsets[b] + len(prefix) + 1
+        document[row, column : column + n] = document_of[b]
+        example[row, column : column + n] = b
+        if positions:
+            for i in range(n):
+                position_ids[row, column + i] = i
+        for i in range(len(prefix)):
+            input_ids[row, column + i] = prefix[i]
+        input_ids[row, column + n - 1] = SEP
+        special[row, column + len(prefix) : column + n - 1] = False
+
+
+@numba.njit(cache=True)
+def _lay(flat, offsets, row_of, column_of, shift, out):
+    for b in range(len(offsets) - 1):
+        begin, n = offsets[b], offsets[b + 1] - offsets[b]
+        column = column_of[b] + shift
+        out[row_of[b], column : column + n] = flat[begin : begin + n]
+
+
+def collate(
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    prefix: np.ndarray,
+    flat: dict[str, tuple[np.ndarray, float]],
+    row_length: int | None = None,
+    positions: bool = True,
+) -> dict:
+    """Rows of a batch from flat tokens.
+
+    Parameters
+    ----------
+    prefix
+        Ids of the special tokens before each sequence; [SEP] comes after it.
+    flat
+        More of each token, {batch key: (array like `ids`, what stands at special tokens and padding)}.
+    row_length
+        Pack into rows of this length; None gives each sequence a row.
+    """
+    shift = len(prefix)
+    lengths = np.diff(offsets) + shift + 1
     row, column, document_of, width = place_packed(lengths, row_length) if row_length else place_padded(lengths)
     width = -(-width // 8) * 8  # a multiple of 8 suits tensor cores
     shape = (int(row.max()) + 1, width)
@@ -53,16 +80,12 @@ def collate(ids: np.ndarray, flags: np.ndarray, offsets: np.ndarray, row_length:
         "input_ids": np.full(shape, PAD, np.int64),
         "document": np.zeros(shape, np.int64),
         "position_ids": np.zeros(shape, np.int64),
-        "has_variant": np.zeros(shape, bool),
+        "example": np.full(shape, -1, np.int64),
+        "special": np.ones(shape, bool),
     }
-    _fill(ids, flags, offsets, row, column, document_of, *(batch[k] for k in ("input_ids", "document", "position_ids", "has_variant")))
-    batch["sequence_of_token"] = _sequence_of_token(row, column, lengths, shape)
-    return batch
-
-
-def _sequence_of_token(row, column, lengths, shape) -> np.ndarray:
-    """Number of the sequence [0, N) that each token belongs to, -1 where padded."""
-    out = np.full(shape, -1, np.int64)
-    for b in range(len(row)):
-        out[row[b], column[b] : column[b] + lengths[b]] = b
-    return out
+    _frame(offsets, prefix, row, column, document_of, positions, *batch.values())
+    _lay(ids, offsets, row, column, shift, batch["input_ids"])
+    for name, (values, fill) in flat.items():
+        batch[name] = np.full(shape, fill, values.dtype)
+        _lay(values, offsets, row, column, shift, batch[name])
+    return batch | {"first": row * width + column, "packed": row_length is not None}

@@ -2,42 +2,28 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from bmfm.data.collate import collate
-from bmfm.data.stream import BatchStream
+from bmfm.data.module import PARTS, BatchModule, to_tensors
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import intersect, read_regions, split_by_block, split_by_contig
 from bmfm.genome.representation import Representation
 from bmfm.genome.variants import VariantFilter, VariantTable
 from bmfm.genome.windows import WindowSampler
+from bmfm.special import CLS
 from bmfm.tokenizers.dna import DnaTokenizer, TokenBatch
 
 
 class DnaWindows(Dataset):
-    """Batches of encoded windows; asked for a list of (epoch, index) pairs at a time.
+    """Batches of encoded windows; asked for a list of (epoch, index) pairs at a time."""
 
-    Parameters
-    ----------
-    prepare
-        The objective's part: takes the batch and the windows' keys, adds ``labels``.
-    """
-
-    def __init__(
-        self,
-        sampler: WindowSampler,
-        represent: Representation,
-        tokenizer: DnaTokenizer,
-        max_tokens: int,
-        packing: bool,
-        prepare: Callable[[dict, np.ndarray], dict],
-    ):
+    def __init__(self, sampler: WindowSampler, represent: Representation, tokenizer: DnaTokenizer, max_tokens: int, packing: bool):
         self.sampler, self.represent, self.tokenizer = sampler, represent, tokenizer
-        self.max_tokens, self.packing, self.prepare = max_tokens, packing, prepare
+        self.max_tokens, self.packing = max_tokens, packing
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -48,19 +34,14 @@ class DnaWindows(Dataset):
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> dict:
         epochs, indices = np.array(pairs, np.int64).T
-        if (epochs == epochs[0]).all():
-            windows = self.sampler.draw(int(epochs[0]), indices)
-        else:  # a batch that crosses the end of an epoch
-            parts = [self.sampler.draw(int(e), indices[epochs == e]) for e in np.unique(epochs)]
-            windows = type(parts[0])(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("start", "end", "reverse", "key")))
+        windows = self.sampler.draw(epochs, indices)
         encoded = self.represent(windows)
         tokens = self.tokenizer(encoded, self.max_tokens - 2)
-        batch = collate(tokens.ids, tokens.has_variant, tokens.offsets, self.max_tokens if self.packing else None)
-        batch = self.prepare(batch, windows.key)
-        batch.pop("sequence_of_token")
-        batch |= {"start": windows.start, "end": windows.end, "reverse": windows.reverse}
-        tensors = {k: _tensors(v) for k, v in batch.items()}
-        tensors["counts"] = {
+        flat = {"has_variant": (tokens.has_variant, False)}
+        batch = collate(tokens.ids, tokens.offsets, np.array([CLS]), flat, self.max_tokens if self.packing else None)
+        batch["special"] |= batch["input_ids"] < self.tokenizer.plain_ids[0]
+        batch |= {"start": windows.start, "end": windows.end, "reverse": windows.reverse, "keys": windows.key.view(np.int64)}
+        batch["counts"] = {
             "windows": len(windows),
             "bases": int(encoded.offsets[-1]),
             "tokens": len(tokens.ids),
@@ -68,18 +49,10 @@ class DnaWindows(Dataset):
             "unknown_tokens": tokens.n_unknown,
             "fallback_symbols": tokens.n_fallback,
         }
-        return tensors
+        return to_tensors(batch)
 
 
-def _tensors(value):
-    return {k: _tensors(v) for k, v in value.items()} if isinstance(value, dict) else torch.from_numpy(value)
-
-
-def _same(batch: dict) -> dict:
-    return batch
-
-
-class DnaDataModule(pl.LightningDataModule):
+class DnaDataModule(BatchModule):
     """Training, validation and test windows of one genome.
 
     Parameters
@@ -130,7 +103,6 @@ class DnaDataModule(pl.LightningDataModule):
         self.split, self.windows, self.held_out_windows = dict(split), dict(windows), dict(held_out_windows)
         self.max_tokens, self.batch_size, self.packing = max_tokens, batch_size, packing
         self.num_workers, self.cache_dir, self.seed, self.max_n_run = num_workers, cache_dir, seed, max_n_run
-        self.first_batch = 0
 
     @cached_property
     def reference(self) -> Reference:
@@ -166,20 +138,41 @@ class DnaDataModule(pl.LightningDataModule):
         part_seed = {"train": 0, "validation": 1, "test": 2}[part]
         return WindowSampler(self.intervals[part], seed=3 * self.seed + part_seed, **options)
 
-    def connect(self, tokenizer, objective) -> None:
-        """Bind the tokenizer and the objective, and open the source files."""
-        encoder = DnaTokenizer(tokenizer)
+    def connect(self, tokenizer) -> None:
+        """Bind the tokenizer and open the source files."""
+        self.tokenizer = DnaTokenizer(tokenizer)
         self.parts = {
-            part: DnaWindows(self.sampler(part), self.represent, encoder, self.max_tokens, self.packing, objective.prepare)
-            for part in ("train", "validation", "test")
+            part: DnaWindows(self.sampler(part), self.represent, self.tokenizer, self.max_tokens, self.packing)
+            for part in PARTS
             if len(self.intervals[part])
         }
 
-    def token_counts(self, vocab_size: int, n_windows: int = 4096) -> np.ndarray:
-        """Occurrences of each token id in the first training windows, ``int64`` [V]: the unigram baseline."""
+    @cached_property
+    def statistics(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+        """``token_counts`` [V]: occurrences of each token id in the first training windows, the unigram baseline."""
         train = self.parts["train"]
-        tokens = train.tokens(0, np.arange(min(n_windows, len(train))))
-        return np.bincount(tokens.ids, minlength=vocab_size)
+        tokens = train.tokens(0, np.arange(min(4096, len(train))))
+        return {"token_counts": np.bincount(tokens.ids, minlength=len(self.tokenizer))}
+
+    def report(self) -> None:
+        """Print what became of the records of the VCF."""
+        if self.variants is None:
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        found = self.variants.report
+        table = Table(title=f"Variants of {Path(found.path).name}: {found.records:,} records", title_justify="left")
+        for column in ("", "kind or reason", "alleles", "first"):
+            table.add_column(column, justify="right" if column == "alleles" else "left")
+        for verdict, reason, n, example in found.rows():
+            table.add_row(verdict, reason, f"{n:,}", example)
+        Console().print(table)
+
+    @property
+    def card(self) -> dict[str, str]:
+        """What a model card says of the sources."""
+        return {"sequence": Path(self.fasta).name, "variants": Path(self.variants_path).name if self.variants_path else "none"}
 
     def facts(self) -> dict[str, str]:
         """What a run's summary says of its data."""
@@ -191,36 +184,7 @@ class DnaDataModule(pl.LightningDataModule):
                 facts[f"{part} too short for a window"] = f"{n_short} intervals, {n_bases:,} bases left out"
         if self.variants is not None:
             facts["variant edits"] = f"{len(self.variants):,} of {self.variants.report.records:,} records"
-        fallbacks = next(iter(self.parts.values())).tokenizer.fallbacks
+        fallbacks = self.tokenizer.fallbacks
         if fallbacks and self.variants is not None:
             facts["symbols not in the vocabulary"] = f"{len(fallbacks)} of 66, written as a symbol that is (counted below)"
         return facts
-
-    def _loader(self, part: str, **options) -> DataLoader:
-        workers = {"persistent_workers": True, "prefetch_factor": 4} if self.num_workers else {}
-        return DataLoader(
-            self.parts[part],
-            collate_fn=_same,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # keeps the global one, and with it dropout, untouched
-            **workers,
-            **options,
-        )
-
-    def train_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        stream = BatchStream(len(self.parts["train"]), self.batch_size, rank, world, self.first_batch)
-        return self._loader("train", batch_sampler=stream)
-
-    def _held_out_loader(self, part: str) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = [(0, i) for i in range(rank, len(self.parts[part]), world)]
-        size = max(1, self.batch_size // world)
-        return self._loader(part, batch_sampler=[mine[i : i + size] for i in range(0, len(mine), size)])
-
-    def val_dataloader(self) -> DataLoader | list:
-        return self._held_out_loader("validation") if "validation" in self.parts else []
-
-    def test_dataloader(self) -> DataLoader:
-        return self._held_out_loader("test")

@@ -94,7 +94,7 @@ class Masking:
         """What becomes of each token, ``uint8`` [B, L]: 0 not selected, `KEPT`, `HIDDEN` or `SWITCHED`."""
         fate = np.zeros(tuple(batch["input_ids"].shape), np.uint8)
         _choose(
-            batch["input_ids_before"].numpy() if "input_ids_before" in batch else batch["input_ids"].numpy(), batch["example"].numpy(),
+            batch["tokens"].numpy(), batch["example"].numpy(),
             batch["special"].numpy(), keys, 17 if self.together else salt, self.share, self.masked, self.switched, self.weights, fate,
         )  # fmt: skip
         if self.hide:

@@ -40,9 +40,7 @@ class MaskedLanguageModel:
     def prepare(self, batch: dict, keys: np.ndarray) -> None:
         """Hide tokens in ``input_ids`` and add their ids as labels [B, L]."""
         fate = self.masking.choose(batch, keys, 23)
-        ids = batch["input_ids"]
-        batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), ids, IGNORE)
-        batch.setdefault("input_ids_before", ids.clone())
+        batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), batch["tokens"], IGNORE)
         self.masking.replace_ids(batch, keys, fate, self.plain)
 
     def _logits(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -50,6 +50,7 @@ class Objectives:
     def prepare(self, batch: dict, keys: np.ndarray) -> dict:
         """Let each objective change the batch and add its labels."""
         batch.setdefault("labels", {})
+        batch["tokens"] = batch["input_ids"].clone()
         for objective in self.parts.values():
             objective.prepare(batch, keys)
         return batch

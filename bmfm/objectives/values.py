@@ -51,7 +51,6 @@ class MaskedValues:
         fate = self.masking.choose(batch, keys, 29)
         truth = batch.get("targets", batch["values"])
         batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), truth, torch.nan)
-        batch.setdefault("genes", batch.get("input_ids_before", batch["input_ids"]))
         self.masking.replace_values(batch, fate)
 
     def _outputs(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -80,7 +79,7 @@ class MaskedValues:
     def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses with their baselines, and sums for Pearson, MAE, zero F1 and AUC, and each gene's errors [V, 8]."""
         outputs, labels, places = self._outputs(model, batch, hidden_BLH)
-        genes = batch["genes"].flatten()[places]
+        genes = batch["tokens"].flatten()[places]
         mean, zero_rate = self.mean.to(labels.device)[genes], self.zero_rate.to(labels.device)[genes]
         baseline = {
             "mse": lambda: (mean - labels) ** 2,

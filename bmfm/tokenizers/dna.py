@@ -14,10 +14,9 @@ import numpy as np
 from bmfm.files import ASSETS
 from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
 from bmfm.genome.representation import Encoded
+from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.bpe import BpeTable, encode_windows
 
-SPECIAL_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-UNK, SEP, PAD, CLS, MASK = range(5)
 
 
 def wrap(tokenizer):
@@ -153,6 +152,33 @@ class DnaTokenizer:
             number = {character: i for i, character in enumerate(self.table.characters)}
             self.character_of = np.full(128, -1, np.int16)
             self.character_of[: len(SYMBOLS)] = [number[SYMBOLS[c]] if c >= 0 else -1 for c in self.written_as]
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    @property
+    def names(self) -> list[str]:
+        """Every token, in the order of its id."""
+        return self.tokenizer.convert_ids_to_tokens(list(range(len(self))))
+
+    @property
+    def plain_ids(self) -> tuple[int, int]:
+        """Ids of ordinary tokens, half-open."""
+        return len(SPECIAL_TOKENS), len(self)
+
+    @property
+    def fields(self) -> dict[str, dict]:
+        """What the model's field encoders must take."""
+        return {"input_ids": {"kind": "embedding", "size": len(self)}}
+
+    def check_cls(self, number: int, who: str) -> None:
+        """Raise a ValueError if there is no such CLS token."""
+        if number:
+            raise ValueError(f"objective {who} reads CLS token {number}, but DNA has one [CLS] token, number 0")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the files that `transformers.AutoTokenizer` loads."""
+        self.tokenizer.save_pretrained(folder)
 
     @property
     def fallbacks(self) -> dict[str, str]:

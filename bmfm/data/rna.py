@@ -1,0 +1,326 @@
+"""Cells as a Lightning data module: AnnData in, batches out."""
+
+import glob
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from bmfm.cells.genes import GeneVocabulary, read_orthologs
+from bmfm.cells.sources import AnnDataView, Cells, CellSource, find_counts, open_source
+from bmfm.cells.splits import Order, split_cells
+from bmfm.data.collate import collate
+from bmfm.data.module import PARTS, BatchModule, to_tensors
+from bmfm.hashing import example_keys
+from bmfm.special import CLS, PAD, SEP
+from bmfm.tokenizers.rna import CellTokenizer
+
+SUFFIXES = (".h5ad", ".zarr")
+
+
+def find_sources(path: Any) -> list[Any]:
+    """AnnData files of a path, a pattern, a folder of files, or a list of any of these; AnnData objects pass through."""
+    if isinstance(path, list | tuple):
+        return [found for p in path for found in find_sources(p)]
+    if not isinstance(path, str | Path):
+        return [path]
+    given = Path(path).expanduser()
+    if any(c in str(path) for c in "*?["):
+        found = sorted(glob.glob(str(given)))
+        if not found:
+            raise FileNotFoundError(f"data.path={str(path)!r}: no file matches this pattern")
+        return list(found)
+    if given.is_dir() and not any((given / mark).exists() for mark in (".zgroup", "zarr.json", ".zattrs")):
+        inside = sorted(str(p) for p in given.iterdir() if p.suffix in SUFFIXES)
+        if not inside:
+            raise FileNotFoundError(f"data.path={str(path)!r} is a folder without .h5ad or .zarr inside")
+        return list(inside)
+    return [path]
+
+
+class CellExamples(Dataset):
+    """Batches of tokenized cells; asked for a list of (epoch, index) pairs at a time.
+
+    Parameters
+    ----------
+    order
+        Which cell stands at which index in an epoch.
+    seed
+        Of the cells' keys.
+    """
+
+    def __init__(self, cells: Cells, order, seed: int, tokenizer: CellTokenizer, max_tokens: int, packing: bool):
+        self.cells, self.order, self.seed, self.tokenizer = cells, order, seed, tokenizer
+        self.max_tokens, self.packing = max_tokens, packing
+        self.labels: dict[str, np.ndarray] = {}
+        self.whole_cells = False
+        self.measured = cells.measured
+        self.measured_ids = [np.flatnonzero(row).astype(np.int32) for row in self.measured]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> dict:
+        epochs, places = np.array(pairs, np.int64).T
+        numbers = self.order(epochs, places)
+        keys = example_keys(self.seed, epochs, places)
+        source = self.cells.source_of(numbers)
+        counts = self.cells.take(numbers)
+        tokenizer = self.tokenizer
+        tokens = tokenizer(counts, keys, source, self.measured_ids, self.max_tokens)
+        flat: dict = {"values": (tokens.values, -(PAD + 1.0))}
+        lowered = tokenizer.depth["kind"] in ("downsample", "poisson")
+        if lowered:
+            flat["targets"] = (tokens.targets, np.nan)
+        batch = collate(tokens.ids, tokens.offsets, tokenizer.prefix, flat, self.max_tokens if self.packing else None, tokenizer.positions)
+        values, first = batch["values"].reshape(-1), batch["first"]
+        for i in range(tokenizer.n_cls):
+            values[first + i] = -(tokenizer.prefix[i] + 1.0)
+        if tokens.depth is not None:
+            values[first + tokenizer.n_cls], values[first + tokenizer.n_cls + 1] = tokens.depth.T
+        values[first + len(tokenizer.prefix) + np.diff(tokens.offsets)] = -(SEP + 1.0)
+        batch |= {"keys": keys.view(np.int64), "cell_number": numbers, "labels": {n: a[numbers] for n, a in self.labels.items()}}
+        if self.whole_cells:
+            rows = np.repeat(np.arange(len(numbers)), np.diff(counts.offsets))
+            batch["cell"] = {"row": rows, "gene": counts.ids.astype(np.int64), "value": tokenizer.whole_cells(counts)}
+            present, own = np.unique(source, return_inverse=True)
+            batch |= {"measured": self.measured[present], "source": own}
+        batch["counts"] = {
+            "cells": len(numbers),
+            "tokens": len(tokens.ids),
+            "truncated_cells": tokens.n_truncated,
+            "genes_left_out_by_truncation": tokens.n_left_out,
+            "empty_cells": int((np.diff(counts.offsets) == 0).sum()),
+        }
+        return to_tensors(batch)
+
+
+class _AsGiven:
+    """Held-out cells, each at its own place in every epoch."""
+
+    def __init__(self, cells: np.ndarray):
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        return self.cells[places]
+
+
+class RnaDataModule(BatchModule):
+    """Training, validation and test cells of AnnData files.
+
+    Parameters
+    ----------
+    path
+        .h5ad files or zarr folders: one, a list, a pattern, a folder; or `anndata.AnnData` objects.
+    census
+        A callable that opens more sources with the vocabulary, see `cells.census`.
+    split
+        See `cells.splits.split_cells`.
+    max_tokens
+        Longest input of the model, special tokens included.
+    batch_size
+        Cells of one batch over all devices.
+    counts
+        Where raw counts are: ``auto``, ``X``, ``raw``, ``layers/NAME``.
+    expects
+        ``counts`` (whole numbers, or an error) or ``normalised``.
+    gene_column
+        ``.var`` column of gene names; None takes the one that matches best.
+    orthologs
+        Table of (other species' gene, human gene).
+    min_matched
+        Least share of a file's genes in the vocabulary.
+    storage
+        ``memory``, ``disk`` (read in blocks), or ``auto``: in memory up to `memory_limit` bytes over all files.
+    block, buffer_blocks
+        Cells read from disk at a time, and blocks that are shuffled together.
+    balance
+        ``.obs`` column whose values are drawn equally often, with replacement.
+    packing
+        Several cells a row of `max_tokens`, kept apart by the attention.
+    statistics_cells
+        Training cells from which baselines are computed.
+    """
+
+    def __init__(
+        self,
+        path: Any,
+        split: Mapping,
+        max_tokens: int,
+        batch_size: int,
+        counts: str = "auto",
+        expects: str = "counts",
+        gene_column: str | None = None,
+        orthologs: str | None = None,
+        min_matched: float = 0.3,
+        storage: str = "auto",
+        memory_limit: float = 8e9,
+        block: int = 1024,
+        buffer_blocks: int = 16,
+        balance: str | None = None,
+        census=None,
+        packing: bool = False,
+        num_workers: int = 0,
+        statistics_cells: int = 4096,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if storage not in ("auto", "memory", "disk"):
+            raise ValueError(f"data.storage={storage!r} is unknown; choose auto, memory or disk")
+        self.path, self.census, self.split = path, census, dict(split)
+        self.max_tokens, self.batch_size, self.packing, self.num_workers = max_tokens, batch_size, packing, num_workers
+        self.counts, self.expects, self.gene_column, self.orthologs = counts, expects, gene_column, orthologs
+        self.min_matched, self.storage, self.memory_limit = min_matched, storage, memory_limit
+        self.block, self.buffer_blocks, self.balance = block, buffer_blocks, balance
+        self.statistics_cells, self.seed = statistics_cells, seed
+        self._notes: dict[str, str] = {}
+
+    def note(self, name: str, said: str) -> None:
+        """Add a line to the run's summary."""
+        self._notes[name] = said
+
+    def _vocabulary_of_data(self, sources: list[Any]) -> GeneVocabulary:
+        names: dict[str, None] = {}
+        for source in sources:
+            view = AnnDataView(source)
+            var = view.var(find_counts(view, self.counts, self.expects == "counts"))
+            names |= dict.fromkeys((var[self.gene_column] if self.gene_column else var.index).astype(str))
+        return GeneVocabulary.of_genes(names)
+
+    def connect(self, tokenizer: CellTokenizer) -> None:
+        """Bind the tokenizer, open the files, split their cells."""
+        paths = find_sources(self.path) if self.path is not None else []
+        if tokenizer.vocabulary is None:
+            tokenizer.use(self._vocabulary_of_data(paths))
+        assert tokenizer.vocabulary is not None
+        orthologs = read_orthologs(self.orthologs) if self.orthologs else None
+        sources = [
+            open_source(p, tokenizer.vocabulary, self.counts, self.gene_column, orthologs, self.expects, self.min_matched) for p in paths
+        ]
+        if self.census is not None:
+            sources += self.census(tokenizer.vocabulary)
+        if not sources:
+            raise ValueError("there are no cells: give data.path=FILE.h5ad")
+        self.sources: list[CellSource] = sources
+        size = sum(8 * s.matrix.n_values for s in sources)
+        if self.storage == "memory" or (self.storage == "auto" and size <= self.memory_limit):
+            for source in sources:
+                source.load()
+        elif columns := [s.matrix.name for s in sources if s.matrix.format == "csc"]:
+            raise ValueError(f"{columns[0]} is stored by column (CSC), which cannot be read in blocks of cells; store adata.X.tocsr(), or use data.storage=memory")  # fmt: skip
+        self.cells = Cells(sources, self.block, 3 * self.buffer_blocks)
+        self.tokenizer = tokenizer
+        empty = self.cells.empty()
+        if empty.all():
+            raise ValueError(f"{sources[0].view.name}: no cell has a count in any gene of the vocabulary")
+        if n := int(empty.sum()):
+            first = int(np.flatnonzero(empty)[0])
+            source = int(self.cells.source_of(np.array([first]))[0])
+            name = sources[source].view.obs.index[first - int(self.cells.first[source])]
+            self.note("cells without any count", f"{n:,}, left out (first: {name!r} of {sources[source].name})")
+        parts = split_cells(self.split, len(self.cells), self.cells.column, self.seed)
+        self.numbers = {part: cells[~empty[cells]] for part, cells in parts.items()}
+        if not len(self.numbers["train"]):
+            raise ValueError(f"data.split leaves no training cells: {self.split}")
+        blocks = None if self.cells.in_memory else self.cells.block_of(self.numbers["train"])
+        classes = None
+        if self.balance:
+            import pandas as pd
+
+            classes, _ = pd.factorize(pd.Series(self.cells.column(self.balance))[self.numbers["train"]])
+        orders = {part: _AsGiven(cells) for part, cells in self.numbers.items()}
+        orders["train"] = Order(self.numbers["train"], self.seed, blocks, self.buffer_blocks, classes)  # type: ignore[assignment]
+        self.parts = {
+            part: CellExamples(self.cells, orders[part], 3 * self.seed + i, tokenizer, self.max_tokens, self.packing)
+            for i, part in enumerate(PARTS)
+            if len(self.numbers[part])
+        }
+        if tokenizer.values["target_sum"] == "median" or tokenizer.depth["kind"] == "auto":
+            tokenizer.settle(self._some_cells.totals)
+
+    @cached_property
+    def _some_numbers(self) -> np.ndarray:
+        train = self.numbers["train"]
+        n = min(self.statistics_cells, len(train))
+        if self.cells.in_memory:
+            return train[np.sort(np.random.default_rng(self.seed).permutation(len(train))[:n])]
+        order = self.parts["train"].order  # whole blocks, as training reads them
+        return np.sort(order.epoch(0)[:n])
+
+    @cached_property
+    def _some_cells(self):
+        return self.cells.take(self._some_numbers)
+
+    @cached_property
+    def statistics(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+        """Figures of some training cells, [V] each.
+
+        ``token_counts``, ``value_sums``, ``zero_counts`` of the tokens a model sees; ``profile_mean`` and
+        ``profile_zero_rate`` over cells whose file has the gene; ``bin_log_frequency`` [n_bins] where values are bins.
+        """
+        counts, numbers, n_genes = self._some_cells, self._some_numbers, len(self.tokenizer)
+        source = self.cells.source_of(numbers)
+        train = self.parts["train"]
+        tokens = self.tokenizer(counts, example_keys(self.seed, 1 << 40, numbers), source, train.measured_ids, self.max_tokens)
+        values = self.tokenizer.whole_cells(counts)
+        cells_with = (np.bincount(source, minlength=len(train.measured))[:, None] * train.measured).sum(0)
+        out = {
+            "token_counts": np.bincount(tokens.ids, minlength=n_genes),
+            "value_sums": np.bincount(tokens.ids, weights=tokens.targets, minlength=n_genes),
+            "zero_counts": np.bincount(tokens.ids[tokens.targets == 0], minlength=n_genes),
+            "profile_mean": np.bincount(counts.ids, weights=values, minlength=n_genes) / np.maximum(cells_with, 1),
+            "profile_zero_rate": 1 - np.bincount(counts.ids, minlength=n_genes) / np.maximum(cells_with, 1),
+        }
+        if n_bins := self.tokenizer.n_bins:
+            share = np.bincount(tokens.targets.astype(np.int64), minlength=n_bins) + 1.0
+            out["bin_log_frequency"] = np.log(share / share.sum()).astype(np.float32)
+        return out
+
+    @property
+    def training_examples(self) -> np.ndarray:
+        return self.numbers["train"]
+
+    def column(self, name: str) -> np.ndarray:
+        return self.cells.column(name)
+
+    def add_labels(self, name: str, labels: np.ndarray) -> None:
+        """Give every batch ``labels[name]``, from labels of all cells [n, ...]."""
+        for dataset in self.parts.values():
+            dataset.labels[name] = labels
+
+    def need(self, needs: set[str]) -> None:
+        """Serve what objectives asked for."""
+        for dataset in self.parts.values():
+            dataset.whole_cells = "whole_cell" in needs
+
+    def report(self) -> None:
+        """Print how each file's genes were found."""
+        from rich.console import Console
+
+        for source in self.sources:
+            Console().print(f"{source.name}, {source.key}: {len(source):,} cells; {source.match}", highlight=False)
+
+    @property
+    def card(self) -> dict[str, str]:
+        """What a model card says of the sources."""
+        return {f"cells of {s.name}": f"{len(s):,}, matrix {s.key}" for s in self.sources[:20]}
+
+    def facts(self) -> dict[str, str]:
+        """What a run's summary says of its data."""
+        facts = {f"{part} cells": f"{len(cells):,}" for part, cells in self.numbers.items()}
+        matched = [s.match.share for s in self.sources]
+        facts["genes matched"] = f"{min(matched):.1%}" + (f" to {max(matched):.1%} of {len(matched)} files" if len(matched) > 1 else "")
+        v, d = self.tokenizer.values, self.tokenizer.depth
+        facts["values"] = v["kind"] + (f" to {v['target_sum']:,.0f}" if "normalise" in v["kind"] else "")
+        if d["kind"] != "none":
+            facts["read depth"] = d["kind"] + (f" to {d['target']:,.0f}" if d["target"] else "")
+        return facts | self._notes
+
+
+assert CLS == 3
