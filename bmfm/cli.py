@@ -65,9 +65,11 @@ def check_files(config) -> None:
     from bmfm.files import require_file
 
     data = config.get("data", {})
-    for key, what in (("fasta", "FASTA file"), ("variants", "variant file")):
-        if data.get(key):
-            require_file(data[key], f"data.{key}: {what}")
+    for key, what in (("fasta", "FASTA file"), ("variants", "variant file"), ("path", "AnnData file"), ("orthologs", "table of orthologs")):
+        given = data.get(key)
+        for path in [given] if isinstance(given, str) else given or []:
+            if not any(c in path for c in "*?["):
+                require_file(path, f"data.{key}: {what}", folder=key == "path")
 
 
 def main(task: Callable, config_name: str) -> None:

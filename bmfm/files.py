@@ -27,12 +27,12 @@ def fingerprint(path: Path) -> dict:
     return {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def require_file(path: str | Path, what: str) -> Path:
-    """The path, or a FileNotFoundError that says what was expected and names near matches in the same folder."""
+def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
+    """The path (of a folder, if that is allowed), or a FileNotFoundError that says what was expected and names near matches in the same folder."""
     from difflib import get_close_matches
 
     found = Path(path).expanduser()
-    if found.is_file():
+    if found.is_file() or (folder and found.is_dir()):
         return found
     message = f"{what} {str(path)!r} does not exist (looked in {found.absolute().parent})"
     if found.parent.is_dir():

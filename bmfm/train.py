@@ -16,6 +16,7 @@ def train(config) -> dict[str, float]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from bmfm.objectives.together import Objectives
     from bmfm.training import report
     from bmfm.training.module import Training
 
@@ -39,19 +40,19 @@ def train(config) -> dict[str, float]:
     resume_from = last if config.resume and last.exists() else None
 
     pl.seed_everything(config.seed, verbose=False)
-    tokenizer = instantiate(config.tokenizer)
-    vocab_size = len(tokenizer)
-    objective = instantiate(config.objective, vocab_size=vocab_size)
+    tokenizer = instantiate(config.tokenizer, _convert_="all")
     data = instantiate(config.data, _convert_="all")
-    data.connect(tokenizer, objective)
-    if main_process and data.variants is not None:
-        report_variants(data.variants.report)
-    model = instantiate(config.model, vocab_size=vocab_size, _convert_="all")
-    counts = data.token_counts(vocab_size)
-    share = torch.from_numpy((counts + 1) / (counts + 1).sum())
+    data.connect(tokenizer)
+    if main_process:
+        data.report()
+    objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
+    data.need(objectives.needs)
+    objectives.bind(data)
+    data.objectives = objectives
+    genes = {name: i for i, name in enumerate(data.tokenizer.names)} if config.model.get("pretrained_genes") else None
+    model = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     schedule = instantiate(config.schedule, total_steps=config.trainer.max_steps)
-    optimizer = instantiate(config.optimizer, _partial_=True)
-    module = Training(model, objective, share.log().float(), optimizer, schedule, config.compile)
+    module = Training(model, objectives, instantiate(config.optimizer, _partial_=True), schedule, config.compile)
     if resume_from:
         data.first_batch = torch.load(resume_from, map_location="cpu", weights_only=True)["bmfm"]["batches_seen"]
 
@@ -74,49 +75,35 @@ def train(config) -> dict[str, float]:
     if best:
         step = saved["global_step"]
         metrics = {k: dict(v)[s] for k, v in curves.items() if k.startswith("val/") for s in (step - 1, step) if s in dict(v)} or metrics
-    report.save_model(model, tokenizer, run_dir / "model", settings, metrics, data.facts())
+    facts = data.facts()
+    report.save_model(model, data.tokenizer, run_dir / "model", settings, metrics, facts, data.card)
     report.plot_loss(curves, run_dir / "loss.png", config.name)
-    print_summary(config, data, module, metrics, seconds, run_dir, float(-(share * share.log()).sum()))
+    tables = report.write_tables(objectives.tables(module.sums), run_dir)
+    print_summary(config.name, facts, module, metrics, seconds, run_dir, tables)
     return metrics
 
 
-def report_variants(found) -> None:
-    """Print what became of the records of a VCF."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Variants of {Path(found.path).name}: {found.records:,} records", title_justify="left")
-    for column in ("", "kind or reason", "alleles", "first"):
-        table.add_column(column, justify="right" if column == "alleles" else "left")
-    for verdict, reason, n, example in found.rows():
-        table.add_row(verdict, reason, f"{n:,}", example)
-    Console().print(table)
-
-
-def print_summary(config, data, module, metrics, seconds, run_dir, unigram_entropy) -> None:
+def print_summary(name, facts, module, metrics, seconds, run_dir, tables) -> None:
     """Print the table that ends a run."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{config.name}: {module.global_step:,} steps in {seconds / 60:.1f} min", title_justify="left", show_header=False)
-    for name, value in data.facts().items():
-        table.add_row(name, value)
-    for name, value in module.counts.items():
-        table.add_row(f"training {name.replace('_', ' ')}", f"{value:,}")
+    table = Table(title=f"{name}: {module.global_step:,} steps in {seconds / 60:.1f} min", title_justify="left", show_header=False)
+    for what, value in facts.items():
+        table.add_row(what, value)
+    for what, value in module.counts.items():
+        table.add_row(f"training {what.replace('_', ' ')}", f"{value:,}")
     table.add_section()
-    table.add_row("unigram entropy of the training tokens", f"{unigram_entropy:.4f} nats")
-    for part, label in (("", "all hidden tokens"), ("_reference", "without a variant"), ("_variant", "with a variant")):
-        if f"val/loss{part}" in metrics:
-            table.add_row(
-                f"validation, {label}",
-                f"loss {metrics[f'val/loss{part}']:.4f} (unigram {metrics[f'val/unigram_loss{part}']:.4f}), "
-                f"accuracy {metrics[f'val/accuracy{part}']:.4f}, perplexity {metrics[f'val/perplexity{part}']:.1f}, "
-                f"n = {metrics[f'val/tokens{part}']:,.0f}",
-            )
+    if "val/loss" in metrics:
+        table.add_row("validation loss (baseline)", f"{metrics['val/loss']:.4f} ({metrics['val/baseline_loss']:.4f})")
+    for what, said in module.objectives.rows({k.removeprefix("val/"): v for k, v in metrics.items()}):
+        table.add_row(f"validation, {what}", said)
     table.add_section()
-    table.add_row("model (transformers folder)", str(run_dir / "model"))
+    table.add_row("model", str(run_dir / "model"))
     table.add_row("checkpoints", str(run_dir / "checkpoints"))
     table.add_row("loss curve", str(run_dir / "loss.png"))
+    for file in tables:
+        table.add_row("genes, best predicted first", str(file))
     Console().print(table)
 
 

@@ -42,6 +42,18 @@ class BatchModule(pl.LightningDataModule):
     objectives = None
     first_batch = 0
 
+    def need(self, needs: set[str]) -> None:
+        """Serve what objectives want of the data beside tokens."""
+        if needs:
+            raise ValueError(f"{type(self).__name__} has no {', '.join(sorted(needs))}: choose another objective")
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of labels of all examples, object [n]."""
+        raise KeyError(f"{type(self).__name__} has no labels, {name!r} was asked for")
+
+    def report(self) -> None:
+        """Print what became of the sources' records."""
+
     def prepare_batch(self, batch: dict) -> dict:
         """A batch with the objectives' labels, and without what only they needed."""
         keys = batch.pop("keys").numpy().view(np.uint64)

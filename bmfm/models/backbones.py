@@ -9,7 +9,7 @@ from dataclasses import fields
 import torch
 from torch import nn
 
-from bmfm.special import CLS, PAD, SEP
+from bmfm.special import CLS, MASK, PAD, SEP
 
 ROLES = {"pad_token_id": PAD, "cls_token_id": CLS, "bos_token_id": CLS, "sep_token_id": SEP, "eos_token_id": SEP}
 
@@ -36,7 +36,7 @@ class ModernBert(nn.Module):
         from transformers import ModernBertModel
 
         super().__init__()
-        self.config = settings("modernbert", options | {"vocab_size": PAD + 1})
+        self.config = settings("modernbert", options | {"vocab_size": MASK + 1})
         self.body = ModernBertModel(self.config)
         self.body.embeddings.tok_embeddings = None  # embeddings come from the fields
         self.eps, self.norm_bias = self.config.norm_eps, self.config.norm_bias

@@ -3,6 +3,9 @@
 A continuous field holds a real number at ordinary tokens and -(id + 1) at special ones (BMFM-RNA, arXiv 2506.14861).
 """
 
+from functools import reduce
+from operator import add
+
 import torch
 from torch import nn
 
@@ -101,9 +104,8 @@ class FieldEmbeddings(nn.Module):
 
     def __init__(self, hidden_size: int, fields: dict[str, dict]):
         super().__init__()
-        self.fields = nn.ModuleDict({name: encoder(hidden_size, **options) for name, options in fields.items()})
+        for name, options in fields.items():
+            self.add_module(name, encoder(hidden_size, **options))
 
     def forward(self, batch: dict) -> torch.Tensor:
-        return torch.stack([encode(batch[name]) for name, encode in self.fields.items()]).sum(0) if len(self.fields) > 1 else next(
-            encode(batch[name]) for name, encode in self.fields.items()
-        )
+        return reduce(add, (encode(batch[name]) for name, encode in self.named_children()))

@@ -61,16 +61,21 @@ class Heads(nn.Module):
         self.transform = Transform(hidden_size, bias, norm_bias, eps) if shared else None
         self.decoders = nn.ModuleDict(
             {
-                name: Decoder(hidden_size, h["size"], bool(h.get("tied")), h.get("bias", True), h.get("dropout", 0.0))
+                self._key(name): Decoder(hidden_size, h["size"], bool(h.get("tied")), h.get("bias", True), h.get("dropout", 0.0))
                 for name, h in heads.items()
             }
         )
 
-    def forward(self, name: str, states_MH: torch.Tensor, embeddings: nn.ModuleDict) -> torch.Tensor:
+    @staticmethod
+    def _key(name: str) -> str:
+        """A head's key among the modules, where not every name may stand."""
+        return "to_" + name.replace(".", "_")
+
+    def forward(self, name: str, states_MH: torch.Tensor, embeddings: nn.Module) -> torch.Tensor:
         head = self.described[name]
         if head.get("reversal"):
             states_MH = reverse_gradient(states_MH, head["reversal"])
         if head.get("transform"):
             states_MH = self.transform(states_MH)  # type: ignore[misc]
         tied = head.get("tied")
-        return self.decoders[name](states_MH, embeddings[tied].rows.weight if tied else None)
+        return self.decoders[self._key(name)](states_MH, getattr(embeddings, tied).rows.weight if tied else None)

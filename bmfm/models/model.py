@@ -80,7 +80,7 @@ class BmfmModel(PreTrainedModel):
         self._share_attention(resolve(implementation))
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.fields["input_ids"].rows
+        return self.embeddings.input_ids.rows
 
     def encode(self, batch: dict) -> torch.Tensor:
         """Final hidden states [B, L, H] of a batch (`bmfm.data`), padded or packed; those of padding mean nothing."""
@@ -91,7 +91,7 @@ class BmfmModel(PreTrainedModel):
         if "unseen" in batch:
             raise ValueError("masking.hide=true needs attention masks: choose model.attention=sdpa or flex_attention")
         places, cumulative, longest = flattened(document)
-        fields = {name: batch[name].flatten()[places][None] for name in (*self.embeddings.fields, "position_ids")}
+        fields = {name: batch[name].flatten()[places][None] for name in (*self.config.fields, "position_ids")}
         attention: dict = {"cu_seq_lens_q": cumulative, "cu_seq_lens_k": cumulative, "max_length_q": longest, "max_length_k": longest}
         attention["attention_mask"] = {"full_attention": None, "sliding_attention": None}
         hidden_TH = self.backbone(self.embeddings(fields), fields["position_ids"], attention)[0]
@@ -100,7 +100,7 @@ class BmfmModel(PreTrainedModel):
 
     def head(self, name: str, states_MH: torch.Tensor) -> torch.Tensor:
         """Logits [M, size] of one head for M states."""
-        return self.heads(name, states_MH, self.embeddings.fields)
+        return self.heads(name, states_MH, self.embeddings)
 
     def forward(self, input_ids: torch.Tensor, attention_mask=None, position_ids=None, document=None, **fields) -> BaseModelOutput:
         """Hidden states of padded rows, one example each (or of packed ones, numbered by `document`)."""
@@ -162,7 +162,7 @@ def build(
     if vectors is not None:
         from bmfm.models.pretrained import plant
 
-        embedding = model.embeddings.fields["input_ids"]
+        embedding = model.embeddings.input_ids
         assert isinstance(embedding, TokenEmbedding)
         plant(embedding, vectors, genes or {})
     return model

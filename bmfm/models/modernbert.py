@@ -14,9 +14,9 @@ def is_plain(model: BmfmModel) -> bool:
 
 
 def _their_name(name: str, tied: bool) -> list[str]:
-    if name == "embeddings.fields.input_ids.rows.weight":
+    if name == "embeddings.input_ids.rows.weight":
         return ["model.embeddings.tok_embeddings.weight"] + (["decoder.weight"] if tied else [])
-    for ours, theirs in (("backbone.body.", "model."), ("heads.transform.", "head."), (f"heads.decoders.{HEAD}.", "decoder.")):
+    for ours, theirs in (("backbone.body.", "model."), ("heads.transform.", "head."), (f"heads.decoders.to_{HEAD}.", "decoder.")):
         if name.startswith(ours):
             return [theirs + name.removeprefix(ours)]
     raise KeyError(name)

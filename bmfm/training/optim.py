@@ -9,9 +9,10 @@ SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices only: biases, norms and other vectors are left free."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    """Weight decay on matrices only: biases, norms and other vectors are left free, and what is marked ``no_decay``."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2 and not getattr(p, "no_decay", False)]
+    vectors = [p for p in trained if p.ndim < 2 or getattr(p, "no_decay", False)]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 

@@ -21,7 +21,7 @@ def read_curve(log_folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def plot_loss(curves: dict[str, list[tuple[int, float]]], target: Path, title: str) -> None:
-    """Draw training and validation loss with the unigram baseline."""
+    """Draw training and validation loss with the baseline that knows nothing but frequencies or means."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -29,57 +29,89 @@ def plot_loss(curves: dict[str, list[tuple[int, float]]], target: Path, title: s
     for name, style in (
         ("train/loss", {"color": "0.75", "label": "training"}),
         ("val/loss", {"color": "C0", "marker": "o", "ms": 4, "label": "validation"}),
-        ("val/unigram_loss", {"color": "C3", "ls": "--", "label": "validation, unigram baseline"}),
+        ("val/baseline_loss", {"color": "C3", "ls": "--", "label": "validation, baseline"}),
     ):
         if points := curves.get(name):
             axes.plot(*zip(*points, strict=True), **style)
-    axes.set(xlabel="optimiser step", ylabel="cross-entropy of hidden tokens (nats)", title=title)
+    parts = sorted({n.split("/", 1)[1] for n in curves if n.startswith("train/") and n.count("/") == 2})
+    axes.set(xlabel="optimiser step", ylabel="loss" if len(parts) != 1 else parts[0].replace("/", ", ").replace("_", " "), title=title)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(target, dpi=120)
 
 
-def save_model(model, tokenizer, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str]) -> None:
-    """Write a folder that `AutoModelForMaskedLM` and `AutoTokenizer` load without this package (safetensors, JSON)."""
+def write_tables(tables: dict[str, list[dict]], folder: Path) -> list[Path]:
+    """Write each table as CSV; returns the files."""
+    files = []
+    for name, rows in tables.items():
+        files.append(folder / f"{name}.csv")
+        with files[-1].open("w", newline="") as out:
+            writer = csv.DictWriter(out, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return files
+
+
+USE_PLAIN = """from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")"""
+USE_OURS = """from bmfm.models.model import BmfmModel
+
+model = BmfmModel.from_pretrained(".")  # heads and the names of their classes: model.config.heads"""
+
+
+def save_model(model, tokenizer, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]) -> None:
+    """Write a folder with weights, tokenizer, recipe and model card (safetensors, JSON, text).
+
+    A model of DNA tokens alone is written as a `ModernBertForMaskedLM`, which transformers loads without this package.
+    """
+    from bmfm.models.modernbert import is_plain, to_transformers
+
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.model_max_length = config["data"]["max_tokens"]
+    plain = is_plain(model)
+    (to_transformers(model) if plain else model).save_pretrained(folder)
+    if plain:
+        tokenizer.tokenizer.model_max_length = config["data"]["max_tokens"]
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(config, indent=1, default=str))
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
-    said = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    tags = "genomics, dna" if "values" not in model.config.fields else "transcriptomics, single-cell"
+    what = "genomic DNA" if "values" not in model.config.fields else "single-cell RNA"
+    objectives = ", ".join(config["objectives"])
     (folder / "README.md").write_text(
         f"""---
-library_name: transformers
-pipeline_tag: fill-mask
-tags: [biology, genomics, dna, bmfm]
+library_name: {"transformers" if plain else "bmfm"}
+{"pipeline_tag: fill-mask" if plain else "pipeline_tag: feature-extraction"}
+tags: [biology, {tags}, bmfm]
 ---
 # {config["name"]}
 
-A masked language model of genomic DNA, trained with bmfm {__version__}; `recipe.json` holds every setting.
+A model of {what}, trained for {objectives} with bmfm {__version__}; `recipe.json` holds every setting.
 
 ```python
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-model = AutoModelForMaskedLM.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")
+{USE_PLAIN if plain else USE_OURS}
 ```
 
 ## Data
 
-- sequence: `{Path(config["data"]["fasta"]).name}`
-- variants: `{Path(config["data"]["variants"]).name if config["data"]["variants"] else "none"}`
-{said}
+{_lines(sources | facts)}
 
 Weights carry no licence of their own: they follow the terms of the data above.
 
 ## Held-out metrics
 
-Natural-log cross-entropy of hidden tokens in blocks or contigs that training never saw. `_variant` counts only tokens
-with a base that was written from a variant, `_reference` all others; `unigram` is the loss of guessing by frequency.
+Of examples (windows, cells) that training never saw; losses in nats or squared units. `_baseline` knows only how
+frequent tokens and classes are, or the mean of each gene in training. In DNA, `_variant` counts only tokens with a base
+that was written from a variant, `_reference` all others.
 
 | metric | value |
 |---|---|
-{rows}
-"""
+{"".join(f"| {name} | {value:.4f} |{chr(10)}" for name, value in metrics.items())}"""
     )
+
+
+def _lines(facts: dict[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
