@@ -99,7 +99,8 @@ class GeneVocabulary:
         """
         shipped = ASSETS / "genes" / f"{name}.vocab.txt.gz"
         if shipped.is_file():
-            return cls(gzip.decompress(shipped.read_bytes()).decode().split())
+            names = gzip.decompress(shipped.read_bytes()).decode().split()
+            return cls(names if name != "all_genes" else [*names, *DEPTH])  # as published: 94,911 tokens with [S] and [T]
         file = require_file(name, f"gene vocabulary (none of {', '.join(SHIPPED)}; file)")
         names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
         return cls(names) if names[:1] == [SPECIAL_TOKENS[0]] else cls.of_genes(names)
