@@ -5,6 +5,24 @@ from pathlib import Path
 from bmfm.cli import main
 
 
+def assemble(config):
+    """The data module, objectives and model of a composed recipe, bound to one another."""
+    from hydra.utils import instantiate
+
+    from bmfm.objectives.together import Objectives
+
+    data = instantiate(config.data, _convert_="all")
+    data.connect(instantiate(config.tokenizer, _convert_="all"))
+    objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
+    data.need(objectives.needs)
+    objectives.bind(data)
+    data.objectives = objectives
+    genes = {name: i for i, name in enumerate(data.tokenizer.names)} if config.model.get("pretrained_genes") else None
+    model = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
+    objectives.begin_at_baselines(model)
+    return data, objectives, model
+
+
 def train(config) -> dict[str, float]:
     """Run one composed recipe; returns the metrics of the best checkpoint on held-out data."""
     import logging
@@ -16,7 +34,6 @@ def train(config) -> dict[str, float]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from bmfm.objectives.together import Objectives
     from bmfm.training import report
     from bmfm.training.module import Training
 
@@ -40,17 +57,9 @@ def train(config) -> dict[str, float]:
     resume_from = last if config.resume and last.exists() else None
 
     pl.seed_everything(config.seed, verbose=False)
-    tokenizer = instantiate(config.tokenizer, _convert_="all")
-    data = instantiate(config.data, _convert_="all")
-    data.connect(tokenizer)
+    data, objectives, model = assemble(config)
     if main_process:
         data.report()
-    objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
-    data.need(objectives.needs)
-    objectives.bind(data)
-    data.objectives = objectives
-    genes = {name: i for i, name in enumerate(data.tokenizer.names)} if config.model.get("pretrained_genes") else None
-    model = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     schedule = instantiate(config.schedule, total_steps=config.trainer.max_steps)
     module = Training(model, objectives, instantiate(config.optimizer, _partial_=True), schedule, config.compile)
     if resume_from:

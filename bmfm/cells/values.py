@@ -21,6 +21,8 @@ def transform(counts, total, kind, target_sum, n_bins, upper, out):
     within the cell, from 1; ranks: average rank within the cell over its number of genes, in (0, 1].
     """
     n = len(counts)
+    if n == 0:
+        return
     if kind >= PERCENTILE_BINS:
         order = np.argsort(counts)
         i = 0

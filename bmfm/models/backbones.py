@@ -18,10 +18,7 @@ def settings(kind: str, options: dict, extra: set[str] = frozenset()):  # type: 
     """The transformers configuration of a backbone; a setting that it does not have is an error."""
     from transformers import BertConfig, LlamaConfig, ModernBertConfig
 
-    configs = {"modernbert": ModernBertConfig, "bert": BertConfig, "llama": LlamaConfig}
-    if kind not in configs:
-        raise ValueError(f"model.backbone={kind!r} is unknown; choose from {', '.join(configs)}")
-    cls = configs[kind]
+    cls = {"modernbert": ModernBertConfig, "bert": BertConfig, "llama": LlamaConfig}[kind]
     known = {f.name for f in fields(cls)} | ({"global_attn_every_n_layers"} if kind == "modernbert" else set()) | extra
     if unknown := sorted(set(options) - known):
         raise ValueError(f"model settings {unknown} are no fields of {cls.__name__}")

@@ -66,6 +66,10 @@ class Heads(nn.Module):
             }
         )
 
+    def decoder(self, name: str) -> Decoder:
+        """The linear map of a head."""
+        return self.decoders[self._key(name)]
+
     @staticmethod
     def _key(name: str) -> str:
         """A head's key among the modules, where not every name may stand."""
@@ -78,4 +82,4 @@ class Heads(nn.Module):
         if head.get("transform"):
             states_MH = self.transform(states_MH)  # type: ignore[misc]
         tied = head.get("tied")
-        return self.decoders[self._key(name)](states_MH, getattr(embeddings, tied).rows.weight if tied else None)
+        return self.decoder(name)(states_MH, getattr(embeddings, tied).rows.weight if tied else None)

@@ -145,6 +145,8 @@ def build(
     settings
         Fields of the backbone's transformers configuration, and ``head_bias``.
     """
+    if backbone not in KINDS:
+        raise ValueError(f"model.backbone={backbone!r} is unknown; choose from {', '.join(KINDS)}")
     fields = {name: dict(options) for name, options in fields.items()}
     if "values" in fields:
         if values is None:

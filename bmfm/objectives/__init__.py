@@ -5,6 +5,7 @@ An objective has
 - ``heads``: the heads it needs, {name: description} (`models.heads.Heads`), known once it is bound;
 - ``needs``: what it wants of the data beside tokens, a set of ``"whole_cell"`` or nothing;
 - ``bind(name, data)``: learn classes and baselines from the training part;
+- ``baseline``: logits [size] that know nothing of the input, as the frequencies of tokens: where the head's bias begins;
 - ``prepare(batch, keys)``: change a CPU batch in place: hide tokens, add ``labels``; depends on the examples' keys alone;
 - ``losses(model, batch, hidden_BLH)`` -> {loss: `Loss`};
 - ``score(model, batch, hidden_BLH)`` -> {name: sums}, tensors that add up over batches and devices; ``loss/x`` holds

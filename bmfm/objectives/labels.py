@@ -107,13 +107,13 @@ class Label:
     def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
         logits, labels = self._logits(model, batch, hidden_BLH)
         loss, weight = self.each(logits, labels)
-        baseline, _ = self.each(self.prior.to(logits.device).expand_as(logits), labels)
+        baseline, _ = self.each(self.baseline.to(logits.device).expand_as(logits), labels)
         sums = {f"loss/{self.kind}": torch.stack([(x * weight).sum().double() for x in (loss, torch.ones_like(loss), baseline)])}
         return sums | self.counts(logits, labels)
 
     size: int
     classes: list[str]
-    prior: torch.Tensor  # logits that say nothing but what is frequent: the baseline
+    baseline: torch.Tensor  # logits that say nothing but what is frequent
 
     def encode(self, values: np.ndarray, train: np.ndarray) -> np.ndarray:
         """Labels of all examples from a column's values (None where missing), learning classes from `train`."""
@@ -164,7 +164,7 @@ class Classification(Label):
         number = {c: i for i, c in enumerate(self.classes)}
         labels = np.array([IGNORE if v is None else number.get(str(v), IGNORE) for v in values], np.int64)
         counts = np.bincount(labels[train], minlength=self.size)
-        self.prior = torch.from_numpy(np.log((counts + 0.5) / (counts + 0.5).sum())).float()
+        self.baseline = torch.from_numpy(np.log((counts + 0.5) / (counts + 0.5).sum())).float()
         if self.class_weights == "balanced":
             weights = counts.sum() / np.maximum(counts, 1) / self.size
         elif isinstance(self.class_weights, str):
@@ -213,7 +213,7 @@ class MultiLabel(Label):
                 labels[i] = 0
                 labels[i, [number[c] for c in s if c in number]] = 1
         share = (labels[train].sum(0) + 0.5) / (train.sum() + 1)
-        self.prior = torch.from_numpy(np.log(share / (1 - share))).float()
+        self.baseline = torch.from_numpy(np.log(share / (1 - share))).float()
         return labels
 
     def each(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -244,7 +244,7 @@ class Regression(Label):
             raise ValueError(f"column {self.column!r}: regression needs numbers; {error}") from None
         self.center, self.scale = float(np.mean(labels[train])), float(np.std(labels[train])) or 1.0
         self.classes = []
-        self.prior = torch.zeros(1)
+        self.baseline = torch.zeros(1)
         return ((labels - self.center) / self.scale).astype(np.float32)
 
     def bind(self, name: str, data) -> None:
@@ -307,7 +307,7 @@ class Hierarchical(Label):
         labels = np.array([IGNORE if v is None else number.get(term[str(v)], IGNORE) for v in values], np.int64)
         share = sets[labels[train]].astype(np.float64)
         share = (share / share.sum(1, keepdims=True)).sum(0) + 0.5
-        self.prior = torch.from_numpy(np.log(share / share.sum())).float()
+        self.baseline = torch.from_numpy(np.log(share / share.sum())).float()
         return labels
 
     def each(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -35,7 +35,7 @@ class MaskedLanguageModel:
         self.tokens = tokenizer.names
         self.heads = {name: {"size": len(self.tokens), "transform": True, "tied": "input_ids" if self.tied else None}}
         self.masking.bind(self.tokens)
-        self.unigram = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())).float()
+        self.unigram = self.baseline = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())).float()
 
     def prepare(self, batch: dict, keys: np.ndarray) -> None:
         """Hide tokens in ``input_ids`` and add their ids as labels [B, L]."""

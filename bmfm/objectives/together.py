@@ -47,6 +47,14 @@ class Objectives:
         for name, objective in self.parts.items():
             objective.bind(name, data)
 
+    def begin_at_baselines(self, model) -> None:
+        """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike."""
+        with torch.no_grad():
+            for name, objective in self.parts.items():
+                decoder = model.heads.decoder(name)
+                if decoder.bias is not None:
+                    decoder.bias.copy_(objective.baseline)
+
     def prepare(self, batch: dict, keys: np.ndarray) -> dict:
         """Let each objective change the batch and add its labels."""
         batch.setdefault("labels", {})

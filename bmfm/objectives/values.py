@@ -44,7 +44,10 @@ class MaskedValues:
         overall = sums.sum() / max(counts.sum(), 1)
         self.mean = torch.from_numpy((sums + overall) / (counts + 1)).float()
         self.zero_rate = torch.from_numpy((zeros + 0.5) / (counts + 1)).float().clamp(1e-4, 1 - 1e-4)
-        self.bin_entropy = data.statistics.get("bin_log_frequency")
+        self.bins = data.statistics.get("bin_log_frequency")
+        share = zeros.sum() / max(counts.sum(), 1)
+        begin = {"mse": [overall], "is_zero": [np.log((share + 1e-3) / (1 - share + 1e-3))], "bins": self.bins}
+        self.baseline = torch.from_numpy(np.concatenate([begin[kind] for kind in self.columns])).float()
 
     def prepare(self, batch: dict, keys: np.ndarray) -> None:
         """Hide values and add them (or the read-depth target's, where there are ``targets``) as labels [B, L]."""
@@ -84,7 +87,7 @@ class MaskedValues:
         baseline = {
             "mse": lambda: (mean - labels) ** 2,
             "is_zero": lambda: functional.binary_cross_entropy(zero_rate, (labels == 0).float(), reduction="none"),
-            "bins": lambda: -torch.as_tensor(self.bin_entropy, device=labels.device)[labels.long()],
+            "bins": lambda: -torch.as_tensor(self.bins, device=labels.device)[labels.long()],
         }
         sums = {}
         for kind, (loss, on) in self._each(outputs, labels).items():

@@ -49,6 +49,9 @@ class WholeCellDecoder:
         self.mean = torch.from_numpy(data.statistics["profile_mean"]).float()
         self.zero_rate = torch.from_numpy(data.statistics["profile_zero_rate"]).float().clamp(1e-4, 1 - 1e-4)
 
+        begin = {"mse": self.mean, "is_zero": torch.logit(self.zero_rate)}
+        self.baseline = torch.stack([begin[kind] for kind in self.kinds], 1).flatten()
+
     def prepare(self, batch: dict, keys: np.ndarray) -> None:
         """Nothing to hide: the targets are the batch's whole cells."""
 

@@ -3,50 +3,116 @@ import pytest
 import torch
 
 from bmfm.data.collate import collate
-from bmfm.models.modernbert import build, encode
-from bmfm.objectives.mlm import IGNORE, MaskedLanguageModel
-from bmfm.tokenizers.dna import CLS, MASK, SEP
+from bmfm.data.module import to_tensors
+from bmfm.objectives.masking import Masking
+from bmfm.objectives.mlm import MaskedLanguageModel
+from bmfm.objectives.together import Objectives
+from bmfm.objectives.values import MaskedValues
+from bmfm.special import CLS, IGNORE, MASK, SEP
 from tests.conftest import flat_tokens
+from tests.objectives.conftest import FakeData
+
+LENGTHS = [300, 200, 250, 90]
+KEYS = np.array([3, 1, 4, 15], np.uint64)
+
+
+def rows(lengths=LENGTHS, row_length=None, values=False):
+    ids, flags, offsets = flat_tokens(lengths)
+    flat = {"has_variant": (flags, False)}
+    if values:
+        flat["values"] = (np.random.default_rng(1).integers(0, 4, len(ids)).astype(np.float32), -3.0)
+    batch = collate(ids, offsets, np.array([CLS]), flat, row_length)
+    return to_tensors(batch)
+
+
+def bound(data=None, **objectives):
+    together = Objectives(objectives)
+    together.bind(data or FakeData())
+    return together
 
 
 def test_masks_depend_on_the_example_alone():
-    objective = MaskedLanguageModel(100, share=0.3, masked=0.8, random=0.1)
-    lengths = [300, 200, 250, 90]
-    ids, flags, offsets = flat_tokens(lengths)
-    keys = np.array([3, 1, 4, 15], np.uint64)
-    padded = objective.prepare(collate(ids, flags, offsets), keys)
-    packed = objective.prepare(collate(ids, flags, offsets, 512), keys)
+    together = bound(mlm=MaskedLanguageModel(Masking(share=0.3, masked=0.8, switched=0.1)))
+    padded, packed = (together.prepare(rows(row_length=n), KEYS) for n in (None, 512))
     for b in range(4):
-        one, other = padded["sequence_of_token"] == b, packed["sequence_of_token"] == b
-        assert (padded["input_ids"][one] == packed["input_ids"][other]).all()
+        one, other = padded["example"] == b, packed["example"] == b
         assert (padded["labels"]["mlm"][one] == packed["labels"]["mlm"][other]).all()
+        hidden = padded["input_ids"][one] == MASK
+        assert (hidden == (packed["input_ids"][other] == MASK)).all()
     labels, inputs = padded["labels"]["mlm"], padded["input_ids"]
     chosen = labels != IGNORE
-    assert chosen.sum() / sum(lengths) == pytest.approx(0.3, abs=0.05)
-    assert (inputs[chosen] == MASK).mean() == pytest.approx(0.8, abs=0.08)
-    assert (inputs[chosen] == labels[chosen]).mean() == pytest.approx(0.1, abs=0.06)
-    assert not chosen[np.isin(inputs, [CLS, SEP])].any()
+    assert chosen.sum() / sum(LENGTHS) == pytest.approx(0.3, abs=0.05)
+    assert (inputs[chosen] == MASK).float().mean() == pytest.approx(0.8, abs=0.08)
+    assert (inputs[chosen] == labels[chosen]).float().mean() == pytest.approx(0.1, abs=0.06)
+    assert not chosen[(inputs == CLS) | (inputs == SEP)].any()
     with pytest.raises(ValueError, match="masking rates"):
-        MaskedLanguageModel(100, masked=0.9, random=0.2)
+        Masking(masked=0.9, switched=0.2)
 
 
-def test_masked_only_logits_give_the_loss_and_scores_of_all_logits():
-    objective = MaskedLanguageModel(100, share=0.3)
-    prepared = objective.prepare(collate(*flat_tokens([40, 30])), np.array([1, 2], np.uint64))
-    batch = {k: torch.from_numpy(v) for k, v in prepared.items() if k != "labels"}
-    batch["labels"] = {"mlm": torch.from_numpy(prepared["labels"]["mlm"])}
-    model = build(100, attention="sdpa", hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2).eval()
-    hidden = encode(model, batch)
-    total, n = objective.losses(model, batch, hidden)["mlm"]
+def test_masked_only_logits_give_the_loss_and_scores_of_all_logits(small_model):
+    together = bound(mlm=MaskedLanguageModel(Masking(share=0.3)))
+    objective = together.parts["mlm"]
+    batch = together.prepare(rows([40, 30]), KEYS[:2])
+    model = small_model(together.heads)
+    hidden = model.encode(batch)
+    total, n, weight = together.losses(model, batch, hidden)["mlm/cross_entropy"]
     labels = batch["labels"]["mlm"]
-    everywhere = model.decoder(model.head(hidden))
+    everywhere = model.head("mlm", hidden)
     expected = torch.nn.functional.cross_entropy(everywhere.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
     torch.testing.assert_close(total, expected)
-    assert n == (labels != IGNORE).sum()
-    unigram = torch.full((100,), 0.01).log()
-    sums = objective.score(model, batch, hidden, unigram)
+    assert n == (labels != IGNORE).sum() and weight == 1
+    sums = together.score(model, batch, hidden)
+    parts = sums["mlm/parts"]
     with_variant = batch["has_variant"] & (labels != IGNORE)
-    assert sums[1, 0] == with_variant.sum() and sums[:, 0].sum() == n
-    assert sums[:, 1].sum().item() == pytest.approx(expected.item(), rel=1e-5)
-    assert sums[:, 2].sum() == ((everywhere.argmax(-1) == labels) & (labels != IGNORE)).sum()
-    assert sums[:, 3].sum().item() == pytest.approx(int(n) * np.log(100), rel=1e-5)
+    assert parts[1, 0] == with_variant.sum() and parts[:, 0].sum() == n
+    assert parts[:, 1].sum().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert parts[:, 2].sum() == ((everywhere.argmax(-1) == labels) & (labels != IGNORE)).sum()
+    assert parts[:, 3].sum().item() == pytest.approx(-objective.unigram[labels[labels != IGNORE]].sum().item(), rel=1e-5)
+    metrics = together.summarise(sums)
+    assert metrics["loss"] == pytest.approx(metrics["mlm/loss"]) and metrics["baseline_loss"] == pytest.approx(metrics["mlm/unigram_loss"])
+
+
+@pytest.mark.parametrize("together_", [True, False])
+def test_fields_hidden_together_or_apart(together_):
+    masking = {"share": 0.3, "masked": 1.0, "together": together_}
+    objectives = bound(values=MaskedValues(Masking(**masking), {"mse": 1.0}), genes=MaskedLanguageModel(Masking(**masking)))
+    batch = objectives.prepare(rows(values=True), KEYS)
+    no_gene, no_value = batch["input_ids"] == MASK, batch["values"] == -(MASK + 1)
+    assert (no_gene == (batch["labels"]["genes"] != IGNORE)).all() and (no_value == ~batch["labels"]["values"].isnan()).all()
+    both = (no_gene & no_value).sum() / no_gene.sum()
+    assert both == 1 if together_ else 0.2 < both < 0.4
+
+
+def test_switched_values_come_from_the_same_cell():
+    objectives = bound(values=MaskedValues(Masking(share=0.5, masked=0.0, switched=1.0), {"mse": 1.0}))
+    before = rows(values=True)
+    batch = objectives.prepare({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in before.items()}, KEYS)
+    changed = batch["values"] != before["values"]
+    assert 0.2 < changed.sum() / sum(LENGTHS) < 0.5 and (batch["values"][~before["special"]] >= 0).all()
+
+
+def test_hidden_places_can_be_unseen():
+    batch = bound(mlm=MaskedLanguageModel(Masking(hide=True))).prepare(rows(), KEYS)
+    assert (batch["unseen"] == (batch["input_ids"] == MASK)).all() and batch["unseen"].any()
+
+
+def test_gene_weights_and_adaptive_masking():
+    objectives = bound(mlm=MaskedLanguageModel(Masking(share=0.4, gene_weights={"^t1": 0.0}, adaptive=True)))
+    objective = objectives.parts["mlm"]
+
+    def masked_share(batch):
+        ids, hidden = batch["tokens"], batch["labels"]["mlm"] != IGNORE
+        one, two = ((ids >= lo) & (ids < hi) & ~batch["special"] for lo, hi in ((10, 20), (50, 60)))
+        return (hidden & one).sum() / one.sum(), (hidden & two).sum() / two.sum()
+
+    assert masked_share(objectives.prepare(rows(), KEYS))[0] == 0
+    errors = torch.ones(100, 2, dtype=torch.float64)
+    errors[50:60, 0] = 100.0
+    objectives.after_validation({"mlm/errors": errors})
+    assert masked_share(objectives.prepare(rows(), KEYS))[1] > 0.9
+    state = objectives.state_dict()
+    again = bound(mlm=MaskedLanguageModel(Masking(share=0.4, gene_weights={"^t1": 0.0}, adaptive=True)))
+    again.load_state_dict(state)
+    assert (again.parts["mlm"].masking.weights == objective.masking.weights).all()
+    with pytest.raises(ValueError, match=r"no gene .* matches 'zz'"):
+        bound(mlm=MaskedLanguageModel(Masking(gene_weights={"zz": 2.0})))

@@ -1,0 +1,175 @@
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bmfm.data.collate import collate
+from bmfm.data.module import to_tensors
+from bmfm.models.attention import attention_inputs, flattened, resolve
+from bmfm.models.embeddings import encoder
+from bmfm.models.model import BmfmModel, build
+from bmfm.models.modernbert import from_transformers, is_plain, to_transformers
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+BACKBONES = {
+    "modernbert": {"backbone": "modernbert", "local_attention": 16, **SMALL},
+    "bert": {"backbone": "bert", **SMALL},
+    "llama": {"backbone": "llama", "num_key_value_heads": 4, "first_norm": False, "final_norm": False, **SMALL},
+}
+DNA = {"input_ids": {"kind": "embedding", "size": 200}}
+RNA = DNA | {"values": {"n_special": 38}}
+MLM = {"mlm": {"size": 200, "transform": True, "tied": "input_ids"}}
+LENGTHS = (50, 9, 33, 61, 20)
+
+
+def _batch(row_length=None, values=False):
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, 200, offsets[-1]).astype(np.int32)
+    flat = {"values": (rng.random(offsets[-1]).astype(np.float32) * 5, -3.0)} if values else {}
+    return to_tensors(collate(ids, offsets, np.array([3]), flat, row_length, positions=not values))
+
+
+def _by_example(batch, hidden):
+    return [hidden[batch["example"] == b] for b in range(5)]
+
+
+@pytest.mark.parametrize("omics", ["dna", "rna"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager", pytest.param("flex_attention", marks=pytest.mark.slow)])
+def test_packed_equals_padded(attention, backbone, omics):
+    torch.manual_seed(0)
+    rna = omics == "rna"
+    model = build(RNA if rna else DNA, {}, attention=attention, values={"kind": "mlp_special"} if rna else None, **BACKBONES[backbone]).eval()
+    padded, packed = _batch(values=rna), _batch(96, values=rna)
+    assert packed["document"].max() > 1
+    with torch.no_grad():
+        for a, b in zip(_by_example(padded, model.encode(padded)), _by_example(packed, model.encode(packed)), strict=True):
+            torch.testing.assert_close(a, b, atol=3e-6, rtol=1e-5)
+
+
+def test_dna_model_is_transformers_modernbert_and_back():
+    torch.manual_seed(0)
+    for tied in ("input_ids", None):
+        heads = {"mlm": MLM["mlm"] | {"tied": tied}}
+        model = build(DNA, heads, attention="sdpa", norm_bias=True, head_bias=True, **BACKBONES["modernbert"]).eval()
+        assert is_plain(model)
+        theirs = to_transformers(model).eval()
+        again = from_transformers(theirs).eval()
+        batch = _batch()
+        mask = (batch["document"] > 0).long()
+        with torch.no_grad():
+            ours = model.head("mlm", model.encode(batch))
+            torch.testing.assert_close(again.head("mlm", again.encode(batch)), ours)
+            torch.testing.assert_close(theirs(batch["input_ids"], attention_mask=mask).logits[mask > 0], ours[mask > 0], atol=3e-6, rtol=1e-5)
+        assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["bert", "llama"])
+def test_cells_are_sets(backbone):
+    torch.manual_seed(0)
+    model = build(RNA, {}, attention="sdpa", values={"kind": "scale_adapt"}, **BACKBONES[backbone]).eval()
+    batch = _batch(values=True)
+    order = torch.cat([torch.tensor([0]), torch.randperm(20) + 1, torch.arange(21, batch["input_ids"].shape[1])])
+    row = {k: v[4:5] if isinstance(v, torch.Tensor) and v.ndim == 2 else v for k, v in batch.items()}
+    other = {k: v[:, order] if isinstance(v, torch.Tensor) and v.ndim == 2 else v for k, v in row.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode(row)[:, 0], model.encode(other)[:, 0], atol=3e-6, rtol=1e-5)
+
+
+def test_unseen_tokens_do_not_touch_others():
+    torch.manual_seed(0)
+    model = build(RNA, {}, attention="sdpa", values={"kind": "mlp"}, **BACKBONES["bert"]).eval()
+    batch = _batch(96, values=True)
+    batch["unseen"] = torch.zeros_like(batch["document"], dtype=torch.bool)
+    batch["unseen"][0, 5] = True
+    with torch.no_grad():
+        before = model.encode(batch)
+        batch["values"][0, 5] = 100.0
+        after = model.encode(batch)
+    changed = (before - after).abs().amax(-1) > 1e-6
+    assert changed[0, 5] and changed.sum() == 1
+
+
+@pytest.mark.parametrize("kind", ["token", "mlp", "mlp_special", "scale_adapt"])
+def test_value_encoders(kind):
+    options = {"n_bins": 10} if kind == "token" else {}
+    encode = encoder(16, kind, n_special=38, **options)
+    values = torch.tensor([[-4.0, -5.0, 0.0, 1.0, 7.0, -38.0]])
+    out = encode(values)
+    assert out.shape == (1, 6, 16) and len({tuple(v.tolist()) for v in out[0].detach()}) == 6
+    out.sum().backward()
+    with pytest.raises(ValueError, match="choose from token"):
+        encoder(16, "mpl", n_special=5)
+
+
+def test_gene_vectors_begin_and_stay(tmp_path):
+    genes = {f"G{i}": i + 38 for i in range(10)}
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32), index=["G1", "G3", "other", "G9"])
+    path = tmp_path / "vectors.csv"
+    table.to_csv(path)
+    heads = {"genes": {"size": 48, "transform": True}}
+    fields = {"input_ids": {"kind": "embedding", "size": 48}, "values": {"n_special": 38}}
+    model = build(fields, heads, "bert", "sdpa", {"kind": "mlp"}, {"path": str(path), "freeze": True}, genes, **SMALL)
+    rows = model.embeddings.input_ids.rows.weight
+    torch.testing.assert_close(rows[39].detach(), torch.from_numpy(table.loc["G1"].to_numpy()))
+    from bmfm.training.optim import adamw
+
+    optimizer = adamw(model, 0.1, (0.9, 0.99), 1e-8, 0.1)
+    before = rows.detach().clone()
+    batch = _batch(values=True) | {"input_ids": _batch(values=True)["input_ids"] % 48}
+    for _ in range(2):
+        model.head("genes", model.encode(batch)).square().mean().backward()
+        optimizer.step()
+    assert (rows[[39, 41, 47]] == before[[39, 41, 47]]).all() and (rows[40] != before[40]).any()
+    with pytest.raises(ValueError, match="none of the 4 names"):
+        build(fields, heads, "bert", "sdpa", {"kind": "mlp"}, {"path": str(path)}, {"Z": 1}, **SMALL)
+
+
+def test_model_folder(tmp_path):
+    torch.manual_seed(0)
+    heads = {"type": {"size": 3, "classes": ["a", "b", "c"]}, "values": {"size": 1, "transform": True}}
+    model = build(RNA, heads, attention="sdpa", values={"kind": "scale_adapt"}, **BACKBONES["llama"]).eval()
+    model.save_pretrained(tmp_path)
+    again = BmfmModel.from_pretrained(tmp_path).eval()
+    assert again.config.heads["type"]["classes"] == ["a", "b", "c"]
+    batch = _batch(values=True)
+    with torch.no_grad():
+        for name in heads:
+            torch.testing.assert_close(again.head(name, again.encode(batch)), model.head(name, model.encode(batch)))
+        out = again(batch["input_ids"], (batch["document"] > 0), values=batch["values"]).last_hidden_state
+    real = batch["document"] > 0
+    torch.testing.assert_close(out[real], model.encode(batch).detach()[real], atol=3e-6, rtol=1e-5)
+
+
+def test_flattened_documents_for_varlen_attention():
+    batch = _batch(96)
+    places, cumulative, longest = flattened(batch["document"])
+    lengths = cumulative.diff().tolist()
+    assert sorted(lengths) == [11, 22, 35, 52, 63] and longest == 63
+    flat = batch["example"].flatten()[places]
+    assert all(len(flat[a:b].unique()) == 1 for a, b in pairwise(cumulative))
+
+
+def test_choice_of_attention():
+    assert resolve("auto") in ("sdpa", "flash_attention_2")
+    with pytest.raises(ValueError, match="unknown"):
+        resolve("flsh")
+    if not torch.cuda.is_available():
+        with pytest.raises(ImportError, match="bmfm"):
+            resolve("flash_attention_2")
+    model = build(DNA, {}, attention="sdpa", **BACKBONES["modernbert"])
+    batch = {"document": torch.tensor([[1, 1, 2, 0]])}
+    mask = attention_inputs(model.backbone.config, torch.zeros(1, 4, 32), batch)["attention_mask"]["full_attention"]
+    assert mask.squeeze().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_unknown_settings_are_errors():
+    with pytest.raises(ValueError, match="hiden_size"):
+        build(DNA, {}, "modernbert", hiden_size=3)
+    with pytest.raises(ValueError, match="choose from modernbert"):
+        build(DNA, {}, "gpt")
+    with pytest.raises(ValueError, match="values=mlp_special"):
+        build(RNA, {}, "bert")

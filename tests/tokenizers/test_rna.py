@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bmfm.cells.counts import Counts, concatenate
+from bmfm.cells.genes import GeneVocabulary
+from bmfm.tokenizers.rna import ORDERS, ZEROS, CellTokenizer
+from tests.cells import reference_cells as reference
+
+GENES = [f"G{i}" for i in range(40)]
+FIRST = GeneVocabulary.of_genes(GENES).plain_ids[0]
+
+
+def cells(seed, n=6, n_genes=30, whole=True):
+    """Cells over the first 30 of 40 genes; every fourth cell is empty."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for b in range(n):
+        counts = rng.poisson(1.5, n_genes).astype(np.float32) * (b % 4 != 3)
+        if not whole:
+            counts *= rng.random(n_genes).astype(np.float32)
+        own = np.flatnonzero(counts)
+        parts.append(Counts((own + FIRST).astype(np.int32), counts[own], np.array([0, len(own)])))
+    return concatenate(parts), rng.integers(0, 2**62, n).astype(np.uint64)
+
+
+MEASURED = [np.arange(FIRST, FIRST + 30, dtype=np.int32)]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(0, 10**6), st.sampled_from(ORDERS), st.sampled_from(ZEROS), st.integers(3, 60), st.sampled_from([0.0, 0.4]),
+    st.sampled_from(["log_normalise", "as_is", "percentile_bins"]), st.booleans(), st.sampled_from(["none", "downsample", "poisson"]),
+)  # fmt: skip
+def test_tokens_obey_the_rules(seed, order, zeros, max_tokens, dropout, kind, whole, depth):
+    depth = depth if whole else "none"
+    counts, keys = cells(seed, whole=whole)
+    tokenizer = CellTokenizer(
+        GENES, order, zeros, 0.4, dropout, values={"kind": kind}, depth={"kind": depth, "min_total": 10}, positions=False
+    )
+    room = max_tokens - len(tokenizer.prefix) - 1
+    if room < 1:
+        return
+    tokens = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, max_tokens)
+    for b in range(6):
+        part, mine = slice(*tokens.offsets[b : b + 2]), slice(*counts.offsets[b : b + 2])
+        ids, values, targets = tokens.ids[part], tokens.values[part], tokens.targets[part]
+        own = dict(zip(counts.ids[mine].tolist(), counts.counts[mine].tolist(), strict=True))
+        assert len(set(ids)) == len(ids) <= room and set(ids) <= set(MEASURED[0])
+        whole_cell = reference.transform(list(own.values()), sum(own.values()), kind) if own else []
+        truth = dict(zip(own, whole_cell, strict=True))
+        np.testing.assert_allclose(targets, [truth.get(i, 0.0) for i in ids.tolist()], rtol=1e-5)
+        if depth == "none":
+            assert (values == targets).all()
+        else:
+            assert (values[targets == 0] == 0).all()
+        expressed = [i for i in ids.tolist() if i in own]
+        if zeros == "expressed":
+            assert len(expressed) == len(ids)
+        if dropout == 0 and depth == "none":
+            if zeros == "expressed":
+                assert len(ids) == min(len(own), room)
+            if zeros == "all":
+                assert len(ids) == min(30, room)
+            if zeros == "batch_wise":
+                assert len(ids) == min(30, room) and len(expressed) == min(len(own), room)
+        if zeros == "interleaved" and dropout == 0 and depth == "none" and len(own) == len(expressed) and expressed:
+            assert len(ids) - len(expressed) <= np.ceil(0.4 * room)
+        shown = [own[i] for i in expressed]
+        if order == "descending" and depth == "none":
+            assert shown == sorted(shown, reverse=True)
+            if dropout == 0 and expressed:
+                assert shown == sorted(own.values(), reverse=True)[: len(shown)]
+        if order == "as_given" and zeros == "expressed":
+            assert expressed == sorted(expressed)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("zeros", [z for z in ZEROS if z != "batch_wise"])
+def test_a_cell_does_not_depend_on_its_batch(order, zeros):
+    counts, keys = cells(3)
+    tokenizer = CellTokenizer(GENES, order, zeros, 0.3, 0.2, depth={"kind": "downsample", "min_total": 10})
+    whole = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, 14)
+    for b in range(6):
+        mine = slice(*counts.offsets[b : b + 2])
+        alone = Counts(counts.ids[mine], counts.counts[mine], np.array([0, mine.stop - mine.start]))
+        tokens = tokenizer(alone, keys[b : b + 1], np.zeros(1, np.int64), MEASURED, 14)
+        part = slice(*whole.offsets[b : b + 2])
+        assert (tokens.ids == whole.ids[part]).all() and (tokens.values == whole.values[part]).all()
+        assert (tokens.depth[0] == whole.depth[b]).all()
+
+
+def test_zeros_by_batch_come_from_the_batch_first():
+    counts = Counts(np.array([FIRST, FIRST + 1, FIRST + 2], np.int32), np.ones(3, np.float32), np.array([0, 1, 3]))
+    tokens = CellTokenizer(GENES, zeros="batch_wise")(counts, np.array([1, 2], np.uint64), np.zeros(2, np.int64), MEASURED, 5)
+    assert set(tokens.ids[:3].tolist()) == {FIRST, FIRST + 1, FIRST + 2} and sorted(tokens.values[:3] > 0) == [False, False, True]
+
+
+def test_random_choice_is_uniform():
+    n = 4000
+    counts = Counts(np.tile(np.arange(FIRST, FIRST + 10, dtype=np.int32), n), np.ones(10 * n, np.float32), np.arange(0, 10 * n + 1, 10))
+    keys = np.random.default_rng(0).integers(0, 2**62, n).astype(np.uint64)
+    for zeros, n_genes in (("expressed", 10), ("all", 30)):
+        tokens = CellTokenizer(GENES, zeros=zeros)(counts, keys, np.zeros(n, np.int64), MEASURED, 6)
+        seen = np.bincount(tokens.ids - FIRST, minlength=30)[:n_genes]
+        assert abs(seen / n - 4 / n_genes).max() < 0.03
+        assert tokens.n_truncated == n or zeros == "all"
+
+
+def test_read_depth_tokens():
+    counts, keys = cells(0)
+    totals = counts.totals
+    for depth, target in (({"kind": "equal"}, totals), ({"kind": "align", "target": 500}, np.full(6, 500.0)), ({"kind": "auto"}, np.full(6, totals.max()))):
+        tokenizer = CellTokenizer(GENES, depth=depth)
+        tokenizer.settle(totals)
+        tokens = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, 64)
+        np.testing.assert_allclose(tokens.depth, np.log1p(np.stack([totals, target], 1)), rtol=1e-6)
+    assert CellTokenizer(GENES, n_cls=3, depth={"kind": "equal"}).prefix.tolist() == [3, 5, 6, 36, 37]
+
+
+def test_save_and_load(tmp_path):
+    counts, keys = cells(1)
+    tokenizer = CellTokenizer(GENES, order="descending", values={"kind": "log_normalise", "target_sum": "median"}, n_cls=2)
+    tokenizer.settle(counts.totals)
+    tokenizer.save_pretrained(tmp_path)
+    again = CellTokenizer.from_pretrained(tmp_path)
+    a, b = (t(counts, keys, np.zeros(6, np.int64), MEASURED, 20) for t in (tokenizer, again))
+    assert (a.values == b.values).all() and again.names == tokenizer.names and again.settings == tokenizer.settings
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"order": "rnd"}, "choose from random"),
+        ({"zeros": "none"}, "choose from expressed"),
+        ({"values": {"kind": "log"}}, "choose from log_normalise"),
+        ({"depth": {"kind": "deep"}}, "choose from none"),
+        ({"depth": {"kind": "align"}}, "target"),
+        ({"sequence_dropout": 1.0}, "below 1"),
+        ({"genes": "gene2vec", "n_cls": 2}, "lacks"),
+    ],
+)
+def test_mistakes(options, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        CellTokenizer(**({"genes": GENES} | options))
