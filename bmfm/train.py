@@ -11,6 +11,11 @@ def assemble(config):
 
     from bmfm.objectives.together import Objectives
 
+    for name, chosen in config.objectives.items():
+        if chosen and "_target_" not in chosen:
+            raise SystemExit(
+                f"bmfm: objectives.{name} has settings, but no such objective is chosen: write objective=[{name}, ...], or '~objectives.{name}'"
+            )
     data = instantiate(config.data, _convert_="all")
     data.connect(instantiate(config.tokenizer, _convert_="all"))
     objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})

@@ -1,20 +1,63 @@
 """Every YAML composes, instantiates, and takes a training step, shrunk."""
 
+import gzip
+
+import numpy as np
 import pytest
+import torch
 
 from bmfm.cli import compose, config_folder
+from bmfm.files import ASSETS
+from tests.cells.test_cells import OBO
 from tests.conftest import SLICE_FASTA, SLICE_VCF
 
 RECIPES = sorted(p.stem for p in (config_folder() / "recipe").glob("*.yaml"))
-GROUPS = sorted(f"{p.parent.name}={p.stem}" for p in config_folder().glob("*/*.yaml") if p.parent.name not in ("recipe", "debug"))
+GROUPS = sorted(f"{p.parent.name}={p.stem}" for p in config_folder().glob("*/*.yaml") if p.parent.name not in ("recipe", "debug", "published"))
 DEBUG = sorted(p.stem for p in (config_folder() / "debug").glob("*.yaml"))
 SHRUNK = [
-    "model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2",
-    f"data.fasta={SLICE_FASTA}", "data.split.block_size=25000", "data.split.validation=0.1", "data.split.test=0.1",
-    "data.windows.min_length=1000", "data.windows.max_length=2000", "data.batch_size=2", "data.held_out_windows.coverage=0.05", "data.num_workers=0",
-    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer.precision=32-true",
-    "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "trainer.devices=1", "callbacks.last.every_n_train_steps=1", "overwrite=true",
+    "model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2", "data.batch_size=2",
+    "data.num_workers=0", "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.enable_progress_bar=false", "callbacks.progress=null",
+    "trainer.precision=32-true", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "trainer.devices=1",
+    "callbacks.last.every_n_train_steps=1", "overwrite=true", "trainer.limit_val_batches=4",
 ]  # fmt: skip
+SHRUNK_DNA = [
+    f"data.fasta={SLICE_FASTA}", "data.split.block_size=25000", "data.split.validation=0.1", "data.split.test=0.1",
+    "data.windows.min_length=1000", "data.windows.max_length=2000", "data.held_out_windows.coverage=0.05",
+]  # fmt: skip
+SHRUNK_RNA = ["data.max_tokens=64", "data.statistics_cells=64"]
+LLAMA = ["model.num_key_value_heads=2"]
+PARAMETERS = {  # millions, with all heads, on the labels of `annotated`: what README documents
+    "dna_ref_113m": 117.2, "dna_snp_113m": 117.2, "rna_bert_110m_mlm_rda": 100.6, "rna_bert_110m_mlm_multitask": 115.5,
+    "rna_bert_110m_wced": 130.3, "rna_bert_110m_wced_multitask": 130.3, "rna_llama_32m_mlm_multitask": 28.9, "rna_llama_47m_wced_multitask": 43.7,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory):
+    """Some of the cells that ship, with the .obs columns of CELLxGENE, and an ontology with their terms."""
+    import anndata
+
+    folder = tmp_path_factory.mktemp("annotated")
+    adata = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:120].copy()
+    rng = np.random.default_rng(0)
+    adata.obs["cell_type"] = rng.choice(["T cell", "B cell", "unknown"], 120)
+    for name, values in {"tissue": ["blood", "lung"], "tissue_general": ["blood", "lung"], "donor_id": [f"d{i}" for i in range(12)], "sex": ["female", "male"]}.items():
+        adata.obs[name] = rng.choice(values, 120)
+    adata.write_h5ad(folder / "cells.h5ad")
+    with gzip.open(folder / "cl.obo.gz", "wt") as out:
+        out.write(OBO)
+    return folder
+
+
+def _needs(recipe: str, folder) -> list[str]:
+    if recipe.startswith("dna"):
+        return SHRUNK_DNA + ([f"data.variants={SLICE_VCF}", "data.variant_filter.info_flag=null"] if recipe.endswith("113m") else [])
+    more = LLAMA if "llama" in recipe else []
+    if "10m" in recipe or "llama" in recipe:
+        more = [*more, f"data.path={folder / 'cells.h5ad'}", "data.split.validation=0.2", "data.split.test=0.2"]
+    if "llama" in recipe:
+        more += [f"objectives.cell_type.ontology={folder / 'cl.obo.gz'}"]
+    return SHRUNK_RNA + more
 
 
 def _train(tmp_path, *overrides):
@@ -24,15 +67,33 @@ def _train(tmp_path, *overrides):
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if not r.endswith("tokenizer")])
-def test_recipe_takes_a_step(tmp_path, recipe):
-    more = [f"data.variants={SLICE_VCF}", "data.variant_filter.info_flag=null"] if recipe.endswith("113m") else []
-    metrics = _train(tmp_path, f"+recipe={recipe}", *more)
+def test_recipe_takes_a_step(tmp_path, recipe, annotated):
+    metrics = _train(tmp_path, f"+recipe={recipe}", *_needs(recipe, annotated))
     assert 0 < metrics["val/loss"] < 12 and (tmp_path / "model" / "model.safetensors").exists()
 
 
+CHOICES = {
+    "tokenizer=folder": ["tokenizer.path=snp2vec"],
+    "logger=wandb": ["logger.wandb.offline=true"],
+    "data=rna": ["data.path=${asset:rna/pbmc3k.h5ad}"],
+    "model=llama": LLAMA,
+    "model=llama_12x384": LLAMA,
+    "values=token": ["objective=[values]", "+objectives.values.losses.bins=1.0", "~objectives.values.losses.mse"],
+    "objective=cls_labels": ["tokenizer.n_cls=5"],
+}
+
+
+def _is_rna(choice: str) -> bool:
+    group, name = choice.split("=")
+    return group == "values" or name in ("rna", "pbmc3k", "bert", "bert_110m", "llama", "llama_12x384", "cells", "cells_folder") or (
+        group == "objective" and name != "mlm"
+    )
+
+
 @pytest.mark.parametrize("choice", GROUPS)
-def test_every_choice_of_every_group_takes_a_step(tmp_path, choice):
-    more = {"tokenizer=folder": ["tokenizer.path=snp2vec"], "logger=wandb": ["logger.wandb.offline=true"]}.get(choice, [])
+def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated):
+    more = CHOICES.get(choice, [])
+    group, name = choice.split("=")
     if choice == "logger=tensorboard":
         pytest.importorskip("tensorboard")
     if choice == "trainer=fsdp":  # needs a GPU: only the strategy is built here
@@ -40,16 +101,50 @@ def test_every_choice_of_every_group_takes_a_step(tmp_path, choice):
 
         assert instantiate(compose("train", [choice]).trainer.strategy) is not None
         return
-    metrics = _train(tmp_path, "+recipe=dna_snp", choice, *more)
-    assert metrics["val/loss"] > 0
+    if not _is_rna(choice):
+        assert _train(tmp_path, "+recipe=dna_snp", choice, *SHRUNK_DNA, *more)["val/loss"] > 0
+        return
+    if group == "objective":
+        choice = f"objective=[{name}]"
+        more = [f"data.path={annotated / 'cells.h5ad'}", *more]
+        if name == "cell_ontology":
+            more = [f"objectives.cell_type.ontology={annotated / 'cl.obo.gz'}", *more]
+    if choice == "tokenizer=cells_folder":
+        from bmfm.tokenizers.rna import CellTokenizer
+
+        CellTokenizer("gene2vec").save_pretrained(tmp_path)
+        more = [f"tokenizer.folder={tmp_path}"]
+    base = ["~representation", "data=pbmc3k", "tokenizer=cells", "model=bert", "values=mlp_special", "objective=[wced]"]
+    chosen = {o.split("=")[0]: o for o in (*base, choice, *more)}
+    assert _train(tmp_path / "run", *chosen.values(), *SHRUNK_RNA)["val/loss"] > 0
+
+
+def test_settings_of_an_objective_that_is_not_chosen_are_an_error(tmp_path):
+    with pytest.raises(SystemExit, match=r"objectives.wced has settings.*objective=\[wced"):
+        _train(tmp_path, "+recipe=rna_wced", "objective=[values]", *SHRUNK_RNA)
+
+
+@pytest.mark.parametrize("recipe", PARAMETERS)
+def test_published_size(recipe, annotated, monkeypatch):
+    from bmfm.objectives.together import Objectives
+    from bmfm.train import assemble
+
+    monkeypatch.setattr(Objectives, "begin_at_baselines", lambda self, model: None)  # there is nothing to set on the meta device
+    files = {"rna": [f"data.path={annotated / 'cells.h5ad'}", "data.split.validation=0.2", "data.split.test=0.2"], "dna": ["data.variants=" + str(SLICE_VCF), *SHRUNK_DNA, "data.variant_filter.info_flag=null"]}  # fmt: skip
+    more = [f"objectives.cell_type.ontology={annotated / 'cl.obo.gz'}"] if "llama" in recipe else []
+    with torch.device("meta"):
+        config = compose("train", [f"+recipe={recipe}", *files[recipe[:3]], *more])
+        _, _, model = assemble(config)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(PARAMETERS[recipe], abs=0.06)
 
 
 @pytest.mark.parametrize("name", DEBUG)
-def test_debug_configurations_compose(name):
-    config = compose("train", ["+recipe=dna_snp", f"+debug={name}"])
-    assert config.run_dir == "runs/debug_dna_snp" and config.overwrite
+@pytest.mark.parametrize("recipe", ["dna_snp", "rna_mlm"])
+def test_debug_configurations_compose(recipe, name):
+    config = compose("train", [f"+recipe={recipe}", f"+debug={name}"])
+    assert config.run_dir == f"runs/debug_{recipe}" and config.overwrite
 
 
 def test_unused_key_is_an_error(tmp_path):
     with pytest.raises(Exception, match="not_a_setting"):
-        _train(tmp_path, "+recipe=dna_ref", "+data.not_a_setting=1")
+        _train(tmp_path, "+recipe=dna_ref", "+data.not_a_setting=1", *SHRUNK_DNA)
