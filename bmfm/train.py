@@ -89,6 +89,10 @@ def train(config) -> dict[str, float]:
     if best:
         step = saved["global_step"]
         metrics = {k: dict(v)[s] for k, v in curves.items() if k.startswith("val/") for s in (step - 1, step) if s in dict(v)} or metrics
+    if config.logistic_regression:
+        from bmfm.evaluation.baselines import label_baselines
+
+        metrics |= {f"val/{k}": v for k, v in label_baselines(data, objectives).items()}
     facts = data.facts()
     report.save_model(model, data.tokenizer, run_dir / "model", settings, metrics, facts, data.card)
     report.plot_loss(curves, run_dir / "loss.png", config.name)

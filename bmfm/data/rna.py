@@ -294,6 +294,15 @@ class RnaDataModule(BatchModule):
         for dataset in self.parts.values():
             dataset.labels[name] = labels
 
+    def features(self, part: str, label: str):
+        """Values of the whole cells of a part, CSR [n, V], and their labels [n]: what simple methods work on."""
+        from scipy.sparse import csr_matrix
+
+        numbers = self.numbers[part]
+        counts = self.cells.take(numbers)
+        values = csr_matrix((self.tokenizer.whole_cells(counts), counts.ids, counts.offsets), (len(numbers), len(self.tokenizer)))
+        return values, self.parts[part].labels[label][numbers]
+
     def need(self, needs: set[str]) -> None:
         """Serve what objectives asked for."""
         for dataset in self.parts.values():

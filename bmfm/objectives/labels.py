@@ -130,8 +130,10 @@ class Label:
         raise NotImplementedError
 
     def rows(self, metrics: dict[str, float]) -> list[tuple[str, str]]:
-        own = [k for k in metrics if not k.startswith(self.kind)]
-        said = ", ".join(f"{k.replace('_', ' ')} {metrics[k]:.4f}" for k in own)
+        simple = "logistic_regression_"
+        own = [k for k in metrics if not k.startswith((self.kind, simple))]
+        beside = {k: f" (logistic regression {metrics[simple + k]:.4f})" for k in own if simple + k in metrics}
+        said = ", ".join(f"{k.replace('_', ' ')} {metrics[k]:.4f}{beside.get(k, '')}" for k in own)
         if self.kind in metrics:
             said += f", loss {metrics[self.kind]:.4f} (frequencies {metrics[f'{self.kind}_baseline']:.4f}), n = {metrics[f'{self.kind}_n']:,.0f}"
         return [("", said)] if said else []

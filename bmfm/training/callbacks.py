@@ -1,6 +1,7 @@
-"""Callbacks: speed in the progress bar, leaving in good order on SIGTERM."""
+"""Callbacks: speed in the progress bar, the checkpoint from which a run goes on."""
 
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -43,22 +44,40 @@ class Throughput(pl.Callback):
         self.ended = now
 
 
-class SaveOnTerm(pl.Callback):
-    """On SIGTERM: finish the step, write ``last.ckpt``, and end training as usual."""
+class LastCheckpoint(pl.Callback):
+    """Writes ``last.ckpt`` every so many steps, and on SIGTERM before training ends as usual.
 
-    def __init__(self, folder: str):
-        self.folder = Path(folder)
-        self.asked = False
+    Where a validation follows a step, the checkpoint is written after it: what training learns from held-out errors
+    (adaptive masking) is then part of it, and a resumed run goes on as if it had not been interrupted.
+    """
+
+    def __init__(self, folder: str, every_n_train_steps: int):
+        self.folder, self.every = Path(folder), every_n_train_steps
+        self.asked = self.due = False
+        self.saved = -1
 
     def on_train_start(self, trainer, module) -> None:
-        signal.signal(signal.SIGTERM, self._ask)
+        self.saved = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, number, frame) -> None:
         self.asked = True
 
+    def _save(self, trainer) -> None:
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+        self.saved, self.due = trainer.global_step, False
+
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False) if trainer.world_size > 1 else self.asked
-        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if asked and between_steps:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
-            trainer.should_stop = True
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        trainer.should_stop = trainer.should_stop or asked
+        self.due = asked or (trainer.global_step % self.every == 0 and trainer.global_step > self.saved)
+        validates = trainer.enable_validation and (batch_idx + 1) % trainer.val_check_batch == 0
+        if self.due and not validates:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer, module) -> None:
+        if self.due and not trainer.sanity_checking:
+            self._save(trainer)

@@ -1,0 +1,1 @@
+"""How good a model is, beside the simplest strong baseline."""
