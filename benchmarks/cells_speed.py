@@ -146,7 +146,9 @@ def main() -> None:
             n += data.prepare_batch(next(stream))["counts"]["cells"]
         seconds = time.perf_counter() - began
         watch.on = False
-        print(f"streamed from disk, shuffled: {n:,} cells in {seconds:.0f} s, {n / seconds:,.0f} cells/s; peak memory {watch.peak / 1e9:.2f} GB")
+        print(
+            f"streamed from disk, shuffled: {n:,} cells in {seconds:.0f} s, {n / seconds:,.0f} cells/s; peak memory {watch.peak / 1e9:.2f} GB"
+        )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,12 @@ def bare(recipe: str) -> float:
 def loop(recipe: str) -> dict[str, float]:
     """Means of what the throughput callback logs, without the first ten steps."""
     with tempfile.TemporaryDirectory() as folder:
-        limits = [f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={STEPS}", "trainer.limit_val_batches=1", "callbacks.progress=null"]
+        limits = [
+            f"trainer.max_steps={STEPS}",
+            f"trainer.val_check_interval={STEPS}",
+            "trainer.limit_val_batches=1",
+            "callbacks.progress=null",
+        ]
         train(compose("train", [f"+recipe={recipe}", f"run_dir={folder}", "trainer.enable_progress_bar=false", *limits]))
         curves = read_curve(Path(folder) / "csv")
     rows = {name.removeprefix("train/"): [v for _, v in points[1:]] for name, points in curves.items()}

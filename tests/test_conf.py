@@ -12,7 +12,9 @@ from tests.cells.test_cells import OBO
 from tests.conftest import SLICE_FASTA, SLICE_VCF
 
 RECIPES = sorted(p.stem for p in (config_folder() / "recipe").glob("*.yaml"))
-GROUPS = sorted(f"{p.parent.name}={p.stem}" for p in config_folder().glob("*/*.yaml") if p.parent.name not in ("recipe", "debug", "published"))
+GROUPS = sorted(
+    f"{p.parent.name}={p.stem}" for p in config_folder().glob("*/*.yaml") if p.parent.name not in ("recipe", "debug", "published")
+)
 DEBUG = sorted(p.stem for p in (config_folder() / "debug").glob("*.yaml"))
 SHRUNK = [
     "model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2", "data.batch_size=2",
@@ -41,7 +43,12 @@ def annotated(tmp_path_factory):
     adata = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:120].copy()
     rng = np.random.default_rng(0)
     adata.obs["cell_type"] = rng.choice(["T cell", "B cell", "unknown"], 120)
-    for name, values in {"tissue": ["blood", "lung"], "tissue_general": ["blood", "lung"], "donor_id": [f"d{i}" for i in range(12)], "sex": ["female", "male"]}.items():
+    for name, values in {
+        "tissue": ["blood", "lung"],
+        "tissue_general": ["blood", "lung"],
+        "donor_id": [f"d{i}" for i in range(12)],
+        "sex": ["female", "male"],
+    }.items():
         adata.obs[name] = rng.choice(values, 120)
     adata.write_h5ad(folder / "cells.h5ad")
     with gzip.open(folder / "cl.obo.gz", "wt") as out:
@@ -85,8 +92,10 @@ CHOICES = {
 
 def _is_rna(choice: str) -> bool:
     group, name = choice.split("=")
-    return group == "values" or name in ("rna", "pbmc3k", "bert", "bert_110m", "llama", "llama_12x384", "cells", "cells_folder") or (
-        group == "objective" and name != "mlm"
+    return (
+        group == "values"
+        or name in ("rna", "pbmc3k", "bert", "bert_110m", "llama", "llama_12x384", "cells", "cells_folder")
+        or (group == "objective" and name != "mlm")
     )
 
 

@@ -24,7 +24,8 @@ _LIKELY_ID_COLUMNS = ("feature_id", "gene_ids", "gene_id", "ensembl_id", "ensemb
 @lru_cache(maxsize=1)
 def _known_genes() -> tuple[list[tuple[str, ...]], dict[str, list[int]]]:
     """Names of each human gene (symbol first, then aliases) and {symbol, alias or Ensembl id: genes}."""
-    names, index = [], {}
+    names: list[tuple[str, ...]] = []
+    index: dict[str, list[int]] = {}
     with gzip.open(ASSETS / "genes" / "human_genes.tsv.gz", "rt") as lines:
         next(lines)
         for number, line in enumerate(lines):

@@ -27,19 +27,19 @@ class Ontology:
     def from_obo(cls, path: str | Path) -> "Ontology":
         """Read the ``[Term]`` stanzas of an OBO file (plain or gzip), as the Cell Ontology's ``cl-basic.obo``."""
         file = require_file(path, "ontology (OBO file)")
-        opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+        raw = file.read_bytes()
+        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode()
         ontology = cls()
-        with opened as lines:
-            for stanza in lines.read().split("\n\n"):
-                kind, *tags = stanza.strip().split("\n")
-                if kind.strip() != "[Term]":
-                    continue
-                pairs = [tag.split(": ", 1) for tag in tags if ": " in tag]
-                given = dict(pairs)
-                if given.get("is_obsolete", "").startswith("true") or "id" not in given:
-                    continue
-                ontology.names[given["id"].strip()] = given.get("name", given["id"]).strip()
-                ontology.parents[given["id"].strip()] = [v.split("!")[0].split("{")[0].strip() for k, v in pairs if k == "is_a"]
+        for stanza in text.split("\n\n"):
+            kind, *tags = stanza.strip().split("\n")
+            if kind.strip() != "[Term]":
+                continue
+            pairs = [tag.split(": ", 1) for tag in tags if ": " in tag]
+            given = dict(pairs)
+            if given.get("is_obsolete", "").startswith("true") or "id" not in given:
+                continue
+            ontology.names[given["id"].strip()] = given.get("name", given["id"]).strip()
+            ontology.parents[given["id"].strip()] = [v.split("!")[0].split("{")[0].strip() for k, v in pairs if k == "is_a"]
         if not ontology.names:
             raise ValueError(f"{file} holds no [Term] stanza; an ontology in OBO format is needed")
         return ontology

@@ -26,7 +26,7 @@ class AnnDataView:
     """
 
     def __init__(self, source: Any):
-        self.adata = None
+        self.adata: Any = None
         if isinstance(source, str | Path):
             self.name, self.group = str(source), _open(Path(source).expanduser())
         else:
@@ -197,7 +197,9 @@ class CellSource:
     def __post_init__(self) -> None:
         self.matrix = Matrix(self.view.matrix(self.key), f"{self.view.name}, {self.key}")
         if self.matrix.shape[1] != len(self.match.ids):
-            raise ValueError(f"{self.matrix.name} has {self.matrix.shape[1]} columns for {len(self.match.ids)} genes in var; the file is damaged")
+            raise ValueError(
+                f"{self.matrix.name} has {self.matrix.shape[1]} columns for {len(self.match.ids)} genes in var; the file is damaged"
+            )
 
     def __len__(self) -> int:
         return self.matrix.shape[0]

@@ -37,7 +37,10 @@ def split_cells(split: Mapping, n: int, column: Callable[[str], np.ndarray], see
         return _cut(np.argsort(keys, kind="stable"), shares)
     codes, _ = pd.factorize(pd.Series(column(split["column"])).astype(str))
     if by == "stratified":
-        cuts = [_cut(rows[np.argsort(keys[rows], kind="stable")], shares) for rows in (np.flatnonzero(codes == c) for c in range(codes.max() + 1))]
+        cuts = [
+            _cut(rows[np.argsort(keys[rows], kind="stable")], shares)
+            for rows in (np.flatnonzero(codes == c) for c in range(codes.max() + 1))
+        ]
         return {part: np.sort(np.concatenate([c[part] for c in cuts])) for part in PARTS}
     groups = np.argsort(example_keys(seed, 1, np.arange(codes.max() + 1)), kind="stable")
     sizes = np.bincount(codes)
@@ -49,7 +52,9 @@ def split_cells(split: Mapping, n: int, column: Callable[[str], np.ndarray], see
         parts[part].append(int(g))
         filled[part] += int(sizes[g])
     if not parts["train"] or any(shares[p] and not parts[p] for p in shares):
-        raise ValueError(f"data.split: column {split['column']!r} has {len(groups)} groups, too few for {sum(s > 0 for s in shares.values()) + 1} parts")
+        raise ValueError(
+            f"data.split: column {split['column']!r} has {len(groups)} groups, too few for {sum(s > 0 for s in shares.values()) + 1} parts"
+        )
     return {part: np.flatnonzero(np.isin(codes, parts[part])) for part in PARTS}
 
 
@@ -71,7 +76,9 @@ def _by_value(split: Mapping, values: np.ndarray, column: str) -> dict[str, np.n
     else:
         named = {p: {v for v in text.unique() if v.lower() in words} for p, words in _WORDS.items()}
         if not named["train"]:
-            raise ValueError(f"data.split: column {column!r} holds {sorted(text.unique())[:10]}; train, validation and test (or lists of values) are needed")
+            raise ValueError(
+                f"data.split: column {column!r} holds {sorted(text.unique())[:10]}; train, validation and test (or lists of values) are needed"
+            )
     parts = {p: np.flatnonzero(text.isin(named.get(p, set()))) for p in PARTS}
     return parts
 
@@ -91,7 +98,9 @@ class Order:
         Class of each cell, for drawing classes equally often with replacement; None takes each cell once.
     """
 
-    def __init__(self, cells: np.ndarray, seed: int, blocks: np.ndarray | None = None, buffer_blocks: int = 16, classes: np.ndarray | None = None):
+    def __init__(
+        self, cells: np.ndarray, seed: int, blocks: np.ndarray | None = None, buffer_blocks: int = 16, classes: np.ndarray | None = None
+    ):
         self.cells, self.blocks, self.seed, self.buffer_blocks, self.classes = cells, blocks, seed, buffer_blocks, classes
         self._epochs: dict[int, np.ndarray] = {}
 

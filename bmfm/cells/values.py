@@ -39,7 +39,7 @@ def transform(counts, total, kind, target_sum, n_bins, upper, out):
     memo = np.full(_MEMO, -1.0)  # most counts are small whole numbers: one logarithm each
     for i in range(n):
         x = counts[i]
-        if kind == NORMALISE or kind == AS_IS:
+        if kind in (NORMALISE, AS_IS):
             out[i] = x * scale
             continue
         c = np.int64(x)

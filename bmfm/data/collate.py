@@ -1,5 +1,7 @@
 """Sequences of tokens to the rows of a batch, padded or packed."""
 
+from collections.abc import Mapping
+
 import numba
 import numpy as np
 
@@ -56,7 +58,7 @@ def collate(
     ids: np.ndarray,
     offsets: np.ndarray,
     prefix: np.ndarray,
-    flat: dict[str, tuple[np.ndarray, float]],
+    flat: Mapping[str, tuple[np.ndarray, float]],
     row_length: int | None = None,
     positions: bool = True,
 ) -> dict:

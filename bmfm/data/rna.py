@@ -29,7 +29,7 @@ def find_sources(path: Any) -> list[Any]:
         return [path]
     given = Path(path).expanduser()
     if any(c in str(path) for c in "*?["):
-        found = sorted(glob.glob(str(given)))
+        found = sorted(glob.glob(str(given)))  # noqa: PTH207 (a pattern may be absolute)
         if not found:
             raise FileNotFoundError(f"data.path={str(path)!r}: no file matches this pattern")
         return list(found)
@@ -221,9 +221,9 @@ class RnaDataModule(BatchModule):
             raise ValueError(f"{sources[0].view.name}: no cell has a count in any gene of the vocabulary")
         if n := int(empty.sum()):
             first = int(np.flatnonzero(empty)[0])
-            source = int(self.cells.source_of(np.array([first]))[0])
-            name = sources[source].view.obs.index[first - int(self.cells.first[source])]
-            self.note("cells without any count", f"{n:,}, left out (first: {name!r} of {sources[source].name})")
+            where = int(self.cells.source_of(np.array([first]))[0])
+            name = sources[where].view.obs.index[first - int(self.cells.first[where])]
+            self.note("cells without any count", f"{n:,}, left out (first: {name!r} of {sources[where].name})")
         parts = split_cells(self.split, len(self.cells), self.cells.column, self.seed)
         self.numbers = {part: cells[~empty[cells]] for part, cells in parts.items()}
         if not len(self.numbers["train"]):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from bmfm.genome.alphabet import N, base_table
 from bmfm.files import cached_folder, fingerprint, require_file
+from bmfm.genome.alphabet import N, base_table
 from bmfm.genome.contigs import ContigNames
 
 SOFT_MASK_BIT = np.uint8(0x80)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bmfm.files import require_file
-from bmfm.hashing import example_keys
 from bmfm.genome.reference import Reference
+from bmfm.hashing import example_keys
 
 
 def merge(intervals: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ import numba
 import numpy as np
 
 from bmfm.genome.alphabet import COMPLEMENT, DEL, INSERTED, PAIR
-from bmfm.hashing import mix, uniform
 from bmfm.genome.reference import Reference
 from bmfm.genome.variants import VariantTable
 from bmfm.genome.windows import Windows
+from bmfm.hashing import mix, uniform
 
 _VARIANT = np.uint8(0x80)
 _BARE = np.uint8(0x7F)

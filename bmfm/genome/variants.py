@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfm.genome.alphabet import base_table
 from bmfm.files import cached_folder, fingerprint, require_file
+from bmfm.genome.alphabet import base_table
 from bmfm.genome.frequency import allele_frequencies
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import read_regions, within

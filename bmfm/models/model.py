@@ -1,6 +1,7 @@
 """The model of both omics: summed field encoders, a backbone, named heads. The difference is configuration."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +51,7 @@ class BmfmModel(PreTrainedModel):
         super().__init__(config)
         options = {k: v for k, v in config.backbone.items() if k != "kind"}
         head_bias = options.pop("head_bias", True)
-        self.backbone = KINDS[config.backbone["kind"]](options)
+        self.backbone: Any = KINDS[config.backbone["kind"]](options)
         size = self.backbone.config.hidden_size
         self.embeddings = FieldEmbeddings(size, config.fields)
         self.heads = Heads(size, config.heads, head_bias, self.backbone.norm_bias, self.backbone.eps)

@@ -49,7 +49,16 @@ def from_transformers(theirs) -> BmfmModel:
     from dataclasses import fields
 
     c = theirs.config
-    skipped = {"vocab_size", "classifier_bias", "decoder_bias", "tie_word_embeddings", "architectures", "transformers_version", "id2label", "label2id"}
+    skipped = {
+        "vocab_size",
+        "classifier_bias",
+        "decoder_bias",
+        "tie_word_embeddings",
+        "architectures",
+        "transformers_version",
+        "id2label",
+        "label2id",
+    }
     options = {f.name: getattr(c, f.name) for f in fields(type(c)) if f.name not in skipped and not f.name.endswith("token_id") and f.init}
     options = {k: v for k, v in options.items() if v is not None}
     head = {"size": c.vocab_size, "transform": True, "tied": "input_ids" if c.tie_word_embeddings else None, "bias": c.decoder_bias}

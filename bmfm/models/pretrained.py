@@ -40,7 +40,9 @@ def plant(embedding: TokenEmbedding, vectors: pd.DataFrame, genes: dict[str, int
     """
     found = [(genes[str(name)], i) for i, name in enumerate(vectors.index) if str(name) in genes]
     if not found:
-        raise ValueError(f"none of the {len(vectors):,} names in the table of gene vectors (first: {vectors.index[0]!r}) is in the vocabulary")
+        raise ValueError(
+            f"none of the {len(vectors):,} names in the table of gene vectors (first: {vectors.index[0]!r}) is in the vocabulary"
+        )
     ids, rows = (torch.tensor(column) for column in zip(*found, strict=True))
     with torch.no_grad():
         embedding.rows.weight[ids] = torch.from_numpy(vectors.to_numpy()[rows.numpy()])

@@ -90,7 +90,9 @@ class Label:
         if self.n_missing:
             said += f"; {self.n_missing:,} examples have none (missing or silenced)"
         if self.n_unknown:
-            said += f"; {self.n_unknown:,} held-out examples have classes that training lacks (first: {text[unknown].iloc[0]!r}), not scored"
+            said += (
+                f"; {self.n_unknown:,} held-out examples have classes that training lacks (first: {text[unknown].iloc[0]!r}), not scored"
+            )
         return said
 
     def prepare(self, batch: dict, keys: np.ndarray) -> None:
@@ -321,7 +323,9 @@ class Hierarchical(Label):
         on = labels != IGNORE
         hits = self.sets.to(logits.device)[labels[on]].gather(1, logits.argmax(1)[on][:, None])[:, 0]
         n_terms = len(self.sets)
-        by_term = torch.stack([torch.bincount(labels[on], weights=hits.double(), minlength=n_terms), torch.bincount(labels[on], minlength=n_terms)])
+        by_term = torch.stack(
+            [torch.bincount(labels[on], weights=hits.double(), minlength=n_terms), torch.bincount(labels[on], minlength=n_terms)]
+        )
         return {"terms": by_term.double()}
 
     def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:

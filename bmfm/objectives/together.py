@@ -88,7 +88,11 @@ class Objectives:
                 if n <= 0:
                     continue
                 loss = key.removeprefix("loss/")
-                metrics |= {f"{name}/{loss}": float(total / n), f"{name}/{loss}_baseline": float(baseline / n), f"{name}/{loss}_n": float(n)}
+                metrics |= {
+                    f"{name}/{loss}": float(total / n),
+                    f"{name}/{loss}_baseline": float(baseline / n),
+                    f"{name}/{loss}_n": float(n),
+                }
                 weight = objective.weights[loss]
                 losses[f"{name}/{loss}"], baselines[f"{name}/{loss}"] = (total, n, weight), (baseline, n, weight)
             metrics |= {f"{name}/{key}": value for key, value in objective.summarise(own).items()}

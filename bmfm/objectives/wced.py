@@ -55,7 +55,9 @@ class WholeCellDecoder:
     def prepare(self, batch: dict, keys: np.ndarray) -> None:
         """Nothing to hide: the targets are the batch's whole cells."""
 
-    def _outputs(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
+    def _outputs(
+        self, model, batch: dict, hidden_BLH: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
         """Logits {kind: [N, V]}, true values [N, V], and which genes each target averages over {target: [N, V]}."""
         states_NH = hidden_BLH.flatten(0, 1)[batch["first"] + self.cls]
         logits_NVK = model.head(self.name, states_NH).float().view(len(states_NH), len(self.genes), len(self.kinds))
@@ -105,7 +107,9 @@ class WholeCellDecoder:
         for kind, each in self._each(outputs, truth).items():
             for target in self.targets:
                 on = self._counted(kind, masks[target], truth)
-                sums[f"loss/{target}_{kind}"] = torch.stack([(x * on).sum().double() for x in (each, torch.ones_like(each), baselines[kind])])
+                sums[f"loss/{target}_{kind}"] = torch.stack(
+                    [(x * on).sum().double() for x in (each, torch.ones_like(each), baselines[kind])]
+                )
         on = masks["non_input"]
         expected = outputs["mse"] if "mse" in outputs else -outputs["is_zero"]
         correlations = [row_pearson(expected, truth, on), row_pearson(mean, truth, on), row_pearson(expected - mean, truth - mean, on)]
@@ -145,7 +149,12 @@ class WholeCellDecoder:
             said += f", of the difference from the mean profile {metrics.get('profile_delta_pearson', float('nan')):.4f}"
             rows.append(("profile of a cell's unseen genes", said))
         if "gene_pearson" in metrics:
-            rows.append(("an unseen gene over cells", f"mean Pearson {metrics['gene_pearson']:.4f} of {metrics['genes']:,.0f} genes (mean profile: 0)"))
+            rows.append(
+                (
+                    "an unseen gene over cells",
+                    f"mean Pearson {metrics['gene_pearson']:.4f} of {metrics['genes']:,.0f} genes (mean profile: 0)",
+                )
+            )
         if "zero_auc" in metrics:
             rows.append(("which unseen genes are zero", f"F1 {metrics['zero_f1']:.4f}, AUC {metrics['zero_auc']:.4f}"))
         losses = ", ".join(f"{k} {metrics[k]:.4f} ({metrics[f'{k}_baseline']:.4f})" for k in self.weights if k in metrics)

@@ -18,7 +18,6 @@ from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.bpe import BpeTable, encode_windows
 
 
-
 def wrap(tokenizer):
     """A `transformers.PreTrainedTokenizerFast` of a `tokenizers.Tokenizer`, with the roles of the special tokens."""
     from transformers import PreTrainedTokenizerFast

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -156,7 +157,7 @@ def _tokens(
         elif zero_kind == 3:
             # max_genes of all measured genes: how many of them are expressed is itself a draw
             if m + n_zero_there > max_genes and order_kind != 1:
-                left, want = m, max_genes
+                left, _want = m, max_genes
                 for i in range(max_genes):
                     if uniform(mix(key, 47), i) * (m + n_zero_there - i) < left:
                         left -= 1
@@ -269,8 +270,8 @@ class CellTokenizer:
         for what, given, known in (("order", order, ORDERS), ("zeros", zeros, ZEROS)):
             if given not in known:
                 raise ValueError(f"tokenizer.{what}={given!r} is unknown; choose from {', '.join(known)}")
-        self.values = {"kind": "log_normalise", "target_sum": 1e4, "n_bins": 51, "upper": 10.0} | dict(values or {})
-        self.depth = {"kind": "none", "min_total": 1000, "rate": 0.6, "target": None} | dict(depth or {})
+        self.values: dict[str, Any] = {"kind": "log_normalise", "target_sum": 1e4, "n_bins": 51, "upper": 10.0} | dict(values or {})
+        self.depth: dict[str, Any] = {"kind": "none", "min_total": 1000, "rate": 0.6, "target": None} | dict(depth or {})
         if self.values["kind"] not in KINDS:
             raise ValueError(f"tokenizer.values.kind={self.values['kind']!r} is unknown; choose from {', '.join(KINDS)}")
         if self.depth["kind"] not in DEPTHS:
@@ -407,5 +408,5 @@ class CellTokenizer:
         return tokenizer
 
 
-assert (BINS, PERCENTILE_BINS) == (KINDS.index("bins"), KINDS.index("percentile_bins"))
+assert (KINDS.index("bins"), KINDS.index("percentile_bins")) == (BINS, PERCENTILE_BINS)
 assert CLS == 3

@@ -61,14 +61,16 @@ USE_OURS = """from bmfm.models.model import BmfmModel
 model = BmfmModel.from_pretrained(".")  # heads and the names of their classes: model.config.heads"""
 
 
-def save_model(model, tokenizer, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]) -> None:
+def save_model(
+    model, tokenizer, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]
+) -> None:
     """Write a folder with weights, tokenizer, recipe and model card (safetensors, JSON, text).
 
     A model of DNA tokens alone is written as a `ModernBertForMaskedLM`, which transformers loads without this package.
     """
-    from bmfm.models.modernbert import is_plain, to_transformers
-
     import transformers
+
+    from bmfm.models.modernbert import is_plain, to_transformers
 
     transformers.utils.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,9 @@ class TestSources:
         assert all((getattr(a, n) == getattr(b, n)).all() for n in ("ids", "counts", "offsets")) and len(disk._cached) <= 3
         np.testing.assert_allclose(a.totals, matrix[numbers % 50].sum(1))
 
-    @pytest.mark.parametrize(("value", "said"), [(-1.0, "is negative"), (np.nan, "is not a number"), (np.inf, "is infinite"), (0.5, "is not a whole number")])
+    @pytest.mark.parametrize(
+        ("value", "said"), [(-1.0, "is negative"), (np.nan, "is not a number"), (np.inf, "is infinite"), (0.5, "is not a whole number")]
+    )
     def test_values_that_are_no_counts(self, tmp_path, matrix, value, said):
         wrong = sp.csr_matrix(matrix)
         place = wrong.indptr[30]
@@ -155,7 +157,7 @@ class TestSources:
         with pytest.raises(ValueError, match=r"no .h5ad file"):
             open_source(write("text.h5ad", "hello"), vocabulary)
         cells = Cells([open_source(adata_of(matrix), vocabulary)])
-        with pytest.raises(KeyError, match="has no .obs column 'donor'"):
+        with pytest.raises(KeyError, match=r"has no \.obs column 'donor'"):
             cells.column("donor")
 
     def test_genes_that_share_an_id_are_added_up(self, matrix):
@@ -174,7 +176,13 @@ class TestSources:
         csr = sp.csr_matrix(matrix)
         found = align(csr.indptr.astype(np.int64), csr.indices, csr.data, gene_ids, 12)
         expected = reference.align(matrix, gene_ids, 12)
-        as_dicts = lambda c: [dict(zip(c.ids[a:b].tolist(), c.counts[a:b].tolist(), strict=True)) for a, b in zip(c.offsets[:-1], c.offsets[1:], strict=True)]  # noqa: E731, E501
+
+        def as_dicts(c):
+            return [
+                dict(zip(c.ids[a:b].tolist(), c.counts[a:b].tolist(), strict=True))
+                for a, b in zip(c.offsets[:-1], c.offsets[1:], strict=True)
+            ]
+
         assert as_dicts(found) == expected
         if n_cells:
             rows = rng.integers(0, n_cells, 5)
@@ -186,7 +194,9 @@ class TestSplits:
     donors = np.repeat([f"d{i}" for i in range(20)], 5)
 
     def column(self, name):
-        return {"label": self.labels, "donor": self.donors, "part": np.array(["train", "val", "test", "train"] * 25), "file": self.labels}[name]
+        return {"label": self.labels, "donor": self.donors, "part": np.array(["train", "val", "test", "train"] * 25), "file": self.labels}[
+            name
+        ]
 
     @pytest.mark.parametrize(
         "split",

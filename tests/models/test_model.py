@@ -42,7 +42,9 @@ def _by_example(batch, hidden):
 def test_packed_equals_padded(attention, backbone, omics):
     torch.manual_seed(0)
     rna = omics == "rna"
-    model = build(RNA if rna else DNA, {}, attention=attention, values={"kind": "mlp_special"} if rna else None, **BACKBONES[backbone]).eval()
+    model = build(
+        RNA if rna else DNA, {}, attention=attention, values={"kind": "mlp_special"} if rna else None, **BACKBONES[backbone]
+    ).eval()
     padded, packed = _batch(values=rna), _batch(96, values=rna)
     assert packed["document"].max() > 1
     with torch.no_grad():
@@ -63,7 +65,9 @@ def test_dna_model_is_transformers_modernbert_and_back():
         with torch.no_grad():
             ours = model.head("mlm", model.encode(batch))
             torch.testing.assert_close(again.head("mlm", again.encode(batch)), ours)
-            torch.testing.assert_close(theirs(batch["input_ids"], attention_mask=mask).logits[mask > 0], ours[mask > 0], atol=3e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                theirs(batch["input_ids"], attention_mask=mask).logits[mask > 0], ours[mask > 0], atol=3e-6, rtol=1e-5
+            )
         assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
 
 

@@ -134,7 +134,7 @@ def test_whole_cell_decoding_equals_a_loop_over_genes(small_model):
         bound(wced=WholeCellDecoder(["all"], {"mse": 1.0}, cls=1))
 
 
-CLASSES = np.array((["a", "b", "b", "c", None, "unknown"] * 7)[:38] + ["new", "a"], object)
+CLASSES = np.array([*(["a", "b", "b", "c", None, "unknown"] * 7)[:38], "new", "a"], object)
 
 
 def run_labels(task, columns, small_model, n_cls=1):
@@ -177,7 +177,9 @@ def test_other_kinds_of_labels(small_model, write):
     assert together.heads["y"]["classes"] == ["x", "y", "z"] and data.labels["y"][3].tolist() == [1, 0, 1]
     total, n, _ = together.losses(model, batch, hidden)["y/binary_cross_entropy"]
     logits = model.head("y", hidden[:, 0])
-    torch.testing.assert_close(total, functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(data.labels["y"][[0, 1, 3, 4]]), reduction="sum"))
+    torch.testing.assert_close(
+        total, functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(data.labels["y"][[0, 1, 3, 4]]), reduction="sum")
+    )
     assert n == 12 and 0 <= together.summarise(together.score(model, batch, hidden))["y/macro_f1"] <= 1
 
     data, together, model, batch, hidden = run_labels(label_tasks.Regression(column="number"), columns, small_model)

@@ -111,7 +111,11 @@ def test_random_choice_is_uniform():
 def test_read_depth_tokens():
     counts, keys = cells(0)
     totals = counts.totals
-    for depth, target in (({"kind": "equal"}, totals), ({"kind": "align", "target": 500}, np.full(6, 500.0)), ({"kind": "auto"}, np.full(6, totals.max()))):
+    for depth, target in (
+        ({"kind": "equal"}, totals),
+        ({"kind": "align", "target": 500}, np.full(6, 500.0)),
+        ({"kind": "auto"}, np.full(6, totals.max())),
+    ):
         tokenizer = CellTokenizer(GENES, depth=depth)
         tokenizer.settle(totals)
         tokens = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, 64)

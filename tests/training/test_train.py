@@ -55,7 +55,14 @@ def whole_runs(tmp_path_factory):
 @pytest.mark.parametrize("omics", TINY)
 def test_run_leaves_model_curve_and_summary(whole_runs, omics):
     folder, out = whole_runs[omics]
-    for name in ("model/model.safetensors", "model/README.md", "model/recipe.json", "loss.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+    for name in (
+        "model/model.safetensors",
+        "model/README.md",
+        "model/recipe.json",
+        "loss.png",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    ):
         assert (folder / name).stat().st_size > 100, name
     with next((folder / "csv").glob("*/metrics.csv")).open() as lines:
         columns = set(csv.DictReader(lines).fieldnames or ())
@@ -202,9 +209,7 @@ def test_overfitting_a_few_windows_learns_them_by_heart(tmp_path):
 @pytest.mark.slow
 def test_compiled_run_gives_the_losses_of_the_plain_one(tmp_path):
     for name in ("plain", "compiled"):
-        code, _, err = run(
-            tmp_path / name, *TINY["dna"], "trainer.max_steps=4", f"compile={'true' if name == 'compiled' else 'false'}"
-        )
+        code, _, err = run(tmp_path / name, *TINY["dna"], "trainer.max_steps=4", f"compile={'true' if name == 'compiled' else 'false'}")
         assert code == 0, err[-2000:]
     plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
     np.testing.assert_allclose(list(compiled.values()), list(plain.values()), rtol=1e-4)
