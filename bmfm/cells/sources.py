@@ -95,7 +95,7 @@ class Matrix:
             self.format, self.shape = stored.format, stored.shape
         elif kind[:3] in ("csr", "csc"):
             self.format = kind[:3]
-            self.shape = tuple(int(n) for n in attrs.get("shape", attrs.get("h5sparse_shape")))
+            self.shape = tuple(int(n) for n in (attrs["shape"] if "shape" in attrs else attrs["h5sparse_shape"]))
         else:
             self.format, self.shape = "dense", tuple(stored.shape)
         self.indptr = self._array("indptr")[:].astype(np.int64) if self.format == "csr" else None

@@ -5,6 +5,7 @@ Where all positions are 0, rotary embeddings turn nothing: that is how an encode
 """
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -97,4 +98,4 @@ class Llama(nn.Module):
         return self.final_norm(hidden)
 
 
-KINDS = {"modernbert": ModernBert, "bert": Bert, "llama": Llama}
+KINDS: dict[str, Any] = {"modernbert": ModernBert, "bert": Bert, "llama": Llama}
