@@ -50,11 +50,12 @@ class BmfmModel(PreTrainedModel):
     def __init__(self, config: BmfmConfig):
         super().__init__(config)
         options = {k: v for k, v in config.backbone.items() if k != "kind"}
-        head_bias = options.pop("head_bias", True)
+        head_bias, head_eps, pooler = (options.pop(name, default) for name, default in (("head_bias", True), ("head_eps", None), ("pooler", False)))
         self.backbone: Any = KINDS[config.backbone["kind"]](options)
         size = self.backbone.config.hidden_size
         self.embeddings = FieldEmbeddings(size, config.fields)
-        self.heads = Heads(size, config.heads, head_bias, self.backbone.norm_bias, self.backbone.eps)
+        self.heads = Heads(size, config.heads, head_bias, self.backbone.norm_bias, head_eps or self.backbone.eps)
+        self.pooler = nn.Linear(size, size) if pooler else None
         self.post_init()
         self._share_attention(config._attn_implementation)
 
@@ -98,6 +99,20 @@ class BmfmModel(PreTrainedModel):
         hidden_TH = self.backbone(self.embeddings(fields), fields["position_ids"], attention)[0]
         rows = hidden_TH.new_zeros(document.numel(), hidden_TH.shape[1])
         return rows.index_copy(0, places, hidden_TH).view(*document.shape, -1)
+
+    def pool(self, hidden_BLH: torch.Tensor, batch: dict, pooling: str | int = 0) -> torch.Tensor:
+        """One state an example [N, H]: of CLS token number `pooling`, its ``pooler`` (dense, tanh), or the ``mean`` over all tokens."""
+        states = hidden_BLH.flatten(0, 1)
+        if pooling == "pooler":
+            if self.pooler is None:
+                raise ValueError("this model has no pooler: choose pooling=0 or pooling=mean")
+            return self.pooler(states[batch["first"]]).tanh()
+        if pooling != "mean":
+            return states[batch["first"] + int(pooling)]
+        n, example = len(batch["first"]), batch["example"].flatten()
+        where = torch.where(example < 0, n, example)
+        total = states.new_zeros(n + 1, states.shape[1]).index_add_(0, where, states)
+        return total[:n] / torch.bincount(where, minlength=n + 1)[:n, None].to(states.dtype)
 
     def head(self, name: str, states_MH: torch.Tensor) -> torch.Tensor:
         """Logits [M, size] of one head for M states."""

@@ -12,18 +12,6 @@ from bmfm.objectives.statistics import class_metrics, moments, pearson
 from bmfm.special import IGNORE
 
 
-def pool(hidden_BLH: torch.Tensor, batch: dict, pooling: str | int) -> torch.Tensor:
-    """One state an example [N, H]: of CLS token number `pooling`, or the mean over its tokens (``mean``)."""
-    states = hidden_BLH.flatten(0, 1)
-    if pooling != "mean":
-        return states[batch["first"] + int(pooling)]
-    example = batch["example"].flatten()
-    n = len(batch["first"])
-    where = torch.where(example < 0, n, example)
-    total = states.new_zeros(n + 1, states.shape[1]).index_add_(0, where, states)
-    return total[:n] / torch.bincount(where, minlength=n + 1)[:n, None].to(states.dtype)
-
-
 class Label:
     """What all label tasks share.
 
@@ -32,7 +20,7 @@ class Label:
     column
         Where the labels are: ``.obs`` column or table column. None takes the objective's name.
     pooling
-        Number of the CLS token that the head reads (0 is the first), or ``mean``.
+        Number of the CLS token that the head reads (0 is the first), ``mean`` or ``pooler``, see `BmfmModel.pool`.
     weight
         Of this loss among all.
     silenced
@@ -60,7 +48,7 @@ class Label:
     def bind(self, name: str, data) -> None:
         self.name = name
         self.column = self.column or name
-        if self.pooling != "mean":
+        if self.pooling not in ("mean", "pooler"):
             data.tokenizer.check_cls(int(self.pooling), name)
         values = data.column(self.column)
         text = pd.Series(values, dtype=object)
@@ -99,7 +87,7 @@ class Label:
         """Labels come with the examples."""
 
     def _logits(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.head(self.name, pool(hidden_BLH, batch, self.pooling)).float(), batch["labels"][self.name]
+        return model.head(self.name, model.pool(hidden_BLH, batch, self.pooling)).float(), batch["labels"][self.name]
 
     def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         logits, labels = self._logits(model, batch, hidden_BLH)
