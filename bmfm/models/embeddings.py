@@ -62,7 +62,7 @@ class MlpEncoder(nn.Module):
         self.special = nn.Embedding(n_special + 1, inner) if special else None
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        inner = self.dense_1(values[..., None])
+        inner = nn.functional.leaky_relu(self.dense_1(values[..., None]))  # and again below, as the published encoder does
         if self.special is not None:
             row, special = split_special(values, self.n_special, True)
             inner = torch.where(special[..., None], self.special(row).to(inner.dtype), inner)

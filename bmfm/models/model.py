@@ -50,7 +50,9 @@ class BmfmModel(PreTrainedModel):
     def __init__(self, config: BmfmConfig):
         super().__init__(config)
         options = {k: v for k, v in config.backbone.items() if k != "kind"}
-        head_bias, head_eps, pooler = (options.pop(name, default) for name, default in (("head_bias", True), ("head_eps", None), ("pooler", False)))
+        head_bias, head_eps, pooler = (
+            options.pop(name, default) for name, default in (("head_bias", True), ("head_eps", None), ("pooler", False))
+        )
         self.backbone: Any = KINDS[config.backbone["kind"]](options)
         size = self.backbone.config.hidden_size
         self.embeddings = FieldEmbeddings(size, config.fields)

@@ -10,7 +10,9 @@ HEAD = "mlm"
 def is_plain(model: BmfmModel) -> bool:
     """Whether transformers' `ModernBertForMaskedLM` can hold the model without loss."""
     config = model.config
-    return config.backbone["kind"] == "modernbert" and list(config.fields) == ["input_ids"] and list(config.heads) == [HEAD]
+    only_tokens = list(config.fields) == ["input_ids"] and list(config.heads) == [HEAD] and model.pooler is None
+    eps = config.backbone.get("head_eps")
+    return config.backbone["kind"] == "modernbert" and only_tokens and eps in (None, model.backbone.eps)
 
 
 def _their_name(name: str, tied: bool) -> list[str]:
@@ -28,7 +30,7 @@ def to_transformers(model: BmfmModel):
 
     from bmfm.models.backbones import ROLES
 
-    options = {k: v for k, v in model.config.backbone.items() if k not in ("kind", "head_bias")}
+    options = {k: v for k, v in model.config.backbone.items() if k not in ("kind", "head_bias", "head_eps", "pooler")}
     head = model.config.heads[HEAD]
     config = ModernBertConfig(
         vocab_size=head["size"],

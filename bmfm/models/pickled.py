@@ -43,7 +43,11 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith(BAGS):
             return type(name, (Bag,), {"name": f"{module}.{name}"})
-        if (module, name) in HARMLESS or (module == "torch" and name in STORAGES) or (module == "torch.storage" and name == "UntypedStorage"):
+        if (
+            (module, name) in HARMLESS
+            or (module == "torch" and name in STORAGES)
+            or (module == "torch.storage" and name == "UntypedStorage")
+        ):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name}")
 
@@ -57,7 +61,9 @@ def read_checkpoint(path: str | Path) -> dict:
         If the file asks for anything but tensors, containers and the published system's configuration; nothing was run.
     """
     file = require_file(path, "checkpoint")
-    reader = SimpleNamespace(Unpickler=_Unpickler, load=lambda f, **options: _Unpickler(f, **options).load(), __name__="bmfm.models.pickled")
+    reader = SimpleNamespace(
+        Unpickler=_Unpickler, load=lambda f, **options: _Unpickler(f, **options).load(), __name__="bmfm.models.pickled"
+    )
     try:
         return torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)
     except pickle.UnpicklingError as error:

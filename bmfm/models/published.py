@@ -23,12 +23,7 @@ LLAMA = {
     "mlp.c_fc2.weight": "mlp.up_proj.weight",
     "mlp.c_proj.weight": "mlp.down_proj.weight",
 }
-VALUE_KINDS = {
-    "mlp": "mlp", "mlp_with_special_token_embedding": "mlp_special", "scale_adapt": "scale_adapt",
-}  # fmt: skip
-DECODERS = {  # field decoder -> (head, output): outputs of one head are stacked in this order
-    "token_scores": "tokens", "regression": "mse", "is_zero": "is_zero", "wced": "wced",
-}  # fmt: skip
+VALUE_KINDS = {"mlp": "mlp", "mlp_with_special_token_embedding": "mlp_special", "scale_adapt": "scale_adapt"}
 
 
 def normalise(state: dict[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tensor]]:
@@ -37,17 +32,30 @@ def normalise(state: dict[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tens
     old = "base_model."
     if any(k.startswith(old) for k in state):
         layers = [k for k in state if k.startswith(old)]
-        inner = "scmodernbert" if any(".attn.Wqkv." in k for k in layers) else "core.encoder" if any(".c_attn." in k for k in layers) else "scbert"
+        inner = (
+            "scmodernbert"
+            if any(".attn.Wqkv." in k for k in layers)
+            else "core.encoder"
+            if any(".c_attn." in k for k in layers)
+            else "scbert"
+        )
         known = tuple(f"{e}." for e in ENCODERS)
-        state = {(k[len(old) :] if k[len(old) :].startswith(known) else f"{inner}.{k[len(old) :]}") if k.startswith(old) else k: v for k, v in state.items()}
+        state = {
+            (k[len(old) :] if k[len(old) :].startswith(known) else f"{inner}.{k[len(old) :]}") if k.startswith(old) else k: v
+            for k, v in state.items()
+        }
     named = {}
     for key, value in state.items():
         key = re.sub(r"^cls\.predictions\.(transform|decoder)\.", r"cls.predictions.predictions.\1.", key)
-        key = re.sub(r"^classifiers\.([^.]+)\.(?:[\w.]*\.)?(weight|bias)$", r"cls.label_predictions.predictions.label_decoders.\1.decoder.\2", key)
+        key = re.sub(
+            r"^classifiers\.([^.]+)\.(?:[\w.]*\.)?(weight|bias)$", r"cls.label_predictions.predictions.label_decoders.\1.decoder.\2", key
+        )
         named[key] = value
     kinds = {kind for prefix, kind in ENCODERS.items() if any(k.startswith(f"{prefix}.") for k in named)}
     if len(kinds) != 1:
-        raise ValueError(f"the weights are of no published encoder: {sorted({k.split('.')[0] for k in named})} (expected one of {', '.join(ENCODERS)})")
+        raise ValueError(
+            f"the weights are of no published encoder: {sorted({k.split('.')[0] for k in named})} (expected one of {', '.join(ENCODERS)})"
+        )
     return kinds.pop(), named
 
 
@@ -75,7 +83,10 @@ def _fields(config: Any, state: dict[str, torch.Tensor], prefix: str) -> tuple[d
         if kind is None:
             raise ValueError(f"value encoder {options.get('kind')!r} of field {name!r} is unknown; known are {', '.join(VALUE_KINDS)}")
         special = state.get(f"{theirs}special_token_embeddings.weight")
-        fields["values"] = {"kind": kind, "n_special": len(special) - 1 if special is not None else int(_get(given, "num_special_tokens") or 5)}
+        fields["values"] = {
+            "kind": kind,
+            "n_special": len(special) - 1 if special is not None else int(_get(given, "num_special_tokens") or 5),
+        }
         if kind == "scale_adapt":
             fields["values"] |= {"n_frequencies": len(state[f"{theirs}basis"])}
         else:
@@ -91,7 +102,12 @@ def _get(thing: Any, name: str, default: Any = None) -> Any:
 
 def _backbone(kind: str, config: Any, state: dict[str, torch.Tensor], local_rope_theta: float | None) -> dict:
     size, layers = int(_get(config, "hidden_size")), int(_get(config, "num_hidden_layers"))
-    common = {"kind": kind, "hidden_size": size, "num_hidden_layers": layers, "num_attention_heads": int(_get(config, "num_attention_heads"))}
+    common = {
+        "kind": kind,
+        "hidden_size": size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": int(_get(config, "num_attention_heads")),
+    }
     if kind == "bert":
         return common | {
             "intermediate_size": int(_get(config, "intermediate_size")),
@@ -112,7 +128,7 @@ def _backbone(kind: str, config: Any, state: dict[str, torch.Tensor], local_rope
         "intermediate_size": int(_get(config, "intermediate_size")),
         "norm_eps": float(_get(config, "norm_eps", 1e-5)),
         "norm_bias": True,  # the embedding's norm has a bias; where others have none it is 0
-        "head_eps": 1e-12,
+        "head_eps": float(_get(config, "layer_norm_eps", 1e-12)),
         "local_attention": int(_get(config, "local_attention", 128)),
         "global_attn_every_n_layers": int(_get(config, "global_attn_every_n_layers", 3)),
         "max_position_embeddings": int(_get(config, "max_position_embeddings", 8192)),
@@ -165,16 +181,15 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
         if key.startswith(transform):
             weights["heads.transform." + key.removeprefix(transform).replace("LayerNorm", "norm")] = value
     decoder = "cls.predictions.predictions.decoder.field_decoders."
-    found = {m[1]: m[2] for k in state if k.startswith(decoder) if (m := re.match(r"(.+)_(token_scores|regression|is_zero|wced)\.weight$", k.removeprefix(decoder)))} and [
-        (m[1], m[2]) for k in state if k.startswith(decoder) if (m := re.match(r"(.+)_(token_scores|regression|is_zero|wced)\.weight$", k.removeprefix(decoder)))
-    ]  # fmt: skip
+    named = re.compile(re.escape(decoder) + r"(.+)_(token_scores|regression|is_zero|wced)\.weight$")
+    found = [(m[1], m[2]) for m in map(named.match, state) if m]
 
     def give(name: str, description: dict, sources: list[str]) -> None:
         heads[name] = description
         for part in ("weight", "bias"):
             weights[f"heads.decoders.to_{name}.{part}"] = torch.cat([state[f"{s}.{part}"] for s in sources])
 
-    for field, output in found or []:
+    for field, output in found:
         source = f"{decoder}{field}_{output}"
         size = state[f"{source}.weight"].shape[0]
         if output == "token_scores":
@@ -183,10 +198,13 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
             given = next(f for f in _get(config, "fields") if _get(f, "field_name") == field)
             outputs = [o.removesuffix("_bce") for o in _get(given, "decode_modes")["wced"]["logit_outputs"]]
             give("wced", {"size": size, "transform": True, "outputs": outputs, "cls": 0}, [source])
-    values = [(o, f"{decoder}{f}_{o}") for o in ("regression", "is_zero") for f, out in found or [] if out == o]
+    values = [(o, f"{decoder}{f}_{o}") for o in ("regression", "is_zero") for f, out in found if out == o]
     if values:
         outputs = {{"regression": "mse", "is_zero": "is_zero"}[o]: 1 for o, _ in values}
         give("values", {"size": len(values), "transform": True, "outputs": outputs}, [s for _, s in values])
+    pooling: str | int = "pooler"
+    if kind == "modernbert":
+        pooling = "mean" if _get(config, "classifier_pooling") == "mean" else 0
     described = {_get(c, "label_column_name"): c for c in _get(config, "label_columns") or []}
     pattern = re.compile(r"(cls\.label_predictions\.predictions\.label_decoders\.(.+?)\.decoder(?:\.\d+)?)\.weight$")
     for key in state:
@@ -195,18 +213,16 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
         source, label = m[1], m[2]
         column = described.get(label)
         classes = sorted(labels.get(label) or {}, key=lambda c, own=labels.get(label) or {}: own[c])
-        task = "mse" if _get(column, "is_regression_label") else "binary_cross_entropy" if _get(column, "is_multilabel") else "cross_entropy"
+        task = (
+            "mse" if _get(column, "is_regression_label") else "binary_cross_entropy" if _get(column, "is_multilabel") else "cross_entropy"
+        )
         group = _get(column, "decode_from")
         description = {
             "size": state[key].shape[0], "kind": task, "column": label, "classes": [str(c) for c in classes],
-            "pooling": group if isinstance(group, int) else _label_pooling(kind), "reversal": _get(column, "gradient_reversal_coefficient"),
+            "pooling": group if isinstance(group, int) else pooling, "reversal": _get(column, "gradient_reversal_coefficient"),
         }  # fmt: skip
         give(label, description, [source])
     return heads, weights
-
-
-def _label_pooling(kind: str) -> str | int:
-    return "mean" if kind == "modernbert" else "pooler"
 
 
 def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = None, local_rope_theta: float | None = None) -> BmfmModel:
@@ -233,6 +249,8 @@ def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = N
     fields, names = _fields(config, state, prefix)
     heads, head_weights = _heads(config, labels or {}, state, kind)
     weights = _encoder_weights(kind, state, names) | head_weights
+    if kind == "modernbert":  # its pooler is never used
+        weights = {name: w for name, w in weights.items() if not name.startswith("pooler.")}
     backbone = _backbone(kind, config, state, local_rope_theta) | {"pooler": "pooler.weight" in weights}
     model = BmfmModel(BmfmConfig(backbone=backbone, fields=fields, heads=heads))
     own = model.state_dict()
@@ -240,7 +258,11 @@ def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = N
         if kind == "modernbert" and name.endswith("norm.bias") and name not in weights:
             weights[name] = torch.zeros_like(value)
     wrong = [f"{n} is missing" for n in own if n not in weights] + [f"{n} has no place" for n in weights if n not in own]
-    wrong += [f"{n} has shape {tuple(weights[n].shape)}, {tuple(own[n].shape)} is expected" for n in own if n in weights and own[n].shape != weights[n].shape]
+    wrong += [
+        f"{n} has shape {tuple(weights[n].shape)}, {tuple(own[n].shape)} is expected"
+        for n in own
+        if n in weights and own[n].shape != weights[n].shape
+    ]
     if wrong:
         raise ValueError(f"{len(wrong)} weights do not fit: {'; '.join(wrong[:6])}")
     model.load_state_dict({n: w.to(own[n].dtype) for n, w in weights.items()})
