@@ -15,7 +15,7 @@ from bmfm.cells.splits import Order, split_cells
 from bmfm.data.collate import collate
 from bmfm.data.module import PARTS, BatchModule, to_tensors
 from bmfm.hashing import example_keys
-from bmfm.special import CLS, PAD, SEP
+from bmfm.special import PAD
 from bmfm.tokenizers.rna import CellTokenizer
 
 SUFFIXES = (".h5ad", ".zarr")
@@ -76,12 +76,7 @@ class CellExamples(Dataset):
         if lowered:
             flat["targets"] = (tokens.targets, np.nan)
         batch = collate(tokens.ids, tokens.offsets, tokenizer.prefix, flat, self.max_tokens if self.packing else None, tokenizer.positions)
-        values, first = batch["values"].reshape(-1), batch["first"]
-        for i in range(tokenizer.n_cls):
-            values[first + i] = -(tokenizer.prefix[i] + 1.0)
-        if tokens.depth is not None:
-            values[first + tokenizer.n_cls], values[first + tokenizer.n_cls + 1] = tokens.depth.T
-        values[first + len(tokenizer.prefix) + np.diff(tokens.offsets)] = -(SEP + 1.0)
+        tokenizer.finish_values(batch, np.diff(tokens.offsets), tokens.depth)
         batch |= {"keys": keys.view(np.int64), "cell_number": numbers, "labels": {n: a[numbers] for n, a in self.labels.items()}}
         if self.whole_cells:
             rows = np.repeat(np.arange(len(numbers)), np.diff(counts.offsets))
@@ -331,5 +326,3 @@ class RnaDataModule(BatchModule):
             facts["read depth"] = d["kind"] + (f" to {d['target']:,.0f}" if d["target"] else "")
         return facts | self._notes
 
-
-assert CLS == 3

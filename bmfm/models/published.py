@@ -200,8 +200,8 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
             give("wced", {"size": size, "transform": True, "outputs": outputs, "cls": 0}, [source])
     values = [(o, f"{decoder}{f}_{o}") for o in ("regression", "is_zero") for f, out in found if out == o]
     if values:
-        outputs = {{"regression": "mse", "is_zero": "is_zero"}[o]: 1 for o, _ in values}
-        give("values", {"size": len(values), "transform": True, "outputs": outputs}, [s for _, s in values])
+        kinds = {"mse" if o == "regression" else o: 1 for o, _ in values}
+        give("values", {"size": len(values), "transform": True, "outputs": kinds}, [s for _, s in values])
     pooling: str | int = "pooler"
     if kind == "modernbert":
         pooling = "mean" if _get(config, "classifier_pooling") == "mean" else 0

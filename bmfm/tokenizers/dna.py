@@ -4,15 +4,15 @@ Special ids are fixed, [UNK] 0, [SEP] 1, [PAD] 2, [CLS] 3, [MASK] 4, as are the 
 ``[CLS] A [SEP] B [SEP]`` (BMFM-DNA, arXiv 2507.05265).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 
 from bmfm.files import ASSETS
-from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
+from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode, encode, normalise_bases
 from bmfm.genome.representation import Encoded
 from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.bpe import BpeTable, encode_windows
@@ -195,6 +195,23 @@ class DnaTokenizer:
         else:
             ids, variant, offsets, n_cut = self._through_text(encoded, max_tokens)
         return TokenBatch(ids, variant, offsets, int(n_cut), int((ids == UNK).sum()), n_fallback)
+
+    def of_texts(self, texts: Sequence[str], max_tokens: int = 1 << 40) -> tuple[list[np.ndarray], int]:
+        """Token ids of each text, and how many characters were read as N.
+
+        Texts are nucleotides in either case, or the SNP-aware alphabet.
+        """
+        symbols, n_replaced = [], 0
+        for text in texts:
+            try:
+                symbols.append(encode(text.upper()))
+            except ValueError:
+                codes, n = normalise_bases(text)
+                symbols.append(codes)
+                n_replaced += n
+        offsets = np.concatenate([[0], np.cumsum([len(s) for s in symbols])]).astype(np.int64)
+        tokens = self(Encoded(np.concatenate(symbols) if symbols else np.empty(0, np.uint8), offsets), max_tokens)
+        return [tokens.ids[a:b] for a, b in pairwise(tokens.offsets)], n_replaced
 
     def _through_text(self, encoded: Encoded, max_tokens: int):
         rewritten = np.where(self.written_as < 0, np.arange(len(SYMBOLS)), self.written_as).astype(np.uint8)

@@ -20,7 +20,7 @@ from bmfm.cells.counts import Counts
 from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
 from bmfm.cells.values import BINS, DOWNSAMPLE, EQUAL, KINDS, PERCENTILE_BINS, POISSON, thin, transform
 from bmfm.hashing import mix, uniform
-from bmfm.special import CLS
+from bmfm.special import SEP
 
 ORDERS = ("random", "descending", "as_given")
 ZEROS = ("expressed", "batch_wise", "interleaved", "all")
@@ -388,6 +388,25 @@ class CellTokenizer:
         _whole(counts.counts, counts.offsets, *self._transform(), out)
         return out
 
+    def finish_values(self, batch: dict, lengths: np.ndarray, depth: np.ndarray | None) -> None:
+        """Write the values of special tokens into collated cells of these lengths: -(id + 1), and log totals at [S], [T]."""
+        values, first = batch["values"].reshape(-1), batch["first"]
+        for i in range(self.n_cls):
+            values[first + i] = -(self.prefix[i] + 1.0)
+        if depth is not None:
+            values[first + self.n_cls], values[first + self.n_cls + 1] = depth.T
+        values[first + len(self.prefix) + lengths] = -(SEP + 1.0)
+
+    def for_inference(self) -> "CellTokenizer":
+        """The same without what is random in training: no dropout, no thinning, read depth aligned to the deepest cell."""
+        settings = self.settings | {"sequence_dropout": 0.0}
+        if self.depth["kind"] in ("downsample", "poisson"):
+            settings["depth"] = self.depth | {"kind": "auto"}
+        again = CellTokenizer("from_data", **settings)
+        assert self.vocabulary is not None
+        again.use(self.vocabulary)
+        return again
+
     @property
     def settings(self) -> dict:
         names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "depth", "n_cls", "positions")
@@ -400,13 +419,12 @@ class CellTokenizer:
         self.vocabulary.save(Path(folder) / self.FILES[1])
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "CellTokenizer":
-        """Read a tokenizer from a folder that `save_pretrained` wrote."""
+    def from_pretrained(cls, folder: str | Path, **changes) -> "CellTokenizer":
+        """Read a tokenizer from a folder that `save_pretrained` wrote; `changes` replace its settings."""
         settings, genes = (Path(folder) / name for name in cls.FILES)
-        tokenizer = cls("from_data", **json.loads(settings.read_text()))
+        tokenizer = cls("from_data", **json.loads(settings.read_text()) | changes)
         tokenizer.use(GeneVocabulary(genes.read_text().split("\n")[:-1]))
         return tokenizer
 
 
 assert (KINDS.index("bins"), KINDS.index("percentile_bins")) == (BINS, PERCENTILE_BINS)
-assert CLS == 3

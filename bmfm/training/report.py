@@ -74,6 +74,7 @@ def save_model(
 
     transformers.utils.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
+    model.config.max_tokens = config["data"]["max_tokens"]
     plain = is_plain(model)
     (to_transformers(model) if plain else model).save_pretrained(folder)
     if plain:

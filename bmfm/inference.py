@@ -1,0 +1,249 @@
+"""Embeddings and predictions of a trained model: three lines of Python, or ``python -m bmfm.predict``.
+
+>>> model = bmfm.load("runs/rna_multitask/model")
+>>> adata.obsm["X_bmfm"] = model.embed(adata)
+>>> adata.obs = adata.obs.join(model.predict(adata))
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bmfm.data.collate import collate
+from bmfm.data.module import to_tensors
+from bmfm.models.load import find_folder, read_model, read_tokenizer
+from bmfm.models.model import BmfmModel
+from bmfm.special import CLS, PAD, UNK
+from bmfm.tokenizers.rna import CellTokenizer
+
+CHUNK = 2048  # examples that are tokenized, sorted by length and cut into batches at a time
+
+
+def load(name: str | Path, attention: str = "auto", device: str | None = None, revision: str | None = None) -> "Predictor":
+    """A model with its tokenizer.
+
+    Parameters
+    ----------
+    name
+        Model folder, or Hub id.
+    device
+        ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
+    """
+    folder = find_folder(name, revision)
+    model = read_model(folder)
+    model.use_attention(attention)
+    return Predictor(model, read_tokenizer(folder), device)
+
+
+class Predictor:
+    """A model and its tokenizer.
+
+    Attributes
+    ----------
+    counts
+        What the last call saw: examples, tokens, and what was truncated or unknown.
+    match
+        How the genes of the last AnnData were found.
+    """
+
+    def __init__(self, model: BmfmModel, tokenizer: Any, device: str | None = None):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model, self.tokenizer = model.to(self.device).eval(), tokenizer
+        self.counts: Counter[str] = Counter()
+        self.match: Any = None
+
+    @property
+    def is_rna(self) -> bool:
+        return isinstance(self.tokenizer, CellTokenizer)
+
+    @property
+    def labels(self) -> dict[str, dict]:
+        """The label heads, {name: description}."""
+        return {n: h for n, h in self.model.config.heads.items() if "pooling" in h}
+
+    def embed(self, data: Any, pooling: str | int = 0, layer: int | None = None, **options) -> np.ndarray:
+        """Embeddings [n, H], float32.
+
+        Parameters
+        ----------
+        data
+            AnnData, or path of .h5ad/zarr (cells); sequences, or path of a FASTA (DNA).
+        pooling
+            Number of a CLS token, ``mean`` over tokens, or ``pooler``.
+        layer
+            Take the states after this layer (0 is the first) rather than the last.
+        options
+            ``batch_size``, ``max_tokens``, ``precision`` (``bf16``, ``fp16``), ``progress``; of cells ``counts``,
+            ``gene_column``, ``expects``.
+        """
+        return self._run(data, {"embedding": lambda h, b: self.model.pool(h, b, pooling)}, layer, **options)["embedding"]
+
+    def predict(self, data: Any, **options) -> pd.DataFrame:
+        """Classes with their probabilities, or numbers, for every label head; rows as in the data."""
+        if not self.labels:
+            raise ValueError(f"this model has no label heads, only {', '.join(self.model.config.heads) or 'none'}: fine-tune it first")
+        out = self._run(data, self._heads(), None, **options)
+        return self._frame({n: out[n] for n in self.labels}, self.names)
+
+    def _heads(self) -> dict[str, Callable]:
+        return {
+            name: lambda h, b, name=name, pooling=head["pooling"]: self.model.head(name, self.model.pool(h, b, pooling)).float()
+            for name, head in self.labels.items()
+        }
+
+    def _frame(self, logits: dict[str, np.ndarray], index) -> pd.DataFrame:
+        columns: dict[str, Any] = {}
+        for name, values in logits.items():
+            head, classes = self.labels[name], self.labels[name]["classes"]
+            if head["kind"] == "mse":
+                columns[name] = values[:, 0] * head.get("scale", 1.0) + head.get("center", 0.0)
+                continue
+            if head["kind"] == "binary_cross_entropy":
+                chance = 1 / (1 + np.exp(-values))
+                columns[name] = ["|".join(c for c, p in zip(classes, row, strict=True) if p > 0.5) for row in chance]
+            else:
+                chance = np.exp(values - values.max(1, keepdims=True))
+                chance /= chance.sum(1, keepdims=True)
+                columns[name] = np.array(classes, object)[values.argmax(1)]
+            columns |= {f"{name}_p_{c}": chance[:, i] for i, c in enumerate(classes)}
+        return pd.DataFrame(columns, index=index)
+
+    def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
+             precision: str | None = None, progress: bool = False, **options) -> dict[str, np.ndarray]:  # fmt: skip
+        """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
+        self.counts = Counter()
+        read = self._cells if self.is_rna else self._sequences
+        n, owner, chunks = read(data, max_tokens or self.max_tokens, **options)
+        out: dict[str, np.ndarray] = {}
+        bar = _progress(n) if progress else None
+        for start, examples in chunks:
+            order = np.argsort([-len(e[0]) for e in examples], kind="stable")  # of like length together: little padding
+            for first in range(0, len(order), batch_size):
+                picked = [examples[i] for i in order[first : first + batch_size]]
+                for name, values in self._forward(picked, wanted, layer, precision).items():
+                    if name not in out:
+                        out[name] = np.zeros((n, *values.shape[1:]), np.float32)
+                    out[name][start + order[first : first + batch_size]] = values
+            if bar is not None:
+                bar.update(len(examples))
+        if bar is not None:
+            bar.close()
+        return out if owner is None else {name: _means(values, *owner) for name, values in out.items()}
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input where nothing else is said: what the model was trained with, or its positions."""
+        return int(getattr(self.model.config, "max_tokens", None) or getattr(self.model.backbone.config, "max_position_embeddings", 2048))
+
+    @torch.inference_mode()
+    def _forward(self, examples: list, wanted: dict, layer: int | None, precision: str | None) -> dict[str, np.ndarray]:
+        ids = [e[0] for e in examples]
+        offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids])]).astype(np.int64)
+        prefix = self.tokenizer.prefix if self.is_rna else np.array([CLS])
+        flat = {"values": (np.concatenate([e[1] for e in examples]), -(PAD + 1.0))} if self.is_rna else {}
+        positions = self.tokenizer.positions if self.is_rna else True
+        laid = collate(np.concatenate(ids), offsets, prefix, flat, None, positions)
+        if self.is_rna:
+            self.tokenizer.finish_values(laid, np.diff(offsets), np.stack([e[2] for e in examples]) if self.tokenizer.has_depth else None)
+        batch = to_tensors(laid)
+        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision or "")
+        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+            hidden = self.model.encode(batch) if layer is None else self._layer(batch, layer)
+            return {name: function(hidden, batch).float().cpu().numpy() for name, function in wanted.items()}
+
+    def _layer(self, batch: dict, number: int) -> torch.Tensor:
+        body = self.model.backbone
+        layers = body.layers if hasattr(body, "layers") else body.body.layers if hasattr(body.body, "layers") else body.body.layer
+        if not -len(layers) <= number < len(layers):
+            raise ValueError(f"layer {number} does not exist: the model has {len(layers)}")
+        caught: list = []
+        hook = layers[number].register_forward_hook(lambda module, args, output: caught.append(output))
+        try:
+            self.model.encode(batch)
+        finally:
+            hook.remove()
+        return caught[0][0] if isinstance(caught[0], tuple) else caught[0]
+
+    def _cells(
+        self, data: Any, max_tokens: int, counts: str = "auto", gene_column: str | None = None, expects: str = "counts", min_matched: float = 0.3
+    ) -> tuple[int, None, Iterator]:
+        """Number of cells, and chunks of (first number, examples of (ids, values, depth))."""
+        from bmfm.cells.sources import Cells, open_source
+        from bmfm.hashing import example_keys
+
+        tokenizer = self.tokenizer.for_inference()
+        assert tokenizer.vocabulary is not None
+        source = open_source(data, tokenizer.vocabulary, counts, gene_column, None, expects, min_matched)
+        self.match, self.names = source.match, source.view.obs.index
+        cells = Cells([source], block=CHUNK, cached_blocks=2)
+        measured = [np.flatnonzero(source.measured).astype(np.int32)]
+        if tokenizer.depth["kind"] == "auto" and not tokenizer.depth["target"]:
+            tokenizer.settle(cells.take(np.arange(min(len(cells), 2 * CHUNK))).totals)
+
+        def chunks() -> Iterator:
+            for start in range(0, len(cells), CHUNK):
+                numbers = np.arange(start, min(start + CHUNK, len(cells)))
+                held = cells.take(numbers)
+                tokens = tokenizer(held, example_keys(0, 0, numbers), np.zeros(len(numbers), np.int64), measured, max_tokens)
+                self.counts.update(
+                    cells=len(numbers), tokens=len(tokens.ids), truncated_cells=tokens.n_truncated,
+                    genes_left_out_by_truncation=tokens.n_left_out, empty_cells=int((np.diff(held.offsets) == 0).sum()),
+                )  # fmt: skip
+                depth = tokens.depth if tokens.depth is not None else [None] * len(numbers)
+                cuts = [slice(a, b) for a, b in pairwise(tokens.offsets)]
+                yield start, [(tokens.ids[c], tokens.values[c], d) for c, d in zip(cuts, depth, strict=True)]
+
+        return len(cells), None, chunks()
+
+    def _sequences(self, data: Any, max_tokens: int) -> tuple[int, tuple[np.ndarray, np.ndarray], Iterator]:
+        """Number of windows, (sequence, tokens) of each, and chunks of (first number, examples of (ids,)).
+
+        A sequence longer than the context is cut into windows; its result is their mean, weighted by tokens.
+        """
+        self.names, texts = read_sequences(data)
+        tokens, n_replaced = self.tokenizer.of_texts(texts)
+        room = max_tokens - 2
+        windows = [(ids[a : a + room], number) for number, ids in enumerate(tokens) for a in range(0, max(1, len(ids)), room)]
+        self.counts.update(
+            sequences=len(texts), tokens=sum(map(len, tokens)), windows=len(windows), unknown_tokens=sum(int((t == UNK).sum()) for t in tokens),
+            characters_read_as_N=n_replaced,
+        )  # fmt: skip
+        owner = np.array([n for _, n in windows]), np.array([max(1, len(ids)) for ids, _ in windows])
+        chunks = ((s, [(ids,) for ids, _ in windows[s : s + CHUNK]]) for s in range(0, len(windows), CHUNK))
+        return len(windows), owner, chunks
+
+
+def _means(values: np.ndarray, owner: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted mean of the rows of each owner, in the order of owners."""
+    sums = np.zeros((owner[-1] + 1, *values.shape[1:]))
+    np.add.at(sums, owner, values * weight[:, None])
+    return (sums / np.bincount(owner, weights=weight)[:, None]).astype(np.float32)
+
+
+def read_sequences(data: str | Path | Sequence[str]) -> tuple[pd.Index, list[str]]:
+    """Names and texts of a FASTA file (plain, gzip or bgzip), or of sequences as they are."""
+    if isinstance(data, str | Path):
+        import pysam
+
+        from bmfm.files import require_file
+
+        with pysam.FastxFile(str(require_file(data, "FASTA file"))) as records:
+            found = [(r.name, r.sequence) for r in records]
+        if not found:
+            raise ValueError(f"{data} holds no FASTA record")
+        return pd.Index([n for n, _ in found], name="name"), [s for _, s in found]
+    texts = list(data)
+    return pd.RangeIndex(len(texts)), texts
+
+
+def _progress(n: int):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=n, unit="example")

@@ -1,0 +1,125 @@
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import bmfm
+from bmfm.files import ASSETS
+from bmfm.models.model import build
+from bmfm.models.modernbert import to_transformers
+from bmfm.tokenizers import dna
+from bmfm.tokenizers.rna import CellTokenizer
+from tests.conftest import SLICE_FASTA
+
+SMALL = {"attention": "sdpa", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+HEADS = {
+    "type": {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]},
+    "score": {"size": 1, "kind": "mse", "pooling": "mean", "classes": [], "center": 5.0, "scale": 2.0},
+    "tags": {"size": 2, "kind": "binary_cross_entropy", "pooling": 0, "classes": ["x", "y"]},
+}
+
+
+@pytest.fixture(scope="module")
+def cells_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cells_model")
+    torch.manual_seed(0)
+    tokenizer = CellTokenizer(depth={"kind": "downsample"}, sequence_dropout=0.5, order="descending")
+    model = build(tokenizer.fields, HEADS, "bert", values={"kind": "mlp_special"}, hidden_dropout_prob=0.1, **SMALL)
+    model.config.max_tokens = 128
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dna_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dna_model")
+    torch.manual_seed(0)
+    tokenizer = dna.load("dna_demo")
+    heads = {"mlm": {"size": len(tokenizer), "transform": True, "tied": "input_ids"}}
+    model = build({"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, heads, "modernbert", max_position_embeddings=64, **SMALL)
+    to_transformers(model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adata():
+    return anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:70].copy()
+
+
+def test_cells(cells_model, adata, tmp_path):
+    model = bmfm.load(cells_model)
+    embedded = model.embed(adata, batch_size=16)
+    assert embedded.shape == (70, 16) and embedded.dtype == np.float32 and np.isfinite(embedded).all()
+    assert model.match.share > 0.5 and model.counts["cells"] == 70 and model.counts["truncated_cells"] > 0
+    np.testing.assert_allclose(model.embed(adata, batch_size=7), embedded, atol=1e-5)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_allclose(model.embed(tmp_path / "a.h5ad"), embedded, atol=1e-5)
+    shuffled = adata[:, ::-1].copy()
+    np.testing.assert_allclose(model.embed(shuffled, max_tokens=4096), model.embed(adata, max_tokens=4096), atol=1e-5)
+    for pooling, layer in (("mean", None), (0, 0), (0, -1)):
+        other = model.embed(adata, pooling=pooling, layer=layer)
+        assert other.shape == (70, 16) and (np.allclose(other, embedded, atol=1e-5) == (layer == -1))
+    with pytest.raises(ValueError, match="no pooler"):
+        model.embed(adata, pooling="pooler")
+    with pytest.raises(ValueError, match="layer 5"):
+        model.embed(adata, layer=5)
+
+
+def test_cells_predictions_and_scanpy(cells_model, adata):
+    import scanpy
+
+    model = bmfm.load(cells_model)
+    said = model.predict(adata)
+    assert (said.index == adata.obs_names).all() and set(said["type"]) <= {"a", "b", "c"}
+    np.testing.assert_allclose(said[["type_p_a", "type_p_b", "type_p_c"]].sum(axis=1), 1, rtol=1e-5)
+    assert (said["tags"].str.contains("x") == (said["tags_p_x"] > 0.5)).all() and said["score"].between(-10, 20).all()
+    adata.obsm["X_bmfm"] = model.embed(adata)
+    scanpy.pp.neighbors(adata, use_rep="X_bmfm", n_neighbors=5)
+    assert adata.obsp["connectivities"].shape == (70, 70)
+
+
+def test_sequences(dna_model):
+    model = bmfm.load(dna_model)
+    texts = ["ACGTTGCA" * 10, "acgtn", "GATTACA" * 200, "ACGT高"]
+    embedded = model.embed(texts, pooling="mean", batch_size=2)
+    assert embedded.shape == (4, 16) and model.counts["windows"] > 4 and model.counts["unknown_tokens"] == 0
+    for i, text in enumerate(texts):
+        np.testing.assert_allclose(model.embed([text], pooling="mean")[0], embedded[i], atol=1e-5)
+    np.testing.assert_allclose(model.embed([texts[1].upper()], pooling="mean")[0], embedded[1], atol=1e-6)
+    with pytest.raises(ValueError, match="no label heads"):
+        model.predict(texts)
+    model.embed(["ACGRYX"])
+    assert model.counts["characters_read_as_N"] == 3
+
+
+def test_long_sequences_are_means_of_their_windows(dna_model):
+    from bmfm.inference import read_sequences
+
+    model = bmfm.load(dna_model)
+    names, texts = read_sequences(SLICE_FASTA)
+    assert len(names) == 1 and len(texts[0]) == 1_000_000
+    text = texts[0][:3000]
+    ids, _ = model.tokenizer.of_texts([text])
+    whole = model.embed([text], pooling="mean", max_tokens=34)
+    n = model.counts["windows"]
+    assert n == -(-len(ids[0]) // 32)
+    parts = [model._forward([(ids[0][i * 32 : (i + 1) * 32],)], {"e": lambda h, b: model.model.pool(h, b, "mean")}, None, None)["e"] for i in range(n)]
+    weights = [len(ids[0][i * 32 : (i + 1) * 32]) for i in range(n)]
+    np.testing.assert_allclose(whole, np.average(np.stack(parts), axis=0, weights=weights), atol=1e-5)
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="model folder"):
+        bmfm.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ValueError, match="neither bmfm nor modernbert"):
+        bmfm.load(tmp_path)
+
+
+def test_frame_of_other_cells_is_refused(cells_model):
+    other = anndata.AnnData(np.ones((3, 4), np.float32), var=pd.DataFrame(index=list("abcd")))
+    with pytest.raises(ValueError, match="only 0 of 4 genes"):
+        bmfm.load(cells_model).embed(other)
