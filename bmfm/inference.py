@@ -91,6 +91,20 @@ class Predictor:
         out = self._run(data, self._heads(), None, **options)
         return self._frame({n: out[n] for n in self.labels}, self.names)
 
+    def embed_and_predict(
+        self, data: Any, embeddings: bool, predictions: bool, pooling: str | int = 0, layer: int | None = None, **options
+    ) -> tuple[np.ndarray | None, pd.DataFrame | None]:
+        """Both from one pass; None for what is not asked for. See `embed` and `predict`."""
+        if layer is not None and predictions:
+            raise ValueError("layer chooses the states of embeddings: ask for predictions=false with it")
+        wanted: dict[str, Callable] = {"embedding": lambda h, b: self.model.pool(h, b, pooling)} if embeddings else {}
+        wanted |= {f"label {name}": function for name, function in self._heads().items()} if predictions else {}
+        if not wanted:
+            raise ValueError("nothing is asked for: embeddings=true or, with label heads, predictions=true")
+        out = self._run(data, wanted, layer, **options)
+        said = self._frame({n: out[f"label {n}"] for n in self.labels}, self.names) if predictions else None
+        return out.get("embedding"), said
+
     def _heads(self) -> dict[str, Callable]:
         return {
             name: lambda h, b, name=name, pooling=head["pooling"]: self.model.head(name, self.model.pool(h, b, pooling)).float()
@@ -115,14 +129,21 @@ class Predictor:
         return pd.DataFrame(columns, index=index)
 
     def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
-             precision: str | None = None, progress: bool = False, **options) -> dict[str, np.ndarray]:  # fmt: skip
+             precision: str | None = None, progress: bool = False, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
         """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
         self.counts = Counter()
         read = self._cells if self.is_rna else self._sequences
         n, owner, chunks = read(data, max_tokens or self.max_tokens, **options)
         out: dict[str, np.ndarray] = {}
         bar = _progress(n) if progress else None
+        if parts is not None:
+            parts.mkdir(parents=True, exist_ok=True)
         for start, examples in chunks:
+            done = parts / f"{start}.npz" if parts is not None else None
+            if done is not None and done.exists():
+                for name, values in np.load(done).items():
+                    out.setdefault(name, np.zeros((n, *values.shape[1:]), np.float32))[start : start + len(values)] = values
+                continue
             order = np.argsort([-len(e[0]) for e in examples], kind="stable")  # of like length together: little padding
             for first in range(0, len(order), batch_size):
                 picked = [examples[i] for i in order[first : first + batch_size]]
@@ -130,6 +151,10 @@ class Predictor:
                     if name not in out:
                         out[name] = np.zeros((n, *values.shape[1:]), np.float32)
                     out[name][start + order[first : first + batch_size]] = values
+            if done is not None:
+                partial = done.with_suffix(".partial.npz")
+                np.savez(partial, **{name: values[start : start + len(examples)] for name, values in out.items()})
+                partial.rename(done)
             if bar is not None:
                 bar.update(len(examples))
         if bar is not None:
@@ -227,8 +252,25 @@ def _means(values: np.ndarray, owner: np.ndarray, weight: np.ndarray) -> np.ndar
     return (sums / np.bincount(owner, weights=weight)[:, None]).astype(np.float32)
 
 
-def read_sequences(data: str | Path | Sequence[str]) -> tuple[pd.Index, list[str]]:
-    """Names and texts of a FASTA file (plain, gzip or bgzip), or of sequences as they are."""
+def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
+    """Sequences of the regions of a BED file, named ``contig:start-end`` (0-based, half-open)."""
+    from bmfm.files import require_file
+    from bmfm.genome.alphabet import decode
+    from bmfm.genome.reference import Reference
+    from bmfm.genome.regions import bed_rows
+
+    reference = Reference.from_fasta(fasta)
+    names, texts = [], []
+    for _, contig, start, end in bed_rows(require_file(bed, "BED file")):
+        names.append(f"{contig}:{start}-{end}")
+        texts.append(decode(reference.fetch(contig, start, end) & 0x7F))
+    return pd.Series(texts, index=pd.Index(names, name="region"))
+
+
+def read_sequences(data: str | Path | pd.Series | Sequence[str]) -> tuple[pd.Index, list[str]]:
+    """Names and texts of a FASTA file (plain, gzip or bgzip), or of sequences as they are (a Series has names)."""
+    if isinstance(data, pd.Series):
+        return data.index, data.astype(str).tolist()
     if isinstance(data, str | Path):
         import pysam
 

@@ -30,6 +30,7 @@ def assemble(config):
 
 def train(config) -> dict[str, float]:
     """Run one composed recipe; returns the metrics of the best checkpoint on held-out data."""
+    import json
     import logging
     import time
     import warnings
@@ -39,6 +40,7 @@ def train(config) -> dict[str, float]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from bmfm.models.load import has_lora, merge_lora, save_adapter
     from bmfm.training import report
     from bmfm.training.module import Training
 
@@ -79,25 +81,35 @@ def train(config) -> dict[str, float]:
 
     best = next((c.best_model_path for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) and c.best_model_path), None)
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-    if not trainer.is_global_zero:
-        return metrics
+    tables = objectives.tables(module.sums)
     if best:
         saved = torch.load(best, map_location="cpu", weights_only=True)
         state = {k.removeprefix("model."): v for k, v in saved["state_dict"].items() if k.startswith("model.")}
         model.load_state_dict(state)
+    if config.test and "test" in data.parts:
+        tested = trainer.test(module, data, verbose=False)[0]
+    if not trainer.is_global_zero:
+        return metrics
     curves = report.read_curve(run_dir / "csv")
     if best:
         step = saved["global_step"]
         metrics = {k: dict(v)[s] for k, v in curves.items() if k.startswith("val/") for s in (step - 1, step) if s in dict(v)} or metrics
+    if config.test and "test" in data.parts:
+        metrics |= {k: float(v) for k, v in tested.items()}
     if config.logistic_regression:
         from bmfm.evaluation.baselines import label_baselines
 
-        metrics |= {f"val/{k}": v for k, v in label_baselines(data, objectives).items()}
+        for stage, part in (("val", "validation"), ("test", "test")) if config.test else (("val", "validation"),):
+            if part in data.parts:
+                metrics |= {f"{stage}/{k}": v for k, v in label_baselines(data, objectives, part).items()}
+    (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=1))
     facts = data.facts()
+    if has_lora(model):
+        save_adapter(model, run_dir / "adapter", config.checkpoint, settings["model"]["lora"])
+        merge_lora(model)
     report.save_model(model, data.tokenizer, run_dir / "model", settings, metrics, facts, data.card)
     report.plot_loss(curves, run_dir / "loss.png", config.name)
-    tables = report.write_tables(objectives.tables(module.sums), run_dir)
-    print_summary(config.name, facts, module, metrics, seconds, run_dir, tables)
+    print_summary(config.name, facts, module, metrics, seconds, run_dir, report.write_tables(tables, run_dir))
     return metrics
 
 
@@ -112,10 +124,12 @@ def print_summary(name, facts, module, metrics, seconds, run_dir, tables) -> Non
     for what, value in module.counts.items():
         table.add_row(f"training {what.replace('_', ' ')}", f"{value:,}")
     table.add_section()
-    if "val/loss" in metrics:
-        table.add_row("validation loss (baseline)", f"{metrics['val/loss']:.4f} ({metrics['val/baseline_loss']:.4f})")
-    for what, said in module.objectives.rows({k.removeprefix("val/"): v for k, v in metrics.items()}):
-        table.add_row(f"validation, {what}", said)
+    for stage, called in (("val", "validation"), ("test", "test")):
+        own = {k.removeprefix(f"{stage}/"): v for k, v in metrics.items() if k.startswith(f"{stage}/")}
+        if "loss" in own:
+            table.add_row(f"{called} loss (baseline)", f"{own['loss']:.4f} ({own['baseline_loss']:.4f})")
+        for what, said in module.objectives.rows(own):
+            table.add_row(f"{called}, {what}", said)
     table.add_section()
     table.add_row("model", str(run_dir / "model"))
     table.add_row("checkpoints", str(run_dir / "checkpoints"))

@@ -53,7 +53,7 @@ def read_regions(regions: str | Path | Sequence[str], reference: Reference) -> n
         Naming file and line, if a line is malformed, its contig unknown, or its interval outside the contig.
     """
     if isinstance(regions, (str, Path)) and (Path(regions).is_file() or str(regions).endswith((".bed", ".bed.gz"))):
-        rows = _bed_rows(require_file(regions, "BED file"))
+        rows = bed_rows(require_file(regions, "BED file"))
     else:
         rows = (_region_row(word) for word in ([str(regions)] if isinstance(regions, (str, Path)) else regions))
     found = []
@@ -67,7 +67,7 @@ def read_regions(regions: str | Path | Sequence[str], reference: Reference) -> n
     return merge(np.array(found, np.int64))
 
 
-def _bed_rows(path: Path):
+def bed_rows(path: Path):
     import gzip
 
     opener = gzip.open if path.suffix in (".gz", ".bgz") else open

@@ -48,7 +48,14 @@ def read_tokenizer(folder: Path, **changes):
         return CellTokenizer.from_pretrained(folder, **changes)
     from bmfm.tokenizers import dna
 
+    if changes:
+        raise ValueError(f"a DNA tokenizer has no settings to change, {sorted(changes)} were given")
     return dna.DnaTokenizer(dna.load(folder))
+
+
+def tokenizer_of(checkpoint: str, revision: str | None = None, **changes):
+    """The tokenizer of a model folder or Hub id, as training takes it."""
+    return read_tokenizer(find_folder(checkpoint, revision), **changes)
 
 
 def from_checkpoint(

@@ -1,6 +1,7 @@
 """Optimiser and learning-rate schedule."""
 
 import math
+import re
 from collections.abc import Callable
 
 import torch
@@ -44,8 +45,35 @@ def schedule(kind: str, total_steps: int, warmup_steps: int, final: float = 0.0,
     return factor
 
 
-def adamw(model: torch.nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only, fused where the device has it."""
+def depth_of(name: str, n_layers: int) -> int:
+    """How far below the heads a parameter is: 0 heads and final norm, 1 the last layer, ..., n_layers + 1 the embeddings."""
+    if found := re.search(r"\.layers?\.(\d+)\.", name):
+        return n_layers - int(found[1])
+    return n_layers + 1 if "embeddings" in name or name.startswith(("backbone.norm", "backbone.rotary")) else 0
+
+
+def adamw(
+    model: torch.nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0, head_lr: float | None = None
+) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only, fused where the device has it.
+
+    Parameters
+    ----------
+    layer_decay
+        Learning rate of a layer over that of the layer above it.
+    head_lr
+        Learning rate of the heads, where it is not `lr`.
+    """
     groups = parameter_groups(model, weight_decay)
+    if layer_decay != 1.0 or head_lr is not None:
+        names = {id(p): name for name, p in model.named_parameters()}
+        n_layers = model.config.num_hidden_layers
+        split: dict[tuple[float, float], list] = {}
+        for group in groups:
+            for p in group["params"]:
+                name = names[id(p)]
+                rate = head_lr if head_lr is not None and name.startswith("heads.") else lr * layer_decay ** depth_of(name, n_layers)
+                split.setdefault((rate, group["weight_decay"]), []).append(p)
+        groups = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in split.items()]
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
