@@ -153,7 +153,7 @@ class Predictor:
                     out[name][start + order[first : first + batch_size]] = values
             if done is not None:
                 partial = done.with_suffix(".partial.npz")
-                np.savez(partial, **{name: values[start : start + len(examples)] for name, values in out.items()})
+                np.savez(partial, **{name: values[start : start + len(examples)] for name, values in out.items()})  # type: ignore[arg-type]
                 partial.rename(done)
             if bar is not None:
                 bar.update(len(examples))
@@ -164,7 +164,8 @@ class Predictor:
     @property
     def max_tokens(self) -> int:
         """Longest input where nothing else is said: what the model was trained with, or its positions."""
-        return int(getattr(self.model.config, "max_tokens", None) or getattr(self.model.backbone.config, "max_position_embeddings", 2048))
+        trained = getattr(self.model.config, "max_tokens", None) or getattr(self.model.backbone.config, "max_position_embeddings", None)
+        return int(trained or 2048)
 
     @torch.inference_mode()
     def _forward(self, examples: list, wanted: dict, layer: int | None, precision: str | None) -> dict[str, np.ndarray]:
@@ -197,7 +198,13 @@ class Predictor:
         return caught[0][0] if isinstance(caught[0], tuple) else caught[0]
 
     def _cells(
-        self, data: Any, max_tokens: int, counts: str = "auto", gene_column: str | None = None, expects: str = "counts", min_matched: float = 0.3
+        self,
+        data: Any,
+        max_tokens: int,
+        counts: str = "auto",
+        gene_column: str | None = None,
+        expects: str = "counts",
+        min_matched: float = 0.3,
     ) -> tuple[int, None, Iterator]:
         """Number of cells, and chunks of (first number, examples of (ids, values, depth))."""
         from bmfm.cells.sources import Cells, open_source
@@ -277,7 +284,7 @@ def read_sequences(data: str | Path | pd.Series | Sequence[str]) -> tuple[pd.Ind
         from bmfm.files import require_file
 
         with pysam.FastxFile(str(require_file(data, "FASTA file"))) as records:
-            found = [(r.name, r.sequence) for r in records]
+            found = [(str(r.name), str(r.sequence)) for r in records]
         if not found:
             raise ValueError(f"{data} holds no FASTA record")
         return pd.Index([n for n, _ in found], name="name"), [s for _, s in found]

@@ -79,7 +79,7 @@ def write_cells(source: Path, output: Path, embedded, said) -> None:
     if source.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
-        group = zarr.open_group(partial, mode="r+")
+        group = zarr.open_group(partial, mode="r+", use_consolidated=False)
     else:
         shutil.copyfile(source, partial)
         partial.chmod(0o644)
@@ -93,6 +93,8 @@ def write_cells(source: Path, output: Path, embedded, said) -> None:
         write_elem(group, "obs", obs.drop(columns=[c for c in said if c in obs]).join(said))
     if isinstance(group, h5py.File):
         group.close()
+    else:
+        zarr.consolidate_metadata(group.store)
     if output.is_dir():
         shutil.rmtree(output)
     partial.rename(output)

@@ -61,3 +61,65 @@ def flat_tokens(lengths, seed=0):
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     rng = np.random.default_rng(seed)
     return rng.integers(5, 100, offsets[-1]).astype(np.int32), rng.random(offsets[-1]) < 0.2, offsets
+
+
+SMALL = {"attention": "sdpa", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+HEADS = {
+    "type": {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]},
+    "score": {"size": 1, "kind": "mse", "pooling": "mean", "classes": [], "center": 5.0, "scale": 2.0},
+    "tags": {"size": 2, "kind": "binary_cross_entropy", "pooling": 0, "classes": ["x", "y"]},
+}
+
+
+@pytest.fixture(scope="session")
+def cells_model(tmp_path_factory):
+    """Folder of a small untrained model of cells with label heads."""
+    folder = tmp_path_factory.mktemp("cells_model")
+    import torch
+
+    from bmfm.models.model import build
+    from bmfm.tokenizers.rna import CellTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = CellTokenizer(depth={"kind": "downsample"}, sequence_dropout=0.5, order="descending")
+    model = build(tokenizer.fields, HEADS, "bert", values={"kind": "mlp_special"}, hidden_dropout_prob=0.1, **SMALL)
+    model.config.max_tokens = 128
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dna_model(tmp_path_factory):
+    """Folder of a small untrained ModernBERT of DNA."""
+    folder = tmp_path_factory.mktemp("dna_model")
+    import torch
+
+    from bmfm.models.model import build
+    from bmfm.models.modernbert import to_transformers
+    from bmfm.tokenizers import dna
+
+    torch.manual_seed(0)
+    tokenizer = dna.load("dna_demo")
+    heads = {"mlm": {"size": len(tokenizer), "transform": True, "tied": "input_ids"}}
+    model = build({"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, heads, "modernbert", max_position_embeddings=64, **SMALL)
+    to_transformers(model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sequence_table(tmp_path_factory):
+    """Folder with train, dev and test tables: what is labelled `rich` has more G and C."""
+    folder = tmp_path_factory.mktemp("sequences")
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 160), ("dev", 40), ("test", 40)):
+        rich = rng.random(n) < 0.5
+        lines = ["sequence,second,label,number,tags"]
+        for r in rich:
+            weights = [0.1, 0.4, 0.4, 0.1] if r else [0.4, 0.1, 0.1, 0.4]
+            text = "".join(rng.choice(list("ACGT"), 60, p=weights))
+            gc = (text.count("G") + text.count("C")) / 60
+            lines.append(f"{text},{text[:20]},{'rich' if r else 'poor'},{gc},{'a|b' if r else 'b'}")
+        (folder / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -16,8 +16,9 @@ GROUPS = sorted(
     f"{p.parent.name}={p.stem}" for p in config_folder().glob("*/*.yaml") if p.parent.name not in ("recipe", "debug", "published")
 )
 DEBUG = sorted(p.stem for p in (config_folder() / "debug").glob("*.yaml"))
+SMALL_MODEL = ["model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2"]
 SHRUNK = [
-    "model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2", "data.batch_size=2",
+    "data.batch_size=2",
     "data.num_workers=0", "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.enable_progress_bar=false", "callbacks.progress=null",
     "trainer.precision=32-true", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "trainer.devices=1",
     "callbacks.last.every_n_train_steps=1", "overwrite=true", "trainer.limit_val_batches=4",
@@ -56,15 +57,28 @@ def annotated(tmp_path_factory):
     return folder
 
 
-def _needs(recipe: str, folder) -> list[str]:
+def _needs(recipe: str, folder, models: dict) -> list[str]:
+    if recipe == "dna_finetune":
+        return [f"checkpoint={models['dna']}", f"data.path={models['table']}"]
+    if recipe == "rna_finetune":
+        return [f"checkpoint={models['rna']}", f"data.path={folder / 'cells.h5ad'}", "objectives.label.column=tissue", *SHRUNK_RNA]
     if recipe.startswith("dna"):
-        return SHRUNK_DNA + ([f"data.variants={SLICE_VCF}", "data.variant_filter.info_flag=null"] if recipe.endswith("113m") else [])
+        return (
+            SMALL_MODEL
+            + SHRUNK_DNA
+            + ([f"data.variants={SLICE_VCF}", "data.variant_filter.info_flag=null"] if recipe.endswith("113m") else [])
+        )
     more = LLAMA if "llama" in recipe else []
     if "10m" in recipe or "llama" in recipe:
         more = [*more, f"data.path={folder / 'cells.h5ad'}", "data.split.validation=0.2", "data.split.test=0.2"]
     if "llama" in recipe:
         more += [f"objectives.cell_type.ontology={folder / 'cl.obo.gz'}"]
-    return SHRUNK_RNA + more
+    return SMALL_MODEL + SHRUNK_RNA + more
+
+
+@pytest.fixture(scope="session")
+def models(cells_model, dna_model, sequence_table):
+    return {"rna": cells_model, "dna": dna_model, "table": sequence_table}
 
 
 def _train(tmp_path, *overrides):
@@ -74,8 +88,9 @@ def _train(tmp_path, *overrides):
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if not r.endswith("tokenizer")])
-def test_recipe_takes_a_step(tmp_path, recipe, annotated):
-    metrics = _train(tmp_path, f"+recipe={recipe}", *_needs(recipe, annotated))
+def test_recipe_takes_a_step(tmp_path, recipe, annotated, models):
+    metrics = _train(tmp_path, f"+recipe={recipe}", *_needs(recipe, annotated, models))
+    assert ("test/loss" in metrics) == recipe.endswith("finetune")
     assert 0 < metrics["val/loss"] < 12 and (tmp_path / "model" / "model.safetensors").exists()
 
 
@@ -100,7 +115,7 @@ def _is_rna(choice: str) -> bool:
 
 
 @pytest.mark.parametrize("choice", GROUPS)
-def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated):
+def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated, models):
     more = CHOICES.get(choice, [])
     group, name = choice.split("=")
     if choice == "logger=tensorboard":
@@ -110,8 +125,14 @@ def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated):
 
         assert instantiate(compose("train", [choice]).trainer.strategy) is not None
         return
+    if "checkpoint" in choice or choice in ("data=table", "objective=label", "objective=regression", "objective=multilabel"):
+        column = {"objective=regression": "number", "objective=multilabel": "tags"}.get(choice, "label")
+        chosen = [choice.replace("=", "=[") + "]", f"objectives.label.column={column}"] if group == "objective" else [choice]
+        more = ["logistic_regression=false"]
+        assert _train(tmp_path, "+recipe=dna_finetune", *chosen, *_needs("dna_finetune", annotated, models), *more)["val/loss"] > 0
+        return
     if not _is_rna(choice):
-        assert _train(tmp_path, "+recipe=dna_snp", choice, *SHRUNK_DNA, *more)["val/loss"] > 0
+        assert _train(tmp_path, "+recipe=dna_snp", choice, *SMALL_MODEL, *SHRUNK_DNA, *more)["val/loss"] > 0
         return
     if group == "objective":
         choice = f"objective=[{name}]"
@@ -125,12 +146,12 @@ def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated):
         more = [f"tokenizer.folder={tmp_path}"]
     base = ["~representation", "data=pbmc3k", "tokenizer=cells", "model=bert", "values=mlp_special", "objective=[wced]"]
     chosen = {o.split("=")[0]: o for o in (*base, choice, *more)}
-    assert _train(tmp_path / "run", *chosen.values(), *SHRUNK_RNA)["val/loss"] > 0
+    assert _train(tmp_path / "run", *chosen.values(), *SMALL_MODEL, *SHRUNK_RNA)["val/loss"] > 0
 
 
 def test_settings_of_an_objective_that_is_not_chosen_are_an_error(tmp_path):
     with pytest.raises(SystemExit, match=r"objectives.wced has settings.*objective=\[wced"):
-        _train(tmp_path, "+recipe=rna_wced", "objective=[values]", *SHRUNK_RNA)
+        _train(tmp_path, "+recipe=rna_wced", "objective=[values]", *SMALL_MODEL, *SHRUNK_RNA)
 
 
 @pytest.mark.parametrize("recipe", PARAMETERS)
@@ -156,4 +177,4 @@ def test_debug_configurations_compose(recipe, name):
 
 def test_unused_key_is_an_error(tmp_path):
     with pytest.raises(Exception, match="not_a_setting"):
-        _train(tmp_path, "+recipe=dna_ref", "+data.not_a_setting=1", *SHRUNK_DNA)
+        _train(tmp_path, "+recipe=dna_ref", "+data.not_a_setting=1", *SMALL_MODEL, *SHRUNK_DNA)

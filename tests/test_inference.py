@@ -2,46 +2,10 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import bmfm
 from bmfm.files import ASSETS
-from bmfm.models.model import build
-from bmfm.models.modernbert import to_transformers
-from bmfm.tokenizers import dna
-from bmfm.tokenizers.rna import CellTokenizer
 from tests.conftest import SLICE_FASTA
-
-SMALL = {"attention": "sdpa", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-HEADS = {
-    "type": {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]},
-    "score": {"size": 1, "kind": "mse", "pooling": "mean", "classes": [], "center": 5.0, "scale": 2.0},
-    "tags": {"size": 2, "kind": "binary_cross_entropy", "pooling": 0, "classes": ["x", "y"]},
-}
-
-
-@pytest.fixture(scope="module")
-def cells_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cells_model")
-    torch.manual_seed(0)
-    tokenizer = CellTokenizer(depth={"kind": "downsample"}, sequence_dropout=0.5, order="descending")
-    model = build(tokenizer.fields, HEADS, "bert", values={"kind": "mlp_special"}, hidden_dropout_prob=0.1, **SMALL)
-    model.config.max_tokens = 128
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def dna_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dna_model")
-    torch.manual_seed(0)
-    tokenizer = dna.load("dna_demo")
-    heads = {"mlm": {"size": len(tokenizer), "transform": True, "tied": "input_ids"}}
-    model = build({"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, heads, "modernbert", max_position_embeddings=64, **SMALL)
-    to_transformers(model).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +70,10 @@ def test_long_sequences_are_means_of_their_windows(dna_model):
     whole = model.embed([text], pooling="mean", max_tokens=34)
     n = model.counts["windows"]
     assert n == -(-len(ids[0]) // 32)
-    parts = [model._forward([(ids[0][i * 32 : (i + 1) * 32],)], {"e": lambda h, b: model.model.pool(h, b, "mean")}, None, None)["e"] for i in range(n)]
+    parts = [
+        model._forward([(ids[0][i * 32 : (i + 1) * 32],)], {"e": lambda h, b: model.model.pool(h, b, "mean")}, None, None)["e"]
+        for i in range(n)
+    ]
     weights = [len(ids[0][i * 32 : (i + 1) * 32]) for i in range(n)]
     np.testing.assert_allclose(whole, np.average(np.stack(parts), axis=0, weights=weights), atol=1e-5)
 

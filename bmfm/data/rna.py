@@ -325,4 +325,3 @@ class RnaDataModule(BatchModule):
         if d["kind"] != "none":
             facts["read depth"] = d["kind"] + (f" to {d['target']:,.0f}" if d["target"] else "")
         return facts | self._notes
-

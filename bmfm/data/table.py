@@ -124,10 +124,14 @@ class SequenceTable(BatchModule):
             table = read_table(file)
             for column in filter(None, (self.sequence, self.second)):
                 if column not in table:
-                    raise KeyError(f"{file} has no column {column!r}; it has {', '.join(map(str, table.columns))}. Name it by data.sequence")
+                    raise KeyError(
+                        f"{file} has no column {column!r}; it has {', '.join(map(str, table.columns))}. Name it by data.sequence"
+                    )
                 empty = table[column].isna() | (table[column].astype(str).str.len() == 0)
                 if empty.any():
-                    raise ValueError(f"{file}: {int(empty.sum())} rows have no {column} (first: row {int(np.flatnonzero(empty)[0]) + 2}); remove them")
+                    raise ValueError(
+                        f"{file}: {int(empty.sum())} rows have no {column} (first: row {int(np.flatnonzero(empty)[0]) + 2}); remove them"
+                    )
             tables.append(table.assign(**{"bmfm part": part}))
         return pd.concat(tables, ignore_index=True)
 
@@ -143,8 +147,8 @@ class SequenceTable(BatchModule):
         cut = np.array([len(i) > self.max_tokens - 2 for i in ids])
         if cut.any():
             longest = max(map(len, ids)) + 2
-            said = f"{int(cut.sum()):,} of {len(cut):,} sequences are longer than {self.max_tokens} tokens (the longest has {longest})"
-            self.note("truncated", f"{said}; data.max_tokens={longest} would keep all")
+            said = f"{int(cut.sum()):,} of {len(cut):,} sequences are longer than {self.max_tokens} tokens; data.max_tokens={longest} keeps all"
+            self.note("truncated", said)
             if cut.mean() > 0.01:
                 import warnings
 
@@ -165,7 +169,9 @@ class SequenceTable(BatchModule):
         orders = {p: _AsGiven(n) for p, n in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed)  # type: ignore[assignment]
         self.parts = {
-            p: SequenceExamples(self.ids, cut, orders[p], 3 * self.seed + i, row_length) for i, p in enumerate(PARTS) if len(self.numbers[p])
+            p: SequenceExamples(self.ids, cut, orders[p], 3 * self.seed + i, row_length)
+            for i, p in enumerate(PARTS)
+            if len(self.numbers[p])
         }
 
     @cached_property

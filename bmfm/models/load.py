@@ -36,7 +36,9 @@ def read_model(folder: Path) -> BmfmModel:
 
         model = from_transformers(ModernBertForMaskedLM.from_pretrained(folder, use_safetensors=True))
     else:
-        raise ValueError(f"{folder}: model type {kind!r} is neither bmfm nor modernbert; published BMFM checkpoints are made readable by bmfm.convert")
+        raise ValueError(
+            f"{folder}: model type {kind!r} is neither bmfm nor modernbert; published BMFM checkpoints are made readable by bmfm.convert"
+        )
     return model.eval()
 
 
@@ -90,7 +92,9 @@ def from_checkpoint(
     for name, options in fields.items():
         held = before.config.fields.get(name, {})
         if name not in before.config.fields or options.get("size", held.get("size")) != held.get("size"):
-            raise ValueError(f"{checkpoint}: its field {name} is {held or 'absent'}, the tokenizer gives {options}; use the checkpoint's tokenizer")
+            raise ValueError(
+                f"{checkpoint}: its field {name} is {held or 'absent'}, the tokenizer gives {options}; use the checkpoint's tokenizer"
+            )
     backbone = dict(before.config.backbone)
     if dropout is not None:
         backbone |= {k: dropout for k in ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout") if k in backbone}
@@ -107,7 +111,7 @@ def from_checkpoint(
     return model
 
 
-def add_lora(model: BmfmModel, r: int = 8, alpha: float = 16, dropout: float = 0.0, dora: bool = False) -> None:
+def add_lora(model: BmfmModel, r: int = 8, alpha: int = 16, dropout: float = 0.0, dora: bool = False) -> None:
     """Put low-rank adapters into all linear maps of the backbone, by peft."""
     from peft import LoraConfig, inject_adapter_in_model
 

@@ -212,7 +212,8 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
             continue
         source, label = m[1], m[2]
         column = described.get(label)
-        classes = sorted(labels.get(label) or {}, key=lambda c, own=labels.get(label) or {}: own[c])
+        numbers = labels.get(label) or {}
+        classes = sorted(numbers, key=numbers.__getitem__)
         task = (
             "mse" if _get(column, "is_regression_label") else "binary_cross_entropy" if _get(column, "is_multilabel") else "cross_entropy"
         )

@@ -53,7 +53,13 @@ def depth_of(name: str, n_layers: int) -> int:
 
 
 def adamw(
-    model: torch.nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, layer_decay: float = 1.0, head_lr: float | None = None
+    model: torch.nn.Module,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    head_lr: float | None = None,
 ) -> torch.optim.AdamW:
     """AdamW with decay on matrices only, fused where the device has it.
 

@@ -1,4 +1,4 @@
-"""A table over the runs of a multirun: ``-m seed=0,1,2``."""
+"""A table over the runs of a multirun: ``python -m bmfm.train -m +recipe=... seed=0,1,2``."""
 
 import json
 import time

@@ -132,21 +132,21 @@ def test_old_layouts_and_wrong_weights():
     before = convert(state, config, labels)
     assert all((new.state_dict()[k] == v).all() for k, v in before.state_dict().items())
     short = {k: v for k, v in state.items() if "pooler.dense.bias" not in k}
-    with pytest.raises(ValueError, match="pooler.bias is missing"):
+    with pytest.raises(ValueError, match=r"pooler\.bias is missing"):
         convert(short, config, labels)
-    with pytest.raises(ValueError, match="1 weights do not fit: .*has no place"):
+    with pytest.raises(ValueError, match=r"1 weights do not fit: .*has no place"):
         convert(state | {"model.cls.predictions.predictions.transform.extra": torch.zeros(1)}, config, labels)
     with pytest.raises(ValueError, match="no published encoder"):
         normalise({"something.weight": torch.zeros(1)})
 
 
 def test_convert_says_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no .ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"holds no \.ckpt"):
         read_published(tmp_path)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="no Lightning checkpoint"):
         read_published(tmp_path)
     shutil.copytree(PARITY / "scbert_mlm_cve", tmp_path / "damaged")
     (tmp_path / "damaged" / "last.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="last.ckpt"):
+    with pytest.raises(ValueError, match=r"last\.ckpt"):
         read_published(tmp_path / "damaged")

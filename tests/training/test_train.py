@@ -24,10 +24,12 @@ TINY = {
 DROPOUT = {"dna": "model.mlp_dropout", "rna": "model.hidden_dropout_prob"}
 
 
-def run(folder: Path, *overrides: str, module: str = "bmfm.train", wait: bool = True, **environment: str):
-    command = [sys.executable, "-m", module, *overrides, *([f"run_dir={folder}"] if module == "bmfm.train" else [])]
+def run(
+    folder: Path, *overrides: str, module: str = "bmfm.train", wait: bool = True, one_folder: bool = True, cwd=None, **environment: str
+):
+    command = [sys.executable, "-m", module, *overrides, *([f"run_dir={folder}"] if module == "bmfm.train" and one_folder else [])]
     own = {k: v for k, v in os.environ.items() if k not in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
-    process = subprocess.Popen(command, env=own | {"OMP_NUM_THREADS": "1"} | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(command, env=own | {"OMP_NUM_THREADS": "1"} | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)  # fmt: skip
     if not wait:
         return process
     out, err = process.communicate(timeout=300)
