@@ -9,7 +9,7 @@ from bmfm.special import IGNORE
 def logistic_regression(train: csr_matrix, train_labels: np.ndarray, held_out: csr_matrix, labels: np.ndarray) -> dict[str, float]:
     """Accuracy and macro F1 of a logistic regression on features [n, G], over labels [n] that are not `IGNORE`."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     known, asked = train_labels != IGNORE, labels != IGNORE
     model = LogisticRegression(max_iter=300).fit(train[known], train_labels[known])
@@ -17,6 +17,7 @@ def logistic_regression(train: csr_matrix, train_labels: np.ndarray, held_out: c
     return {
         "logistic_regression_accuracy": float(accuracy_score(labels[asked], said)),
         "logistic_regression_macro_f1": float(f1_score(labels[asked], said, average="macro", labels=np.unique(labels[asked]))),
+        "logistic_regression_mcc": float(matthews_corrcoef(labels[asked], said)),
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 from torch.nn import functional
 
 from bmfm.models.heads import reverse_gradient
@@ -36,7 +36,8 @@ def test_statistics_equal_the_libraries():
     assert found["auc"] == pytest.approx(roc_auc_score(truth, x), abs=2e-3) and found["f1"] == pytest.approx(f1_score(truth, x > 0))
     true, said = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
     confusion = torch.bincount(torch.from_numpy(true * 4 + said), minlength=16).view(4, 4).double()
-    assert class_metrics(confusion) == pytest.approx({"accuracy": (true == said).mean(), "macro_f1": f1_score(true, said, average="macro")})
+    expected = {"accuracy": (true == said).mean(), "macro_f1": f1_score(true, said, average="macro"), "mcc": matthews_corrcoef(true, said)}
+    assert class_metrics(confusion) == pytest.approx(expected)
 
 
 def test_weighted_mean_ignores_absent_losses():
