@@ -189,7 +189,7 @@ def test_tables(tmp_path, sequence_table, write):
     assert ((batch["input_ids"] == 1).sum(1) == 2).all()  # [SEP] between and after
     with pytest.warns(UserWarning, match="lose their end.*data.max_tokens"):
         SequenceTable(sequence_table, {"by": "random", "validation": 0.1, "test": 0.1}, 8, 4).connect(tokenizer)
-    with pytest.raises(KeyError, match="no column 'seq'.*data.sequence"):
+    with pytest.raises(KeyError, match=r"no column 'seq'.*data\.sequence"):
         SequenceTable(sequence_table, {}, 64, 4, sequence="seq").connect(tokenizer)
     with pytest.raises(ValueError, match=r"1 rows have no sequence \(first: row 3\)"):
         SequenceTable(write("t.csv", "sequence,label\nACGT,1\n,0\n"), {"by": "random"}, 64, 4).connect(tokenizer)
