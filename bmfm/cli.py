@@ -1,5 +1,6 @@
 """Composing configuration: the same for every entry point, with errors that say what was meant."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -93,4 +94,23 @@ def main(task: Callable, config_name: str) -> None:
             print(f"bmfm: {said}", file=sys.stderr)
             sys.exit(2)
     register_resolvers()
-    hydra.main(config_path=str(config_folder().resolve()), config_name=config_name, version_base="1.3")(task)()
+    hydra.main(config_path=str(config_folder().resolve()), config_name=config_name, version_base="1.3")(_plainly(task))()
+
+
+def _plainly(task: Callable) -> Callable:
+    """The task, whose own complaints about input end with one line; HYDRA_FULL_ERROR=1 shows where they came from."""
+
+    def run(config):
+        try:
+            return task(config)
+        except (ValueError, KeyError, FileNotFoundError, ImportError) as error:
+            frame = error.__traceback__
+            while frame is not None and frame.tb_next is not None:
+                frame = frame.tb_next
+            ours = frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
+            if not ours or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            print(f"bmfm: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+            sys.exit(2)
+
+    return run

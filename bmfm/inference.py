@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.data.collate import collate
-from bmfm.data.module import to_tensors
+from bmfm.data.collate import collate, to_tensors
 from bmfm.models.load import find_folder, read_model, read_tokenizer
 from bmfm.models.model import BmfmModel
 from bmfm.special import CLS, PAD, UNK

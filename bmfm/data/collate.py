@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numba
 import numpy as np
+import torch
 
 from bmfm.special import PAD, SEP
 
@@ -91,3 +92,8 @@ def collate(
         batch[name] = np.full(shape, fill, values.dtype)
         _lay(values, offsets, row, column, shift, batch[name])
     return batch | {"first": row * width + column, "packed": row_length is not None}
+
+
+def to_tensors(batch: dict) -> dict:
+    """NumPy arrays to tensors on the same memory; whatever is no array stays."""
+    return {k: to_tensors(v) if isinstance(v, dict) else torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}

@@ -12,11 +12,6 @@ from bmfm.data.stream import BatchStream
 PARTS = ("train", "validation", "test")
 
 
-def to_tensors(batch: dict) -> dict:
-    """NumPy arrays to tensors on the same memory; whatever is no array stays."""
-    return {k: to_tensors(v) if isinstance(v, dict) else torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
-
-
 def _same(batch: dict) -> dict:
     return batch
 
@@ -41,6 +36,19 @@ class BatchModule(pl.LightningDataModule):
     num_workers: int
     objectives = None
     first_batch = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: dict[str, str] = {}
+
+    def note(self, name: str, said: str) -> None:
+        """Add a line to the run's summary."""
+        self.notes[name] = said
+
+    def add_labels(self, name: str, labels: np.ndarray) -> None:
+        """Give every batch ``labels[name]``, from labels of all examples [n, ...]."""
+        for dataset in self.parts.values():
+            dataset.labels[name] = labels  # type: ignore[attr-defined]
 
     def need(self, needs: set[str]) -> None:
         """Serve what objectives want of the data beside tokens."""

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.sources import AnnDataView, Cells, CellSource, find_counts, open_source
-from bmfm.cells.splits import Order, split_cells
-from bmfm.data.collate import collate
-from bmfm.data.module import PARTS, BatchModule, to_tensors
+from bmfm.cells.splits import InOrder, Order, split_cells
+from bmfm.data.collate import collate, to_tensors
+from bmfm.data.module import PARTS, BatchModule
 from bmfm.hashing import example_keys
 from bmfm.special import PAD
 from bmfm.tokenizers.rna import CellTokenizer
@@ -93,19 +93,6 @@ class CellExamples(Dataset):
         return to_tensors(batch)
 
 
-class _AsGiven:
-    """Held-out cells, each at its own place in every epoch."""
-
-    def __init__(self, cells: np.ndarray):
-        self.cells = cells
-
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return self.cells[places]
-
-
 class RnaDataModule(BatchModule):
     """Training, validation and test cells of AnnData files.
 
@@ -174,11 +161,6 @@ class RnaDataModule(BatchModule):
         self.min_matched, self.storage, self.memory_limit = min_matched, storage, memory_limit
         self.block, self.buffer_blocks, self.balance = block, buffer_blocks, balance
         self.statistics_cells, self.seed = statistics_cells, seed
-        self._notes: dict[str, str] = {}
-
-    def note(self, name: str, said: str) -> None:
-        """Add a line to the run's summary."""
-        self._notes[name] = said
 
     def _vocabulary_of_data(self, sources: list[Any]) -> GeneVocabulary:
         names: dict[str, None] = {}
@@ -229,7 +211,7 @@ class RnaDataModule(BatchModule):
             import pandas as pd
 
             classes, _ = pd.factorize(pd.Series(self.cells.column(self.balance))[self.numbers["train"]])
-        orders = {part: _AsGiven(cells) for part, cells in self.numbers.items()}
+        orders = {part: InOrder(cells) for part, cells in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed, blocks, self.buffer_blocks, classes)  # type: ignore[assignment]
         self.parts = {
             part: CellExamples(self.cells, orders[part], 3 * self.seed + i, tokenizer, self.max_tokens, self.packing)
@@ -284,11 +266,6 @@ class RnaDataModule(BatchModule):
     def column(self, name: str) -> np.ndarray:
         return self.cells.column(name)
 
-    def add_labels(self, name: str, labels: np.ndarray) -> None:
-        """Give every batch ``labels[name]``, from labels of all cells [n, ...]."""
-        for dataset in self.parts.values():
-            dataset.labels[name] = labels
-
     def features(self, part: str, label: str):
         """Values of the whole cells of a part, CSR [n, V], and their labels [n]: what simple methods work on."""
         from scipy.sparse import csr_matrix
@@ -324,4 +301,4 @@ class RnaDataModule(BatchModule):
         facts["values"] = v["kind"] + (f" to {v['target_sum']:,.0f}" if "normalise" in v["kind"] else "")
         if d["kind"] != "none":
             facts["read depth"] = d["kind"] + (f" to {d['target']:,.0f}" if d["target"] else "")
-        return facts | self._notes
+        return facts | self.notes

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from bmfm.cells.splits import Order, split_cells
-from bmfm.data.collate import collate
-from bmfm.data.module import PARTS, BatchModule, to_tensors
+from bmfm.cells.splits import InOrder, Order, split_cells
+from bmfm.data.collate import collate, to_tensors
+from bmfm.data.module import PARTS, BatchModule
 from bmfm.files import require_file
 from bmfm.hashing import example_keys
 from bmfm.special import CLS, SEP
@@ -71,17 +71,6 @@ class SequenceExamples(Dataset):
         return to_tensors(batch)
 
 
-class _AsGiven:
-    def __init__(self, numbers: np.ndarray):
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return self.numbers[places]
-
-
 class SequenceTable(BatchModule):
     """Training, validation and test sequences with their columns of labels.
 
@@ -112,11 +101,6 @@ class SequenceTable(BatchModule):
         super().__init__()
         self.path, self.split, self.max_tokens, self.batch_size = path, dict(split), max_tokens, batch_size
         self.sequence, self.second, self.packing, self.num_workers, self.seed = sequence, second, packing, num_workers, seed
-        self._notes: dict[str, str] = {}
-
-    def note(self, name: str, said: str) -> None:
-        """Add a line to the run's summary."""
-        self._notes[name] = said
 
     def _read(self) -> pd.DataFrame:
         tables = []
@@ -166,7 +150,7 @@ class SequenceTable(BatchModule):
             inner = split_cells(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train], self.seed)
             self.numbers |= {p: train[inner[p]] for p in ("train", "validation")}
         row_length = self.max_tokens if self.packing else None
-        orders = {p: _AsGiven(n) for p, n in self.numbers.items()}
+        orders = {p: InOrder(n) for p, n in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed)  # type: ignore[assignment]
         self.parts = {
             p: SequenceExamples(self.ids, cut, orders[p], 3 * self.seed + i, row_length)
@@ -189,11 +173,6 @@ class SequenceTable(BatchModule):
             raise KeyError(f"the table has no column {name!r} for labels; it has {', '.join(map(str, self.table.columns[:-1]))}")
         return self.table[name].to_numpy(object)
 
-    def add_labels(self, name: str, labels: np.ndarray) -> None:
-        """Give every batch ``labels[name]``, from labels of all examples [n, ...]."""
-        for dataset in self.parts.values():
-            dataset.labels[name] = labels  # type: ignore[attr-defined]
-
     def features(self, part: str, label: str):
         """Counts of 1- to 6-mers of a part's sequences [n, k-mers], each to unit length, and labels [n]."""
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -212,4 +191,4 @@ class SequenceTable(BatchModule):
 
     def facts(self) -> dict[str, str]:
         """What a run's summary says of its data."""
-        return {f"{p} sequences": f"{len(n):,}" for p, n in self.numbers.items()} | self._notes
+        return {f"{p} sequences": f"{len(n):,}" for p, n in self.numbers.items()} | self.notes

@@ -30,11 +30,9 @@ def read_model(folder: Path) -> BmfmModel:
     if kind == "bmfm":
         model: Any = BmfmModel.from_pretrained(folder, use_safetensors=True)
     elif kind == "modernbert":
-        from transformers import ModernBertForMaskedLM
+        from bmfm.models.modernbert import read
 
-        from bmfm.models.modernbert import from_transformers
-
-        model = from_transformers(ModernBertForMaskedLM.from_pretrained(folder, use_safetensors=True))
+        model = read(folder)
     else:
         raise ValueError(
             f"{folder}: model type {kind!r} is neither bmfm nor modernbert; published BMFM checkpoints are made readable by bmfm.convert"

@@ -1,5 +1,7 @@
 """A model of DNA tokens alone is a ModernBERT with a masked-language head: written and read as transformers' own."""
 
+from pathlib import Path
+
 import torch
 
 from bmfm.models.model import BmfmConfig, BmfmModel
@@ -48,9 +50,15 @@ def to_transformers(model: BmfmModel):
 
 def from_transformers(theirs) -> BmfmModel:
     """The same network as a `BmfmModel`, from a `transformers.ModernBertForMaskedLM`."""
+    return from_weights(theirs.config, theirs.state_dict())
+
+
+def from_weights(config, given: dict[str, torch.Tensor]) -> BmfmModel:
+    """As `from_transformers`, from a `transformers.ModernBertConfig` and a state dict, without drawing weights first."""
     from dataclasses import fields
 
-    c = theirs.config
+    from transformers.initialization import no_init_weights
+
     skipped = {
         "vocab_size",
         "classifier_bias",
@@ -61,17 +69,32 @@ def from_transformers(theirs) -> BmfmModel:
         "id2label",
         "label2id",
     }
-    options = {f.name: getattr(c, f.name) for f in fields(type(c)) if f.name not in skipped and not f.name.endswith("token_id") and f.init}
+    options = {
+        f.name: getattr(config, f.name)
+        for f in fields(type(config))
+        if f.name not in skipped and not f.name.endswith("token_id") and f.init
+    }
     options = {k: v for k, v in options.items() if v is not None}
-    head = {"size": c.vocab_size, "transform": True, "tied": "input_ids" if c.tie_word_embeddings else None, "bias": c.decoder_bias}
-    model = BmfmModel(
-        BmfmConfig(
-            backbone={"kind": "modernbert", **options, "head_bias": c.classifier_bias},
-            fields={"input_ids": {"kind": "embedding", "size": c.vocab_size}},
-            heads={HEAD: head},
+    tied = "input_ids" if config.tie_word_embeddings else None
+    head = {"size": config.vocab_size, "transform": True, "tied": tied, "bias": config.decoder_bias}
+    with no_init_weights():
+        model = BmfmModel(
+            BmfmConfig(
+                backbone={"kind": "modernbert", **options, "head_bias": config.classifier_bias},
+                fields={"input_ids": {"kind": "embedding", "size": config.vocab_size}},
+                heads={HEAD: head},
+            )
         )
-    )
-    given = theirs.state_dict()
-    state: dict[str, torch.Tensor] = {name: given[_their_name(name, False)[0]] for name in model.state_dict()}
-    model.load_state_dict(state)
+    model.load_state_dict({name: given[_their_name(name, False)[0]] for name in model.state_dict()})
     return model
+
+
+def read(folder: Path) -> BmfmModel:
+    """The model of a folder that `ModernBertForMaskedLM.save_pretrained` wrote (safetensors, in one file or several)."""
+    from safetensors.torch import load_file
+    from transformers import ModernBertConfig
+
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no model.safetensors")
+    return from_weights(ModernBertConfig.from_pretrained(folder), {k: v for f in files for k, v in load_file(f).items()})

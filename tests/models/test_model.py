@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bmfm.data.collate import collate
-from bmfm.data.module import to_tensors
+from bmfm.data.collate import collate, to_tensors
 from bmfm.models.attention import attention_inputs, flattened, resolve
 from bmfm.models.embeddings import encoder
 from bmfm.models.model import BmfmModel, build

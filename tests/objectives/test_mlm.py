@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bmfm.data.collate import collate
-from bmfm.data.module import to_tensors
+from bmfm.data.collate import collate, to_tensors
 from bmfm.objectives.masking import Masking
 from bmfm.objectives.mlm import MaskedLanguageModel
 from bmfm.objectives.together import Objectives
