@@ -66,6 +66,7 @@ def from_checkpoint(
     trained: str = "all",
     lora: dict | None = None,
     dropout: float | None = None,
+    scratch: bool = False,
     revision: str | None = None,
     genes: dict[str, int] | None = None,
 ) -> BmfmModel:
@@ -83,6 +84,8 @@ def from_checkpoint(
         ``{r, alpha, dropout, dora}``: low-rank adapters on all linear maps of the backbone; the rest of the encoder stays.
     dropout
         Of the encoder, in place of the checkpoint's.
+    scratch
+        The same network with new weights: what pretraining is compared with.
     """
     if trained not in ("all", "heads"):
         raise ValueError(f"model.trained={trained!r} is unknown; choose all or heads")
@@ -97,7 +100,7 @@ def from_checkpoint(
     if dropout is not None:
         backbone |= {k: dropout for k in ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout") if k in backbone}
     model = BmfmModel(BmfmConfig(backbone=backbone, fields=before.config.fields, heads=heads))
-    own, given = model.state_dict(), before.state_dict()
+    own, given = model.state_dict(), {} if scratch else before.state_dict()
     model.load_state_dict({k: given[k] if k in given and given[k].shape == v.shape else v for k, v in own.items()})
     model.begun = {name for name in heads if given.get(f"heads.decoders.to_{name}.weight", torch.empty(0)).shape == (heads[name]["size"], model.config.hidden_size)}  # fmt: skip
     model.use_attention(attention)
