@@ -9,22 +9,13 @@ import sys
 from pathlib import Path
 
 
-def fetch(source: str, revision: str | None = None) -> Path:
-    """A local folder or file as it is; a Hub id by download to the Hub's cache (which works offline when it is there)."""
-    path = Path(source).expanduser()
-    if path.exists() or source.count("/") != 1:
-        return path
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(source, revision=revision, allow_patterns=["*.ckpt", "tokenizers/*", "*.json"]))
-
-
 def convert(source: str, target: str, depth: str = "none", local_rope_theta: float | None = None, revision: str | None = None) -> None:
     """Write the model of a published checkpoint, and its tokenizer, into a folder."""
+    from bmfm.models.load import on_disk
     from bmfm.models.modernbert import is_plain, to_transformers
     from bmfm.models.published import gene_names, read_published
 
-    model, folder = read_published(fetch(source, revision), local_rope_theta)
+    model, folder = read_published(on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json")), local_rope_theta)
     out = Path(target)
     out.mkdir(parents=True, exist_ok=True)
     if "values" in model.config.fields:

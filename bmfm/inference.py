@@ -81,14 +81,15 @@ class Predictor:
             ``batch_size``, ``max_tokens``, ``precision`` (``bf16``, ``fp16``), ``progress``; of cells ``counts``,
             ``gene_column``, ``expects``.
         """
-        return self._run(data, {"embedding": lambda h, b: self.model.pool(h, b, pooling)}, layer, **options)["embedding"]
+        embedded, _ = self.embed_and_predict(data, True, False, pooling, layer, **options)
+        assert embedded is not None
+        return embedded
 
     def predict(self, data: Any, **options) -> pd.DataFrame:
         """Classes with their probabilities, or numbers, for every label head; rows as in the data."""
-        if not self.labels:
-            raise ValueError(f"this model has no label heads, only {', '.join(self.model.config.heads) or 'none'}: fine-tune it first")
-        out = self._run(data, self._heads(), None, **options)
-        return self._frame({n: out[n] for n in self.labels}, self.names)
+        _, said = self.embed_and_predict(data, False, True, **options)
+        assert said is not None
+        return said
 
     def embed_and_predict(
         self, data: Any, embeddings: bool, predictions: bool, pooling: str | int = 0, layer: int | None = None, **options
@@ -96,19 +97,17 @@ class Predictor:
         """Both from one pass; None for what is not asked for. See `embed` and `predict`."""
         if layer is not None and predictions:
             raise ValueError("layer chooses the states of embeddings: ask for predictions=false with it")
+        if predictions and not self.labels:
+            raise ValueError(f"this model has no label heads, only {', '.join(self.model.config.heads) or 'none'}: fine-tune it first")
         wanted: dict[str, Callable] = {"embedding": lambda h, b: self.model.pool(h, b, pooling)} if embeddings else {}
-        wanted |= {f"label {name}": function for name, function in self._heads().items()} if predictions else {}
+        if predictions:
+            for name, head in self.labels.items():
+                wanted[f"label {name}"] = lambda h, b, name=name, own=head["pooling"]: self.model.head(name, self.model.pool(h, b, own))
         if not wanted:
             raise ValueError("nothing is asked for: embeddings=true or, with label heads, predictions=true")
         out = self._run(data, wanted, layer, **options)
         said = self._frame({n: out[f"label {n}"] for n in self.labels}, self.names) if predictions else None
         return out.get("embedding"), said
-
-    def _heads(self) -> dict[str, Callable]:
-        return {
-            name: lambda h, b, name=name, pooling=head["pooling"]: self.model.head(name, self.model.pool(h, b, pooling)).float()
-            for name, head in self.labels.items()
-        }
 
     def _frame(self, logits: dict[str, np.ndarray], index) -> pd.DataFrame:
         columns: dict[str, Any] = {}
@@ -140,25 +139,28 @@ class Predictor:
         for start, examples in chunks:
             done = parts / f"{start}.npz" if parts is not None else None
             if done is not None and done.exists():
-                for name, values in np.load(done).items():
-                    out.setdefault(name, np.zeros((n, *values.shape[1:]), np.float32))[start : start + len(values)] = values
-                continue
-            order = np.argsort([-len(e[0]) for e in examples], kind="stable")  # of like length together: little padding
-            for first in range(0, len(order), batch_size):
-                picked = [examples[i] for i in order[first : first + batch_size]]
-                for name, values in self._forward(picked, wanted, layer, precision).items():
-                    if name not in out:
-                        out[name] = np.zeros((n, *values.shape[1:]), np.float32)
-                    out[name][start + order[first : first + batch_size]] = values
-            if done is not None:
-                partial = done.with_suffix(".partial.npz")
-                np.savez(partial, **{name: values[start : start + len(examples)] for name, values in out.items()})  # type: ignore[arg-type]
-                partial.rename(done)
+                found = dict(np.load(done))
+            else:
+                found = self._chunk(examples, wanted, layer, batch_size, precision)
+                if done is not None:
+                    partial = done.with_suffix(".partial.npz")
+                    np.savez(partial, **found)  # type: ignore[arg-type]
+                    partial.rename(done)
+            for name, values in found.items():
+                out.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[start : start + len(values)] = values
             if bar is not None:
                 bar.update(len(examples))
         if bar is not None:
             bar.close()
         return out if owner is None else {name: _means(values, *owner) for name, values in out.items()}
+
+    def _chunk(self, examples: list, wanted: dict, layer: int | None, batch_size: int, precision: str | None) -> dict[str, np.ndarray]:
+        """As `_run`, for some examples: those of like length together, so that there is little padding."""
+        order = np.argsort([-len(e[0]) for e in examples], kind="stable")
+        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        found = [self._forward([examples[i] for i in b], wanted, layer, precision) for b in batches]
+        back = np.argsort(order)
+        return {name: np.concatenate([f[name] for f in found])[back] for name in wanted}
 
     @property
     def max_tokens(self) -> int:
@@ -184,8 +186,7 @@ class Predictor:
             return {name: function(hidden, batch).float().cpu().numpy() for name, function in wanted.items()}
 
     def _layer(self, batch: dict, number: int) -> torch.Tensor:
-        body = self.model.backbone
-        layers = body.layers if hasattr(body, "layers") else body.body.layers if hasattr(body.body, "layers") else body.body.layer
+        layers = self.model.backbone.layers
         if not -len(layers) <= number < len(layers):
             raise ValueError(f"layer {number} does not exist: the model has {len(layers)}")
         caught: list = []

@@ -1,5 +1,5 @@
 """AnnData to cells: counts by gene of one vocabulary, whatever the files call them (NumPy, anndata; no torch).
 
 ``sources.CellSources`` (files, aligned by gene) -> ``counts.Counts`` (cells as rows of (gene id, count) pairs), with
-splits, normalisation, read-depth thinning and the ontologies of labels beside.
+normalisation, read-depth thinning and the ontologies of labels beside.
 """

@@ -13,8 +13,6 @@ import pandas as pd
 from bmfm.cells.counts import FAULTS, FRACTION, Counts, align, concatenate, first_fault, gather
 from bmfm.cells.genes import GeneMatch, GeneVocabulary
 
-MAX_MERGED = 64  # blocks a `take` may touch before it reads them one by one
-
 
 class AnnDataView:
     """One AnnData, on disk or in memory, as matrices, obs and var.
@@ -264,6 +262,8 @@ def open_source(
         raise ValueError(f"data.expects={expects!r} is unknown; choose counts or normalised")
     key = find_counts(view, counts, whole)
     var = view.var(key)
+    if not len(view.obs):
+        raise ValueError(f"{view.name} holds no cell")
     match = vocabulary.match(var, gene_column, orthologs)
     n_genes = vocabulary.plain_ids[1] - vocabulary.plain_ids[0]
     if match.share < min_matched and match.n_matched < 0.5 * n_genes:

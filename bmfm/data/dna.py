@@ -8,7 +8,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.data.module import PARTS, BatchModule
+from bmfm.data.module import BatchModule
+from bmfm.data.stream import PARTS
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import intersect, read_regions, split_by_block, split_by_contig
 from bmfm.genome.representation import Representation

@@ -9,8 +9,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from bmfm.data.stream import BatchStream
 
-PARTS = ("train", "validation", "test")
-
 
 def _same(batch: dict) -> dict:
     return batch

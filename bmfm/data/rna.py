@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.sources import AnnDataView, Cells, CellSource, find_counts, open_source
-from bmfm.cells.splits import InOrder, Order, split_cells
 from bmfm.data.collate import collate, to_tensors
-from bmfm.data.module import PARTS, BatchModule
+from bmfm.data.module import BatchModule
+from bmfm.data.splits import InOrder, Order, split_examples
+from bmfm.data.stream import PARTS
 from bmfm.hashing import example_keys
 from bmfm.special import PAD
 from bmfm.tokenizers.rna import CellTokenizer
@@ -77,7 +78,7 @@ class CellExamples(Dataset):
             flat["targets"] = (tokens.targets, np.nan)
         batch = collate(tokens.ids, tokens.offsets, tokenizer.prefix, flat, self.max_tokens if self.packing else None, tokenizer.positions)
         tokenizer.finish_values(batch, np.diff(tokens.offsets), tokens.depth)
-        batch |= {"keys": keys.view(np.int64), "cell_number": numbers, "labels": {n: a[numbers] for n, a in self.labels.items()}}
+        batch |= {"keys": keys.view(np.int64), "labels": {n: a[numbers] for n, a in self.labels.items()}}
         if self.whole_cells:
             rows = np.repeat(np.arange(len(numbers)), np.diff(counts.offsets))
             batch["cell"] = {"row": rows, "gene": counts.ids.astype(np.int64), "value": tokenizer.whole_cells(counts)}
@@ -103,7 +104,7 @@ class RnaDataModule(BatchModule):
     census
         A callable that opens more sources with the vocabulary, see `cells.census`.
     split
-        See `cells.splits.split_cells`.
+        See `data.splits.split_examples`.
     max_tokens
         Longest input of the model, special tokens included.
     batch_size
@@ -201,7 +202,7 @@ class RnaDataModule(BatchModule):
             where = int(self.cells.source_of(np.array([first]))[0])
             name = sources[where].view.obs.index[first - int(self.cells.first[where])]
             self.note("cells without any count", f"{n:,}, left out (first: {name!r} of {sources[where].name})")
-        parts = split_cells(self.split, len(self.cells), self.cells.column, self.seed)
+        parts = split_examples(self.split, len(self.cells), self.cells.column, self.seed)
         self.numbers = {part: cells[~empty[cells]] for part, cells in parts.items()}
         if not len(self.numbers["train"]):
             raise ValueError(f"data.split leaves no training cells: {self.split}")

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+PARTS = ("train", "validation", "test")
+
 
 @dataclass
 class BatchStream:

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from bmfm.cells.splits import InOrder, Order, split_cells
 from bmfm.data.collate import collate, to_tensors
-from bmfm.data.module import PARTS, BatchModule
+from bmfm.data.module import BatchModule
+from bmfm.data.splits import InOrder, Order, split_examples
+from bmfm.data.stream import PARTS
 from bmfm.files import require_file
 from bmfm.hashing import example_keys
 from bmfm.special import CLS, SEP
@@ -81,7 +82,7 @@ class SequenceTable(BatchModule):
     sequence, second
         Columns of the sequence and, for pairs, of the second one: ``[CLS] A [SEP] B [SEP]``.
     split
-        Of one table, or of the training table where there is no validation: see `cells.splits.split_cells`.
+        Of one table, or of the training table where there is no validation: see `data.splits.split_examples`.
     max_tokens
         Longest input; longer ones are cut at their end, counted, and warned of if more than 1% are.
     """
@@ -144,10 +145,10 @@ class SequenceTable(BatchModule):
         self.numbers = {p: np.flatnonzero(part == p) for p in PARTS}
         whole = np.flatnonzero(part == "all") if "all" in set(part) else np.empty(0, np.int64)
         if len(whole):
-            self.numbers = split_cells(self.split, len(whole), lambda c: self.table[c].to_numpy(object), self.seed)
+            self.numbers = split_examples(self.split, len(whole), lambda c: self.table[c].to_numpy(object), self.seed)
         elif not len(self.numbers["validation"]):
             train = self.numbers["train"]
-            inner = split_cells(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train], self.seed)
+            inner = split_examples(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train], self.seed)
             self.numbers |= {p: train[inner[p]] for p in ("train", "validation")}
         row_length = self.max_tokens if self.packing else None
         orders = {p: InOrder(n) for p, n in self.numbers.items()}

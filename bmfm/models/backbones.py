@@ -1,6 +1,7 @@
 """Backbones: transformers' own layers over embeddings that are already there, each behind the same call.
 
-A backbone takes ``embeds_BLH``, ``position_ids_BL`` and what `attention.attention_inputs` made, and returns [B, L, H].
+A backbone takes ``embeds_BLH``, ``position_ids_BL`` and what `attention.attention_inputs` made, and returns [B, L, H];
+``layers`` are its transformer layers.
 Where all positions are 0, rotary embeddings turn nothing: that is how an encoder of cells has no order of genes.
 """
 
@@ -39,6 +40,10 @@ class ModernBert(nn.Module):
         self.body.embeddings.tok_embeddings = None  # embeddings come from the fields
         self.eps, self.norm_bias = self.config.norm_eps, self.config.norm_bias
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.body.layers
+
     def forward(self, embeds_BLH: torch.Tensor, position_ids_BL: torch.Tensor, attention: dict) -> torch.Tensor:
         return self.body(inputs_embeds=embeds_BLH, position_ids=position_ids_BL, **attention).last_hidden_state
 
@@ -56,10 +61,13 @@ class Bert(nn.Module):
         self.body = BertEncoder(self.config)
         self.eps, self.norm_bias = self.config.layer_norm_eps, True
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.body.layer
+
     def forward(self, embeds_BLH: torch.Tensor, position_ids_BL: torch.Tensor, attention: dict) -> torch.Tensor:
-        mask = attention.pop("attention_mask", None)
-        mask = mask["full_attention"] if isinstance(mask, dict) else mask
-        return self.body(self.dropout(self.norm(embeds_BLH)), mask, **attention).last_hidden_state
+        masks = attention.pop("attention_mask")
+        return self.body(self.dropout(self.norm(embeds_BLH)), masks["full_attention"], **attention).last_hidden_state
 
 
 class Llama(nn.Module):
@@ -91,10 +99,9 @@ class Llama(nn.Module):
     def forward(self, embeds_BLH: torch.Tensor, position_ids_BL: torch.Tensor, attention: dict) -> torch.Tensor:
         hidden = self.dropout(self.norm(embeds_BLH))
         rotation = self.rotary(hidden, position_ids_BL)
-        mask = attention.pop("attention_mask", None)
-        mask = mask["full_attention"] if isinstance(mask, dict) else mask
+        masks = attention.pop("attention_mask")
         for layer in self.layers:
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotation, **attention)
+            hidden = layer(hidden, attention_mask=masks["full_attention"], position_embeddings=rotation, **attention)
         return self.final_norm(hidden)
 
 

@@ -70,6 +70,10 @@ class Heads(nn.Module):
         """The linear map of a head."""
         return self.decoders[self._key(name)]
 
+    def path(self, name: str) -> str:
+        """Where a head's weights are in the model's state dict."""
+        return f"heads.decoders.{self._key(name)}"
+
     @staticmethod
     def _key(name: str) -> str:
         """A head's key among the modules, where not every name may stand."""

@@ -9,19 +9,20 @@ import torch
 from bmfm.files import require_file
 from bmfm.models.model import BmfmConfig, BmfmModel
 
-WANTED = ["*.json", "*.txt", "*.safetensors", "*.md"]
+
+def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...] = ("*.json", "*.txt", "*.safetensors")) -> Path:
+    """A path that exists as it is; a Hub id as its folder in the Hub's cache, whose settings for tokens and offline use hold."""
+    path = Path(name).expanduser()
+    if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files)))
 
 
 def find_folder(name: str | Path, revision: str | None = None) -> Path:
-    """A folder on disk, or the Hub's cache of a repository (its settings for tokens and offline use hold)."""
-    path = Path(name).expanduser()
-    if (path / "config.json").is_file():
-        return path
-    if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        return require_file(path / "config.json", "model folder (checkpoint), its").parent
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=WANTED))
+    """The folder of a model on disk or on the Hub."""
+    return require_file(on_disk(name, revision) / "config.json", "model folder (checkpoint), its").parent
 
 
 def read_model(folder: Path) -> BmfmModel:
@@ -101,8 +102,11 @@ def from_checkpoint(
         backbone |= {k: dropout for k in ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout") if k in backbone}
     model = BmfmModel(BmfmConfig(backbone=backbone, fields=before.config.fields, heads=heads))
     own, given = model.state_dict(), {} if scratch else before.state_dict()
-    model.load_state_dict({k: given[k] if k in given and given[k].shape == v.shape else v for k, v in own.items()})
-    model.begun = {name for name in heads if given.get(f"heads.decoders.to_{name}.weight", torch.empty(0)).shape == (heads[name]["size"], model.config.hidden_size)}  # fmt: skip
+    kept = {k for k, v in own.items() if k in given and given[k].shape == v.shape}
+    model.load_state_dict({k: given[k] if k in kept else v for k, v in own.items()})
+    model.begun = frozenset(
+        name for name in heads if all(f"{model.heads.path(name)}.{n}" in kept for n in model.heads.decoder(name).state_dict())
+    )
     model.use_attention(attention)
     if trained == "heads" or lora:
         for name, parameter in model.named_parameters():

@@ -47,6 +47,8 @@ class BmfmModel(PreTrainedModel):
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _no_split_modules = ["ModernBertEncoderLayer", "BertLayer", "LlamaDecoderLayer"]  # noqa: RUF012
 
+    begun: frozenset[str] = frozenset()  # heads whose weights come from a checkpoint
+
     def __init__(self, config: BmfmConfig):
         super().__init__(config)
         options = {k: v for k, v in config.backbone.items() if k != "kind"}

@@ -211,6 +211,8 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
         if not (m := pattern.match(key)):
             continue
         source, label = m[1], m[2]
+        if label in heads:
+            raise ValueError(f"the head of label {label!r} has several layers ({source} is one of them), which is not supported")
         column = described.get(label)
         numbers = labels.get(label) or {}
         classes = sorted(numbers, key=numbers.__getitem__)

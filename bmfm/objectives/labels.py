@@ -1,5 +1,6 @@
 """Label tasks: one head on one state of an example."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from bmfm.objectives.statistics import class_metrics, moments, pearson
 from bmfm.special import IGNORE
 
 
-class Label:
+class Label(ABC):
     """What all label tasks share.
 
     Parameters
@@ -105,19 +106,21 @@ class Label:
     classes: list[str]
     baseline: torch.Tensor  # logits that say nothing but what is frequent
 
+    @abstractmethod
     def encode(self, values: np.ndarray, train: np.ndarray) -> np.ndarray:
         """Labels of all examples from a column's values (None where missing), learning classes from `train`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def each(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and weight of every label; weight 0 where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counts(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
+        """Sums for metrics, {name: tensor}."""
 
+    @abstractmethod
     def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        raise NotImplementedError
+        """Metrics from the sums of `counts`."""
 
     def rows(self, metrics: dict[str, float]) -> list[tuple[str, str]]:
         simple = "logistic_regression_"

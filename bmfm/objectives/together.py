@@ -52,7 +52,7 @@ class Objectives:
         with torch.no_grad():
             for name, objective in self.parts.items():
                 decoder = model.heads.decoder(name)
-                if decoder.bias is not None and name not in getattr(model, "begun", ()):
+                if decoder.bias is not None and name not in model.begun:
                     decoder.bias.copy_(objective.baseline)
 
     def prepare(self, batch: dict, keys: np.ndarray) -> dict:

@@ -13,7 +13,6 @@ from bmfm.cells.counts import align, concatenate, gather
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.ontology import Ontology
 from bmfm.cells.sources import Cells, open_source
-from bmfm.cells.splits import Order, split_cells
 from bmfm.hashing import example_keys
 from tests.cells import reference_cells as reference
 
@@ -187,71 +186,6 @@ class TestSources:
         if n_cells:
             rows = rng.integers(0, n_cells, 5)
             assert as_dicts(gather(concatenate([found, found]), rows)) == [expected[r] for r in rows]
-
-
-class TestSplits:
-    labels = np.repeat(["a", "b", "c"], [60, 30, 10])
-    donors = np.repeat([f"d{i}" for i in range(20)], 5)
-
-    def column(self, name):
-        return {"label": self.labels, "donor": self.donors, "part": np.array(["train", "val", "test", "train"] * 25), "file": self.labels}[
-            name
-        ]
-
-    @pytest.mark.parametrize(
-        "split",
-        [
-            {"by": "random", "validation": 0.2, "test": 0.1},
-            {"by": "stratified", "column": "label", "validation": 0.2, "test": 0.1},
-            {"by": "group", "column": "donor", "validation": 0.2, "test": 0.1},
-            {"by": "column", "column": "part"},
-            {"by": "column", "column": "label", "validation": ["b"], "test": ["c"]},
-            {"by": "file", "test": ["c"]},
-        ],
-    )
-    def test_parts_are_disjoint_and_whole(self, split):
-        parts = split_cells(split, 100, self.column, 0)
-        assert sorted(np.concatenate(list(parts.values()))) == list(range(100))
-        again = split_cells(split, 100, self.column, 0)
-        assert all((parts[p] == again[p]).all() for p in parts)
-        if split["by"] == "stratified":
-            assert [np.sum(self.labels[parts["validation"]] == c) for c in "abc"] == [12, 6, 2]
-        if split["by"] == "group":
-            held = [set(self.donors[p]) for p in parts.values()]
-            assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
-            assert 5 <= len(parts["test"]) <= 15 and 15 <= len(parts["validation"]) <= 30
-
-    @pytest.mark.parametrize(
-        ("split", "said"),
-        [
-            ({"by": "rndom"}, "unknown"),
-            ({"by": "random", "validation": 0.6, "test": 0.5}, "leave nothing"),
-            ({"by": "column", "column": "label"}, "train, validation and test"),
-            ({"by": "column", "column": "label", "test": ["z"]}, "do not occur"),
-            ({"by": "group", "column": "label", "validation": 0.1, "test": 0.1}, ""),
-        ],
-    )
-    def test_mistakes(self, split, said):
-        if said:
-            with pytest.raises(ValueError, match=said):
-                split_cells(split, 100, self.column, 0)
-
-    def test_an_epoch_visits_every_cell_once_in_an_order_of_its_own(self):
-        cells = np.arange(10, 110)
-        for order in (Order(cells, 3), Order(cells, 3, cells // 8, 2)):
-            assert sorted(order.epoch(0)) == cells.tolist() and (order.epoch(0) != order.epoch(1)).any()
-            picked = order(np.array([0, 1, 5, 0]), np.array([3, 4, 5, 6]))
-            again = Order(cells, 3, order.blocks, 2)
-            assert (picked == [again.epoch(0)[3], again.epoch(1)[4], again.epoch(5)[5], again.epoch(0)[6]]).all()
-
-    def test_blocks_are_read_in_groups(self):
-        cells = np.arange(96)
-        order = Order(cells, 0, cells // 8, 3).epoch(0) // 8
-        assert all(len(set(order[i : i + 24])) == 3 for i in range(0, 96, 24))
-
-    def test_balanced_drawing(self):
-        order = Order(np.arange(100), 0, classes=np.repeat([0, 1], [95, 5])).epoch(0)
-        assert len(order) == 100 and 35 <= (order >= 95).sum() <= 65
 
 
 class TestValues:

@@ -1,18 +1,18 @@
-"""Which cells are for training, validation and test."""
+"""Which examples (cells, sequences) are for training, validation and test, and in which order they come."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
+from bmfm.data.stream import PARTS
 from bmfm.hashing import example_keys
 
-PARTS = ("train", "validation", "test")
 _WORDS = {"train": {"train", "training"}, "validation": {"validation", "val", "valid", "dev"}, "test": {"test", "holdout"}}
 
 
-def split_cells(split: Mapping, n: int, column: Callable[[str], np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Numbers of the cells of each part, sorted.
+def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Numbers of the examples of each part, sorted.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def split_cells(split: Mapping, n: int, column: Callable[[str], np.ndarray], see
         from ``.obs``, or takes ``train``, ``validation``, ``test`` as lists of its values; ``{by: file, validation,
         test}`` lists file names.
     column
-        Values of an ``.obs`` column of all cells, [n].
+        Values of a column of all examples, [n].
     """
     by = split["by"]
     if by not in ("random", "stratified", "group", "column", "file"):
@@ -84,31 +84,31 @@ def _by_value(split: Mapping, values: np.ndarray, column: str) -> dict[str, np.n
 
 
 class Order:
-    """In which order an epoch visits its cells: shuffled, in groups of blocks where they come from disk.
+    """In which order an epoch visits its examples: shuffled, in groups of blocks where they come from disk.
 
     Parameters
     ----------
-    cells
-        Numbers of the cells.
+    numbers
+        Numbers of the examples.
     blocks
-        Block of each cell, or None where cells are in memory and any order costs the same.
+        Block of each, or None where all are in memory and any order costs the same.
     buffer_blocks
         Blocks that are shuffled together.
     classes
-        Class of each cell, for drawing classes equally often with replacement; None takes each cell once.
+        Class of each, for drawing classes equally often with replacement; None takes each once.
     """
 
     def __init__(
-        self, cells: np.ndarray, seed: int, blocks: np.ndarray | None = None, buffer_blocks: int = 16, classes: np.ndarray | None = None
+        self, numbers: np.ndarray, seed: int, blocks: np.ndarray | None = None, buffer_blocks: int = 16, classes: np.ndarray | None = None
     ):
-        self.cells, self.blocks, self.seed, self.buffer_blocks, self.classes = cells, blocks, seed, buffer_blocks, classes
+        self.numbers, self.blocks, self.seed, self.buffer_blocks, self.classes = numbers, blocks, seed, buffer_blocks, classes
         self._epochs: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self.numbers)
 
     def epoch(self, number: int) -> np.ndarray:
-        """The cells of an epoch in their order, [n]."""
+        """The examples of an epoch in their order, [n]."""
         if number not in self._epochs:
             while len(self._epochs) >= 2:
                 self._epochs.pop(min(self._epochs))
@@ -116,19 +116,19 @@ class Order:
         return self._epochs[number]
 
     def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        chosen = np.arange(len(self.cells))
+        chosen = np.arange(len(self.numbers))
         if self.classes is not None:
             held = [np.flatnonzero(self.classes == c) for c in np.unique(self.classes[self.classes >= 0])]
             picks = rng.integers(0, len(held), len(chosen))
             chosen = np.sort(np.concatenate([rng.choice(rows, (picks == c).sum()) for c, rows in enumerate(held)]))
         if self.blocks is None:
-            return self.cells[rng.permutation(chosen)]
-        numbers, code = np.unique(self.blocks[chosen], return_inverse=True)
-        group = (rng.permutation(len(numbers)) // self.buffer_blocks)[code]
-        return self.cells[chosen[np.lexsort((rng.random(len(chosen)), group))]]
+            return self.numbers[rng.permutation(chosen)]
+        present, code = np.unique(self.blocks[chosen], return_inverse=True)
+        group = (rng.permutation(len(present)) // self.buffer_blocks)[code]
+        return self.numbers[chosen[np.lexsort((rng.random(len(chosen)), group))]]
 
     def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """The cells at these places [B] of these epochs [B]."""
+        """The examples at these places [B] of these epochs [B]."""
         out = np.empty(len(places), np.int64)
         for e in np.unique(epochs):
             out[epochs == e] = self.epoch(int(e))[places[epochs == e]]
@@ -138,11 +138,11 @@ class Order:
 class InOrder:
     """Held-out examples, each at its own place in every epoch."""
 
-    def __init__(self, cells: np.ndarray):
-        self.cells = cells
+    def __init__(self, numbers: np.ndarray):
+        self.numbers = numbers
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self.numbers)
 
     def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return self.cells[places]
+        return self.numbers[places]
