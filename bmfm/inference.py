@@ -224,10 +224,7 @@ class Predictor:
                 numbers = np.arange(start, min(start + CHUNK, len(cells)))
                 held = cells.take(numbers)
                 tokens = tokenizer(held, example_keys(0, 0, numbers), np.zeros(len(numbers), np.int64), measured, max_tokens)
-                self.counts.update(
-                    cells=len(numbers), tokens=len(tokens.ids), truncated_cells=tokens.n_truncated,
-                    genes_left_out_by_truncation=tokens.n_left_out, empty_cells=int((np.diff(held.offsets) == 0).sum()),
-                )  # fmt: skip
+                self.counts.update(tokens.counted(held))
                 depth = tokens.depth if tokens.depth is not None else [None] * len(numbers)
                 cuts = [slice(a, b) for a, b in pairwise(tokens.offsets)]
                 yield start, [(tokens.ids[c], tokens.values[c], d) for c, d in zip(cuts, depth, strict=True)]

@@ -86,20 +86,19 @@ def train(config) -> dict[str, float]:
         saved = torch.load(best, map_location="cpu", weights_only=True)
         state = {k.removeprefix("model."): v for k, v in saved["state_dict"].items() if k.startswith("model.")}
         model.load_state_dict(state)
-    if config.test and "test" in data.parts:
-        tested = trainer.test(module, data, verbose=False)[0]
+    scored = {"val": "validation", "test": "test"} if config.test and "test" in data.parts else {"val": "validation"}
+    tested = trainer.test(module, data, verbose=False)[0] if "test" in scored else {}
     if not trainer.is_global_zero:
         return metrics
     curves = report.read_curve(run_dir / "csv")
     if best:
         step = saved["global_step"]
         metrics = {k: dict(v)[s] for k, v in curves.items() if k.startswith("val/") for s in (step - 1, step) if s in dict(v)} or metrics
-    if config.test and "test" in data.parts:
-        metrics |= {k: float(v) for k, v in tested.items()}
+    metrics |= {k: float(v) for k, v in tested.items()}
     if config.logistic_regression:
         from bmfm.evaluation.baselines import label_baselines
 
-        for stage, part in (("val", "validation"), ("test", "test")) if config.test else (("val", "validation"),):
+        for stage, part in scored.items():
             if part in data.parts:
                 metrics |= {f"{stage}/{k}": v for k, v in label_baselines(data, objectives, part).items()}
     (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=1))

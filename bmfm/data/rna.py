@@ -81,16 +81,10 @@ class CellExamples(Dataset):
         batch |= {"keys": keys.view(np.int64), "labels": {n: a[numbers] for n, a in self.labels.items()}}
         if self.whole_cells:
             rows = np.repeat(np.arange(len(numbers)), np.diff(counts.offsets))
-            batch["cell"] = {"row": rows, "gene": counts.ids.astype(np.int64), "value": tokenizer.whole_cells(counts)}
+            batch["cell"] = {"row": rows, "gene": counts.ids.astype(np.int64), "value": tokens.whole}
             present, own = np.unique(source, return_inverse=True)
             batch |= {"measured": self.measured[present], "source": own}
-        batch["counts"] = {
-            "cells": len(numbers),
-            "tokens": len(tokens.ids),
-            "truncated_cells": tokens.n_truncated,
-            "genes_left_out_by_truncation": tokens.n_left_out,
-            "empty_cells": int((np.diff(counts.offsets) == 0).sum()),
-        }
+        batch["counts"] = tokens.counted(counts)
         return to_tensors(batch)
 
 
@@ -246,13 +240,12 @@ class RnaDataModule(BatchModule):
         source = self.cells.source_of(numbers)
         train = self.parts["train"]
         tokens = self.tokenizer(counts, example_keys(self.seed, 1 << 40, numbers), source, train.measured_ids, self.max_tokens)
-        values = self.tokenizer.whole_cells(counts)
         cells_with = (np.bincount(source, minlength=len(train.measured))[:, None] * train.measured).sum(0)
         out = {
             "token_counts": np.bincount(tokens.ids, minlength=n_genes),
             "value_sums": np.bincount(tokens.ids, weights=tokens.targets, minlength=n_genes),
             "zero_counts": np.bincount(tokens.ids[tokens.targets == 0], minlength=n_genes),
-            "profile_mean": np.bincount(counts.ids, weights=values, minlength=n_genes) / np.maximum(cells_with, 1),
+            "profile_mean": np.bincount(counts.ids, weights=tokens.whole, minlength=n_genes) / np.maximum(cells_with, 1),
             "profile_zero_rate": 1 - np.bincount(counts.ids, minlength=n_genes) / np.maximum(cells_with, 1),
         }
         if n_bins := self.tokenizer.n_bins:

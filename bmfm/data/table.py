@@ -174,16 +174,20 @@ class SequenceTable(BatchModule):
             raise KeyError(f"the table has no column {name!r} for labels; it has {', '.join(map(str, self.table.columns[:-1]))}")
         return self.table[name].to_numpy(object)
 
-    def features(self, part: str, label: str):
-        """Counts of 1- to 6-mers of a part's sequences [n, k-mers], each to unit length, and labels [n]."""
+    @cached_property
+    def _kmers(self):
+        """A row for each sequence [n, k-mers]: sublinear counts of 1- to 6-mers times their inverse frequency in training."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        if not hasattr(self, "_kmers"):
-            self._kmers = TfidfVectorizer(analyzer="char", ngram_range=(1, 6), lowercase=False, min_df=2, sublinear_tf=True)
-            texts = self.table[self.sequence].astype(str).str.upper()
-            self._kmers.fit(texts.iloc[self.numbers["train"]])
-        texts = self.table[self.sequence].astype(str).str.upper().iloc[self.numbers[part]]
-        return self._kmers.transform(texts), self.parts[part].labels[label][self.numbers[part]]  # type: ignore[attr-defined]
+        vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 6), lowercase=False, min_df=2, sublinear_tf=True)
+        texts = self.table[self.sequence].astype(str).str.upper()
+        vectors.fit(texts.iloc[self.numbers["train"]])
+        return vectors.transform(texts)
+
+    def features(self, part: str, label: str):
+        """Rows of k-mer features of a part's sequences, and their labels [n]: what simple methods work on."""
+        numbers = self.numbers[part]
+        return self._kmers[numbers], self.parts[part].labels[label][numbers]  # type: ignore[attr-defined]
 
     @property
     def card(self) -> dict[str, str]:

@@ -84,7 +84,7 @@ class Label(ABC):
             )
         return said
 
-    def prepare(self, batch: dict, keys: np.ndarray) -> None:
+    def prepare(self, batch: dict, keys: np.ndarray) -> None:  # noqa: B027 (labels come with the examples: there is nothing to do)
         """Labels come with the examples."""
 
     def _logits(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

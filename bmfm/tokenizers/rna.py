@@ -18,7 +18,7 @@ import numpy as np
 
 from bmfm.cells.counts import Counts
 from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
-from bmfm.cells.values import BINS, DOWNSAMPLE, EQUAL, KINDS, PERCENTILE_BINS, POISSON, thin, transform
+from bmfm.cells.values import DOWNSAMPLE, EQUAL, KINDS, POISSON, thin, transform
 from bmfm.hashing import mix, uniform
 from bmfm.special import SEP
 
@@ -35,6 +35,8 @@ class CellTokens:
     ----------
     ids, values, targets
         Gene ids, input values, and the values before read depth was lowered (the same array where it was not).
+    whole
+        Values of every expressed gene of the cells, like `Counts.ids`: what whole-cell decoding predicts.
     depth
         [B, 2] log(1 + total) of the input and of the target, or None without read-depth tokens.
     n_truncated, n_left_out
@@ -45,9 +47,20 @@ class CellTokens:
     values: np.ndarray
     targets: np.ndarray
     offsets: np.ndarray
+    whole: np.ndarray
     depth: np.ndarray | None
     n_truncated: int
     n_left_out: int
+
+    def counted(self, counts: Counts) -> dict[str, int]:
+        """What became of the cells, for reports."""
+        return {
+            "cells": len(counts),
+            "tokens": len(self.ids),
+            "truncated_cells": self.n_truncated,
+            "genes_left_out_by_truncation": self.n_left_out,
+            "empty_cells": int((np.diff(counts.offsets) == 0).sum()),
+        }
 
 
 @numba.njit(cache=True)
@@ -93,13 +106,12 @@ def _by_count(counts, order, n, scratch, bins):
 @numba.njit(cache=True)
 def _tokens(
     ids, counts, offsets, keys, source, pools, pool_offsets, max_genes, order_kind, zero_kind, zero_share, dropout,
-    value_kind, target_sum, n_bins, upper, depth_kind, min_total, rate, vocab_size, out_ids, out_values, out_targets, out_offsets, totals,
+    value_kind, target_sum, n_bins, upper, depth_kind, min_total, rate, vocab_size, whole, out_ids, out_values, out_targets, out_offsets, totals,
 ):  # fmt: skip
     longest = 0
     for b in range(len(offsets) - 1):
         longest = max(longest, offsets[b + 1] - offsets[b])
-    seen, full = np.empty(longest, np.float32), np.empty(longest, np.float32)
-    values = np.empty(longest, np.float32)
+    seen, values = np.empty(longest, np.float32), np.empty(longest, np.float32)
     order, scratch = np.empty(longest, np.int32), np.empty(longest, np.int32)
     sort_bins = np.empty(1024, np.int64)
     stamp = np.full(vocab_size, -1, np.int64)  # cell that last expressed a gene
@@ -114,14 +126,14 @@ def _tokens(
     for b in range(len(offsets) - 1):
         begin, key = offsets[b], keys[b]
         n = offsets[b + 1] - begin
-        own, count = ids[begin : begin + n], counts[begin : begin + n]
+        own, count, full = ids[begin : begin + n], counts[begin : begin + n], whole[begin : begin + n]
         thin(count, own, mix(key, 41), depth_kind, min_total, rate, seen[:n])
         total, total_seen = 0.0, 0.0
         for i in range(n):
             total += count[i]
             total_seen += seen[i]
         totals[b, 0], totals[b, 1] = total_seen, total
-        transform(count, total, value_kind, target_sum, n_bins, upper, full[:n])
+        transform(count, total, value_kind, target_sum, n_bins, upper, full)
         lowered = total_seen != total
         m = 0  # expressed genes that survive thinning and dropout
         for i in range(n):
@@ -144,7 +156,7 @@ def _tokens(
             for i in range(k):
                 values[scratch[i]] = of_part[i]
         else:
-            values[:n] = full[:n]
+            values[:n] = full
         lo, hi = pool_offsets[source[b]], pool_offsets[source[b] + 1]
         n_zero_there = max(0, hi - lo - n)
         n_zero, n_own = 0, min(m, max_genes)
@@ -359,20 +371,21 @@ class CellTokenizer:
             Longest input, special tokens included.
         """
         max_genes = max_tokens - len(self.prefix) - 1
+        if max_genes < 1:
+            raise ValueError(f"max_tokens={max_tokens} leaves no room for genes beside {len(self.prefix) + 1} special tokens")
         n = len(counts)
         most = np.diff(counts.offsets) if self.zeros == "expressed" else np.full(n, max_genes)
         size = int(np.minimum(most, max_genes).sum())
         ids, values, targets = np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.float32)
         offsets, totals = np.zeros(n + 1, np.int64), np.empty((n, 2))
-        pool_offsets = np.cumsum([0, *(len(p) for p in measured)])
         how = {"downsample": DOWNSAMPLE, "poisson": POISSON}.get(self.depth["kind"], EQUAL)
-        pools = np.concatenate(measured) if self.zeros != "expressed" else np.empty(0, np.int32)
-        if self.zeros == "expressed":
-            pool_offsets = np.zeros_like(pool_offsets)
+        pools = measured if self.zeros != "expressed" else [np.empty(0, np.int32)] * len(measured)
+        pool_offsets = np.cumsum([0, *map(len, pools)])
+        whole = np.empty(len(counts.counts), np.float32)
         cut = _tokens(
-            counts.ids, counts.counts, counts.offsets, keys, source, pools, pool_offsets, max_genes, ORDERS.index(self.order),
+            counts.ids, counts.counts, counts.offsets, keys, source, np.concatenate(pools), pool_offsets, max_genes, ORDERS.index(self.order),
             ZEROS.index(self.zeros), float(self.zero_share), float(self.sequence_dropout), *self._transform(), how,
-            float(self.depth["min_total"]), float(self.depth["rate"]), len(self), ids, values, targets, offsets, totals,
+            float(self.depth["min_total"]), float(self.depth["rate"]), len(self), whole, ids, values, targets, offsets, totals,
         )  # fmt: skip
         end = offsets[-1]
         depth = None
@@ -380,7 +393,7 @@ class CellTokenizer:
             if self.depth["target"] and self.depth["kind"] in ("align", "auto"):
                 totals[:, 1] = self.depth["target"]
             depth = np.log1p(totals).astype(np.float32)
-        return CellTokens(ids[:end], values[:end], targets[:end], offsets, depth, *cut)
+        return CellTokens(ids[:end], values[:end], targets[:end], offsets, whole, depth, *cut)
 
     def whole_cells(self, counts: Counts) -> np.ndarray:
         """Values of every expressed gene of the cells, ``float32`` [nnz]: what whole-cell decoding predicts."""
@@ -425,6 +438,3 @@ class CellTokenizer:
         tokenizer = cls("from_data", **json.loads(settings.read_text()) | changes)
         tokenizer.use(GeneVocabulary(genes.read_text().split("\n")[:-1]))
         return tokenizer
-
-
-assert (KINDS.index("bins"), KINDS.index("percentile_bins")) == (BINS, PERCENTILE_BINS)
