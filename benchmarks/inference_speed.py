@@ -1,0 +1,85 @@
+"""Loading a 113 M model, and embedding beside the bare forward pass on the same batches.
+
+Run: ``python benchmarks/inference_speed.py``. Loading is timed in processes of their own; weights are random.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import bmfm
+from bmfm.files import ASSETS
+from bmfm.models.model import build
+from bmfm.models.modernbert import to_transformers
+from bmfm.tokenizers import dna
+from bmfm.tokenizers.rna import CellTokenizer
+
+LOAD = """import time
+began = time.perf_counter()
+import torch, transformers
+libraries = time.perf_counter() - began
+import bmfm
+bmfm.load({0!r})
+first = time.perf_counter() - began - libraries
+began = time.perf_counter()
+bmfm.load({0!r})
+print(f"{1}: libraries {{libraries:.2f}} s, then load {{first:.2f}} s (limit 3); again {{time.perf_counter() - began:.2f}} s")
+"""
+
+
+def loading(folder: Path) -> None:
+    heads = {"mlm": {"size": 4096, "transform": True, "tied": None}}
+    shape = {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12, "norm_bias": True}
+    model = build({"input_ids": {"kind": "embedding", "size": 4096}}, heads, "modernbert", attention="sdpa", **shape)
+    tokenizer = dna.load("ref2vec")
+    for name, saved in (("bmfm folder", model), ("plain ModernBERT folder", to_transformers(model))):
+        saved.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        out = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", LOAD.format(str(folder / name), name)], capture_output=True, text=True, check=True
+        )
+        print(out.stdout.strip())
+
+
+def embedding(folder: Path) -> None:
+    tokenizer = CellTokenizer()
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    model = build(tokenizer.fields, {}, "bert", attention="sdpa", values={"kind": "mlp_special"}, **shape)
+    model.config.max_tokens = 384
+    model.save_pretrained(folder / "cells")
+    tokenizer.save_pretrained(folder / "cells")
+    loaded = bmfm.load(folder / "cells")
+    batches: list = []
+    encode = loaded.model.encode
+
+    def kept(batch):
+        batches.append(batch)
+        return encode(batch)
+
+    loaded.model.encode = kept
+    loaded.embed(ASSETS / "rna" / "pbmc3k.h5ad")
+    loaded.model.encode = encode
+    ratios = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            for batch in batches:
+                encode(batch)
+        bare = time.perf_counter() - began
+        began = time.perf_counter()
+        loaded.embed(ASSETS / "rna" / "pbmc3k.h5ad")
+        ratios.append((bare, time.perf_counter() - began))
+    bare, whole = np.median(ratios, 0)
+    print(
+        f"embedding 2,700 cells from .h5ad: {2700 / whole:,.0f} cells/s; bare forward pass {2700 / bare:,.0f}; ratio {bare / whole:.2f} (limit 0.90)"
+    )
+
+
+with tempfile.TemporaryDirectory() as scratch:
+    loading(Path(scratch))
+    embedding(Path(scratch))
