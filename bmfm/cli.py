@@ -27,8 +27,11 @@ def compose(config_name: str, overrides: list[str]):
     """Compose a configuration as the command line would."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers()
+    if GlobalHydra.instance().is_initialized():  # inside an entry point that composes more
+        return hydra_compose(config_name, overrides)
     with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
         return hydra_compose(config_name, overrides)
 
@@ -66,7 +69,7 @@ def check_files(config) -> None:
     from bmfm.files import require_file
 
     data = config.get("data", {})
-    for key, what in (("fasta", "FASTA file"), ("variants", "variant file"), ("path", "AnnData file"), ("orthologs", "table of orthologs")):
+    for key, what in (("fasta", "FASTA file"), ("variants", "variant file"), ("path", "file"), ("orthologs", "table of orthologs")):
         given = data.get(key)
         for path in [given] if isinstance(given, str) else given or []:
             if not any(c in path for c in "*?["):

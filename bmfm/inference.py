@@ -7,6 +7,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ import pandas as pd
 import torch
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.models.load import find_folder, read_model, read_tokenizer
+from bmfm.models.load import FILES, allow_remote_code, find_folder, read_model, read_tokenizer
 from bmfm.models.model import BmfmModel
-from bmfm.special import CLS, PAD, UNK
+from bmfm.special import CLS, PAD, SEP, UNK
+from bmfm.tokenizers.dna import rna_as_dna
 from bmfm.tokenizers.rna import CellTokenizer
 
 CHUNK = 2048  # examples that are tokenized, sorted by length and cut into batches at a time
 
 
-def load(name: str | Path, attention: str = "auto", device: str | None = None, revision: str | None = None) -> "Predictor":
+def load(
+    name: str | Path, attention: str = "auto", device: str | None = None, revision: str | None = None, remote_code: bool = False
+) -> "Predictor":
     """A model with its tokenizer.
 
     Parameters
@@ -33,11 +37,14 @@ def load(name: str | Path, attention: str = "auto", device: str | None = None, r
         Model folder, or Hub id.
     device
         ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
+    remote_code
+        Run Python code that comes with a model of others; without it such a model is refused.
     """
     folder = find_folder(name, revision)
-    model = read_model(folder)
+    with allow_remote_code(remote_code):
+        model, tokenizer = read_model(folder), read_tokenizer(folder)
     model.use_attention(attention)
-    return Predictor(model, read_tokenizer(folder), device)
+    return Predictor(model, tokenizer, device, folder)
 
 
 class Predictor:
@@ -51,7 +58,8 @@ class Predictor:
         How the genes of the last AnnData were found.
     """
 
-    def __init__(self, model: BmfmModel, tokenizer: Any, device: str | None = None):
+    def __init__(self, model: BmfmModel, tokenizer: Any, device: str | None = None, folder: Path | None = None):
+        self.folder = folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.tokenizer = model.to(self.device).eval(), tokenizer
         self.counts: Counter[str] = Counter()
@@ -72,7 +80,7 @@ class Predictor:
         Parameters
         ----------
         data
-            AnnData, or path of .h5ad/zarr (cells); sequences, or path of a FASTA (DNA).
+            AnnData, or path of .h5ad/zarr (cells); sequences, pairs of them, or path of a FASTA (DNA).
         pooling
             Number of a CLS token, ``mean`` over tokens, or ``pooler``.
         layer
@@ -102,17 +110,39 @@ class Predictor:
         wanted: dict[str, Callable] = {"embedding": lambda h, b: self.model.pool(h, b, pooling)} if embeddings else {}
         if predictions:
             for name, head in self.labels.items():
-                wanted[f"label {name}"] = lambda h, b, name=name, own=head["pooling"]: self.model.head(name, self.model.pool(h, b, own))
+                wanted[f"label {name}"] = partial(self._token_classes if head["pooling"] == "token" else self._logits, name)
         if not wanted:
             raise ValueError("nothing is asked for: embeddings=true or, with label heads, predictions=true")
         out = self._run(data, wanted, layer, **options)
         said = self._frame({n: out[f"label {n}"] for n in self.labels}, self.names) if predictions else None
         return out.get("embedding"), said
 
+    def push_to_hub(self, repo_id: str, private: bool = True, token: str | None = None, message: str = "Upload model") -> str:
+        """Upload the folder that the model came from (weights, tokenizer, card) to the Hub; returns the address of the commit."""
+        from huggingface_hub import HfApi
+
+        if self.folder is None:
+            raise ValueError("this model was not loaded from a folder: save it first, and load that")
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        kinds = [*FILES, "*.md"]
+        return str(api.upload_folder(repo_id=repo_id, folder_path=str(self.folder), allow_patterns=kinds, commit_message=message))
+
+    def _logits(self, name: str, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
+        return self.model.head(name, self.model.pool(hidden_BLH, batch, self.labels[name]["pooling"]))
+
+    def _token_classes(self, name: str, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
+        """Number of the likeliest class at each token [B, room for tokens]; those beyond an example's end mean nothing."""
+        first = self.model.head(name, hidden_BLH[:, 1:].flatten(0, 1)).argmax(1).view(len(hidden_BLH), -1)
+        return torch.nn.functional.pad(first, (0, max(0, self._room - first.shape[1])))[:, : self._room]
+
     def _frame(self, logits: dict[str, np.ndarray], index) -> pd.DataFrame:
         columns: dict[str, Any] = {}
         for name, values in logits.items():
             head, classes = self.labels[name], self.labels[name]["classes"]
+            if head["pooling"] == "token":
+                columns[name] = self._of_bases(head, values.astype(np.int64))
+                continue
             if head["kind"] == "mse":
                 columns[name] = values[:, 0] * head.get("scale", 1.0) + head.get("center", 0.0)
                 continue
@@ -125,6 +155,13 @@ class Predictor:
                 columns[name] = np.array(classes, object)[values.argmax(1)]
             columns |= {f"{name}_p_{c}": chance[:, i] for i, c in enumerate(classes)}
         return pd.DataFrame(columns, index=index)
+
+    def _of_bases(self, head: dict, numbers: np.ndarray) -> list[str]:
+        """The class of every base of every sequence, from those of the tokens of windows [n, room]."""
+        classes, out = np.array(head["classes"], object), [[] for _ in range(len(self.names))]  # type: ignore[var-annotated]
+        for (ids, owner), row in zip(self._windows, numbers, strict=True):
+            out[owner] += np.repeat(classes[row[: len(ids)]], self.tokenizer.lengths(ids)).tolist()
+        return [head["separator"].join(bases) for bases in out]
 
     def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
              precision: str | None = None, progress: bool = False, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
@@ -152,7 +189,8 @@ class Predictor:
                 bar.update(len(examples))
         if bar is not None:
             bar.close()
-        return out if owner is None else {name: _means(values, *owner) for name, values in out.items()}
+        per_token = {f"label {n}" for n, head in self.labels.items() if head["pooling"] == "token"}
+        return out if owner is None else {n: v if n in per_token else _means(v, *owner) for n, v in out.items()}
 
     def _chunk(self, examples: list, wanted: dict, layer: int | None, batch_size: int, precision: str | None) -> dict[str, np.ndarray]:
         """As `_run`, for some examples: those of like length together, so that there is little padding."""
@@ -195,7 +233,9 @@ class Predictor:
             self.model.encode(batch)
         finally:
             hook.remove()
-        return caught[0][0] if isinstance(caught[0], tuple) else caught[0]
+        hidden = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
+        absent = batch["input_ids"].shape[1] - hidden.shape[1]  # where a model of others has no [CLS]
+        return torch.nn.functional.pad(hidden, (0, 0, absent, 0))
 
     def _cells(
         self,
@@ -236,10 +276,19 @@ class Predictor:
 
         A sequence longer than the context is cut into windows; its result is their mean, weighted by tokens.
         """
-        self.names, texts = read_sequences(data)
-        tokens, n_replaced = self.tokenizer.of_texts(texts)
-        room = max_tokens - 2
+        self.names, texts, seconds = read_sequences(data)
+        tokens, n_replaced = self.tokenizer.of_texts(rna_as_dna(texts)[0])
+        room = self._room = max_tokens - 2
+        if seconds is not None:
+            others, n = self.tokenizer.of_texts(rna_as_dna(seconds)[0])
+            tokens, n_replaced = (
+                [np.concatenate([a, [SEP], b]).astype(np.int32) for a, b in zip(tokens, others, strict=True)],
+                n_replaced + n,
+            )
+            if long := sum(len(t) > room for t in tokens):
+                raise ValueError(f"{long:,} of {len(tokens):,} pairs are longer than {max_tokens} tokens, and pairs cannot be cut into windows: give a larger max_tokens")  # fmt: skip
         windows = [(ids[a : a + room], number) for number, ids in enumerate(tokens) for a in range(0, max(1, len(ids)), room)]
+        self._windows = windows
         self.counts.update(
             sequences=len(texts), tokens=sum(map(len, tokens)), windows=len(windows), unknown_tokens=sum(int((t == UNK).sum()) for t in tokens),
             characters_read_as_N=n_replaced,
@@ -271,10 +320,17 @@ def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
     return pd.Series(texts, index=pd.Index(names, name="region"))
 
 
-def read_sequences(data: str | Path | pd.Series | Sequence[str]) -> tuple[pd.Index, list[str]]:
-    """Names and texts of a FASTA file (plain, gzip or bgzip), or of sequences as they are (a Series has names)."""
+def read_sequences(data: str | Path | pd.Series | pd.DataFrame | Sequence) -> tuple[pd.Index, list[str], list[str] | None]:
+    """Names, texts and, of pairs, second texts: of a FASTA file (plain, gzip or bgzip), or of sequences as they are.
+
+    Pairs are a frame of two columns, or tuples; a Series or frame has names.
+    """
     if isinstance(data, pd.Series):
-        return data.index, data.astype(str).tolist()
+        return data.index, data.astype(str).tolist(), None
+    if isinstance(data, pd.DataFrame):
+        if data.shape[1] != 2:
+            raise ValueError(f"pairs of sequences need a frame of two columns, this one has {list(data.columns)}")
+        return data.index, *(data[c].astype(str).tolist() for c in data)  # type: ignore[return-value]
     if isinstance(data, str | Path):
         import pysam
 
@@ -284,9 +340,12 @@ def read_sequences(data: str | Path | pd.Series | Sequence[str]) -> tuple[pd.Ind
             found = [(str(r.name), str(r.sequence)) for r in records]
         if not found:
             raise ValueError(f"{data} holds no FASTA record")
-        return pd.Index([n for n, _ in found], name="name"), [s for _, s in found]
+        return pd.Index([n for n, _ in found], name="name"), [s for _, s in found], None
     texts = list(data)
-    return pd.RangeIndex(len(texts)), texts
+    if texts and not isinstance(texts[0], str):
+        firsts, seconds = zip(*texts, strict=True)
+        return pd.RangeIndex(len(texts)), list(firsts), list(seconds)
+    return pd.RangeIndex(len(texts)), texts, None
 
 
 def _progress(n: int):

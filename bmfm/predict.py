@@ -21,7 +21,7 @@ def predict(config) -> None:
     output = Path(config.output)
     if output.exists() and not config.overwrite:
         raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
-    model = load(config.checkpoint, config.attention, config.device, config.revision)
+    model = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     settings = {k: v for k, v in OmegaConf.to_container(config, resolve=True).items() if k not in ("progress", "overwrite", "device")}  # type: ignore[union-attr]
     key = json.dumps([settings, fingerprint(Path(config.data.path))], sort_keys=True, default=str)
     parts = output.with_name(f".{output.name}.{hashlib.sha256(key.encode()).hexdigest()[:12]}")
@@ -62,9 +62,9 @@ def read_inputs(data):
     from bmfm.data.table import read_table
 
     table = read_table(path)
-    if absent := [c for c in (data.sequence, data.id) if c and c not in table]:
+    if absent := [c for c in (data.sequence, data.second, data.id) if c and c not in table]:
         raise SystemExit(f"bmfm: {path} has no column {absent[0]!r}; it has {', '.join(table.columns)}")
-    return table.set_index(data.id)[data.sequence] if data.id else table[data.sequence]
+    return (table.set_index(data.id) if data.id else table)[[data.sequence, data.second] if data.second else data.sequence]
 
 
 def write_cells(source: Path, output: Path, embedded, said) -> None:

@@ -13,7 +13,9 @@ from tests.conftest import SLICE_FASTA, SLICE_VCF
 
 RECIPES = sorted(p.stem for p in (config_folder() / "recipe").glob("*.yaml"))
 GROUPS = sorted(
-    f"{p.parent.name}={p.stem}" for p in config_folder().glob("*/*.yaml") if p.parent.name not in ("recipe", "debug", "published")
+    f"{p.parent.name}={p.stem}"
+    for p in config_folder().glob("*/*.yaml")
+    if p.parent.name not in ("recipe", "debug", "published", "task", "suite")
 )
 DEBUG = sorted(p.stem for p in (config_folder() / "debug").glob("*.yaml"))
 SMALL_MODEL = ["model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2"]
@@ -138,8 +140,16 @@ def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated, m
 
         assert instantiate(compose("train", [choice]).trainer.strategy) is not None
         return
-    if "checkpoint" in choice or choice in ("data=table", "objective=label", "objective=regression", "objective=multilabel"):
-        column = {"objective=regression": "number", "objective=multilabel": "tags"}.get(choice, "label")
+    if "checkpoint" in choice or choice in (
+        "data=table",
+        "objective=label",
+        "objective=regression",
+        "objective=multilabel",
+        "objective=token_label",
+    ):
+        column = {"objective=regression": "number", "objective=multilabel": "tags", "objective=token_label": "sequence"}.get(
+            choice, "label"
+        )
         chosen = [choice.replace("=", "=[") + "]", f"objectives.label.column={column}"] if group == "objective" else [choice]
         more = ["logistic_regression=false"]
         assert _train(tmp_path, "+recipe=dna_finetune", *chosen, *_needs("dna_finetune", annotated, models), *more)["val/loss"] > 0

@@ -141,7 +141,9 @@ class DnaDataModule(BatchModule):
 
     def connect(self, tokenizer) -> None:
         """Bind the tokenizer and open the source files."""
-        self.tokenizer = DnaTokenizer(tokenizer)
+        if hasattr(tokenizer, "their_ids"):
+            raise ValueError("windows of the genome are written by this project's tokenizers: choose one, and model=modernbert")
+        self.tokenizer = tokenizer if isinstance(tokenizer, DnaTokenizer) else DnaTokenizer(tokenizer)
         self.parts = {
             part: DnaWindows(self.sampler(part), self.represent, self.tokenizer, self.max_tokens, self.packing)
             for part in PARTS

@@ -20,7 +20,7 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray], 
         ``{by: random, validation, test}`` with shares; ``{by: stratified, column, ...}`` keeps each label's share;
         ``{by: group, column, ...}`` keeps a donor or data set in one part; ``{by: column, column}`` reads the part's name
         from ``.obs``, or takes ``train``, ``validation``, ``test`` as lists of its values; ``{by: file, validation,
-        test}`` lists file names.
+        test}`` lists file names. ``seed`` fixes the drawing whatever the run's seed is.
     column
         Values of a column of all examples, [n].
     """
@@ -32,6 +32,7 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray], 
     shares = {part: float(split.get(part, 0.0)) for part in ("validation", "test")}
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise ValueError(f"data.split: shares {shares} leave nothing for training")
+    seed = int(split.get("seed", seed))
     keys = example_keys(seed, 0, np.arange(n))
     if by == "random":
         return _cut(np.argsort(keys, kind="stable"), shares)

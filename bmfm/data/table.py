@@ -1,5 +1,6 @@
 """Labelled DNA sequences in tables, as a Lightning data module: CSV, TSV or Parquet in, batches out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,19 +16,19 @@ from bmfm.data.splits import InOrder, Order, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.files import require_file
 from bmfm.hashing import example_keys
-from bmfm.special import CLS, SEP
-from bmfm.tokenizers.dna import DnaTokenizer
+from bmfm.special import CLS, IGNORE, SEP
+from bmfm.tokenizers.dna import DnaTokenizer, rna_as_dna
 
 FILE_NAMES = {"train": ("train",), "validation": ("dev", "validation", "valid", "val"), "test": ("test",)}
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV, TSV (by their suffix, gzip or not) or Parquet file."""
+def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV, TSV (by their suffix, gzip or not) or Parquet file; columns `text` are not read as numbers."""
     file = require_file(path, "table (CSV, TSV or Parquet)")
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
-    return pd.read_csv(file, sep="\t" if ".tsv" in file.name or ".txt" in file.name else ",")
+    return pd.read_csv(file, sep="\t" if ".tsv" in file.name or ".txt" in file.name else ",", dtype=dict.fromkeys(text, str))
 
 
 def find_tables(path: Any) -> dict[str, Path]:
@@ -48,11 +49,18 @@ def find_tables(path: Any) -> dict[str, Path]:
 
 
 class SequenceExamples(Dataset):
-    """Batches of tokenized sequences; asked for a list of (epoch, index) pairs at a time."""
+    """Batches of tokenized sequences; asked for a list of (epoch, index) pairs at a time.
+
+    Attributes
+    ----------
+    labels, token_labels
+        Of all examples, {name: [n, ...]}, and of all their tokens, {name: n arrays like the ids}.
+    """
 
     def __init__(self, ids: list[np.ndarray], cut: np.ndarray, order, seed: int, packing: int | None):
         self.ids, self.cut, self.order, self.seed, self.packing = ids, cut, order, seed, packing
         self.labels: dict[str, np.ndarray] = {}
+        self.token_labels: dict[str, list[np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.order)
@@ -62,11 +70,12 @@ class SequenceExamples(Dataset):
         numbers = self.order(epochs, places)
         held = [self.ids[n] for n in numbers]
         offsets = np.concatenate([[0], np.cumsum([len(i) for i in held])]).astype(np.int64)
-        batch = collate(np.concatenate(held), offsets, np.array([CLS]), {}, self.packing)
+        flat = {name: (np.concatenate([labels[n] for n in numbers]), IGNORE) for name, labels in self.token_labels.items()}
+        batch = collate(np.concatenate(held), offsets, np.array([CLS]), flat, self.packing)
         batch["special"] |= batch["input_ids"] < 5
         batch |= {
             "keys": example_keys(self.seed, epochs, places).view(np.int64),
-            "labels": {name: values[numbers] for name, values in self.labels.items()},
+            "labels": {name: values[numbers] for name, values in self.labels.items()} | {name: batch.pop(name) for name in flat},
             "counts": {"sequences": len(held), "tokens": int(offsets[-1]), "truncated_sequences": int(self.cut[numbers].sum())},
         }
         return to_tensors(batch)
@@ -80,7 +89,11 @@ class SequenceTable(BatchModule):
     path
         A folder with ``train``, ``dev`` and ``test`` tables, {part: file}, or one table that `split` cuts.
     sequence, second
-        Columns of the sequence and, for pairs, of the second one: ``[CLS] A [SEP] B [SEP]``.
+        Columns of the sequence (None: the first) and, for pairs, of the second one: ``[CLS] A [SEP] B [SEP]``.
+    derived
+        More columns, {name: expression over columns}, as ``{mean: "(a + 2 * b) / (a + b)"}``; see `pandas.DataFrame.eval`.
+    text
+        Columns of a CSV that are text though they look like numbers, as labels of bases do.
     split
         Of one table, or of the training table where there is no validation: see `data.splits.split_examples`.
     max_tokens
@@ -93,20 +106,29 @@ class SequenceTable(BatchModule):
         split: Mapping,
         max_tokens: int,
         batch_size: int,
-        sequence: str = "sequence",
+        sequence: str | None = "sequence",
         second: str | None = None,
+        derived: Mapping[str, str] | None = None,
+        text: Sequence[str] = (),
         packing: bool = False,
         num_workers: int = 0,
         seed: int = 0,
     ):
         super().__init__()
         self.path, self.split, self.max_tokens, self.batch_size = path, dict(split), max_tokens, batch_size
-        self.sequence, self.second, self.packing, self.num_workers, self.seed = sequence, second, packing, num_workers, seed
+        self.sequence, self.second, self.derived = sequence, second, dict(derived or {})
+        self.text, self.packing, self.num_workers, self.seed = text, packing, num_workers, seed
 
     def _read(self) -> pd.DataFrame:
         tables = []
         for part, file in find_tables(self.path).items():
-            table = read_table(file)
+            table = read_table(file, self.text)
+            self.sequence = self.sequence or str(table.columns[0])
+            for name, expression in self.derived.items():
+                try:
+                    table[name] = table.eval(expression)
+                except Exception as error:
+                    raise ValueError(f"{file}: data.derived.{name}={expression!r} cannot be computed: {error}") from error
             for column in filter(None, (self.sequence, self.second)):
                 if column not in table:
                     raise KeyError(
@@ -122,11 +144,11 @@ class SequenceTable(BatchModule):
 
     def connect(self, tokenizer) -> None:
         """Bind the tokenizer, read and tokenize the tables, split them."""
-        self.tokenizer = tokenizer if isinstance(tokenizer, DnaTokenizer) else DnaTokenizer(tokenizer)
+        self.tokenizer = tokenizer if hasattr(tokenizer, "of_texts") else DnaTokenizer(tokenizer)
         self.table = self._read()
-        ids, n_replaced = self.tokenizer.of_texts(self.table[self.sequence].astype(str).tolist())
+        ids, n_replaced = self._tokens(self.sequence)
         if self.second:
-            others, n = self.tokenizer.of_texts(self.table[self.second].astype(str).tolist())
+            others, n = self._tokens(self.second)
             n_replaced += n
             ids = [np.concatenate([a, [SEP], b]).astype(np.int32) for a, b in zip(ids, others, strict=True)]
         cut = np.array([len(i) > self.max_tokens - 2 for i in ids])
@@ -138,7 +160,7 @@ class SequenceTable(BatchModule):
                 import warnings
 
                 warnings.warn(f"{cut.mean():.1%} of inputs lose their end: {said}", stacklevel=2)
-        self.ids = [i[: self.max_tokens - 2] for i in ids]
+        self.ids, self.cut = [i[: self.max_tokens - 2] for i in ids], cut
         if n_replaced:
             self.note("characters read as N", f"{n_replaced:,}")
         part = self.table["bmfm part"].to_numpy()
@@ -159,6 +181,25 @@ class SequenceTable(BatchModule):
             if len(self.numbers[p])
         }
 
+    def _tokens(self, column: str | None) -> tuple[list[np.ndarray], int]:
+        texts, is_rna = rna_as_dna(self.table[column].astype(str).tolist())
+        if is_rna:
+            self.note(f"column {column}", "RNA: U is read as T")
+        return self.tokenizer.of_texts(texts)
+
+    @property
+    def token_lengths(self) -> list[np.ndarray]:
+        """How many bases each token of each sequence covers."""
+        if self.second:
+            raise ValueError("labels of bases need one sequence an example: leave data.second out")
+        n_bases = self.table[self.sequence].astype(str).str.len().to_numpy()
+        return [self.tokenizer.lengths(ids, int(n) if not cut else None) for ids, n, cut in zip(self.ids, n_bases, self.cut, strict=True)]
+
+    def add_token_labels(self, name: str, labels: list[np.ndarray]) -> None:
+        """Give every batch ``labels[name]`` [B, L], from labels of the tokens of all examples."""
+        for dataset in self.parts.values():
+            dataset.token_labels[name] = labels
+
     @cached_property
     def statistics(self) -> dict[str, np.ndarray]:  # type: ignore[override]
         """``token_counts`` [V] of the training sequences."""
@@ -169,6 +210,10 @@ class SequenceTable(BatchModule):
     def training_examples(self) -> np.ndarray:
         return self.numbers["train"]
 
+    def columns(self, pattern: str) -> list[str]:
+        """Names of the columns that a regular expression matches whole."""
+        return [str(c) for c in self.table.columns if re.fullmatch(pattern, str(c))]
+
     def column(self, name: str) -> np.ndarray:
         if name not in self.table:
             raise KeyError(f"the table has no column {name!r} for labels; it has {', '.join(map(str, self.table.columns[:-1]))}")
@@ -177,12 +222,16 @@ class SequenceTable(BatchModule):
     @cached_property
     def _kmers(self):
         """A row for each sequence [n, k-mers]: sublinear counts of 1- to 6-mers times their inverse frequency in training."""
+        from scipy.sparse import hstack
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 6), lowercase=False, min_df=2, sublinear_tf=True)
-        texts = self.table[self.sequence].astype(str).str.upper()
-        vectors.fit(texts.iloc[self.numbers["train"]])
-        return vectors.transform(texts)
+        made = []
+        for column in filter(None, (self.sequence, self.second)):
+            vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 6), lowercase=False, min_df=2, sublinear_tf=True)
+            texts = self.table[column].astype(str).str.upper()
+            vectors.fit(texts.iloc[self.numbers["train"]])
+            made.append(vectors.transform(texts))
+        return made[0] if len(made) == 1 else hstack(made, "csr")
 
     def features(self, part: str, label: str):
         """Rows of k-mer features of a part's sequences, and their labels [n]: what simple methods work on."""

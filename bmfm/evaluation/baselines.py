@@ -27,7 +27,7 @@ def label_baselines(data, objectives, part: str = "validation") -> dict[str, flo
 
     metrics: dict[str, float] = {}
     for name, objective in objectives.parts.items():
-        if not isinstance(objective, Classification) or objective.reversal:
+        if not isinstance(objective, Classification) or objective.reversal or objective.pooling == "token":
             continue
         features, labels = zip(*(data.features(p, name) for p in ("train", part)), strict=True)
         found = logistic_regression(features[0], labels[0], features[1], labels[1])

@@ -1,7 +1,7 @@
 """Backbones: transformers' own layers over embeddings that are already there, each behind the same call.
 
 A backbone takes ``embeds_BLH``, ``position_ids_BL`` and what `attention.attention_inputs` made, and returns [B, L, H];
-``layers`` are its transformer layers.
+``layers`` are its transformer layers. One that ``reads_ids`` (`foreign`) takes a whole batch instead, by ``of_batch``.
 Where all positions are 0, rotary embeddings turn nothing: that is how an encoder of cells has no order of genes.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bmfm.models.foreign import Foreign
 from bmfm.special import CLS, MASK, PAD, SEP
 
 ROLES = {"pad_token_id": PAD, "cls_token_id": CLS, "bos_token_id": CLS, "sep_token_id": SEP, "eos_token_id": SEP}
@@ -105,4 +106,4 @@ class Llama(nn.Module):
         return self.final_norm(hidden)
 
 
-KINDS: dict[str, Any] = {"modernbert": ModernBert, "bert": Bert, "llama": Llama}
+KINDS: dict[str, Any] = {"modernbert": ModernBert, "bert": Bert, "llama": Llama, "foreign": Foreign}

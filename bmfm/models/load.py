@@ -1,5 +1,6 @@
 """Models from folders and the Hub, whole or as the beginning of a fine-tuning."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.models.foreign import ForeignTokenizer, is_foreign
+from bmfm.models.foreign import remote_code as allow_remote_code
 from bmfm.models.model import BmfmConfig, BmfmModel
 
+FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.py", "README.md")
 
-def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...] = ("*.json", "*.txt", "*.safetensors")) -> Path:
+
+def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...] = FILES) -> Path:
     """A path that exists as it is; a Hub id as its folder in the Hub's cache, whose settings for tokens and offline use hold."""
     path = Path(name).expanduser()
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
@@ -21,23 +26,27 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
 
 
 def find_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of a model on disk or on the Hub."""
-    return require_file(on_disk(name, revision) / "config.json", "model folder (checkpoint), its").parent
+    """The folder of a model on disk or on the Hub; of PyTorch weights there only where no safetensors are."""
+    folder = require_file(on_disk(name, revision) / "config.json", "model folder (checkpoint), its").parent
+    return folder if any(folder.glob("*.safetensors")) else on_disk(name, revision, (*FILES, "*.bin"))
 
 
 def read_model(folder: Path) -> BmfmModel:
-    """The model of a folder: ours, or a plain ModernBERT of DNA tokens. Weights are read from safetensors alone."""
+    """The model of a folder: ours, a plain ModernBERT of DNA tokens, or a DNA model of others (see `foreign`).
+
+    Weights of ours are read from safetensors alone.
+    """
     kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind == "bmfm":
-        model: Any = BmfmModel.from_pretrained(folder, use_safetensors=True)
-    elif kind == "modernbert":
+    if is_foreign(folder):
+        from bmfm.models import foreign
+
+        model: Any = foreign.read_saved(folder) if kind == "bmfm" else foreign.read(folder)
+    elif kind == "bmfm":
+        model = BmfmModel.from_pretrained(folder, use_safetensors=True)
+    else:
         from bmfm.models.modernbert import read
 
         model = read(folder)
-    else:
-        raise ValueError(
-            f"{folder}: model type {kind!r} is neither bmfm nor modernbert; published BMFM checkpoints are made readable by bmfm.convert"
-        )
     return model.eval()
 
 
@@ -51,12 +60,15 @@ def read_tokenizer(folder: Path, **changes):
 
     if changes:
         raise ValueError(f"a DNA tokenizer has no settings to change, {sorted(changes)} were given")
+    if is_foreign(folder):
+        return ForeignTokenizer.from_folder(folder)
     return dna.DnaTokenizer(dna.load(folder))
 
 
-def tokenizer_of(checkpoint: str, revision: str | None = None, **changes):
+def tokenizer_of(checkpoint: str, revision: str | None = None, remote_code: bool = False, **changes):
     """The tokenizer of a model folder or Hub id, as training takes it."""
-    return read_tokenizer(find_folder(checkpoint, revision), **changes)
+    with allow_remote_code(remote_code):
+        return read_tokenizer(find_folder(checkpoint, revision), **changes)
 
 
 def from_checkpoint(
@@ -70,6 +82,7 @@ def from_checkpoint(
     scratch: bool = False,
     revision: str | None = None,
     genes: dict[str, int] | None = None,
+    remote_code: bool = False,
 ) -> BmfmModel:
     """A model that begins with the weights of another and has the heads that objectives ask for.
 
@@ -87,20 +100,25 @@ def from_checkpoint(
         Of the encoder, in place of the checkpoint's.
     scratch
         The same network with new weights: what pretraining is compared with.
+    remote_code
+        Run Python code that comes with the checkpoint, if it needs any.
     """
     if trained not in ("all", "heads"):
         raise ValueError(f"model.trained={trained!r} is unknown; choose all or heads")
-    before = read_model(find_folder(checkpoint, revision))
+    with allow_remote_code(remote_code):
+        before = read_model(find_folder(checkpoint, revision))
     for name, options in fields.items():
         held = before.config.fields.get(name, {})
         if name not in before.config.fields or options.get("size", held.get("size")) != held.get("size"):
             raise ValueError(
                 f"{checkpoint}: its field {name} is {held or 'absent'}, the tokenizer gives {options}; use the checkpoint's tokenizer"
             )
-    backbone = dict(before.config.backbone)
+    backbone = copy.deepcopy(before.config.backbone)
+    body = backbone.get("config", backbone)
     if dropout is not None:
-        backbone |= {k: dropout for k in ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout") if k in backbone}
-    model = BmfmModel(BmfmConfig(backbone=backbone, fields=before.config.fields, heads=heads))
+        body |= {k: dropout for k in ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout") if k in body}
+    with allow_remote_code(remote_code):
+        model = BmfmModel(BmfmConfig(backbone=backbone, fields=before.config.fields, heads=heads))
     own, given = model.state_dict(), {} if scratch else before.state_dict()
     kept = {k for k, v in own.items() if k in given and given[k].shape == v.shape}
     model.load_state_dict({k: given[k] if k in kept else v for k, v in own.items()})

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from bmfm.models.attention import attention_inputs, flattened, resolve
 from bmfm.models.backbones import KINDS
 from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
+from bmfm.models.foreign import ForeignEmbeddings
 from bmfm.models.heads import Decoder, Heads
 
 
@@ -20,7 +21,8 @@ class BmfmConfig(PreTrainedConfig):
     Parameters
     ----------
     backbone
-        ``{kind: modernbert | bert | llama, ...}`` with the fields of that transformers configuration.
+        ``{kind: modernbert | bert | llama, ...}`` with the fields of that transformers configuration, or
+        ``{kind: foreign, ...}``, see `foreign.Foreign`.
     fields
         {batch key: encoder settings}, see `embeddings.encoder`.
     heads
@@ -31,8 +33,9 @@ class BmfmConfig(PreTrainedConfig):
 
     def __init__(self, backbone: dict | None = None, fields: dict | None = None, heads: dict | None = None, **kwargs):
         self.backbone, self.fields, self.heads = dict(backbone or {}), dict(fields or {}), dict(heads or {})
-        self.hidden_size = self.backbone.get("hidden_size")
-        self.num_hidden_layers = self.backbone.get("num_hidden_layers")
+        body = self.backbone.get("config", self.backbone)
+        self.hidden_size = body.get("hidden_size", body.get("d_model"))
+        self.num_hidden_layers = body.get("num_hidden_layers", body.get("n_layer"))
         super().__init__(**kwargs)
 
 
@@ -56,12 +59,14 @@ class BmfmModel(PreTrainedModel):
             options.pop(name, default) for name, default in (("head_bias", True), ("head_eps", None), ("pooler", False))
         )
         self.backbone: Any = KINDS[config.backbone["kind"]](options)
-        size = self.backbone.config.hidden_size
-        self.embeddings = FieldEmbeddings(size, config.fields)
+        self.reads_ids = getattr(self.backbone, "reads_ids", False)
+        size = self.backbone.size if self.reads_ids else self.backbone.config.hidden_size
+        self.embeddings: Any = ForeignEmbeddings(self.backbone) if self.reads_ids else FieldEmbeddings(size, config.fields)
         self.heads = Heads(size, config.heads, head_bias, self.backbone.norm_bias, head_eps or self.backbone.eps)
         self.pooler = nn.Linear(size, size) if pooler else None
         self.post_init()
-        self._share_attention(config._attn_implementation)
+        if not self.reads_ids:
+            self._share_attention(config._attn_implementation)
 
     def _init_weights(self, module: nn.Module) -> None:
         std = getattr(self.backbone.config, "initializer_range", 0.02)
@@ -83,13 +88,22 @@ class BmfmModel(PreTrainedModel):
 
     def use_attention(self, implementation: str) -> None:
         """Choose the attention kernel: ``auto``, ``sdpa``, ``flex_attention``, ``flash_attention_2`` or ``eager``."""
-        self._share_attention(resolve(implementation))
+        if self.reads_ids:
+            self.backbone.use_attention(implementation)
+        else:
+            self._share_attention(resolve(implementation))
+
+    def save_pretrained(self, save_directory, **options) -> None:
+        """As in transformers; names of weights are written as they are here, not as an older version of a backbone had them."""
+        super().save_pretrained(save_directory, **{"save_original_format": False} | options)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.input_ids.rows
 
     def encode(self, batch: dict) -> torch.Tensor:
         """Final hidden states [B, L, H] of a batch (`bmfm.data`), padded or packed; those of padding mean nothing."""
+        if self.reads_ids:
+            return self.backbone.of_batch(batch)
         document, config = batch["document"], self.backbone.config
         if config._attn_implementation != "flash_attention_2":
             embeds = self.embeddings(batch)
@@ -113,8 +127,10 @@ class BmfmModel(PreTrainedModel):
             return self.pooler(states[batch["first"]]).tanh()
         if pooling != "mean":
             return states[batch["first"] + int(pooling)]
-        n, example = len(batch["first"]), batch["example"].flatten()
-        where = torch.where(example < 0, n, example)
+        n, example = len(batch["first"]), batch["example"]
+        if self.reads_ids:
+            example = torch.where(self.backbone.shown(batch["input_ids"]), example, -1)
+        where = torch.where(example < 0, n, example).flatten()
         total = states.new_zeros(n + 1, states.shape[1]).index_add_(0, where, states)
         return total[:n] / torch.bincount(where, minlength=n + 1)[:n, None].to(states.dtype)
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from bmfm.objectives import Loss
-from bmfm.objectives.statistics import class_metrics, moments, pearson
+from bmfm.objectives.statistics import class_metrics, histogram, moments, pearson, rank_counts, ranking_metrics, spearman
 from bmfm.special import IGNORE
 
 
@@ -182,22 +182,50 @@ class Classification(Label):
     def counts(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         on = labels != IGNORE
         pairs = labels[on] * self.size + logits.argmax(1)[on]
-        return {"confusion": torch.bincount(pairs, minlength=self.size**2).view(self.size, self.size).double()}
+        confusion = torch.bincount(pairs, minlength=self.size**2).view(self.size, self.size).double()
+        chance = logits[on].softmax(1).clamp(1e-7, 1 - 1e-7).logit()
+        asked = slice(1, 2) if self.size == 2 else slice(None)  # of two classes the second is the positive one
+        return {"confusion": confusion, "ranks": histogram(chance[:, asked], functional.one_hot(labels[on], self.size)[:, asked])}
 
     def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        return class_metrics(sums["confusion"])
+        return class_metrics(sums["confusion"]) | ranking_metrics(sums["ranks"])
 
 
 class MultiLabel(Label):
-    """Any number of classes an example, written with a separator between them; binary cross-entropy each."""
+    """Any number of classes an example; binary cross-entropy each.
+
+    Parameters
+    ----------
+    separator
+        Between the classes that the column names.
+    columns
+        Instead of one column: a regular expression of the names of columns that hold 0 or 1 (or nothing), a class each.
+    """
 
     kind = "binary_cross_entropy"
 
-    def __init__(self, separator: str = "|", **shared):
+    def __init__(self, separator: str = "|", columns: str | None = None, **shared):
         super().__init__(**shared)
-        self.separator = separator
+        self.separator, self.columns = separator, columns
+
+    def bind(self, name: str, data) -> None:
+        self.named = data.columns(self.columns) if self.columns else []
+        if self.columns and not self.named:
+            raise ValueError(f"objective {name}: no column's name matches columns={self.columns!r}")
+        self.given = np.stack([data.column(c) for c in self.named], 1).astype(np.float32) if self.named else None
+        if self.given is not None:
+            if (wrong := ~(np.isnan(self.given) | np.isin(self.given, (0, 1)))).any():
+                row, column = np.argwhere(wrong)[0]
+                raise ValueError(
+                    f"objective {name}: column {self.named[column]!r} holds {self.given[row, column]} in row {row}; 0 or 1 is needed"
+                )
+            self.column = self.named[0]
+        super().bind(name, data)
 
     def encode(self, values: np.ndarray, train: np.ndarray) -> np.ndarray:
+        if self.given is not None:
+            self.classes, self.size = self.named, len(self.named)
+            return self._begin(self.given, train)
         sets = [None if v is None else {s.strip() for s in str(v).split(self.separator) if s.strip()} for v in values]
         self.classes = sorted(set().union(*(s for s, t in zip(sets, train, strict=True) if t and s)))
         self.size = len(self.classes)
@@ -207,7 +235,10 @@ class MultiLabel(Label):
             if s is not None:
                 labels[i] = 0
                 labels[i, [number[c] for c in s if c in number]] = 1
-        share = (labels[train].sum(0) + 0.5) / (train.sum() + 1)
+        return self._begin(labels, train)
+
+    def _begin(self, labels: np.ndarray, train: np.ndarray) -> np.ndarray:
+        share = (np.nansum(labels[train], 0) + 0.5) / ((~np.isnan(labels[train])).sum(0) + 1)
         self.baseline = torch.from_numpy(np.log(share / (1 - share))).float()
         return labels
 
@@ -217,13 +248,15 @@ class MultiLabel(Label):
 
     def counts(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         given, said, true = ~labels.isnan(), logits > 0, labels == 1
-        return {"hits": torch.stack([(given & said & true).sum(0), (given & said).sum(0), (given & true).sum(0)]).double()}
+        hits = torch.stack([(given & said & true).sum(0), (given & said).sum(0), (given & true).sum(0)]).double()
+        return {"hits": hits, "ranks": histogram(logits[given.all(1)], true[given.all(1)])}
 
     def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         both, said, true = sums["hits"]
         f1 = 2 * both / (said + true).clamp(min=1)
         micro = 2 * both.sum() / (said.sum() + true.sum()).clamp(min=1)
-        return {"micro_f1": float(micro), "macro_f1": float(f1[true > 0].mean()) if (true > 0).any() else 0.0}
+        figures = {"micro_f1": float(micro), "macro_f1": float(f1[true > 0].mean()) if (true > 0).any() else 0.0}
+        return figures | ranking_metrics(sums["ranks"])
 
 
 class Regression(Label):
@@ -253,11 +286,14 @@ class Regression(Label):
     def counts(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         on = ~labels.isnan()
         absolute = (logits[on, 0] - labels[on]).abs().sum().double()
-        return {"pairs": torch.cat([moments(logits[on, 0], labels[on]), absolute[None]])}
+        return {"pairs": torch.cat([moments(logits[on, 0], labels[on]), absolute[None]]), "ranks": rank_counts(logits[on, 0], labels[on])}
 
     def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         n = float(sums["pairs"][0])
-        return {"pearson": float(pearson(sums["pairs"][:6])), "mae": float(sums["pairs"][6]) / n * self.scale} if n else {}
+        if not n:
+            return {}
+        figures = {"pearson": float(pearson(sums["pairs"][:6])), "spearman": spearman(sums["ranks"])}
+        return figures | {"mae": float(sums["pairs"][6]) / n * self.scale}
 
 
 class Hierarchical(Label):

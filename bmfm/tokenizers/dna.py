@@ -6,6 +6,7 @@ Special ids are fixed, [UNK] 0, [SEP] 1, [PAD] 2, [CLS] 3, [MASK] 4, as are the 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -213,6 +214,21 @@ class DnaTokenizer:
         tokens = self(Encoded(np.concatenate(symbols) if symbols else np.empty(0, np.uint8), offsets), max_tokens)
         return [tokens.ids[a:b] for a, b in pairwise(tokens.offsets)], n_replaced
 
+    def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
+        """How many symbols each token covers [L]; what [UNK] covers follows from the length of the whole sequence."""
+        lengths = self._lengths[ids]
+        unknown = np.flatnonzero(ids == UNK)
+        if len(unknown) and n_bases is not None:
+            rest = n_bases - int(lengths.sum())
+            lengths[unknown] = np.diff(np.linspace(0, rest, len(unknown) + 1).round()).astype(np.int64)
+        elif len(unknown):
+            lengths[unknown] = 1
+        return lengths
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([0 if i < len(SPECIAL_TOKENS) else len(name) for i, name in enumerate(self.names)], np.int64)
+
     def _through_text(self, encoded: Encoded, max_tokens: int):
         rewritten = np.where(self.written_as < 0, np.arange(len(SYMBOLS)), self.written_as).astype(np.uint8)
         texts = [decode(rewritten[encoded[b] & 0x7F]) for b in range(len(encoded))]
@@ -225,6 +241,14 @@ class DnaTokenizer:
             variants.append(marks[spans[:, 1]] > marks[spans[:, 0]])
             lengths.append(len(ids[-1]))
         return np.concatenate(ids), np.concatenate(variants), np.cumsum(lengths), n_cut
+
+
+def rna_as_dna(texts: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """Texts with T for U where they are RNA: plain bases with U and never T (elsewhere U is a symbol of the SNP-aware alphabet)."""
+    letters = set().union(*(set(text.upper()) for text in texts))
+    if "U" not in letters or not letters <= set("ACGUN"):
+        return texts, False
+    return [text.upper().replace("U", "T") for text in texts], True
 
 
 def symbols_for(representation: str) -> tuple[str, ...]:

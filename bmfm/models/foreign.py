@@ -1,0 +1,281 @@
+"""DNA models of others as backbones: whatever `transformers.AutoModel` loads, with its own ids and embeddings.
+
+Batches keep this project's ids (special tokens 0 to 4, then all others in their order); the backbone writes them in the
+model's own. Where a model has no [CLS] or no [SEP], that place is not shown to it.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
+
+_REMOTE_CODE: ContextVar[bool] = ContextVar("remote_code", default=False)
+
+
+@contextmanager
+def remote_code(allowed: bool) -> Iterator[None]:
+    """Whether models made inside may run Python code that comes with a checkpoint; otherwise they never do."""
+    token = _REMOTE_CODE.set(allowed)
+    try:
+        yield
+    finally:
+        _REMOTE_CODE.reset(token)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a model folder is neither a `BmfmModel` with a backbone of ours nor a ModernBERT with our special tokens."""
+    config = json.loads((folder / "config.json").read_text())
+    kind = config.get("model_type")
+    if kind == "bmfm":
+        return config["backbone"]["kind"] == "foreign"
+    if kind == "modernbert" and (folder / "tokenizer.json").is_file():
+        added = json.loads((folder / "tokenizer.json").read_text()).get("added_tokens", [])
+        return {t["content"]: t["id"] for t in added if t["id"] < 5} != {t: i for i, t in enumerate(SPECIAL_TOKENS)}
+    return kind != "modernbert"
+
+
+def _asks_for_code(error: Exception, source: object) -> Exception:
+    if "trust_remote_code" not in str(error):
+        return error
+    return ValueError(
+        f"{source} comes with Python code of its own, which is not run unless you say so: read it, then ask for it by remote_code=true"
+    )
+
+
+class ForeignTokenizer:
+    """A tokenizer of others behind the calls of `DnaTokenizer`, in this project's ids.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of the model's embedding: tokens beyond them, which transformers may have added, do not exist.
+
+    Attributes
+    ----------
+    their_ids
+        The tokenizer's id of each of ours [V]; -1 for a special token that it lacks.
+    """
+
+    def __init__(self, tokenizer: Any, n_rows: int | None = None):
+        self.tokenizer = tokenizer
+        special = [
+            tokenizer.unk_token_id,
+            _first(tokenizer.sep_token_id, tokenizer.eos_token_id),
+            tokenizer.pad_token_id,
+            _first(tokenizer.cls_token_id, tokenizer.bos_token_id),
+            tokenizer.mask_token_id,
+        ]
+        known = {i for i in tokenizer.get_vocab().values() if n_rows is None or i < n_rows}
+        self.their_ids = np.array([i if i in known else -1 for i in special] + sorted(known - set(special)), np.int64)
+        self._ours = np.full(max(tokenizer.get_vocab().values()) + 1, UNK, np.int32)
+        self._ours[self.their_ids[self.their_ids >= 0]] = np.flatnonzero(self.their_ids >= 0)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ForeignTokenizer":
+        from transformers import AutoTokenizer
+
+        config = json.loads((folder / "config.json").read_text())
+        n_rows = config.get("backbone", {}).get("config", config).get("vocab_size")
+        try:
+            return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=_REMOTE_CODE.get()), n_rows)
+        except (ValueError, OSError) as error:
+            raise _asks_for_code(error, folder) from error
+
+    def __len__(self) -> int:
+        return len(self.their_ids)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Every token, in the order of its id."""
+        return list(SPECIAL_TOKENS) + self.tokenizer.convert_ids_to_tokens(self.their_ids[len(SPECIAL_TOKENS) :].tolist())
+
+    @property
+    def plain_ids(self) -> tuple[int, int]:
+        """Ids of ordinary tokens, half-open."""
+        return len(SPECIAL_TOKENS), len(self)
+
+    @property
+    def fields(self) -> dict[str, dict]:
+        """What the model's field encoders must take."""
+        return {"input_ids": {"kind": "embedding", "size": len(self)}}
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest input that the tokenizer's makers allow."""
+        longest = self.tokenizer.model_max_length
+        return int(longest) if longest < 1 << 30 else None
+
+    def check_cls(self, number: int, who: str) -> None:
+        """Raise a ValueError if there is no such CLS token."""
+        if number or self.their_ids[CLS] < 0:
+            raise ValueError(f"{who} reads CLS token {number}, which this model does not have: choose pooling=mean")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the files that `transformers.AutoTokenizer` loads."""
+        self.tokenizer.save_pretrained(folder)
+
+    def of_texts(self, texts, max_tokens: int = 1 << 40) -> tuple[list[np.ndarray], int]:
+        """Token ids of each text, and how many characters were read as N."""
+        from bmfm.genome.alphabet import decode, normalise_bases
+
+        read = [normalise_bases(text) for text in texts]
+        found = self.tokenizer([decode(codes) for codes, _ in read], add_special_tokens=False, verbose=False)["input_ids"]
+        return [self._ours[np.array(ids[:max_tokens], np.int64)] for ids in found], sum(n for _, n in read)
+
+    def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
+        """How many bases each token covers [L]."""
+        lengths = self._lengths[ids]
+        if n_bases is not None and lengths.sum() != n_bases:
+            raise ValueError(
+                f"tokens of {self.tokenizer.__class__.__name__} cover {lengths.sum()} of {n_bases} bases: labels of bases cannot be placed"
+            )
+        return lengths
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([0 if i < len(SPECIAL_TOKENS) else len(name) for i, name in enumerate(self.names)], np.int64)
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((i for i in ids if i is not None), None)
+
+
+class ForeignEmbeddings(nn.Module):
+    """The backbone's own token embeddings as a field's, for heads that are tied to them."""
+
+    def __init__(self, backbone: "Foreign"):
+        super().__init__()
+        object.__setattr__(self, "backbone", backbone)  # no submodule: its weights are the backbone's
+
+    @property
+    def input_ids(self) -> "ForeignEmbeddings":
+        return self
+
+    rows = input_ids
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.backbone.body.get_input_embeddings().weight[self.backbone.their_ids.clamp(min=0)]
+
+
+class Foreign(nn.Module):
+    """A `transformers.AutoModel` that takes ids.
+
+    Parameters
+    ----------
+    options
+        ``config`` (its configuration as a dict), ``their_ids`` (see `ForeignTokenizer`), ``source`` (where its code is,
+        if it brings any).
+    """
+
+    reads_ids = True
+
+    def __init__(self, options: dict):
+        from transformers import AutoConfig, AutoModel
+
+        super().__init__()
+        given = {k: v for k, v in options["config"].items() if k != "transformers_version"}
+        try:
+            if options.get("source"):
+                config = AutoConfig.from_pretrained(options["source"], trust_remote_code=_REMOTE_CODE.get())
+            else:
+                config = AutoConfig.for_model(**given)
+            self.body = AutoModel.from_config(config, trust_remote_code=_REMOTE_CODE.get())
+        except ValueError as error:
+            raise _asks_for_code(error, options.get("source")) from error
+        self.config = self.body.config
+        self.size = next(int(given[k]) for k in ("hidden_size", "d_model", "n_embd", "dim") if k in given)
+        self.eps, self.norm_bias = 1e-12, True
+        self.register_buffer("their_ids", torch.tensor(options["their_ids"]), persistent=False)
+        self.takes_mask = "attention_mask" in inspect.signature(self.body.forward).parameters
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return max((m for m in self.body.modules() if isinstance(m, nn.ModuleList)), key=len)
+
+    def use_attention(self, implementation: str) -> None:
+        """``auto`` leaves the model's own choice."""
+        if implementation != "auto":
+            self.body.set_attn_implementation(implementation)
+
+    def shown(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        """Which places the model sees: not those of special tokens that it lacks."""
+        return self.their_ids[input_ids_BL] >= 0
+
+    def of_batch(self, batch: dict) -> torch.Tensor:
+        """Final hidden states [B, L, H] of padded rows; 0 at [CLS] where the model has none."""
+        input_ids, document = batch["input_ids"], batch["document"]
+        if batch.get("packed"):
+            raise ValueError("this backbone cannot keep several examples of a row apart: choose data.packing=false")
+        if self.their_ids[MASK] < 0 and (input_ids == MASK).any():
+            raise ValueError("this model has no [MASK] token: it cannot be trained for masked tokens")
+        skip = int(self.their_ids[CLS] < 0)
+        shown = self.shown(input_ids) & (document > 0)
+        ids = torch.where(shown, self.their_ids[input_ids], self.their_ids[PAD].clamp(min=0))[:, skip:]
+        out = self.body(ids, attention_mask=shown[:, skip:].long()) if self.takes_mask else self.body(ids)
+        hidden = getattr(out, "last_hidden_state", None)
+        return nn.functional.pad(out[0] if hidden is None else hidden, (0, 0, skip, 0))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' list of weights that the encoder has no use for; those that it lacks are an error below."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def read_saved(folder: Path):
+    """A `BmfmModel` with such a backbone that was saved; made whole first, as code of others may compute tables on the way."""
+    from safetensors.torch import load_file
+
+    from bmfm.models.model import BmfmConfig, BmfmModel
+
+    model = BmfmModel(BmfmConfig.from_pretrained(folder))
+    model.load_state_dict({k: v for file in sorted(folder.glob("model*.safetensors")) for k, v in load_file(file).items()})
+    return model
+
+
+def read(folder: Path):
+    """A `BmfmModel` around the model of a folder; weights from safetensors, or tensors alone from PyTorch files."""
+    from transformers import AutoModel
+    from transformers.initialization import no_init_weights
+
+    from bmfm.models.model import BmfmConfig, BmfmModel
+
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise FileNotFoundError(f"{folder} holds no weights (safetensors or bin); a published .ckpt is made readable by bmfm.convert")
+    tokenizer = ForeignTokenizer.from_folder(folder)
+    try:
+        with _quiet():
+            body, told = AutoModel.from_pretrained(
+                folder, trust_remote_code=_REMOTE_CODE.get(), output_loading_info=True, dtype=torch.float32
+            )
+    except (ValueError, OSError) as error:
+        raise _asks_for_code(error, folder) from error
+    if absent := sorted(k for k in told["missing_keys"] if "pooler" not in k):
+        raise ValueError(f"{folder} has no weights for {', '.join(absent[:3])} and {max(0, len(absent) - 3)} more of {type(body).__name__}")
+    config = body.config.to_dict()
+    backbone = {"kind": "foreign", "config": config, "their_ids": tokenizer.their_ids.tolist()}
+    backbone |= {"source": str(folder)} if config.get("auto_map") else {}
+    with no_init_weights():
+        model = BmfmModel(BmfmConfig(backbone=backbone, fields=tokenizer.fields))
+    model.backbone.body.load_state_dict(body.state_dict())
+    positions = config.get("max_position_embeddings") or config.get("max_seq_len")
+    model.config.max_tokens = min((n for n in (tokenizer.max_tokens, positions) if n), default=None)
+    return model
