@@ -1,0 +1,249 @@
+"""Task cards and suites compose and validate; downloads are whole, resumed and checked. No network beyond this machine."""
+
+import gzip
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from omegaconf import OmegaConf
+
+from bmfm.cli import compose
+from bmfm.evaluation import cards
+from bmfm.evaluation.cards import Card, DataFile, card_names, content_hash, missing_files, read_card, read_suite, suite_names, verify
+from bmfm.evaluation.fetch import fetch
+from bmfm.files import ASSETS
+
+PUBLISHED_SIZES = {"gue": 28, "genomic_benchmarks": 8, "nt": 18, "sceval": 12}
+CONTENT = b"sequence,label\n" + b"ACGT,1\n" * 5000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def all_cards():
+    return {name: read_card(name, ["checkpoint=x", "data_root=/data"]) for name in card_names()}
+
+
+def test_every_card_composes(all_cards):
+    for name, card in all_cards.items():
+        config = card.config
+        assert not OmegaConf.missing_keys(config), name
+        OmegaConf.to_container(config.data, resolve=True)
+        assert config.objectives and card.title and card.citation
+        assert all(f.path in str(config.data.path) or f.path.startswith(str(config.data.path)[len("/data/") :]) for f in card.files), name
+        if card.length and card.omics == "dna":
+            assert config.data.max_tokens == card.length + (3 if config.data.second else 2), name
+        for f in card.files:
+            assert f.sha256 is None or len(f.sha256) == 64
+            assert f.url is None or f.url.startswith(("https://", "hf://datasets/"))
+        assert all(0 < p.score < 1 for p in card.published)
+
+
+def test_what_ships_is_there(all_cards):
+    assert [c.config.data.path for n, c in all_cards.items() if n.startswith("demo/pbmc")] == [str(ASSETS / "rna" / "pbmc3k.h5ad")] * 2
+    assert all(not c.files for n, c in all_cards.items() if n.startswith("demo/"))
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_suites_list_cards(name):
+    suite = read_suite(name)
+    assert suite.tasks and len(set(suite.tasks)) == len(suite.tasks)
+    assert len(suite.tasks) == PUBLISHED_SIZES.get(name, len(suite.tasks))
+
+
+def test_every_card_is_in_a_suite():
+    assert set(card_names()) == {task for name in suite_names() for task in read_suite(name).tasks}
+
+
+def test_card_overrides_the_objective_of_the_recipe(all_cards):
+    assert all_cards["mpra/k562"].config.objectives.label._target_.endswith(".Regression")
+    assert set(all_cards["deepstarr/s2"].config.objectives) == {"dev", "hk"}
+    chosen = compose("train", ["+recipe=dna_finetune", "+task=gue/tf_0", "objective=[regression]", "checkpoint=x"])
+    assert chosen.objectives.label._target_.endswith(".Regression")
+
+
+@pytest.fixture
+def own_conf(tmp_path, monkeypatch):
+    """Writes a card into a folder of its own; the configuration is that of gue/tf_0 with another task."""
+    valid = {
+        "name": "mine/a",
+        "title": "t",
+        "omics": "dna",
+        "protocol": "labels",
+        "metric": "mcc",
+        "length": 3,
+        "split": "s",
+        "citation": "c",
+    }
+
+    def write(**changed):
+        task = {k: v for k, v in (valid | changed).items() if v != "absent"}
+        path = tmp_path / "task" / "mine" / "a.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save({"task": task}, path)
+        monkeypatch.setattr(cards, "compose", lambda *_: OmegaConf.create({"task": task}))
+
+    monkeypatch.setattr(cards, "config_folder", lambda: tmp_path)
+    write()
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"metric": "f2"}, r"a.yaml: task.metric='f2' is unknown; choose accuracy, .*mcc"),
+        ({"omics": "protein"}, "task.omics='protein'; choose dna or rna"),
+        ({"title": "absent"}, "task.title is missing"),
+        ({"colour": "red"}, "task.colour is no key of a Card; it has name, title"),
+        ({"name": "mine/b"}, "task.name='mine/b' must be the file's, 'mine/a'"),
+        ({"files": [{"path": "a.csv"}]}, "a.csv has no url; say in task.how"),
+        ({"files": [{"path": "a.csv", "size": 3}]}, r"task.files\[0\].size is no key of a DataFile"),
+        ({"protocol": "integration", "metric": "avg_bio"}, "task.label is missing"),
+        ({"protocol": "integration"}, "task.metric='mcc' does not go with"),
+    ],
+)
+def test_faulty_cards_are_refused(own_conf, changed, message):
+    own_conf(**changed)
+    with pytest.raises(ValueError, match=message):
+        read_card("mine/a")
+
+
+def test_unknown_names_have_near_matches():
+    with pytest.raises(ValueError, match=r"no task is named 'gue/tf_9'; did you mean gue/tf_"):
+        read_card("gue/tf_9")
+    with pytest.raises(ValueError, match="no suite is named 'geu'; did you mean gue"):
+        read_suite("geu")
+
+
+def _card(*files: DataFile, **more) -> Card:
+    return Card("a/b", "t", "dna", "labels", "mcc", 4, "s", "c", files=files, **more)
+
+
+def test_checksums_are_of_decompressed_content_and_remembered(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_bytes(CONTENT)
+    with gzip.open(tmp_path / "b.csv.gz", "wb") as out:
+        out.write(CONTENT)
+    assert content_hash([tmp_path / "a.csv"]) == content_hash([tmp_path / "b.csv.gz"]) == SHA256
+    both = content_hash([tmp_path / "a.csv", tmp_path / "b.csv.gz"])
+    monkeypatch.setattr(cards, "sha256", lambda file: pytest.fail("hashed again"))
+    assert content_hash([tmp_path]) == both != SHA256
+    card = _card(DataFile("b.csv", sha256=SHA256))
+    assert missing_files(card, tmp_path) == []
+    verify(card, tmp_path)
+    with pytest.raises(ValueError, match=rf"b.csv.gz: SHA-256 of its content is {SHA256}, expected 00"):
+        verify(_card(DataFile("b.csv", sha256="00")), tmp_path)
+
+
+def test_missing_files_are_named_with_the_remedy(tmp_path):
+    card = _card(DataFile("x/train.csv"), how="Ask the authors.")
+    assert missing_files(card, tmp_path) == [tmp_path / "x" / "train.csv"]
+    with pytest.raises(FileNotFoundError, match=r"a/b needs .*x/train.csv, which do not exist; Ask the authors"):
+        verify(card, tmp_path)
+    with pytest.raises(ValueError, match=r"x/train.csv cannot be downloaded; Ask the authors"):
+        fetch(card, tmp_path)
+
+
+class Server(BaseHTTPRequestHandler):
+    """One file, in ranges; the first answer can break off."""
+
+    content, version, stop_after, asked = CONTENT, '"1"', None, None
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        begin = int(wanted[6:-1]) if wanted and self.headers.get("If-Range") == self.version else 0
+        type(self).asked = wanted
+        if begin >= len(self.content):
+            self.send_error(416)
+            return
+        body = self.content[begin:]
+        self.send_response(206 if begin else 200)
+        self.send_header("ETag", self.version)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.stop_after])
+        type(self).stop_after = None
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    handler = type("Fresh", (Server,), {})
+    with HTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        handler.url = f"http://127.0.0.1:{running.server_port}/train.csv"
+        yield handler
+        running.shutdown()
+        thread.join()
+
+
+def test_fetch_goes_on_where_it_stopped(tmp_path, server):
+    card = _card(DataFile("a/train.csv", server.url, SHA256))
+    server.stop_after = 1000
+    with pytest.raises(OSError, match=r"1,000 of 35,015 bytes came; run again to go on"):
+        fetch(card, tmp_path)
+    assert missing_files(card, tmp_path)
+    assert fetch(card, tmp_path) == [tmp_path / "a" / "train.csv"]
+    assert server.asked == "bytes=1000-"
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["train.csv"]
+    assert (tmp_path / "a" / "train.csv").read_bytes() == CONTENT
+    assert fetch(card, tmp_path) == []
+
+
+def test_fetch_begins_again_where_the_file_has_changed(tmp_path, server):
+    card = _card(DataFile("train.csv", server.url, SHA256))
+    server.content, server.stop_after = b"old" * 20000, 1000
+    with pytest.raises(OSError, match="run again"):
+        fetch(card, tmp_path)
+    server.content, server.version = CONTENT, '"2"'
+    fetch(card, tmp_path)
+    assert (tmp_path / "train.csv").read_bytes() == CONTENT
+
+
+def test_fetch_refuses_other_content(tmp_path, server):
+    with pytest.raises(ValueError, match=rf"SHA-256 of its content is {SHA256}, expected 00; the file is kept as .*train.csv.rejected"):
+        fetch(_card(DataFile("train.csv", server.url, "00")), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.csv.rejected"]
+
+
+def test_first_checksum_is_recorded_and_checked_from_then_on(tmp_path, server):
+    card = _card(DataFile("train.csv", server.url))
+    fetch(card, tmp_path)
+    assert cards.recorded(tmp_path) == {"train.csv": SHA256}
+    verify(card, tmp_path)
+    (tmp_path / "train.csv").write_bytes(b"other")
+    with pytest.raises(ValueError, match=f"expected {SHA256}"):
+        verify(card, tmp_path)
+    (tmp_path / "train.csv").unlink()
+    server.content = b"changed at the source\n"
+    with pytest.raises(ValueError, match=f"expected {SHA256}"):
+        fetch(card, tmp_path)
+
+
+def test_server_that_is_not_there(tmp_path):
+    with pytest.raises(OSError, match=r"cannot be downloaded: .*; run again to go on"):
+        fetch(_card(DataFile("train.csv", "http://127.0.0.1:9/train.csv")), tmp_path)
+
+
+def test_hub_addresses(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+    (tmp_path / "cached").write_bytes(CONTENT)
+
+    def download(repo, path, **more):
+        asked.update(repo=repo, path=path, **more)
+        return str(tmp_path / "cached")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    url = "hf://datasets/owner/name@refs%2Fconvert%2Fparquet/default/train/0000.parquet"
+    fetch(_card(DataFile("x.parquet", url, SHA256)), tmp_path)
+    assert asked == {
+        "repo": "owner/name",
+        "path": "default/train/0000.parquet",
+        "repo_type": "dataset",
+        "revision": "refs/convert/parquet",
+    }
+    assert (tmp_path / "x.parquet").read_bytes() == CONTENT
