@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bmfm.cli import compose, config_folder
+from bmfm.evaluation.metrics import METRICS
+from bmfm.evaluation.protocols import protocol_names
 from bmfm.files import cache_root, fingerprint
 
-METRICS = (
-    "accuracy", "macro_f1", "mcc", "auroc", "auprc", "pearson", "spearman", "mae", "mse", "avg_bio", "avg_batch",
-)  # fmt: skip
-PROTOCOLS = ("labels", "integration")
 RECIPES = {"dna": "dna_finetune", "rna": "rna_finetune"}
 RECORD = "checksums.json"
 """Below the data root: SHA-256 of files that were downloaded before anyone had published theirs."""
@@ -204,7 +202,7 @@ def _record(kind, given: Any, where: str):
 
 
 def _validate(card: Card, file: Path) -> None:
-    for key, value, allowed in (("protocol", card.protocol, PROTOCOLS), ("metric", card.metric, METRICS)):
+    for key, value, allowed in (("protocol", card.protocol, protocol_names()), ("metric", card.metric, METRICS)):
         if value not in allowed:
             raise ValueError(f"{file}: task.{key}={value!r} is unknown; choose {', '.join(allowed)}")
     expected = "/".join(file.with_suffix("").parts[-2:])
@@ -266,6 +264,16 @@ def content_hash(paths: Iterable[str | Path]) -> str:
     if fresh:
         write_json(memory, known | fresh)
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def known_hash(card: Card) -> str | None:
+    """The `content_hash` that a card's data must have; None where it does not give the checksum of every file."""
+    if not card.files:
+        return content_hash([card.config.data.path])
+    given = [f.sha256 for f in card.files]
+    if not all(given):
+        return None
+    return given[0] if len(given) == 1 else hashlib.sha256("\n".join(map(str, given)).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

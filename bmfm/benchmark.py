@@ -1,0 +1,128 @@
+"""Compare models on a suite of tasks: ``python -m bmfm.benchmark +suite=gue checkpoint=runs/dna_snp/model data_root=FOLDER``."""
+
+import sys
+from pathlib import Path
+
+from bmfm.cli import main
+
+
+def benchmark(config) -> list[dict]:
+    """Run what is not finished of a suite's grid, and write results and report; returns the records."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from bmfm.evaluation import runner
+    from bmfm.evaluation.report import write_report
+
+    suite: dict = OmegaConf.to_container(config.suite, resolve=True)  # type: ignore[assignment]
+    tasks = [t for t in suite["tasks"] if not config.tasks or t in config.tasks]
+    if unknown := sorted(set(config.tasks or ()) - set(suite["tasks"])):
+        raise ValueError(f"tasks={unknown} are not in the suite {suite['name']}, which has {', '.join(suite['tasks'])}")
+    tasks = present(tasks, config, suite["name"])
+    folder = Path(config.run_dir)
+    entrants = entrants_of(config)
+    cells, idle = runner.grid(suite["name"], tasks, entrants, list(config.seeds), config.data_root, folder, config.n_bootstrap)
+    for name in idle:
+        print(f"bmfm: {name} has no task in this suite", file=sys.stderr)
+    n_before = sum(runner.finished(cell) is not None for cell in cells)
+    console = Console()
+    console.print(f"{suite['title']}: {len(tasks)} tasks, {len(cells)} cells, {n_before} of them finished before", highlight=False)
+    done = iter(range(n_before + 1, len(cells) + 1))
+
+    def told(record: dict) -> None:
+        figure = record["metrics"].get(record["metric"])
+        said = f"{record['metric']} {figure:.4f}" if figure is not None else f"[red]failed[/red]: {record['error']}"
+        who = f"{record['model']} ({record['mode']}), seed {record['seed']}"
+        console.print(f"{next(done)}/{len(cells)} {record['task']}: {who}: {said}, {record['seconds'] or 0:.0f} s", highlight=False)
+
+    records = runner.run(cells, instantiate(config.launcher, _convert_="all"), told)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = runner.other_records(folder, {c.key for c in cells}, tasks)
+    results: dict = {"suite": suite | {"tasks": tasks}, "records": records + known}
+    written = runner.write_results(folder, **results)
+    html, markdown = write_report(results, folder)
+    for what in (written, html, markdown):
+        print(f"written to {what}")
+    return records
+
+
+def present(tasks: list[str], config, suite: str) -> list[str]:
+    """The tasks whose data are there; downloads them if that is asked for, and otherwise says how to get them."""
+    from bmfm.evaluation.cards import missing_files, read_card
+
+    cards = [read_card(task, ["checkpoint=none", f"data_root={config.data_root}"]) for task in tasks]
+    lacking = [card for card in cards if missing_files(card, config.data_root)]
+    if config.download:
+        from bmfm.evaluation.fetch import fetch
+
+        for card in lacking:
+            if all(f.url for f in card.files):
+                fetch(card, config.data_root)
+        lacking = [card for card in cards if missing_files(card, config.data_root)]
+    if not lacking:
+        return tasks
+    said = [f"{len(lacking)} of {len(tasks)} tasks have no data below data_root={config.data_root}:"]
+    for card in lacking:
+        how = "download=true brings it" if all(f.url for f in card.files) else " ".join((card.how or "").split())
+        said.append(f"  {card.name}: {', '.join(str(p) for p in missing_files(card, config.data_root))}; {how}")
+    if any(all(f.url for f in card.files) for card in lacking):
+        said.append(f"python -m bmfm.benchmark +suite={suite} download=true data_root={config.data_root}")
+    said.append("skip_missing=true runs the others")
+    if not config.skip_missing or len(lacking) == len(tasks):
+        raise ValueError("\n".join(said))
+    print("\n".join(said[:-2]), file=sys.stderr)
+    return [task for task in tasks if task not in {card.name for card in lacking}]
+
+
+def entrants_of(config) -> list[dict]:
+    """Configurations of all that takes part: the checkpoint in each mode, embeddings made elsewhere, baselines."""
+    from omegaconf import OmegaConf
+
+    plain: dict = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    entrants: list[dict] = []
+    modes = list(plain["modes"])
+    known = ("zero_shot", "linear_probe", "knn_probe", "finetune", "lora", "from_scratch")
+    if unknown := sorted(set(modes) - set(known)):
+        raise ValueError(f"modes={unknown} are unknown; choose from {', '.join(known)}")
+
+    def probes(source: dict) -> None:
+        for mode in modes:
+            if mode == "zero_shot":
+                entrants.append(source)
+            elif mode.endswith("_probe"):
+                entrants.append({"_target_": "bmfm.evaluation.entrants.Probe", "source": source, "method": mode.removesuffix("_probe")})
+
+    if plain["checkpoint"]:
+        name = plain["name"] or _name(plain["checkpoint"])
+        shared = {"name": name, "checkpoint": plain["checkpoint"], "remote_code": plain["remote_code"]}
+        probes({"_target_": "bmfm.evaluation.entrants.Checkpoint", "pooling": plain["pooling"], "precision": plain["precision"], **shared})
+        trained = {"finetune": {}, "lora": {"lora": plain["lora"]}, "from_scratch": {"scratch": True}}
+        for mode, own in trained.items():
+            if mode in modes:
+                changed = _overrides(plain["finetune"])
+                made = {"_target_": "bmfm.evaluation.entrants.FineTuned", "overrides": changed, "keep": plain["keep_models"]}
+                entrants.append(made | shared | own)
+    for name, own in (plain["embeddings"] or {}).items():
+        probes({"_target_": "bmfm.evaluation.entrants.Embedding", "name": name, **own})
+    return entrants + [b for b in (plain.get("baselines") or {}).values() if b]
+
+
+def _overrides(settings: dict, prefix: str = "") -> list[str]:
+    """A nested mapping as overrides, ``a.b=value``."""
+    import json
+
+    flat: list[str] = []
+    for key, value in settings.items():
+        flat += _overrides(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={json.dumps(value)}"]
+    return flat
+
+
+def _name(checkpoint: str) -> str:
+    """A short name of a model folder or Hub id: ``runs/dna_snp/model`` is dna_snp."""
+    path = Path(checkpoint)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
+if __name__ == "__main__":
+    main(benchmark, "benchmark")

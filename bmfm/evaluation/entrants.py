@@ -1,0 +1,312 @@
+"""What is compared: models as they are, under a probe or fine-tuned, and embeddings made elsewhere.
+
+An entrant has
+
+- ``name`` (shown in tables), ``kind`` (checkpoint, embedding, baseline), ``mode``;
+- ``omics`` and ``protocols`` that it takes part in;
+- ``deterministic``: whether one seed says all;
+- ``identity()``: what its figures depend on, for the hash under which finished work is found again;
+- ``predict(examples, seed, folder)`` -> {objective: scores of the test part}, and / or
+  ``embed(examples, seed)`` -> embeddings [n, H] of all examples: what its protocols ask for;
+- ``shared(examples' hash)``: a key of work that several cells of the grid share, or None.
+"""
+
+import contextlib
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bmfm.evaluation.cards import content_hash
+from bmfm.evaluation.examples import Examples
+from bmfm.files import cached_folder, require_file
+from bmfm.special import IGNORE
+
+
+class Entrant:
+    """Defaults of what the module's text lists."""
+
+    kind = "baseline"
+    mode = "baseline"
+    omics: tuple[str, ...] = ("dna", "rna")
+    protocols: tuple[str, ...] = ("labels",)
+    deterministic = True
+    parameters: int | None = None
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def identity(self) -> dict:
+        return {"class": type(self).__name__, "name": self.name}
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the model, or of a baseline's settings."""
+        import hashlib
+
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True, default=str).encode()).hexdigest()
+
+    def shared(self, data_hash: str) -> str | None:
+        return None
+
+
+class Checkpoint(Entrant):
+    """Embeddings of a model folder or Hub id, made once for a data set and kept in the cache.
+
+    Parameters
+    ----------
+    pooling
+        See `Predictor.embed`.
+    precision
+        ``bf16``, ``fp16`` or None.
+    """
+
+    kind = "checkpoint"
+    mode = "zero_shot"
+    protocols = ("integration",)
+
+    def __init__(self, name: str, checkpoint: str, pooling: str | int = "mean", remote_code: bool = False, precision: str | None = None):
+        super().__init__(name)
+        self.checkpoint, self.pooling, self.remote_code, self.precision = checkpoint, pooling, remote_code, precision
+
+    @cached_property
+    def folder(self) -> Path:
+        from bmfm.models.load import find_folder
+
+        return find_folder(self.checkpoint)
+
+    @cached_property
+    def model_hash(self) -> str:  # type: ignore[override]
+        return content_hash(sorted(p for p in self.folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".txt", ".gz", ".py")))
+
+    @property
+    def omics(self) -> tuple[str, ...]:  # type: ignore[override]
+        from bmfm.tokenizers.rna import CellTokenizer
+
+        return ("rna",) if (self.folder / CellTokenizer.FILES[0]).is_file() else ("dna",)
+
+    @cached_property
+    def parameters(self) -> int:  # type: ignore[override]
+        from safetensors import safe_open
+
+        n = 0
+        for file in self.folder.glob("*.safetensors"):
+            with safe_open(file, "np") as tensors:
+                n += sum(int(np.prod(tensors.get_slice(k).get_shape())) for k in tensors.keys())  # noqa: SIM118
+        return n
+
+    def identity(self) -> dict:
+        return {"model": self.model_hash, "pooling": self.pooling, "precision": self.precision}
+
+    def shared(self, data_hash: str) -> str | None:
+        return f"{self.model_hash} {data_hash} {self.pooling} {self.precision}"
+
+    def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
+        """Embeddings [n, H] of all examples, from the cache if the same model has seen the same data."""
+        config = examples.card.config.data
+        options: dict[str, Any] = {"pooling": self.pooling, "precision": self.precision, "max_tokens": int(config.max_tokens)}
+        if examples.card.omics == "rna":
+            options |= {k: config[k] for k in ("counts", "gene_column", "expects", "min_matched")}
+        columns = {k: config.get(k) for k in ("sequence", "second")}
+
+        def build(folder: Path) -> None:
+            from bmfm.inference import load
+
+            model = load(self.checkpoint, remote_code=self.remote_code)
+            np.save(folder / "embedding.npy", model.embed(examples.inputs, **options))
+            (folder / "counts.json").write_text(json.dumps(dict(model.counts)))
+
+        key = {"model": self.model_hash, "data": examples.hash} | options | columns
+        return np.load(cached_folder("embeddings", key, build) / "embedding.npy")
+
+
+class Embedding(Entrant):
+    """Embeddings made elsewhere: a key of ``.obsm``, or a table with a row for each example.
+
+    Parameters
+    ----------
+    key
+        Of ``.obsm`` in the card's file.
+    path
+        .npy, .parquet or .csv; ``{task}`` stands for the card's name. Rows are in the order of the examples (of the
+        files train, dev, test); a table of cells whose first column is text is matched to ``.obs_names`` by it.
+    """
+
+    kind = "embedding"
+    mode = "zero_shot"
+    protocols = ("integration",)
+
+    def __init__(self, name: str, key: str | None = None, path: str | None = None):
+        super().__init__(name)
+        if (key is None) == (path is None):
+            raise ValueError(f"embedding {name}: give either key (of .obsm) or path (of a table)")
+        self.key, self.path = key, path
+        self.omics = ("rna",) if key else ("dna", "rna")
+
+    def identity(self) -> dict:
+        return {"key": self.key, "path": self.path}
+
+    def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
+        if self.key:
+            if self.key not in examples.adata.obsm:
+                raise ValueError(f"{examples.card.name}: .obsm has no {self.key!r}; it has {', '.join(examples.adata.obsm) or 'nothing'}")
+            return np.asarray(examples.adata.obsm[self.key], np.float32)
+        file = require_file(str(self.path).format(task=examples.card.name), f"embedding {self.name}: table")
+        n = len(examples.inputs)
+        if file.suffix == ".npy":
+            found = np.load(file)
+        else:
+            from bmfm.data.table import read_table
+
+            table = read_table(file)
+            if not pd.api.types.is_numeric_dtype(table.dtypes.iloc[0]):
+                table = table.set_index(table.columns[0])
+                table.index = table.index.astype(str)
+                if examples.card.omics == "rna":
+                    names = examples.adata.obs_names.astype(str)
+                    if absent := sorted(set(names) - set(table.index)):
+                        raise ValueError(f"{file} has no row for {len(absent):,} of {n:,} cells (first: {absent[0]!r})")
+                    table = table.loc[names]
+            found = table.to_numpy(np.float32)
+        if found.ndim != 2 or len(found) != n:
+            raise ValueError(f"{file} holds {found.shape[0]:,} rows, {examples.card.name} has {n:,} examples: one row each is needed")
+        return np.asarray(found, np.float32)
+
+
+class Probe(Entrant):
+    """A simple estimator on an entrant's embeddings (see `probes.estimator`); without embeddings, on simple features.
+
+    Parameters
+    ----------
+    source
+        What embeds.
+    method
+        ``linear`` or ``knn``.
+    """
+
+    def __init__(self, source: Any, method: str = "linear"):
+        super().__init__(source.name)
+        self.source, self.method = source, method
+        self.kind, self.omics, self.parameters = source.kind, source.omics, source.parameters
+        self.mode = f"{method}_probe" if source.kind != "baseline" else "baseline"
+        self.deterministic = source.deterministic
+
+    def identity(self) -> dict:
+        return {"source": self.source.identity(), "method": self.method}
+
+    @property
+    def model_hash(self) -> str:
+        return self.source.model_hash
+
+    def shared(self, data_hash: str) -> str | None:
+        return self.source.shared(data_hash)
+
+    def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
+        from bmfm.evaluation.probes import estimator
+
+        embedded = self.source.embed(examples, seed)
+        rows = {part: embedded[numbers] for part, numbers in examples.parts.items()}
+        return {
+            name: fit_and_predict(estimator(kind, self.method, seed), kind, len(classes), rows, examples, name)
+            for name, (kind, classes) in examples.kinds.items()
+        }
+
+
+def fit_and_predict(estimator, kind: str, n_classes: int, rows: dict[str, Any], examples: Examples, name: str) -> np.ndarray:
+    """Scores of the test part [n, C], or numbers [n], by an estimator that sees the training part alone."""
+    labels = examples.labels("train", name)
+    if kind == "classification":
+        given = labels != IGNORE
+        estimator.fit(rows["train"][given], labels[given])
+        return estimator.predict_proba(rows["test"])
+    if kind == "multilabel":
+        given = ~np.isnan(labels).any(1)
+        estimator.fit(rows["train"][given], labels[given].astype(int))
+        said = estimator.predict_proba(rows["test"])
+        return said if not isinstance(said, list) else np.stack([p[:, -1] if p.shape[1] > 1 else np.zeros(len(p)) for p in said], 1)
+    if kind == "regression":
+        given = ~np.isnan(labels)
+        return estimator.fit(rows["train"][given], labels[given]).predict(rows["test"])
+    raise ValueError(f"{examples.card.name}: labels of {kind} are not for simple estimators")
+
+
+class FineTuned(Entrant):
+    """A checkpoint trained further on the task, all of it or by adapters; the best on validation predicts the test part.
+
+    Parameters
+    ----------
+    overrides
+        Of the training configuration, as on the command line.
+    lora
+        Settings of adapters, see `models.load.from_checkpoint`; None trains all weights.
+    scratch
+        The same network from new weights: what pretraining is worth.
+    keep
+        Leave the trained model in the cell's folder.
+    """
+
+    kind = "checkpoint"
+    deterministic = False
+
+    def __init__(self, name: str, checkpoint: str, overrides: list[str] | None = None, lora: dict | None = None,
+                 scratch: bool = False, remote_code: bool = False, keep: bool = False):  # fmt: skip
+        super().__init__(name)
+        self.checkpoint, self.overrides, self.lora = checkpoint, list(overrides or []), lora
+        self.scratch, self.remote_code, self.keep = scratch, remote_code, keep
+        self.source = Checkpoint(name, checkpoint, remote_code=remote_code)
+        self.mode = "from_scratch" if scratch else "lora" if lora else "finetune"
+
+    @property
+    def omics(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.source.omics
+
+    @property
+    def parameters(self) -> int:  # type: ignore[override]
+        return self.source.parameters
+
+    @property
+    def model_hash(self) -> str:
+        return self.source.model_hash
+
+    def identity(self) -> dict:
+        return {"model": self.model_hash, "overrides": self.overrides, "lora": self.lora, "scratch": self.scratch}
+
+    def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
+        from bmfm.evaluation.cards import read_card
+        from bmfm.inference import load
+        from bmfm.train import train
+
+        run = folder / "run"
+        settings = [
+            f"checkpoint={self.checkpoint}", f"seed={seed}", f"run_dir={run}", "overwrite=true", "test=false", "logistic_regression=false",
+            "trainer.enable_progress_bar=false", "callbacks.progress=null", f"remote_code={str(self.remote_code).lower()}",
+            f"model.scratch={str(self.scratch).lower()}", f"data_root={examples.card.config.data_root}",
+        ]  # fmt: skip
+        if self.lora:
+            settings.append("model.lora={" + ", ".join(f"{k}: {v}" for k, v in self.lora.items()) + "}")
+        card = read_card(examples.card.name, [*settings, *self.overrides])
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
+            train(card.config)
+            model = load(run / "model")
+            said = model.predict(examples.of("test"), **self._reading(card))
+        if not self.keep:
+            shutil.rmtree(run / "model")
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        return {name: _scores(said, name, kind, classes) for name, (kind, classes) in examples.kinds.items()}
+
+    @staticmethod
+    def _reading(card) -> dict:
+        data = card.config.data
+        options = {"max_tokens": int(data.max_tokens)}
+        return options | ({k: data[k] for k in ("counts", "gene_column", "expects", "min_matched")} if card.omics == "rna" else {})
+
+
+def _scores(said, name: str, kind: str, classes: list[str]) -> np.ndarray:
+    if kind in ("regression", "bases"):
+        return said[name].to_numpy()
+    return said[[f"{name}_p_{c}" for c in classes]].to_numpy(float)

@@ -1,0 +1,122 @@
+"""The examples of a task as any method can take them: inputs, parts, labels; how often the test labels were read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmfm.evaluation.cards import Card, content_hash, data_paths
+
+KINDS = {"cross_entropy": "classification", "binary_cross_entropy": "multilabel", "mse": "regression", "token_cross_entropy": "bases"}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of all examples, for one objective of a card.
+
+    Parameters
+    ----------
+    kind
+        ``classification`` (class numbers [n], -100 for none), ``multilabel`` (0, 1 or NaN [n, C]), ``regression``
+        (numbers [n]), or ``bases`` (texts with a class for each base).
+    classes
+        Names, in the order of their numbers; from the training part.
+    """
+
+    kind: str
+    classes: list[str]
+    values: np.ndarray
+
+
+class Examples:
+    """What a card's files hold, read by the same data module that fine-tuning reads it with.
+
+    Attributes
+    ----------
+    inputs
+        Sequences (a Series; of pairs a frame), or an AnnData.
+    parts
+        {train, validation, test: numbers of the examples}.
+    data
+        The data module, bound to a tokenizer that loses nothing (single bases; all genes of the file).
+    test_uses
+        How often labels of the test part were asked for.
+    """
+
+    def __init__(self, card: Card, root: str | Path):
+        from hydra.utils import instantiate
+
+        from bmfm.objectives.together import Objectives
+
+        self.card, self.test_uses = card, 0
+        self.hash = content_hash(data_paths(card, root))
+        self.data = instantiate(card.config.data, num_workers=0, packing=False, _convert_="all")
+        self.data.connect(_lossless_tokenizer(card.omics))
+        objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in card.config.objectives.items() if o})
+        objectives.bind(self.data)
+        self.parts = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}
+        self._labels = {name: self._read(name, o) for name, o in objectives.parts.items()}
+
+    def _read(self, name: str, objective) -> Labels:
+        kind = KINDS[objective.kind]
+        if kind == "bases":
+            return Labels(kind, objective.classes, self.data.column(objective.column))
+        values = self.data.parts["train"].labels[name]
+        if kind == "regression":
+            values = values.astype(float) * objective.scale + objective.center
+        return Labels(kind, objective.classes, values)
+
+    @property
+    def kinds(self) -> dict[str, tuple[str, list[str]]]:
+        """{objective: (kind of label, classes)}."""
+        return {name: (labels.kind, labels.classes) for name, labels in self._labels.items()}
+
+    @property
+    def inputs(self) -> Any:
+        if self.card.omics == "rna":
+            return self.adata
+        columns = [c for c in (self.data.sequence, self.data.second) if c]
+        return self.data.table[columns if len(columns) > 1 else columns[0]]
+
+    @property
+    def adata(self):
+        """The cells of all files, in the order of their numbers."""
+        if not hasattr(self, "_adata"):
+            import anndata
+
+            views = [source.view.name for source in self.data.sources]
+            read = [anndata.read_h5ad(v) if str(v).endswith(".h5ad") else anndata.read_zarr(v) for v in self._files()]
+            assert len(read) == len(views)
+            self._adata = read[0] if len(read) == 1 else anndata.concat(read, join="outer", fill_value=0)
+        return self._adata
+
+    def _files(self) -> list[Any]:
+        from bmfm.data.rna import find_sources
+
+        return find_sources(self.data.path)
+
+    def of(self, part: str) -> Any:
+        """The inputs of a part."""
+        numbers = self.parts[part]
+        return self.inputs[numbers].copy() if self.card.omics == "rna" else self.inputs.iloc[numbers]
+
+    def labels(self, part: str, name: str) -> np.ndarray:
+        """Labels of a part; those of the test part are counted."""
+        self.test_uses += part == "test"
+        return self._labels[name].values[self.parts[part]]
+
+    def features(self, part: str) -> Any:
+        """Rows for simple methods, CSR [n, features]: k-mers of sequences, or normalised log counts of all genes."""
+        name = next(iter(self._labels))
+        return self.data.features(part, name)[0]
+
+
+def _lossless_tokenizer(omics: str):
+    if omics == "rna":
+        from bmfm.tokenizers.rna import CellTokenizer
+
+        return CellTokenizer("from_data")
+    from bmfm.tokenizers import dna
+
+    return dna.single_base()

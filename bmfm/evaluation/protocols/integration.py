@@ -1,0 +1,74 @@
+"""How well embeddings of cells keep their types together and their batches mixed, without any training (scIB, Nature Methods 2022)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bmfm.evaluation.cards import Card
+from bmfm.evaluation.examples import Examples
+from bmfm.evaluation.protocols import Outcome
+from bmfm.special import IGNORE
+
+needs = "embed"
+SHARE = 0.9
+"""Of the cells that every seed draws: how far figures move from seed to seed says how far they hang on single cells."""
+MAX_UMAP = 3000
+
+
+def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
+    """``avg_bio``, the mean of NMI and ARI of Leiden clusters (at the best resolution) and the silhouette of labels;
+    with batches ``avg_batch``, the mean of graph connectivity and the silhouette of batches within labels."""
+    embedded = entrant.embed(examples, seed)
+    (name, (_, classes)), *_ = examples.kinds.items()
+    labels = np.concatenate([examples.labels(part, name) for part in examples.parts])
+    numbers = np.concatenate(list(examples.parts.values()))
+    numbers, labels = numbers[labels != IGNORE], labels[labels != IGNORE]
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(numbers))[: round(SHARE * len(numbers))])
+    numbers, labels = numbers[drawn], labels[drawn]
+    batches = examples.adata.obs[card.batch].astype(str).to_numpy()[numbers] if card.batch else None
+    figures = scib(embedded[numbers], labels, batches, seed)
+    return Outcome(figures, umap=_umap(embedded[numbers], np.array(classes)[labels], batches, seed))
+
+
+def scib(embedded: np.ndarray, labels: np.ndarray, batches: np.ndarray | None, seed: int = 0) -> dict[str, float]:
+    """Figures of an embedding [n, H] by scib-metrics.
+
+    Raises
+    ------
+    ImportError
+        Where scib-metrics is not installed.
+    """
+    try:
+        import scib_metrics
+        from scib_metrics.nearest_neighbors import pynndescent
+    except ImportError as error:
+        raise ImportError("scoring of integration needs scib-metrics: pip install 'bmfm[bench]'") from error
+    embedded = np.ascontiguousarray(embedded, np.float32)
+    neighbours = pynndescent(embedded, n_neighbors=min(15, len(embedded) - 1), random_state=seed, n_jobs=1)
+    clusters = scib_metrics.nmi_ari_cluster_labels_leiden(neighbours, labels, optimize_resolution=True, n_jobs=1, seed=seed)
+    figures = {"nmi": clusters["nmi"], "ari": clusters["ari"], "asw_label": scib_metrics.silhouette_label(embedded, labels)}
+    figures["avg_bio"] = float(np.mean(list(figures.values())))
+    if batches is not None:
+        mixing = {
+            "graph_connectivity": scib_metrics.graph_connectivity(neighbours, labels),
+            "asw_batch": scib_metrics.silhouette_batch(embedded, labels, batches),
+        }
+        figures |= mixing | {"avg_batch": float(np.mean(list(mixing.values())))}
+    return {k: float(v) for k, v in figures.items()}
+
+
+def _umap(embedded: np.ndarray, labels: np.ndarray, batches: np.ndarray | None, seed: int) -> dict | None:
+    if seed:
+        return None
+    import warnings
+
+    import scanpy as sc
+
+    shown = np.sort(np.random.default_rng(0).permutation(len(embedded))[:MAX_UMAP])
+    adata = sc.AnnData(embedded[shown])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sc.pp.neighbors(adata, use_rep="X", n_neighbors=15)
+        sc.tl.umap(adata, random_state=0)
+    x, y = adata.obsm["X_umap"].round(2).T.tolist()
+    return {"x": x, "y": y, "label": labels[shown].tolist(), "batch": None if batches is None else batches[shown].tolist()}

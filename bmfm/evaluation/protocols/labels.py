@@ -1,0 +1,41 @@
+"""Predict the labels of the test part, having seen those of the other parts alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bmfm.evaluation.cards import Card
+from bmfm.evaluation.examples import Examples
+from bmfm.evaluation.metrics import score
+from bmfm.evaluation.protocols import Outcome
+from bmfm.special import IGNORE
+
+needs = "predict"
+
+
+def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
+    """Metrics over the test part; where a card has several objectives, each one's and their means."""
+    said = entrant.predict(examples, seed, folder)
+    outcome = Outcome({})
+    figures = []
+    for name, (kind, classes) in examples.kinds.items():
+        truth, scores = examples.labels("test", name), said[name]
+        if kind == "bases":
+            kind, truth, scores = "classification", *_of_bases(truth, scores, classes)
+        given = truth != IGNORE if kind == "classification" else ~np.isnan(truth)
+        given = given if given.ndim == 1 else given.any(1)
+        figures.append(score(kind, truth[given], scores[given], n_bootstrap, seed=0))
+        outcome.arrays |= {f"{name}/truth": truth, f"{name}/scores": scores}
+        if len(examples.kinds) > 1:
+            outcome.metrics |= {f"{name}/{k}": v for k, v in figures[-1][0].items()}
+    shared = [k for k in figures[0][0] if all(k in f for f, _ in figures)]
+    outcome.metrics |= {k: float(np.mean([f[k] for f, _ in figures])) for k in shared}
+    outcome.intervals = {k: tuple(np.mean([i[k] for _, i in figures], 0).tolist()) for k in shared if all(k in i for _, i in figures)}
+    return outcome
+
+
+def _of_bases(truth: np.ndarray, said: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Class numbers [bases] and certain scores [bases, C] of all test sequences, one after the other."""
+    number = {c: i for i, c in enumerate(classes)}
+    true = np.concatenate([[number.get(b, IGNORE) for b in text] for text in truth])
+    return true, np.eye(len(classes))[np.concatenate([[number[b] for b in text] for text in said])]

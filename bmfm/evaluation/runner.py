@@ -1,0 +1,254 @@
+"""The grid of a benchmark: (task, entrant, seed) cells, each run once, kept as a record, found again."""
+
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmfm.evaluation.cards import Card, content_hash, data_paths, read_card, verify, write_json
+from bmfm.evaluation.launch import cores
+from bmfm.evaluation.protocols import protocol
+
+REPORTED = ("bmfm", "torch", "transformers", "numpy", "scikit-learn", "anndata", "scib-metrics", "scvi-tools", "harmonypy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid, as a process that runs it needs it.
+
+    Parameters
+    ----------
+    entrant
+        Configuration with a ``_target_``, see `entrants`.
+    folder
+        Where its record goes, and whatever it leaves.
+    """
+
+    suite: str
+    task: str
+    entrant: dict
+    seed: int
+    key: str
+    data_root: str
+    folder: str
+    n_bootstrap: int
+    shared: str | None = None
+
+    @property
+    def record(self) -> Path:
+        return Path(self.folder) / "record.json"
+
+
+def takes(entrant, card: Card) -> bool:
+    """Whether an entrant can do a card."""
+    able = card.omics in entrant.omics and hasattr(entrant, protocol(card.protocol).needs) and card.protocol in entrant.protocols
+    return able and getattr(entrant, "takes", lambda card: True)(card)
+
+
+def grid(suite: str, tasks: Sequence[str], entrants: Iterable[dict], seeds: Sequence[int], data_root: str, folder: Path,
+         n_bootstrap: int) -> tuple[list[Cell], list[str]]:  # fmt: skip
+    """All cells, and a line for each entrant that has no task to do.
+
+    A cell's key is a hash of all that its figures depend on: content of the data, the card's configuration, model or
+    settings, seed. What changes one of them makes another cell.
+    """
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    made = [(e, instantiate(e, _convert_="all")) for e in entrants]
+    cells: list[Cell] = []
+    idle = {entrant.name + " " + entrant.mode for _, entrant in made}
+    for task in tasks:
+        card = read_card(task, ["checkpoint=none", f"data_root={data_root}"])
+        verify(card, data_root)
+        data_hash = content_hash(data_paths(card, data_root))
+        settings: Any = OmegaConf.to_container(card.config, resolve=False)
+        said = {
+            "data": {k: v for k, v in settings["data"].items() if k != "path"},
+            "objectives": settings["objectives"],
+            "batch": card.batch,
+        }
+        for config, entrant in made:
+            if not takes(entrant, card):
+                continue
+            idle.discard(entrant.name + " " + entrant.mode)
+            once = entrant.deterministic and card.protocol == "labels"
+            for seed in seeds[:1] if once else seeds:
+                key = [task, data_hash, said, entrant.identity(), entrant.mode, seed, n_bootstrap, version("bmfm")]
+                digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
+                shared = entrant.shared(data_hash)
+                cells.append(Cell(suite, task, config, seed, digest, data_root, str(folder / "cells" / digest), n_bootstrap, shared))
+    return cells, sorted(idle)
+
+
+def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells in two goes: of those that share an embedding, one makes it before the others use it."""
+    first: list[Cell] = []
+    later: list[Cell] = []
+    seen: set[str | None] = set()
+    for cell in cells:
+        (later if cell.shared in seen and cell.shared else first).append(cell)
+        seen.add(cell.shared)
+    return [wave for wave in (first, later) if wave]
+
+
+def finished(cell: Cell) -> dict | None:
+    """The record of a cell that has been run, or None; one that failed is run again."""
+    if not cell.record.is_file():
+        return None
+    record = json.loads(cell.record.read_text())
+    return record if record["status"] == "ok" else None
+
+
+def run_cell(cell: Cell) -> dict:
+    """Run one cell and write its record; a failure is a record too."""
+    from hydra.utils import instantiate
+
+    from bmfm.evaluation.examples import Examples
+
+    began = time.perf_counter()
+    _forget_peak()
+    card = read_card(cell.task, ["checkpoint=none", f"data_root={cell.data_root}"])
+    entrant = instantiate(cell.entrant, _convert_="all")
+    record = _about(cell, card, entrant)
+    try:
+        examples = Examples(card, cell.data_root)
+        read = time.perf_counter()
+        outcome = protocol(card.protocol).run(card, examples, entrant, cell.seed, Path(cell.folder), cell.n_bootstrap)
+        worked = time.perf_counter() - read
+        record |= {f"n_{part}": len(numbers) for part, numbers in examples.parts.items()}
+        uses = examples.test_uses // max(1, len(examples.kinds)) if card.protocol == "labels" else 1
+        record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": worked, "metrics": outcome.metrics}
+        record |= {"intervals": {k: list(v) for k, v in outcome.intervals.items()}, "umap": outcome.umap}
+        if card.metric not in outcome.metrics:
+            raise ValueError(f"{card.name} is ranked by {card.metric}, which its protocol did not give: {sorted(outcome.metrics)}")
+        if outcome.arrays:
+            Path(cell.folder).mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(Path(cell.folder) / "predictions.npz", **outcome.arrays)
+    except Exception as error:
+        record |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        Path(cell.folder).mkdir(parents=True, exist_ok=True)
+        (Path(cell.folder) / "error.txt").write_text(traceback.format_exc())
+    record |= {"seconds": time.perf_counter() - began, "peak_memory_bytes": _peak()}
+    write_json(cell.record, record)
+    return record
+
+
+def died(cell: Cell, why: str) -> dict:
+    """The record of a cell whose process ended without one."""
+    from hydra.utils import instantiate
+
+    card = read_card(cell.task, ["checkpoint=none", f"data_root={cell.data_root}"])
+    record = _about(cell, card, instantiate(cell.entrant, _convert_="all")) | {"status": "failed", "error": why}
+    write_json(cell.record, record)
+    return record
+
+
+def _about(cell: Cell, card: Card, entrant) -> dict:
+    """What is known of a cell before it is run."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "suite": cell.suite, "task": card.name, "title": card.title, "omics": card.omics, "protocol": card.protocol, "metric": card.metric,
+        "model": entrant.name, "model_kind": entrant.kind, "model_hash": entrant.model_hash, "parameters": entrant.parameters,
+        "mode": entrant.mode, "deterministic": entrant.deterministic, "seed": cell.seed, "key": cell.key, "status": "ok", "error": None,
+        "metrics": {}, "intervals": {}, "n_train": 0, "n_validation": 0, "n_test": 0, "data_hash": None, "test_uses": 0,
+        "seconds": None, "train_seconds": None, "peak_memory_bytes": None, "device": gpu or _processor(), "cores": cores(),
+        "versions": {"python": platform.python_version()} | {name: v for name in REPORTED if (v := _version(name))},
+        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": entrant.identity(), "umap": None,
+        "published": [asdict(p) for p in card.published],
+    }  # fmt: skip
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Of the checkout that the package lies in, if it does."""
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    named = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    )
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _forget_peak() -> None:
+    """Begin to measure peak memory anew, where Linux allows it; a process runs many cells."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak() -> int:
+    """Peak memory of this process in bytes, or on the GPU if it used one."""
+    import torch
+
+    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
+        return int(used)
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def run(cells: Sequence[Cell], launcher: Callable, told: Callable[[dict], None] = lambda record: None) -> list[dict]:
+    """Records of all cells, in their order; those that were finished before are read, not run."""
+    records = {cell.key: found for cell in cells if (found := finished(cell))}
+    for wave in waves([cell for cell in cells if cell.key not in records]):
+        for record in launcher(run_cell, wave, died):
+            records[record["key"]] = record
+            told(record)
+    return [records[cell.key] for cell in cells]
+
+
+def write_results(folder: Path, suite: dict, records: list[dict]) -> Path:
+    """``results.json`` with all records, and the same as a table, ``results.parquet``."""
+    import pandas as pd
+
+    write_json(folder / "results.json", {"suite": suite, "records": records})
+    flat = [
+        {k: v for k, v in r.items() if not isinstance(v, dict | list)}
+        | {f"metric_{k}": v for k, v in r["metrics"].items()}
+        | {f"{side}_{k}": bounds[i] for k, bounds in r["intervals"].items() for i, side in enumerate(("low", "high"))}
+        | {"versions": json.dumps(r["versions"]), "settings": json.dumps(r["settings"], default=str)}
+        for r in records
+    ]
+    pd.DataFrame(flat).to_parquet(folder / "results.parquet", index=False)
+    return folder / "results.json"
+
+
+def other_records(folder: Path, keys: set[str], tasks: Sequence[str]) -> list[dict]:
+    """Records of earlier runs into the same folder (other models, other modes), of the same tasks and the same data."""
+    found = [json.loads(f.read_text()) for f in sorted((folder / "cells").glob("*/record.json"))]
+    return [
+        r
+        for r in found
+        if r["key"] not in keys and r["task"] in tasks and r["status"] == "ok" and r["versions"].get("bmfm") == version("bmfm")
+    ]

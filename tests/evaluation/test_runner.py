@@ -1,0 +1,273 @@
+"""The benchmark runner: from a suite to records, without the network, on data that ship."""
+
+import json
+import os
+import time
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from bmfm.benchmark import benchmark, entrants_of
+from bmfm.cli import compose, config_folder
+from bmfm.evaluation import runner
+from bmfm.evaluation.cards import read_card
+from bmfm.evaluation.entrants import Embedding, Probe
+from bmfm.evaluation.examples import Examples
+from bmfm.evaluation.launch import LocalPool, Slurm
+from bmfm.files import ASSETS, cache_root
+
+DNA = "+suite={name: demo_dna, title: t, tasks: [demo/core_promoter_tata]}"
+QUICK = ["seeds=[0]", "n_bootstrap=20", "launcher.workers=1"]
+SHORT = [
+    f"+finetune.{s}"
+    for s in (
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=4",
+        "data.batch_size=8",
+        "trainer.accelerator=cpu",
+        "trainer.limit_val_batches=2",
+    )
+]
+
+
+def here(run, jobs, failed):
+    """A launcher that runs everything in this process."""
+    return map(run, jobs)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr("bmfm.evaluation.launch.LocalPool.__call__", lambda self, run, jobs, failed: here(run, jobs, failed))
+
+    def _run(*overrides):
+        return benchmark(compose("benchmark", [*QUICK, f"run_dir={tmp_path / 'run'}", *overrides]))
+
+    return _run
+
+
+@pytest.fixture(scope="module")
+def promoters():
+    return Examples(read_card("demo/core_promoter_tata", ["checkpoint=none"]), "none")
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return Examples(read_card("demo/pbmc3k", ["checkpoint=none"]), "none")
+
+
+def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
+    modes = "modes=[linear_probe,knn_probe,finetune,lora,from_scratch]"
+    records = run(DNA, f"checkpoint={dna_model}", "name=tiny", modes, *SHORT, "baseline=[kmer_linear]")
+    assert [(r["model"], r["mode"]) for r in records] == [
+        ("tiny", m) for m in ("linear_probe", "knn_probe", "finetune", "lora", "from_scratch")
+    ] + [("linear on k-mers", "baseline")]
+    for r in records:
+        assert r["status"] == "ok" and r["test_uses"] == 1 and (r["n_train"], r["n_validation"], r["n_test"]) == (4904, 613, 613)
+        low, high = r["intervals"]["mcc"]
+        assert low <= r["metrics"]["mcc"] <= high and {"accuracy", "macro_f1", "auroc", "auprc"} <= set(r["metrics"])
+        assert r["peak_memory_bytes"] > 1e8 and r["versions"]["bmfm"] and len(r["data_hash"]) == len(r["model_hash"]) == 64
+    assert records[-1]["metrics"]["mcc"] == pytest.approx(0.514, abs=0.01)  # of a plain logistic regression
+    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert table["metric_mcc"].tolist() == [r["metrics"]["mcc"] for r in records]
+    kept = np.load(tmp_path / "run" / "cells" / records[0]["key"] / "predictions.npz")
+    assert kept["label/truth"].shape == (613,) and kept["label/scores"].shape == (613, 2)
+    # one embedding served both probes, and finished cells are not run again
+    folders = [
+        f for f in (cache_root() / "embeddings").iterdir() if json.loads((f / "key.json").read_text())["model"] == records[0]["model_hash"]
+    ]
+    assert len(folders) == 1
+    again = run(DNA, f"checkpoint={dna_model}", "name=tiny", modes, *SHORT, "baseline=[kmer_linear]")
+    assert [r["date"] for r in again] == [r["date"] for r in records]
+    # a run of other entrants into the same folder stands beside
+    run(DNA, "baseline=[cnn]", "baselines.cnn.max_epochs=1")
+    assert len(json.loads((tmp_path / "run" / "results.json").read_text())["records"]) == 7
+    assert all(w in (tmp_path / "run" / "report.md").read_text() for w in ("tiny", "small CNN", "linear on k-mers"))
+    # and its seeds make a submission that the leaderboard takes
+    from bmfm.leaderboard import main
+
+    submitted = tmp_path / "submission.json"
+    asked = ["submit", str(tmp_path / "run" / "results.json"), "--model", "tiny", "--mode", "linear_probe", "--output", str(submitted)]
+    assert main(asked) == 0 and main(["check", str(submitted)]) == 0
+
+
+def test_a_failure_is_a_record_and_is_tried_again(run, tmp_path, monkeypatch):
+    from bmfm.evaluation.baselines import Linear
+
+    def fail(self, examples, seed, folder):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "predict", fail)
+        (record,) = run(DNA, "baseline=[kmer_linear]")
+    assert record["status"] == "failed" and record["error"] == "RuntimeError: out of luck" and record["test_uses"] == 0
+    assert "out of luck" in (tmp_path / "run" / "cells" / record["key"] / "error.txt").read_text()
+    assert "out of luck" in (tmp_path / "run" / "report.html").read_text()
+    (record,) = run(DNA, "baseline=[kmer_linear]")
+    assert record["status"] == "ok"
+
+
+def _job(job):
+    if job["what"] == "die":
+        os._exit(9)
+    if job["what"] == "raise":
+        raise ValueError("bad")
+    time.sleep(0.05)
+    return job | {"status": "ok"}
+
+
+def test_a_dead_process_takes_its_own_job_alone():
+    jobs = [{"key": i, "what": what} for i, what in enumerate(["work", "die", "work", "raise", "work"])]
+    records = {r["key"]: r for r in LocalPool(2)(_job, jobs, lambda job, why: job | {"status": why})}
+    assert [records[i]["status"][:4] for i in range(5)] == ["ok", "the ", "ok", "Valu", "ok"]
+
+
+def test_jobs_by_submitit(tmp_path):
+    pytest.importorskip("submitit")
+    jobs = [{"key": i, "what": what} for i, what in enumerate(["work", "raise"])]
+    launched = Slurm(str(tmp_path), cluster="local", timeout_min=2)
+    records = {r["key"]: r for r in launched(_job, jobs, lambda job, why: job | {"status": why})}
+    assert records[0]["status"] == "ok" and "bad" in records[1]["status"]
+
+
+def test_slurm_configuration_is_instantiated():
+    from hydra.utils import instantiate
+
+    launcher = instantiate(compose("benchmark", [DNA, "launcher=slurm", "launcher.timeout_min=5"]).launcher)
+    assert isinstance(launcher, Slurm) and launcher.settings["timeout_min"] == 5
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (config_folder() / "baseline").glob("*.yaml")))
+def test_every_baseline_runs(name, promoters, cells, tmp_path):
+    from hydra.utils import instantiate
+
+    (config,) = compose("benchmark", [DNA, f"baseline=[{name}]"]).baselines.values()
+    entrant = instantiate(config, _convert_="all", **({"max_epochs": 1} if "max_epochs" in config else {}))
+    if name in ("scvi", "harmony"):
+        pytest.importorskip({"scvi": "scvi", "harmony": "harmonypy"}[name])
+        card = read_card("demo/pbmc3k_embedding", ["checkpoint=none"])
+        assert runner.takes(entrant, card) == (name == "scvi")
+        cells.card.__dict__["batch"] = "cell_type" if name == "harmony" else None
+        assert len(entrant.embed(cells, 0)) == 2700
+        return
+    examples = promoters if "dna" in entrant.omics else cells
+    if not hasattr(entrant, "predict"):
+        assert np.isfinite(embedded := entrant.embed(examples, 0)).all() and len(embedded) == 2700
+        return
+    said = entrant.predict(examples, 0, tmp_path)["label"]
+    truth = examples._labels["label"].values[examples.parts["test"]]
+    assert (said.argmax(1) == truth).mean() > (0.6 if "dna" in entrant.omics else 0.9)
+
+
+def test_components_see_the_training_cells_alone(cells):
+    from bmfm.evaluation.baselines import Pca, log_values
+
+    before = Pca("p").embed(cells)
+    values, _ = log_values(cells)
+    changed = values.copy()
+    test_rows = np.isin(np.repeat(np.arange(values.shape[0]), np.diff(values.indptr)), cells.parts["test"])
+    changed.data[test_rows] *= 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bmfm.evaluation.baselines.log_values", lambda examples: (changed, values.shape[0]))
+        after = Pca("p").embed(cells)
+    train = cells.parts["train"]
+    np.testing.assert_allclose(before[train], after[train], atol=1e-4)
+
+
+def test_embeddings_made_elsewhere(cells, promoters, tmp_path):
+    n, rng = 2700, np.random.default_rng(0)
+    types = cells._labels["label"].values
+    cells.adata.obsm["X_told"] = np.eye(9, dtype=np.float32)[np.where(types < 0, 8, types)]
+    said = Probe(Embedding("told", key="X_told")).predict(cells, 0, tmp_path)["label"]
+    truth = cells._labels["label"].values[cells.parts["test"]]
+    assert (said.argmax(1) == truth)[truth >= 0].all()
+    with pytest.raises(ValueError, match="no 'X_absent'; it has X_told"):
+        Embedding("absent", key="X_absent").embed(cells)
+    # a table matched by the cells' names, in another order
+    order = rng.permutation(n)
+    table = pd.DataFrame({"cell": cells.adata.obs_names[order], "e0": order.astype(float)})
+    (tmp_path / "demo").mkdir()
+    table.to_parquet(tmp_path / "demo" / "pbmc3k.parquet")
+    assert (Embedding("t", path=str(tmp_path / "{task}.parquet")).embed(cells)[:, 0] == np.arange(n)).all()
+    table.iloc[1:].to_parquet(tmp_path / "demo" / "pbmc3k.parquet")
+    with pytest.raises(ValueError, match="no row for 1 of 2,700 cells"):
+        Embedding("t", path=str(tmp_path / "{task}.parquet")).embed(cells)
+    np.save(tmp_path / "short.npy", np.zeros((5, 2)))
+    with pytest.raises(ValueError, match=r"5 rows, demo/core_promoter_tata has 6,130 examples"):
+        Embedding("t", path=str(tmp_path / "short.npy")).embed(promoters)
+    with pytest.raises(ValueError, match="either key"):
+        Embedding("both", key="a", path="b")
+
+
+def test_zero_shot_integration(run):
+    pytest.importorskip("scib_metrics")
+    suite = "+suite={name: demo_rna, title: t, tasks: [demo/pbmc3k_embedding]}"
+    (record,) = run(suite, "baseline=[pca]")
+    found = record["metrics"]
+    assert found["avg_bio"] == pytest.approx(np.mean([found[k] for k in ("nmi", "ari", "asw_label")])) and found["nmi"] > 0.6
+    assert "avg_batch" not in found and len(record["umap"]["x"]) == len(record["umap"]["label"]) > 2000
+
+
+def test_scib_figures_of_perfect_and_hopeless_embeddings():
+    pytest.importorskip("scib_metrics")
+    from bmfm.evaluation.protocols.integration import scib
+
+    rng = np.random.default_rng(0)
+    labels, batches = rng.integers(0, 4, 400), rng.integers(0, 2, 400).astype(str)
+    perfect = scib(np.eye(4)[labels] * 20 + rng.normal(size=(400, 4)), labels, batches)
+    hopeless = scib(rng.normal(size=(400, 4)) + 20 * (batches == "1")[:, None], labels, batches)
+    assert perfect["avg_bio"] > 0.9 > 0.5 > hopeless["avg_bio"] and perfect["avg_batch"] > hopeless["avg_batch"]
+
+
+def test_what_is_not_there_is_listed_with_what_brings_it(run, tmp_path):
+    suite = "+suite={name: two, title: t, tasks: [gue/tf_0, mpra/k562, demo/core_promoter_tata]}"
+    with pytest.raises(ValueError) as raised:
+        run(suite, f"data_root={tmp_path / 'nothing'}")
+    said = str(raised.value)
+    assert "2 of 3 tasks have no data" in said and "tf/0/train.csv" in said and "download=true" in said and "skip_missing=true" in said
+    (record,) = run(suite, f"data_root={tmp_path / 'nothing'}", "skip_missing=true", "baseline=[kmer_linear]")
+    assert record["task"] == "demo/core_promoter_tata"
+
+
+def test_settings_that_mean_nothing_are_refused(run):
+    with pytest.raises(ValueError, match="not in the suite"):
+        run(DNA, "tasks=[gue/tf_0]")
+    with pytest.raises(ValueError, match=r"modes=.*unknown"):
+        entrants_of(compose("benchmark", [DNA, "modes=[few_shot]"]))
+
+
+def test_other_data_are_another_cell(tmp_path):
+    """Keys change with seed and settings, not with the order of entrants; what changes on disk is refused by its checksum."""
+    entrants = entrants_of(compose("benchmark", [DNA, "baseline=[kmer_linear,cnn]"]))
+    made = [runner.grid("s", ["demo/core_promoter_tata"], e, [0, 1], "none", tmp_path, 10)[0] for e in (entrants, entrants[::-1])]
+    assert {c.key for c in made[0]} == {c.key for c in made[1]} and len(made[0]) == 3  # the linear one has one seed
+    fewer = runner.grid("s", ["demo/core_promoter_tata"], entrants, [0, 1], "none", tmp_path, 20)[0]
+    assert not {c.key for c in made[0]} & {c.key for c in fewer}
+    root = tmp_path / "root" / "gue" / "prom" / "prom_core_tata"
+    root.mkdir(parents=True)
+    for part in ("train", "dev", "test"):
+        (root / f"{part}.csv").write_text("sequence,label\nACGT,1\n")
+    with pytest.raises(ValueError, match="other data than the card's"):
+        runner.grid("s", ["gue/prom_core_tata"], entrants, [0], str(tmp_path / "root"), tmp_path, 10)
+
+
+def test_cells_of_one_embedding_go_in_two_waves(tmp_path):
+    cells = [runner.Cell("s", "t", {}, i, str(i), "", str(tmp_path), 0, shared) for i, shared in enumerate([None, "a", "a", "b", None])]
+    assert [[c.key for c in wave] for wave in runner.waves(cells)] == [["0", "1", "3", "4"], ["2"]]
+
+
+def test_fine_tuned_cells_predict_the_test_part(run, cells_model):
+    suite = "+suite={name: r, title: t, tasks: [demo/pbmc3k]}"
+    records = run(suite, f"checkpoint={cells_model}", "modes=[finetune,linear_probe]", *SHORT, "baseline=[]")
+    assert [r["status"] for r in records] == ["ok"] * 2 and all(r["test_uses"] == 1 and r["n_test"] > 200 for r in records)
+
+
+def test_examples_of_cells_are_those_of_training(cells):
+    assert set(cells.parts) == {"train", "validation", "test"} and sum(map(len, cells.parts.values())) == 2700
+    part = cells.of("test")
+    assert isinstance(part, anndata.AnnData) and part.n_obs == len(cells.parts["test"])
+    assert cells.kinds["label"][0] == "classification" and "unlabelled" not in cells.kinds["label"][1]
+    assert (ASSETS / "rna" / "pbmc3k.h5ad").exists() and cells.test_uses == 0
+    cells.labels("test", "label")
+    assert cells.test_uses == 1
