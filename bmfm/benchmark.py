@@ -13,7 +13,7 @@ def benchmark(config) -> list[dict]:
     from rich.console import Console
 
     from bmfm.evaluation import runner
-    from bmfm.evaluation.report import write_report
+    from bmfm.evaluation.report.pages import write_report
 
     suite: dict = OmegaConf.to_container(config.suite, resolve=True)  # type: ignore[assignment]
     tasks = [t for t in suite["tasks"] if not config.tasks or t in config.tasks]

@@ -12,7 +12,9 @@ from statistics import mean
 from typing import NamedTuple
 
 from bmfm.evaluation.metrics import METRICS
-from bmfm.evaluation.report import MISSING, MODES, in_words, page, scroll
+from bmfm.evaluation.report.comparison import MISSING, MODES, in_words
+from bmfm.evaluation.report.pages import page
+from bmfm.evaluation.report.tables import scroll
 from bmfm.evaluation.submission import check, digest, make_submission, read
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfm.evaluation.metrics import METRICS
-from bmfm.evaluation.report import failure
+from bmfm.evaluation.report.comparison import failure
 from bmfm.training.seeds import interval
 
 FORMAT = "bmfm-submission/1"

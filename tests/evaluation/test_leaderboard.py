@@ -8,7 +8,8 @@ import pytest
 
 from bmfm import leaderboard
 from bmfm.evaluation import submission as sub
-from bmfm.evaluation.report import METRICS, MODES
+from bmfm.evaluation.metrics import METRICS
+from bmfm.evaluation.report.comparison import MODES
 from bmfm.evaluation.submission import check, digest, make_submission
 from tests.evaluation.test_report import HOSTILE, SHA, TASKS, Page, failed, sample
 

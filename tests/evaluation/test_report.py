@@ -5,8 +5,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from bmfm.evaluation import report
-from bmfm.evaluation.report import Comparison, Entrant, write_report
+from bmfm.evaluation.report.comparison import Comparison, Entrant, summarise
+from bmfm.evaluation.report.drawings import _level_groups, rank_test
+from bmfm.evaluation.report.pages import write_report
 
 HOSTILE = '<script>alert("x")</script>|`*'
 SHA = "0123456789abcdef" * 4
@@ -121,12 +122,12 @@ def test_intervals_are_of_seeds_or_of_examples_and_say_which():
     alone = c.tasks[0].cells[Entrant("6-mers", "baseline")]
     assert not alone.over_seeds and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", str(alone))
     agreeing = [record("gue/tf_0", "m", "linear_probe", s, 0.6) for s in range(3)]
-    assert str(report.summarise(agreeing, "mcc")) == "0.600 [0.560, 0.640]"
-    assert str(report.summarise([record("gue/tf_0", "m", "linear_probe", 0, 0.6, intervals={})], "mcc")) == "0.600"
+    assert str(summarise(agreeing, "mcc")) == "0.600 [0.560, 0.640]"
+    assert str(summarise([record("gue/tf_0", "m", "linear_probe", 0, 0.6, intervals={})], "mcc")) == "0.600"
 
 
 def test_half_width_is_students():
-    cell = report.summarise([record("gue/tf_0", "m", "finetune", s, v) for s, v in enumerate((0.70, 0.72, 0.74))], "mcc")
+    cell = summarise([record("gue/tf_0", "m", "finetune", s, v) for s, v in enumerate((0.70, 0.72, 0.74))], "mcc")
     assert cell.mean == pytest.approx(0.72) and cell.high - cell.mean == pytest.approx(4.3027 * 0.02 / math.sqrt(3), rel=1e-4)
 
 
@@ -215,14 +216,14 @@ def test_ranks_are_tested_where_there_is_enough(tasks, entrants, tested, tmp_pat
 
 def test_critical_difference_is_that_of_the_tables():
     """Demšar 2006, table 5: q = 2.569 for four classifiers at 5%."""
-    test = report.rank_test(Comparison(sample()))
+    test = rank_test(Comparison(sample()))
     assert test.critical_difference == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 6)), rel=1e-3)
     assert test.p < 0.05
 
 
 def test_groups_that_are_not_told_apart():
-    assert report._level_groups([1, 1.5, 2.4, 4], 1.0) == [(1, 1.5), (1.5, 2.4)]
-    assert report._level_groups([1, 3, 5], 1.0) == []
+    assert _level_groups([1, 1.5, 2.4, 4], 1.0) == [(1, 1.5), (1.5, 2.4)]
+    assert _level_groups([1, 3, 5], 1.0) == []
 
 
 def test_checkpoints_of_one_name_are_told_apart():
