@@ -58,7 +58,7 @@ def takes(entrant, card: Card) -> bool:
 
 def grid(suite: str, tasks: Sequence[str], entrants: Iterable[dict], seeds: Sequence[int], data_root: str, folder: Path,
          n_bootstrap: int) -> tuple[list[Cell], list[str]]:  # fmt: skip
-    """All cells, and a line for each entrant that has no task to do.
+    """All cells, and the names of entrants, other than baselines, that have no task to do.
 
     A cell's key is a hash of all that its figures depend on: content of the data, the card's configuration, model or
     settings, seed. What changes one of them makes another cell.
@@ -68,7 +68,7 @@ def grid(suite: str, tasks: Sequence[str], entrants: Iterable[dict], seeds: Sequ
 
     made = [(e, instantiate(e, _convert_="all")) for e in entrants]
     cells: list[Cell] = []
-    idle = {entrant.name + " " + entrant.mode for _, entrant in made}
+    idle = {f"{entrant.name} ({entrant.mode})" for _, entrant in made if entrant.kind != "baseline"}
     for task in tasks:
         card = read_card(task, ["checkpoint=none", f"data_root={data_root}"])
         verify(card, data_root)
@@ -82,7 +82,7 @@ def grid(suite: str, tasks: Sequence[str], entrants: Iterable[dict], seeds: Sequ
         for config, entrant in made:
             if not takes(entrant, card):
                 continue
-            idle.discard(entrant.name + " " + entrant.mode)
+            idle.discard(f"{entrant.name} ({entrant.mode})")
             once = entrant.deterministic and card.protocol == "labels"
             for seed in seeds[:1] if once else seeds:
                 key = [task, data_hash, said, entrant.identity(), entrant.mode, seed, n_bootstrap, version("bmfm")]
@@ -124,12 +124,10 @@ def run_cell(cell: Cell) -> dict:
     record = _about(cell, card, entrant)
     try:
         examples = Examples(card, cell.data_root)
-        read = time.perf_counter()
         outcome = protocol(card.protocol).run(card, examples, entrant, cell.seed, Path(cell.folder), cell.n_bootstrap)
-        worked = time.perf_counter() - read
         record |= {f"n_{part}": len(numbers) for part, numbers in examples.parts.items()}
         uses = examples.test_uses // max(1, len(examples.kinds)) if card.protocol == "labels" else 1
-        record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": worked, "metrics": outcome.metrics}
+        record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": outcome.worked, "metrics": outcome.metrics}
         record |= {"intervals": {k: list(v) for k, v in outcome.intervals.items()}, "umap": outcome.umap}
         if card.metric not in outcome.metrics:
             raise ValueError(f"{card.name} is ranked by {card.metric}, which its protocol did not give: {sorted(outcome.metrics)}")

@@ -18,6 +18,8 @@ class Outcome:
     ----------
     metrics, intervals
         {name: figure}, {name: (low, high)}.
+    worked
+        Seconds that the entrant itself took: training, forward passes, fits.
     arrays
         What the figures were computed from, {name: array}, kept beside the record.
     umap
@@ -25,6 +27,7 @@ class Outcome:
     """
 
     metrics: dict[str, float]
+    worked: float
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
     umap: dict | None = None
