@@ -2,15 +2,19 @@
 
 import gzip
 import hashlib
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
+import pandas as pd
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from bmfm.cli import compose
 from bmfm.evaluation import cards
 from bmfm.evaluation.cards import Card, DataFile, card_names, content_hash, missing_files, read_card, read_suite, suite_names, verify
+from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.fetch import fetch
 from bmfm.files import ASSETS
 
@@ -247,3 +251,68 @@ def test_hub_addresses(tmp_path, monkeypatch):
         "revision": "refs/convert/parquet",
     }
     assert (tmp_path / "x.parquet").read_bytes() == CONTENT
+
+
+def _columns(config, n, length, rng):
+    """Columns of n random examples as a card's configuration asks for them."""
+    halves = 2 if config.data.get("second") else 1
+    texts = [["".join(rng.choice(list("ACGT"), length // halves)) for _ in range(n)] for _ in range(halves)]
+    columns: dict = dict(zip((config.data.sequence, config.data.get("second")), texts, strict=False))
+    for objective in config.objectives.values():
+        kind = objective._target_.rsplit(".", 1)[1]
+        if kind == "MultiLabel" and objective.columns:
+            columns |= {objective.columns.replace(r"\d+", str(i)): rng.integers(0, 2, n) for i in range(3)}
+        elif kind == "TokenClassification":
+            columns[objective.column] = ["".join(rng.choice(["0", "1"], len(t))) for t in texts[0]]
+        elif kind == "Regression" and config.data.get("derived"):
+            columns |= {name: rng.integers(1, 9, n) for name in re.findall(r"[A-Za-z_]\w*", config.data.derived[objective.column])}
+        elif kind == "Regression":
+            columns[objective.column] = rng.normal(size=n)
+        else:
+            columns[objective.column] = rng.choice(["0", "1"], n) if kind == "Classification" else ["x|y", "y"] * (n // 2)
+    if config.data.split.by == "column":
+        columns[config.data.split.column] = (["training"] * n)[: n - 8] + ["validation"] * 4 + ["test"] * 4
+    return columns
+
+
+@pytest.mark.parametrize("name", [n for n in card_names() if not n.startswith("demo/")])
+def test_every_card_reads_files_of_its_format(tmp_path, name):
+    """Small files with the columns that a card names are read, split and labelled, and nothing of the longest input is cut."""
+    rng = np.random.default_rng(0)
+    card = read_card(name, ["checkpoint=x", f"data_root={tmp_path}"])
+    for f in card.files:
+        file = tmp_path / f.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if card.omics == "dna":
+            table = pd.DataFrame(_columns(card.config, 24, card.length or 60, rng))
+            table.to_parquet(file) if file.suffix == ".parquet" else table.to_csv(file, index=False)
+        else:
+            _cells(card, rng).write_h5ad(file)
+    examples = Examples(card, tmp_path)
+    assert set(examples.parts) == {"train", "validation", "test"} and "truncated" not in examples.data.notes
+    for name, (kind, classes) in examples.kinds.items():
+        truth = examples.labels("test", name)
+        assert len(truth) == len(examples.parts["test"]) and (classes or kind == "regression")
+
+
+def _cells(card, rng):
+    """A few cells of real genes with every .obs column that a card names."""
+    import anndata
+
+    config, n = card.config, 60
+    genes = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad", backed="r").var_names[:80]
+    counts = rng.poisson(1.0, (n, len(genes))).astype(np.float32) + 1
+    named = {o.column for o in config.objectives.values()} | {card.label, card.batch} - {None}
+    obs = {column: rng.choice(["a", "b"], n) for column in named}
+    split = config.data.split
+    if split.by in ("column", "group"):
+        given = [split.get(p) for p in ("train", "validation", "test")]
+        values = [v for g in given if isinstance(g, ListConfig) for v in g]
+        groups = [*"abcdefghij"] if split.by == "group" else values or ["train", "validation", "test"]
+        obs[split.column] = np.resize(groups, n)
+    adata = anndata.AnnData(counts, pd.DataFrame(obs, index=[f"c{i}" for i in range(n)]))
+    adata.var_names = genes
+    key = str(config.data.counts)
+    if key.startswith("layers/"):
+        adata.layers[key.removeprefix("layers/")] = counts
+    return adata
