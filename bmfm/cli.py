@@ -45,6 +45,9 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
         near = get_close_matches(name, options, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(options)}"
         return f"no {group} is named {name!r}; {hint}"
+    if missing := re.search(r"Missing mandatory value: (\w+)", str(error)):
+        options = sorted(p.stem for p in (config_folder() / missing[1]).glob("*.yaml"))
+        return f"+{missing[1]}=NAME is needed; choose from {', '.join(options)}" if options else f"{missing[1]}=... is needed"
     key = re.search(r"Key '([^']+)' is not in struct", str(error)) or re.search(r"Could not override '([^']+)'", str(error))
     if key:
         from omegaconf import OmegaConf
