@@ -125,6 +125,8 @@ def print_summary(name, facts, module, metrics, seconds, run_dir, tables) -> Non
     table.add_section()
     for stage, called in (("val", "validation"), ("test", "test")):
         own = {k.removeprefix(f"{stage}/"): v for k, v in metrics.items() if k.startswith(f"{stage}/")}
+        if not own:
+            continue
         if "loss" in own:
             table.add_row(f"{called} loss (baseline)", f"{own['loss']:.4f} ({own['baseline_loss']:.4f})")
         for what, said in module.objectives.rows(own):

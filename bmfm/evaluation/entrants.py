@@ -60,7 +60,7 @@ class Checkpoint(Entrant):
     Parameters
     ----------
     pooling
-        See `Predictor.embed`.
+        See `Predictor.embed`; ``auto`` is the first [CLS] of cells and the mean over tokens of DNA.
     precision
         ``bf16``, ``fp16`` or None.
     """
@@ -69,9 +69,13 @@ class Checkpoint(Entrant):
     mode = "zero_shot"
     protocols = ("integration",)
 
-    def __init__(self, name: str, checkpoint: str, pooling: str | int = "mean", remote_code: bool = False, precision: str | None = None):
+    def __init__(self, name: str, checkpoint: str, pooling: str | int = "auto", remote_code: bool = False, precision: str | None = None):
         super().__init__(name)
-        self.checkpoint, self.pooling, self.remote_code, self.precision = checkpoint, pooling, remote_code, precision
+        self.checkpoint, self.asked, self.remote_code, self.precision = checkpoint, pooling, remote_code, precision
+
+    @property
+    def pooling(self) -> str | int:
+        return self.asked if self.asked != "auto" else 0 if "rna" in self.omics else "mean"
 
     @cached_property
     def folder(self) -> Path:
