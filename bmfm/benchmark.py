@@ -13,16 +13,20 @@ def benchmark(config) -> list[dict]:
     from rich.console import Console
 
     from bmfm.evaluation import runner
+    from bmfm.evaluation.cards import read_card
     from bmfm.evaluation.report.pages import write_report
 
     suite: dict = OmegaConf.to_container(config.suite, resolve=True)  # type: ignore[assignment]
-    tasks = [t for t in suite["tasks"] if not config.tasks or t in config.tasks]
     if unknown := sorted(set(config.tasks or ()) - set(suite["tasks"])):
         raise ValueError(f"tasks={unknown} are not in the suite {suite['name']}, which has {', '.join(suite['tasks'])}")
-    tasks = present(tasks, config, suite["name"])
+    asked = [
+        read_card(t, ["checkpoint=none", f"data_root={config.data_root}"]) for t in suite["tasks"] if t in (config.tasks or suite["tasks"])
+    ]
+    cards = present(asked, config, suite["name"])
+    tasks = [card.name for card in cards]
     folder = Path(config.run_dir)
     entrants = entrants_of(config)
-    cells, idle = runner.grid(suite["name"], tasks, entrants, list(config.seeds), config.data_root, folder, config.n_bootstrap)
+    cells, idle = runner.grid(suite["name"], cards, entrants, list(config.seeds), config.data_root, folder, config.n_bootstrap)
     for name in idle:
         print(f"bmfm: {name} has no task in this suite", file=sys.stderr)
     n_before = sum(runner.finished(cell) is not None for cell in cells)
@@ -38,7 +42,7 @@ def benchmark(config) -> list[dict]:
 
     records = runner.run(cells, instantiate(config.launcher, _convert_="all"), told)
     folder.mkdir(parents=True, exist_ok=True)
-    known = runner.other_records(folder, {c.key for c in cells}, tasks)
+    known = runner.other_records(folder, records, tasks)
     results: dict = {"suite": suite | {"tasks": tasks}, "records": records + known}
     written = runner.write_results(folder, **results)
     html, markdown = write_report(results, folder)
@@ -47,11 +51,10 @@ def benchmark(config) -> list[dict]:
     return records
 
 
-def present(tasks: list[str], config, suite: str) -> list[str]:
-    """The tasks whose data are there; downloads them if that is asked for, and otherwise says how to get them."""
-    from bmfm.evaluation.cards import missing_files, read_card
+def present(cards: list, config, suite: str) -> list:
+    """The cards whose data are there; downloads them if that is asked for, and otherwise says how to get them."""
+    from bmfm.evaluation.cards import missing_files
 
-    cards = [read_card(task, ["checkpoint=none", f"data_root={config.data_root}"]) for task in tasks]
     lacking = [card for card in cards if missing_files(card, config.data_root)]
     if config.download:
         from bmfm.evaluation.fetch import fetch
@@ -61,18 +64,18 @@ def present(tasks: list[str], config, suite: str) -> list[str]:
                 fetch(card, config.data_root)
         lacking = [card for card in cards if missing_files(card, config.data_root)]
     if not lacking:
-        return tasks
-    said = [f"{len(lacking)} of {len(tasks)} tasks have no data below data_root={config.data_root}:"]
+        return cards
+    said = [f"{len(lacking)} of {len(cards)} tasks have no data below data_root={config.data_root}:"]
     for card in lacking:
         how = "download=true brings it" if all(f.url for f in card.files) else " ".join((card.how or "").split())
         said.append(f"  {card.name}: {', '.join(str(p) for p in missing_files(card, config.data_root))}; {how}")
     if any(all(f.url for f in card.files) for card in lacking):
         said.append(f"python -m bmfm.benchmark +suite={suite} download=true data_root={config.data_root}")
     said.append("skip_missing=true runs the others")
-    if not config.skip_missing or len(lacking) == len(tasks):
+    if not config.skip_missing or len(lacking) == len(cards):
         raise ValueError("\n".join(said))
     print("\n".join(said[:-2]), file=sys.stderr)
-    return [task for task in tasks if task not in {card.name for card in lacking}]
+    return [card for card in cards if card not in lacking]
 
 
 def entrants_of(config) -> list[dict]:

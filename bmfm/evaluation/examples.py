@@ -85,16 +85,12 @@ class Examples:
         if not hasattr(self, "_adata"):
             import anndata
 
-            views = [source.view.name for source in self.data.sources]
-            read = [anndata.read_h5ad(v) if str(v).endswith(".h5ad") else anndata.read_zarr(v) for v in self._files()]
-            assert len(read) == len(views)
+            from bmfm.data.rna import find_sources
+
+            files = find_sources(self.data.path)
+            read = [anndata.read_h5ad(f) if str(f).endswith(".h5ad") else anndata.read_zarr(f) for f in files]
             self._adata = read[0] if len(read) == 1 else anndata.concat(read, join="outer", fill_value=0)
         return self._adata
-
-    def _files(self) -> list[Any]:
-        from bmfm.data.rna import find_sources
-
-        return find_sources(self.data.path)
 
     def of(self, part: str) -> Any:
         """The inputs of a part."""

@@ -56,7 +56,7 @@ def takes(entrant, card: Card) -> bool:
     return able and getattr(entrant, "takes", lambda card: True)(card)
 
 
-def grid(suite: str, tasks: Sequence[str], entrants: Iterable[dict], seeds: Sequence[int], data_root: str, folder: Path,
+def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Sequence[int], data_root: str, folder: Path,
          n_bootstrap: int) -> tuple[list[Cell], list[str]]:  # fmt: skip
     """All cells, and the names of entrants, other than baselines, that have no task to do.
 
@@ -69,8 +69,7 @@ def grid(suite: str, tasks: Sequence[str], entrants: Iterable[dict], seeds: Sequ
     made = [(e, instantiate(e, _convert_="all")) for e in entrants]
     cells: list[Cell] = []
     idle = {f"{entrant.name} ({entrant.mode})" for _, entrant in made if entrant.kind != "baseline"}
-    for task in tasks:
-        card = read_card(task, ["checkpoint=none", f"data_root={data_root}"])
+    for card in cards:
         verify(card, data_root)
         data_hash = content_hash(data_paths(card, data_root))
         settings: Any = OmegaConf.to_container(card.config, resolve=False)
@@ -85,10 +84,10 @@ def grid(suite: str, tasks: Sequence[str], entrants: Iterable[dict], seeds: Sequ
             idle.discard(f"{entrant.name} ({entrant.mode})")
             once = entrant.deterministic and card.protocol == "labels"
             for seed in seeds[:1] if once else seeds:
-                key = [task, data_hash, said, entrant.identity(), entrant.mode, seed, n_bootstrap, version("bmfm")]
+                key = [card.name, data_hash, said, entrant.identity(), entrant.mode, seed, n_bootstrap, version("bmfm")]
                 digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
                 shared = entrant.shared(data_hash)
-                cells.append(Cell(suite, task, config, seed, digest, data_root, str(folder / "cells" / digest), n_bootstrap, shared))
+                cells.append(Cell(suite, card.name, config, seed, digest, data_root, str(folder / "cells" / digest), n_bootstrap, shared))
     return cells, sorted(idle)
 
 
@@ -242,11 +241,20 @@ def write_results(folder: Path, suite: dict, records: list[dict]) -> Path:
     return folder / "results.json"
 
 
-def other_records(folder: Path, keys: set[str], tasks: Sequence[str]) -> list[dict]:
-    """Records of earlier runs into the same folder (other models, other modes), of the same tasks and the same data."""
-    found = [json.loads(f.read_text()) for f in sorted((folder / "cells").glob("*/record.json"))]
-    return [
-        r
-        for r in found
-        if r["key"] not in keys and r["task"] in tasks and r["status"] == "ok" and r["versions"].get("bmfm") == version("bmfm")
-    ]
+def other_records(folder: Path, records: Sequence[dict], tasks: Sequence[str]) -> list[dict]:
+    """Records of earlier runs into the same folder, of other models and modes on the same tasks.
+
+    Of an entrant that was run with several settings the last one counts.
+    """
+    found = [json.loads(f.read_text()) for f in (folder / "cells").glob("*/record.json")]
+    found = sorted((r for r in found if r["status"] == "ok" and r["task"] in tasks), key=lambda r: (r["task"], r["date"], r["seed"]))
+
+    def who(r: dict) -> tuple:
+        return r["task"], r["model"], r["mode"]
+
+    def settings(r: dict) -> tuple:
+        return r["model_hash"], r["data_hash"], json.dumps(r["settings"], sort_keys=True)
+
+    last = {who(r): settings(r) for r in found}
+    now = {who(r) for r in records}
+    return [r for r in found if who(r) not in now and settings(r) == last[who(r)]]

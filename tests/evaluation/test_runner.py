@@ -240,16 +240,18 @@ def test_settings_that_mean_nothing_are_refused(run):
 def test_other_data_are_another_cell(tmp_path):
     """Keys change with seed and settings, not with the order of entrants; what changes on disk is refused by its checksum."""
     entrants = entrants_of(compose("benchmark", [DNA, "baseline=[kmer_linear,cnn]"]))
-    made = [runner.grid("s", ["demo/core_promoter_tata"], e, [0, 1], "none", tmp_path, 10)[0] for e in (entrants, entrants[::-1])]
+    card = read_card("demo/core_promoter_tata", ["checkpoint=none"])
+    other = read_card("gue/prom_core_tata", ["checkpoint=none", f"data_root={tmp_path / 'root'}"])
+    made = [runner.grid("s", [card], e, [0, 1], "none", tmp_path, 10)[0] for e in (entrants, entrants[::-1])]
     assert {c.key for c in made[0]} == {c.key for c in made[1]} and len(made[0]) == 3  # the linear one has one seed
-    fewer = runner.grid("s", ["demo/core_promoter_tata"], entrants, [0, 1], "none", tmp_path, 20)[0]
+    fewer = runner.grid("s", [card], entrants, [0, 1], "none", tmp_path, 20)[0]
     assert not {c.key for c in made[0]} & {c.key for c in fewer}
     root = tmp_path / "root" / "gue" / "prom" / "prom_core_tata"
     root.mkdir(parents=True)
     for part in ("train", "dev", "test"):
         (root / f"{part}.csv").write_text("sequence,label\nACGT,1\n")
     with pytest.raises(ValueError, match="other data than the card's"):
-        runner.grid("s", ["gue/prom_core_tata"], entrants, [0], str(tmp_path / "root"), tmp_path, 10)
+        runner.grid("s", [other], entrants, [0], str(tmp_path / "root"), tmp_path, 10)
 
 
 def test_cells_of_one_embedding_go_in_two_waves(tmp_path):
@@ -271,3 +273,29 @@ def test_examples_of_cells_are_those_of_training(cells):
     assert (ASSETS / "rna" / "pbmc3k.h5ad").exists() and cells.test_uses == 0
     cells.labels("test", "label")
     assert cells.test_uses == 1
+
+
+def test_earlier_settings_of_an_entrant_are_not_mixed_in(tmp_path):
+    def record(model, seed, lr, date, task="a/b"):
+        r = {
+            "task": task,
+            "model": model,
+            "mode": "finetune",
+            "seed": seed,
+            "status": "ok",
+            "date": date,
+            "model_hash": "m",
+            "data_hash": "d",
+            "settings": {"lr": lr},
+        }
+        folder = tmp_path / "cells" / f"{model}{seed}{lr}{task[0]}"
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps(r))
+        return r
+
+    [record("x", s, lr, f"2026-0{1 + i}-01") for i, lr in enumerate((1, 2)) for s in (0, 1)]
+    record("x", 0, 1, "2026-09-09", task="c/d")
+    now = [record("y", 0, 2, "2026-05-05")]
+    record("y", 1, 1, "2026-05-06")
+    kept = runner.other_records(tmp_path, now, ["a/b"])
+    assert [(r["model"], r["seed"], r["settings"]["lr"]) for r in kept] == [("x", 0, 2), ("x", 1, 2)]
