@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from bmfm.cli import main
+from bmfm.cli import main, override
 
 
 def benchmark(config) -> list[dict]:
@@ -11,6 +11,7 @@ def benchmark(config) -> list[dict]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from rich.console import Console
+    from rich.markup import escape
 
     from bmfm.evaluation import runner
     from bmfm.evaluation.cards import read_card
@@ -20,7 +21,9 @@ def benchmark(config) -> list[dict]:
     if unknown := sorted(set(config.tasks or ()) - set(suite["tasks"])):
         raise ValueError(f"tasks={unknown} are not in the suite {suite['name']}, which has {', '.join(suite['tasks'])}")
     asked = [
-        read_card(t, ["checkpoint=none", f"data_root={config.data_root}"]) for t in suite["tasks"] if t in (config.tasks or suite["tasks"])
+        read_card(t, ["checkpoint=none", override("data_root", config.data_root)])
+        for t in suite["tasks"]
+        if t in (config.tasks or suite["tasks"])
     ]
     cards = present(asked, config, suite["name"])
     tasks = [card.name for card in cards]
@@ -36,14 +39,13 @@ def benchmark(config) -> list[dict]:
 
     def told(record: dict) -> None:
         figure = record["metrics"].get(record["metric"])
-        said = f"{record['metric']} {figure:.4f}" if figure is not None else f"[red]failed[/red]: {record['error']}"
+        said = f"{record['metric']} {figure:.4f}" if figure is not None else f"[red]failed[/red]: {escape(str(record['error']))}"
         who = f"{record['model']} ({record['mode']}), seed {record['seed']}"
         console.print(f"{next(done)}/{len(cells)} {record['task']}: {who}: {said}, {record['seconds'] or 0:.0f} s", highlight=False)
 
     records = runner.run(cells, instantiate(config.launcher, _convert_="all"), told)
     folder.mkdir(parents=True, exist_ok=True)
-    known = runner.other_records(folder, records, tasks)
-    results: dict = {"suite": suite | {"tasks": tasks}, "records": records + known}
+    results: dict = {"suite": suite | {"tasks": tasks}, "records": runner.with_earlier(folder, records, tasks)}
     written = runner.write_results(folder, **results)
     html, markdown = write_report(results, folder)
     for what in (written, html, markdown):
@@ -82,10 +84,12 @@ def entrants_of(config) -> list[dict]:
     """Configurations of all that takes part: the checkpoint in each mode, embeddings made elsewhere, baselines."""
     from omegaconf import OmegaConf
 
+    from bmfm.evaluation.report.comparison import MODES
+
     plain: dict = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     entrants: list[dict] = []
     modes = list(plain["modes"])
-    known = ("zero_shot", "linear_probe", "knn_probe", "finetune", "lora", "from_scratch")
+    known = [mode for mode in MODES if mode != "baseline"]
     if unknown := sorted(set(modes) - set(known)):
         raise ValueError(f"modes={unknown} are unknown; choose from {', '.join(known)}")
 
@@ -104,6 +108,10 @@ def entrants_of(config) -> list[dict]:
         for mode, own in trained.items():
             if mode in modes:
                 changed = _overrides(plain["finetune"])
+                if fixed := [o.split("=")[0] for o in changed if o.startswith(FIXED)]:
+                    raise ValueError(
+                        f"finetune.{fixed[0]} cannot be changed: the card sets it, so that every model is scored on the same examples"
+                    )
                 made = {"_target_": "bmfm.evaluation.entrants.FineTuned", "overrides": changed, "keep": plain["keep_models"]}
                 entrants.append(made | shared | own)
     for name, own in (plain["embeddings"] or {}).items():
@@ -111,13 +119,14 @@ def entrants_of(config) -> list[dict]:
     return entrants + [b for b in (plain.get("baselines") or {}).values() if b]
 
 
+FIXED = ("data.path", "data.split", "data.sequence", "data.second", "data.derived", "data.counts", "seed", "run_dir", "test", "task")
+
+
 def _overrides(settings: dict, prefix: str = "") -> list[str]:
     """A nested mapping as overrides, ``a.b=value``."""
-    import json
-
     flat: list[str] = []
     for key, value in settings.items():
-        flat += _overrides(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={json.dumps(value)}"]
+        flat += _overrides(value, f"{prefix}{key}.") if isinstance(value, dict) else [override(f"{prefix}{key}", value)]
     return flat
 
 

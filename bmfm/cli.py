@@ -1,5 +1,6 @@
 """Composing configuration: the same for every entry point, with errors that say what was meant."""
 
+import json
 import os
 import re
 import sys
@@ -36,6 +37,11 @@ def compose(config_name: str, overrides: list[str]):
         return hydra_compose(config_name, overrides)
 
 
+def override(key: str, value: object) -> str:
+    """A setting as an override, quoted so that any path may be a value."""
+    return f"{key}={json.dumps(value, default=str)}"
+
+
 def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     """One or two lines on a configuration error, with near matches for what does not exist."""
     text = str(error).strip().split("\n")[0]
@@ -48,6 +54,8 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     if missing := re.search(r"Missing mandatory value: (\w+)", str(error)):
         options = sorted(p.stem for p in (config_folder() / missing[1]).glob("*.yaml"))
         return f"+{missing[1]}=NAME is needed; choose from {', '.join(options)}" if options else f"{missing[1]}=... is needed"
+    if group := re.search(r"Could not override '(suite|task|recipe)'", str(error)):
+        return f"write +{group[1]}=NAME, with a plus: it is added to what there is"
     key = re.search(r"Key '([^']+)' is not in struct", str(error)) or re.search(r"Could not override '([^']+)'", str(error))
     if key:
         from omegaconf import OmegaConf
@@ -109,7 +117,12 @@ def _plainly(task: Callable) -> Callable:
     def run(config):
         try:
             return task(config)
-        except (ValueError, KeyError, FileNotFoundError, ImportError) as error:
+        except Exception as caught:
+            error: BaseException = caught
+            while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+                error = error.__cause__  # Hydra's own words hold a whole configuration
+            if not isinstance(error, ValueError | KeyError | FileNotFoundError | ImportError):
+                raise
             frame = error.__traceback__
             while frame is not None and frame.tb_next is not None:
                 frame = frame.tb_next

@@ -21,7 +21,7 @@ from bmfm.data.collate import collate, to_tensors
 from bmfm.models.load import FILES, allow_remote_code, find_folder, read_model, read_tokenizer
 from bmfm.models.model import BmfmModel
 from bmfm.special import CLS, PAD, SEP, UNK
-from bmfm.tokenizers.dna import rna_as_dna
+from bmfm.tokenizers.dna import refuse_unknown, rna_as_dna
 from bmfm.tokenizers.rna import CellTokenizer
 
 CHUNK = 2048  # examples that are tokenized, sorted by length and cut into batches at a time
@@ -169,7 +169,8 @@ class Predictor:
         """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
         self.counts = Counter()
         read = self._cells if self.is_rna else self._sequences
-        n, owner, chunks = read(data, max_tokens or self.max_tokens, **options)
+        limit = getattr(self.tokenizer, "max_tokens", None)
+        n, owner, chunks = read(data, min(max_tokens or self.max_tokens, limit or 1 << 40), **options)
         out: dict[str, np.ndarray] = {}
         bar = _progress(n) if progress else None
         if parts is not None:
@@ -288,6 +289,7 @@ class Predictor:
             )
             if long := sum(len(t) > room for t in tokens):
                 raise ValueError(f"{long:,} of {len(tokens):,} pairs are longer than {max_tokens} tokens, and pairs cannot be cut into windows: give a larger max_tokens")  # fmt: skip
+        refuse_unknown(tokens, "sequences")
         windows = [(ids[a : a + room], number) for number, ids in enumerate(tokens) for a in range(0, max(1, len(ids)), room)]
         self._windows = windows
         self.counts.update(

@@ -17,7 +17,7 @@ from bmfm.data.stream import PARTS
 from bmfm.files import require_file
 from bmfm.hashing import example_keys
 from bmfm.special import CLS, IGNORE, SEP
-from bmfm.tokenizers.dna import DnaTokenizer, rna_as_dna
+from bmfm.tokenizers.dna import DnaTokenizer, refuse_unknown, rna_as_dna
 
 FILE_NAMES = {"train": ("train",), "validation": ("dev", "validation", "valid", "val"), "test": ("test",)}
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
@@ -146,6 +146,9 @@ class SequenceTable(BatchModule):
         """Bind the tokenizer, read and tokenize the tables, split them."""
         self.tokenizer = tokenizer if hasattr(tokenizer, "of_texts") else DnaTokenizer(tokenizer)
         self.table = self._read()
+        if (limit := getattr(self.tokenizer, "max_tokens", None)) and limit < self.max_tokens:
+            self.note("longest input", f"{limit} tokens, as the model has no more positions ({self.max_tokens} were asked for)")
+            self.max_tokens = limit
         ids, n_replaced = self._tokens(self.sequence)
         if self.second:
             others, n = self._tokens(self.second)
@@ -185,7 +188,9 @@ class SequenceTable(BatchModule):
         texts, is_rna = rna_as_dna(self.table[column].astype(str).tolist())
         if is_rna:
             self.note(f"column {column}", "RNA: U is read as T")
-        return self.tokenizer.of_texts(texts)
+        ids, n_replaced = self.tokenizer.of_texts(texts)
+        refuse_unknown(ids, f"column {column}")
+        return ids, n_replaced
 
     @property
     def token_lengths(self) -> list[np.ndarray]:
@@ -213,6 +218,10 @@ class SequenceTable(BatchModule):
     def columns(self, pattern: str) -> list[str]:
         """Names of the columns that a regular expression matches whole."""
         return [str(c) for c in self.table.columns if re.fullmatch(pattern, str(c))]
+
+    def numbers_of(self, names: list[str]) -> np.ndarray:
+        """Columns of all examples as numbers, ``float32`` [n, names]; NaN where there is none."""
+        return self.table[names].to_numpy(np.float32, na_value=np.nan)
 
     def column(self, name: str) -> np.ndarray:
         if name not in self.table:

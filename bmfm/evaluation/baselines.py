@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
+from bmfm.evaluation.cards import Card
 from bmfm.evaluation.entrants import Entrant, fit_and_predict
 from bmfm.evaluation.examples import Examples
 from bmfm.special import IGNORE
@@ -77,8 +79,8 @@ class SmallCnn(Entrant):
         self.settings: dict[str, Any] = {"channels": channels, "width": width, "dropout": dropout, "lr": lr, "batch_size": batch_size,
                          "max_epochs": max_epochs, "patience": patience}  # fmt: skip
 
-    def identity(self) -> dict:
-        return super().identity() | self.settings
+    def identity(self, card: Card | None = None) -> dict:
+        return super().identity(card) | self.settings
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         return {name: self._one(examples, name, kind, len(classes), seed) for name, (kind, classes) in examples.kinds.items()}
@@ -106,7 +108,8 @@ class SmallCnn(Entrant):
             if kind == "classification":
                 return functional.cross_entropy(logits, torch.from_numpy(labels.astype(np.int64)), ignore_index=IGNORE)
             if kind == "regression":
-                return functional.mse_loss(logits[:, 0], torch.from_numpy(((labels - center) / scale).astype(np.float32)))
+                known = torch.from_numpy(~np.isnan(labels))
+                return functional.mse_loss(logits[known, 0], torch.from_numpy(((labels - center) / scale).astype(np.float32))[known])
             given = torch.from_numpy(~np.isnan(labels))
             wanted = torch.from_numpy(np.nan_to_num(labels).astype(np.float32))
             return functional.binary_cross_entropy_with_logits(logits[given], wanted[given])
@@ -177,8 +180,8 @@ class Pca(Entrant):
         super().__init__(name)
         self.n_genes, self.n_components = n_genes, n_components
 
-    def identity(self) -> dict:
-        return super().identity() | {"n_genes": self.n_genes, "n_components": self.n_components}
+    def identity(self, card: Card | None = None) -> dict:
+        return super().identity(card) | {"n_genes": self.n_genes, "n_components": self.n_components}
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
         import scanpy as sc
@@ -211,11 +214,11 @@ class Harmony(Pca):
         if not examples.card.batch:
             raise ValueError(f"{examples.card.name} names no batch: there is nothing for Harmony to align")
         components = super().embed(examples, seed)
-        obs = examples.adata.obs[[examples.card.batch]].astype(str)
+        obs = pd.DataFrame({examples.card.batch: examples.column(examples.card.batch)})
         aligned = np.asarray(harmonypy.run_harmony(components, obs, [examples.card.batch], random_state=seed, verbose=False).Z_corr)
         return np.asarray(aligned if aligned.shape == components.shape else aligned.T, np.float32)
 
-    def takes(self, card) -> bool:
+    def takes(self, card: Card) -> bool:
         return bool(card.batch)
 
 
@@ -230,8 +233,11 @@ class Scvi(Entrant):
         super().__init__(name)
         self.n_genes, self.n_latent, self.max_epochs = n_genes, n_latent, max_epochs
 
-    def identity(self) -> dict:
-        return super().identity() | {"n_genes": self.n_genes, "n_latent": self.n_latent, "max_epochs": self.max_epochs}
+    def identity(self, card: Card | None = None) -> dict:
+        return super().identity(card) | {"n_genes": self.n_genes, "n_latent": self.n_latent, "max_epochs": self.max_epochs}
+
+    def takes(self, card: Card) -> bool:
+        return card.config.data.expects == "counts"
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
         try:
@@ -243,7 +249,7 @@ class Scvi(Entrant):
         scvi.settings.seed = seed
         counts = examples.data.cells.take(np.arange(len(examples.data.cells)))
         adata = sc.AnnData(csr_matrix((counts.counts.astype(np.float32), counts.ids, counts.offsets), shape=(len(counts.offsets) - 1, len(examples.data.tokenizer))))  # fmt: skip
-        adata.obs["batch"] = examples.adata.obs[examples.card.batch].astype(str).to_numpy() if examples.card.batch else "one"
+        adata.obs["batch"] = examples.column(examples.card.batch) if examples.card.batch else "one"
         values = sc.AnnData(log_values(examples)[0])
         sc.pp.filter_genes(adata, min_cells=3)
         values = values[:, adata.var_names].copy()

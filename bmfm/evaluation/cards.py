@@ -210,6 +210,10 @@ def _validate(card: Card, file: Path) -> None:
         raise ValueError(f"{file}: task.name={card.name!r} must be the file's, {expected!r}")
     if (card.protocol == "integration") != (card.metric in ("avg_bio", "avg_batch")):
         raise ValueError(f"{file}: task.metric={card.metric!r} does not go with task.protocol={card.protocol!r}")
+    split = (card.config.get("data") or {}).get("split") or {}
+    drawn = card.omics == "rna" and split.get("by") not in ("column", "file")
+    if card.protocol == "labels" and drawn and split.get("seed") is None:
+        raise ValueError(f"{file}: data.split.seed is missing: without it every seed would test on other examples")
     if card.protocol == "integration" and not card.label:
         raise ValueError(f"{file}: task.label is missing: the .obs column of cell types that integration is scored with")
     if not card.how and (lost := [f.path for f in card.files if not f.url]):

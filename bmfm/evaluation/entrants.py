@@ -5,7 +5,7 @@ An entrant has
 - ``name`` (shown in tables), ``kind`` (checkpoint, embedding, baseline), ``mode``;
 - ``omics`` and ``protocols`` that it takes part in;
 - ``deterministic``: whether one seed says all;
-- ``identity()``: what its figures depend on, for the hash under which finished work is found again;
+- ``identity(card)``: what its figures depend on, for the hash under which finished work is found again;
 - ``predict(examples, seed, folder)`` -> {objective: scores of the test part}, and / or
   ``embed(examples, seed)`` -> embeddings [n, H] of all examples: what its protocols ask for;
 - ``shared(examples' hash)``: a key of work that several cells of the grid share, or None.
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.evaluation.cards import content_hash
+from bmfm import __version__
+from bmfm.cli import override
+from bmfm.evaluation.cards import Card, content_hash, read_card
 from bmfm.evaluation.examples import Examples
 from bmfm.files import cached_folder, require_file
 from bmfm.special import IGNORE
@@ -40,7 +42,7 @@ class Entrant:
     def __init__(self, name: str):
         self.name = name
 
-    def identity(self) -> dict:
+    def identity(self, card: Card | None = None) -> dict:
         return {"class": type(self).__name__, "name": self.name}
 
     @property
@@ -94,16 +96,16 @@ class Checkpoint(Entrant):
         return ("rna",) if (self.folder / CellTokenizer.FILES[0]).is_file() else ("dna",)
 
     @cached_property
-    def parameters(self) -> int:  # type: ignore[override]
+    def parameters(self) -> int | None:  # type: ignore[override]
         from safetensors import safe_open
 
         n = 0
         for file in self.folder.glob("*.safetensors"):
             with safe_open(file, "np") as tensors:
                 n += sum(int(np.prod(tensors.get_slice(k).get_shape())) for k in tensors.keys())  # noqa: SIM118
-        return n
+        return n or None
 
-    def identity(self) -> dict:
+    def identity(self, card: Card | None = None) -> dict:
         return {"model": self.model_hash, "pooling": self.pooling, "precision": self.precision}
 
     def shared(self, data_hash: str) -> str | None:
@@ -124,8 +126,10 @@ class Checkpoint(Entrant):
             np.save(folder / "embedding.npy", model.embed(examples.inputs, **options))
             (folder / "counts.json").write_text(json.dumps(dict(model.counts)))
 
-        key = {"model": self.model_hash, "data": examples.hash} | options | columns
-        return np.load(cached_folder("embeddings", key, build) / "embedding.npy")
+        key = {"model": self.model_hash, "data": examples.hash, "bmfm": __version__} | options | columns
+        folder = cached_folder("embeddings", key, build)
+        self.counts = json.loads((folder / "counts.json").read_text())
+        return np.load(folder / "embedding.npy")
 
 
 class Embedding(Entrant):
@@ -151,34 +155,51 @@ class Embedding(Entrant):
         self.key, self.path = key, path
         self.omics = ("rna",) if key else ("dna", "rna")
 
-    def identity(self) -> dict:
-        return {"key": self.key, "path": self.path}
+    def identity(self, card: Card | None = None) -> dict:
+        held = content_hash([self._file(card)]) if self.path and card else None
+        return {"key": self.key, "path": self.path, "content": held}
+
+    def _file(self, card: Card) -> Path:
+        return require_file(str(self.path).format(task=card.name), f"embedding {self.name}: table")
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
         if self.key:
             if self.key not in examples.adata.obsm:
                 raise ValueError(f"{examples.card.name}: .obsm has no {self.key!r}; it has {', '.join(examples.adata.obsm) or 'nothing'}")
             return np.asarray(examples.adata.obsm[self.key], np.float32)
-        file = require_file(str(self.path).format(task=examples.card.name), f"embedding {self.name}: table")
-        n = len(examples.inputs)
+        file, n = self._file(examples.card), len(examples.inputs)
         if file.suffix == ".npy":
             found = np.load(file)
         else:
-            from bmfm.data.table import read_table
-
-            table = read_table(file)
-            if not pd.api.types.is_numeric_dtype(table.dtypes.iloc[0]):
-                table = table.set_index(table.columns[0])
-                table.index = table.index.astype(str)
-                if examples.card.omics == "rna":
-                    names = examples.adata.obs_names.astype(str)
-                    if absent := sorted(set(names) - set(table.index)):
-                        raise ValueError(f"{file} has no row for {len(absent):,} of {n:,} cells (first: {absent[0]!r})")
-                    table = table.loc[names]
-            found = table.to_numpy(np.float32)
+            names = examples.adata.obs_names.astype(str) if examples.card.omics == "rna" else None
+            found = _table(file, names).to_numpy(np.float32)
         if found.ndim != 2 or len(found) != n:
             raise ValueError(f"{file} holds {found.shape[0]:,} rows, {examples.card.name} has {n:,} examples: one row each is needed")
         return np.asarray(found, np.float32)
+
+
+def _table(file: Path, names: pd.Index | None) -> pd.DataFrame:
+    """Numbers of a table, in the order of cells' names where it names its rows."""
+    from bmfm.data.table import read_table
+
+    table = read_table(file)
+    if not isinstance(table.index, pd.RangeIndex):
+        table = table.reset_index()
+    first = str(table.columns[0])
+    if pd.api.types.is_numeric_dtype(table.dtypes.iloc[0]) and (first.startswith("Unnamed") or first in ("index", "id")):
+        raise ValueError(
+            f"{file}: its first column {first!r} numbers the rows: leave it out (to_csv(index=False)), or name cells in it as text"
+        )
+    if pd.api.types.is_numeric_dtype(table.dtypes.iloc[0]):
+        return table
+    table = table.set_index(table[first].astype(str)).drop(columns=first)
+    if names is None:
+        return table
+    if absent := sorted(set(names) - set(table.index)):
+        raise ValueError(f"{file} has no row for {len(absent):,} of {len(names):,} cells (first: {absent[0]!r})")
+    if table.index.has_duplicates:
+        raise ValueError(f"{file} has several rows named {table.index[table.index.duplicated()][0]!r}")
+    return table.loc[names]
 
 
 class Probe(Entrant):
@@ -199,8 +220,8 @@ class Probe(Entrant):
         self.mode = f"{method}_probe" if source.kind != "baseline" else "baseline"
         self.deterministic = source.deterministic
 
-    def identity(self) -> dict:
-        return {"source": self.source.identity(), "method": self.method}
+    def identity(self, card: Card | None = None) -> dict:
+        return {"source": self.source.identity(card), "method": self.method}
 
     @property
     def model_hash(self) -> str:
@@ -208,6 +229,10 @@ class Probe(Entrant):
 
     def shared(self, data_hash: str) -> str | None:
         return self.source.shared(data_hash)
+
+    @property
+    def counts(self) -> dict:
+        return getattr(self.source, "counts", {})
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         from bmfm.evaluation.probes import estimator
@@ -269,39 +294,44 @@ class FineTuned(Entrant):
         return self.source.omics
 
     @property
-    def parameters(self) -> int:  # type: ignore[override]
+    def parameters(self) -> int | None:  # type: ignore[override]
         return self.source.parameters
 
     @property
     def model_hash(self) -> str:
         return self.source.model_hash
 
-    def identity(self) -> dict:
+    def identity(self, card: Card | None = None) -> dict:
         return {"model": self.model_hash, "overrides": self.overrides, "lora": self.lora, "scratch": self.scratch}
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
-        from bmfm.evaluation.cards import read_card
         from bmfm.inference import load
+        from bmfm.models.foreign import is_foreign
         from bmfm.train import train
 
         run = folder / "run"
         settings = [
-            f"checkpoint={self.checkpoint}", f"seed={seed}", f"run_dir={run}", "overwrite=true", "test=false", "logistic_regression=false",
-            "trainer.enable_progress_bar=false", "callbacks.progress=null", f"remote_code={str(self.remote_code).lower()}",
-            f"model.scratch={str(self.scratch).lower()}", f"data_root={examples.card.config.data_root}",
+            override("checkpoint", self.checkpoint), override("run_dir", run), override("data_root", examples.card.config.data_root),
+            f"seed={seed}", "overwrite=true", "test=false", "logistic_regression=false", "trainer.enable_progress_bar=false",
+            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.scratch", self.scratch),
+            override("++data.split.seed", examples.card.config.data.split.get("seed", 0)),  # the parts stay whatever the seed
         ]  # fmt: skip
         if self.lora:
             settings.append("model.lora={" + ", ".join(f"{k}: {v}" for k, v in self.lora.items()) + "}")
+        if is_foreign(self.source.folder):  # whose [CLS], if there is one, was seldom trained for anything
+            settings += [f"objectives.{name}.pooling=mean" for name, (kind, _) in examples.kinds.items() if kind != "bases"]
         card = read_card(examples.card.name, [*settings, *self.overrides])
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
             train(card.config)
-            model = load(run / "model")
+            model = load(run / "model", remote_code=self.remote_code)
             said = model.predict(examples.of("test"), **self._reading(card))
+            self.counts = dict(model.counts)
         if not self.keep:
             shutil.rmtree(run / "model")
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        return {name: _scores(said, name, kind, classes) for name, (kind, classes) in examples.kinds.items()}
+        between = {name: head.get("separator", "") for name, head in model.labels.items()}
+        return {name: _scores(said, name, kind, classes, between[name]) for name, (kind, classes) in examples.kinds.items()}
 
     @staticmethod
     def _reading(card) -> dict:
@@ -310,7 +340,9 @@ class FineTuned(Entrant):
         return options | ({k: data[k] for k in ("counts", "gene_column", "expects", "min_matched")} if card.omics == "rna" else {})
 
 
-def _scores(said, name: str, kind: str, classes: list[str]) -> np.ndarray:
-    if kind in ("regression", "bases"):
+def _scores(said: pd.DataFrame, name: str, kind: str, classes: list[str], separator: str) -> np.ndarray:
+    if kind == "bases":
+        return np.array([*(t.split(separator) if separator else list(t) for t in said[name]), None], object)[:-1]
+    if kind == "regression":
         return said[name].to_numpy()
     return said[[f"{name}_p_{c}" for c in classes]].to_numpy(float)

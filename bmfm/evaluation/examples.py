@@ -19,7 +19,7 @@ class Labels:
     ----------
     kind
         ``classification`` (class numbers [n], -100 for none), ``multilabel`` (0, 1 or NaN [n, C]), ``regression``
-        (numbers [n]), or ``bases`` (texts with a class for each base).
+        (numbers [n]), or ``bases`` (lists with a class for each base, None for no labels).
     classes
         Names, in the order of their numbers; from the training part.
     """
@@ -52,16 +52,27 @@ class Examples:
         self.card, self.test_uses = card, 0
         self.hash = content_hash(data_paths(card, root))
         self.data = instantiate(card.config.data, num_workers=0, packing=False, _convert_="all")
-        self.data.connect(_lossless_tokenizer(card.omics))
+        self.data.connect(_lossless_tokenizer(card))
+        self._compare_rows()
         objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in card.config.objectives.items() if o})
         objectives.bind(self.data)
         self.parts = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}
         self._labels = {name: self._read(name, o) for name, o in objectives.parts.items()}
 
+    def _compare_rows(self) -> None:
+        """Warn if the card says that its files hold another number of examples."""
+        said = [f.rows for f in self.card.files]
+        n = len(self.data.table if self.card.omics == "dna" else self.data.cells)
+        if said and all(said) and n != sum(map(int, filter(None, said))):
+            import warnings
+
+            warnings.warn(f"{self.card.name} holds {n:,} examples, its card says {said}: these may be other data", stacklevel=2)
+
     def _read(self, name: str, objective) -> Labels:
         kind = KINDS[objective.kind]
         if kind == "bases":
-            return Labels(kind, objective.classes, self.data.column(objective.column))
+            split = [objective.of_bases(value) for value in self.data.column(objective.column)]
+            return Labels(kind, objective.classes, np.array([*split, None], object)[:-1])  # None keeps it a list of lists
         values = self.data.parts["train"].labels[name]
         if kind == "regression":
             values = values.astype(float) * objective.scale + objective.center
@@ -92,6 +103,10 @@ class Examples:
             self._adata = read[0] if len(read) == 1 else anndata.concat(read, join="outer", fill_value=0)
         return self._adata
 
+    def column(self, name: str) -> np.ndarray:
+        """A column of all examples as text: batches, donors."""
+        return self.data.column(name).astype(str)
+
     def of(self, part: str) -> Any:
         """The inputs of a part."""
         numbers = self.parts[part]
@@ -108,11 +123,11 @@ class Examples:
         return self.data.features(part, name)[0]
 
 
-def _lossless_tokenizer(omics: str):
-    if omics == "rna":
+def _lossless_tokenizer(card: Card):
+    if card.omics == "rna":
         from bmfm.tokenizers.rna import CellTokenizer
 
-        return CellTokenizer("from_data")
+        return CellTokenizer("from_data", values={"kind": "log_normalise" if card.config.data.expects == "counts" else "as_is"})
     from bmfm.tokenizers import dna
 
     return dna.single_base()

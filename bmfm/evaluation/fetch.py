@@ -74,6 +74,8 @@ def _download(url: str, partial: Path) -> None:
     headers = {"Range": f"bytes={begun}-", "If-Range": version.read_text()} if begun else {}
     try:
         with urlopen(Request(url, headers={"User-Agent": "bmfm"} | headers), timeout=60) as answer:
+            if answer.status not in (200, 206):
+                raise OSError(f"{url}: the server answers {answer.status} and sends no file; take it by hand from the source's page")
             begun = begun if answer.status == 206 else 0
             etag = answer.headers.get("ETag", "")
             if said := etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified"):
@@ -96,6 +98,12 @@ def _download(url: str, partial: Path) -> None:
         raise OSError(f"{url}: the server answers {error.code} {error.reason}; look at the source's page") from error
     except (URLError, TimeoutError, ConnectionError) as error:
         raise OSError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}; run again to go on") from error
-    if whole and (size := partial.stat().st_size) != whole:
+    size = partial.stat().st_size
+    with partial.open("rb") as came:
+        start = came.read(512).lstrip().lower()
+    if not size or start.startswith((b"<!doctype html", b"<html")):
+        partial.unlink()
+        raise OSError(f"{url}: the server sends {'a web page' if size else 'an empty file'}; take the file by hand from the source's page")
+    if whole and size != whole:
         raise OSError(f"{url}: {size:,} of {whole:,} bytes came; run again to go on")
     version.unlink(missing_ok=True)

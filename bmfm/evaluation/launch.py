@@ -17,11 +17,11 @@ def cores() -> int:
 
 
 def _begin(threads: int) -> None:
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = str(threads)  # before the libraries that read them
     import torch
 
     torch.set_num_threads(threads)
-    for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = str(threads)
 
 
 class LocalPool:
@@ -55,12 +55,12 @@ class LocalPool:
                     break
                 pool = pool or ProcessPoolExecutor(1, get_context("spawn"), _begin, (max(1, cores() // n),))
                 try:
-                    done.put(pool.submit(run, job).result())
+                    done.put((job, pool.submit(run, job).result(), None))
                 except BrokenProcessPool:
-                    done.put(failed(job, "the process died without a word: most often it ran out of memory"))
+                    done.put((job, None, "the process died without a word: most often it ran out of memory"))
                     pool = None
                 except Exception as error:
-                    done.put(failed(job, f"{type(error).__name__}: {error}"))
+                    done.put((job, None, f"{type(error).__name__}: {error}"))
             if pool is not None:
                 pool.shutdown()
 
@@ -68,7 +68,8 @@ class LocalPool:
         for thread in threads:
             thread.start()
         for _ in jobs:
-            yield done.get()
+            job, record, why = done.get()
+            yield record if why is None else failed(job, why)
 
 
 class Slurm:

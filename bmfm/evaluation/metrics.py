@@ -55,7 +55,7 @@ def _classification(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarr
         spread = np.sqrt((n * n - (said**2).sum()) * (n * n - (true**2).sum()))
         return {
             "accuracy": float(hits.sum() / n),
-            "macro_f1": float(f1[true > 0].mean()),
+            "macro_f1": float(f1[true + said > 0].mean()),
             "mcc": float((hits.sum() * n - (true * said).sum()) / spread) if spread > 0 else 0.0,
         } | _mean_over_classes([ranking(weight) for ranking in rankings])
 
@@ -71,7 +71,7 @@ def _multilabel(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray],
         both, claimed, there = (weight @ x.astype(float) for x in (true & said, said, true))
         f1 = _ratio(2 * both, claimed + there)
         right = float((weight @ ((true == said) & given)).sum() / (weight @ given).sum())
-        figures = {"accuracy": right, "macro_f1": float(f1[there > 0].mean()) if (there > 0).any() else 0.0}
+        figures = {"accuracy": right, "macro_f1": float(f1.mean())}
         return figures | _mean_over_classes([ranking(weight) for ranking in rankings])
 
     return of
@@ -143,7 +143,7 @@ def _regression(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray],
 KINDS = {"classification": _classification, "multilabel": _multilabel, "regression": _regression}
 
 
-def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0, seed: int = 0):
+def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0, seed: int = 0, groups: np.ndarray | None = None):
     """Metrics of predictions, and how far they would move with other test examples.
 
     Parameters
@@ -152,7 +152,10 @@ def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0
         ``classification``: `truth` class numbers [n], `scores` probabilities [n, C]. ``multilabel``: 0, 1 or NaN
         [n, C], and probabilities. ``regression``: numbers [n] both.
     n_bootstrap
-        Times that the test examples are drawn again with replacement.
+        Times that the test examples are drawn again with replacement; fewer (20 at least) where there are so many figures
+        that an interval is narrow anyhow and would take hours.
+    groups
+        What is drawn instead of single examples, [n]: the sequence of each base.
 
     Returns
     -------
@@ -163,9 +166,11 @@ def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} predictions are not finite")
     of = KINDS[kind](truth, scores)
-    n, rng = len(truth), np.random.default_rng(seed)
-    metrics = of(np.ones(n))
-    drawn = [of(np.bincount(rng.integers(0, n, n), minlength=n).astype(float)) for _ in range(n_bootstrap)]
+    rng, n_bootstrap = np.random.default_rng(seed), min(n_bootstrap, max(20, int(2e9 / scores.size)))
+    metrics = of(np.ones(len(truth)))
+    group = np.unique(groups, return_inverse=True)[1] if groups is not None else np.arange(len(truth))
+    n = int(group.max()) + 1
+    drawn = [of(np.bincount(rng.integers(0, n, n), minlength=n).astype(float)[group]) for _ in range(n_bootstrap)]
     intervals = {}
     for name in metrics if drawn else ():
         figures = [d[name] for d in drawn if name in d]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bmfm.cli import override
 from bmfm.evaluation.cards import Card, content_hash, data_paths, read_card, verify, write_json
 from bmfm.evaluation.launch import cores
 from bmfm.evaluation.protocols import protocol
@@ -73,18 +74,18 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
         verify(card, data_root)
         data_hash = content_hash(data_paths(card, data_root))
         settings: Any = OmegaConf.to_container(card.config, resolve=False)
-        said = {
-            "data": {k: v for k, v in settings["data"].items() if k != "path"},
-            "objectives": settings["objectives"],
-            "batch": card.batch,
-        }
+        said: dict = {k: settings[k] for k in ("objectives", "model", "optimizer", "schedule", "trainer", "callbacks")}
+        said |= {"data": {k: v for k, v in settings["data"].items() if k != "path"}, "protocol": card.protocol, "metric": card.metric}
+        said |= {"label": card.label, "batch": card.batch}
         for config, entrant in made:
             if not takes(entrant, card):
                 continue
             idle.discard(f"{entrant.name} ({entrant.mode})")
+            if hasattr(entrant, "overrides"):  # a mistake in them is told now rather than by every cell
+                read_card(card.name, ["checkpoint=none", *entrant.overrides])
             once = entrant.deterministic and card.protocol == "labels"
             for seed in seeds[:1] if once else seeds:
-                key = [card.name, data_hash, said, entrant.identity(), entrant.mode, seed, n_bootstrap, version("bmfm")]
+                key = [card.name, data_hash, said, entrant.name, entrant.identity(card), entrant.mode, seed, n_bootstrap, version("bmfm")]
                 digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
                 shared = entrant.shared(data_hash)
                 cells.append(Cell(suite, card.name, config, seed, digest, data_root, str(folder / "cells" / digest), n_bootstrap, shared))
@@ -92,14 +93,10 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
 
 
 def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells in two goes: of those that share an embedding, one makes it before the others use it."""
-    first: list[Cell] = []
-    later: list[Cell] = []
-    seen: set[str | None] = set()
-    for cell in cells:
-        (later if cell.shared in seen and cell.shared else first).append(cell)
-        seen.add(cell.shared)
-    return [wave for wave in (first, later) if wave]
+    """Cells in two goes: of those that share an embedding, one makes it; then all others."""
+    makers: dict[str | None, Cell] = {cell.shared: cell for cell in reversed(cells) if cell.shared}
+    first = [cell for cell in cells if makers.get(cell.shared) is cell]
+    return [wave for wave in (first, [cell for cell in cells if cell not in first]) if wave]
 
 
 def finished(cell: Cell) -> dict | None:
@@ -112,14 +109,11 @@ def finished(cell: Cell) -> dict | None:
 
 def run_cell(cell: Cell) -> dict:
     """Run one cell and write its record; a failure is a record too."""
-    from hydra.utils import instantiate
-
     from bmfm.evaluation.examples import Examples
 
     began = time.perf_counter()
     _forget_peak()
-    card = read_card(cell.task, ["checkpoint=none", f"data_root={cell.data_root}"])
-    entrant = instantiate(cell.entrant, _convert_="all")
+    card, entrant = _parts(cell)
     record = _about(cell, card, entrant)
     try:
         examples = Examples(card, cell.data_root)
@@ -127,6 +121,7 @@ def run_cell(cell: Cell) -> dict:
         record |= {f"n_{part}": len(numbers) for part, numbers in examples.parts.items()}
         uses = examples.test_uses // max(1, len(examples.kinds)) if card.protocol == "labels" else 1
         record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": outcome.worked, "metrics": outcome.metrics}
+        record |= {"counts": outcome.counts | getattr(entrant, "counts", {})}
         record |= {"intervals": {k: list(v) for k, v in outcome.intervals.items()}, "umap": outcome.umap}
         if card.metric not in outcome.metrics:
             raise ValueError(f"{card.name} is ranked by {card.metric}, which its protocol did not give: {sorted(outcome.metrics)}")
@@ -144,12 +139,16 @@ def run_cell(cell: Cell) -> dict:
 
 def died(cell: Cell, why: str) -> dict:
     """The record of a cell whose process ended without one."""
-    from hydra.utils import instantiate
-
-    card = read_card(cell.task, ["checkpoint=none", f"data_root={cell.data_root}"])
-    record = _about(cell, card, instantiate(cell.entrant, _convert_="all")) | {"status": "failed", "error": why}
+    record = _about(cell, *_parts(cell)) | {"status": "failed", "error": why}
     write_json(cell.record, record)
     return record
+
+
+def _parts(cell: Cell) -> tuple[Card, Any]:
+    from hydra.utils import instantiate
+
+    card = read_card(cell.task, ["checkpoint=none", override("data_root", cell.data_root)])
+    return card, instantiate(cell.entrant, _convert_="all")
 
 
 def _about(cell: Cell, card: Card, entrant) -> dict:
@@ -161,10 +160,10 @@ def _about(cell: Cell, card: Card, entrant) -> dict:
         "suite": cell.suite, "task": card.name, "title": card.title, "omics": card.omics, "protocol": card.protocol, "metric": card.metric,
         "model": entrant.name, "model_kind": entrant.kind, "model_hash": entrant.model_hash, "parameters": entrant.parameters,
         "mode": entrant.mode, "deterministic": entrant.deterministic, "seed": cell.seed, "key": cell.key, "status": "ok", "error": None,
-        "metrics": {}, "intervals": {}, "n_train": 0, "n_validation": 0, "n_test": 0, "data_hash": None, "test_uses": 0,
+        "metrics": {}, "intervals": {}, "counts": {}, "n_train": 0, "n_validation": 0, "n_test": 0, "data_hash": None, "test_uses": 0,
         "seconds": None, "train_seconds": None, "peak_memory_bytes": None, "device": gpu or _processor(), "cores": cores(),
         "versions": {"python": platform.python_version()} | {name: v for name in REPORTED if (v := _version(name))},
-        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": entrant.identity(), "umap": None,
+        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": entrant.identity(card), "umap": None,
         "published": [asdict(p) for p in card.published],
     }  # fmt: skip
 
@@ -177,8 +176,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout that the package lies in, if it does."""
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    """Of the checkout that the package lies in, if it does and there is a git to ask."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
     return asked.stdout.strip() or None
 
 
@@ -241,20 +246,23 @@ def write_results(folder: Path, suite: dict, records: list[dict]) -> Path:
     return folder / "results.json"
 
 
-def other_records(folder: Path, records: Sequence[dict], tasks: Sequence[str]) -> list[dict]:
-    """Records of earlier runs into the same folder, of other models and modes on the same tasks.
+def with_earlier(folder: Path, records: Sequence[dict], tasks: Sequence[str]) -> list[dict]:
+    """The records of this run, and those of earlier runs into the same folder on the same tasks.
 
-    Of an entrant that was run with several settings the last one counts.
+    Of an entrant that was run with several settings the last ones count (those of this run, if it took part), and of each
+    seed the last record.
     """
-    found = [json.loads(f.read_text()) for f in (folder / "cells").glob("*/record.json")]
-    found = sorted((r for r in found if r["status"] == "ok" and r["task"] in tasks), key=lambda r: (r["task"], r["date"], r["seed"]))
 
     def who(r: dict) -> tuple:
-        return r["task"], r["model"], r["mode"]
+        return r["task"], r["model"], r["model_hash"], r["mode"]
 
     def settings(r: dict) -> tuple:
-        return r["model_hash"], r["data_hash"], json.dumps(r["settings"], sort_keys=True)
+        return r["data_hash"], json.dumps(r["settings"], sort_keys=True, default=str)
 
-    last = {who(r): settings(r) for r in found}
-    now = {who(r) for r in records}
-    return [r for r in found if who(r) not in now and settings(r) == last[who(r)]]
+    stored = [json.loads(f.read_text()) for f in (folder / "cells").glob("*/record.json")]
+    known = {r["key"] for r in records}
+    earlier = [r for r in stored if r["status"] == "ok" and r["task"] in tasks and r["key"] not in known]
+    ordered = sorted(earlier, key=lambda r: r["date"]) + list(records)
+    last = {who(r): settings(r) for r in ordered if r["status"] == "ok"}
+    kept = {(*who(r), r["seed"]): r for r in ordered if r["status"] != "ok" or settings(r) == last[who(r)]}
+    return sorted(kept.values(), key=lambda r: (list(tasks).index(r["task"]), r["model"], r["mode"], r["seed"]))

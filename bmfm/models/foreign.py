@@ -19,6 +19,9 @@ from torch import nn
 
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
 
+CODE = "code"
+"""Folder, in that of a saved model, of the code and configuration that it came with."""
+
 _REMOTE_CODE: ContextVar[bool] = ContextVar("remote_code", default=False)
 
 
@@ -59,6 +62,8 @@ class ForeignTokenizer:
     ----------
     n_rows
         Rows of the model's embedding: tokens beyond them, which transformers may have added, do not exist.
+    n_positions
+        Longest input that the model has positions for.
 
     Attributes
     ----------
@@ -66,8 +71,8 @@ class ForeignTokenizer:
         The tokenizer's id of each of ours [V]; -1 for a special token that it lacks.
     """
 
-    def __init__(self, tokenizer: Any, n_rows: int | None = None):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, n_rows: int | None = None, n_positions: int | None = None):
+        self.tokenizer, self.n_positions = tokenizer, n_positions
         special = [
             tokenizer.unk_token_id,
             _first(tokenizer.sep_token_id, tokenizer.eos_token_id),
@@ -85,9 +90,11 @@ class ForeignTokenizer:
         from transformers import AutoTokenizer
 
         config = json.loads((folder / "config.json").read_text())
-        n_rows = config.get("backbone", {}).get("config", config).get("vocab_size")
+        config = config.get("backbone", {}).get("config", config)
         try:
-            return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=_REMOTE_CODE.get()), n_rows)
+            return cls(
+                AutoTokenizer.from_pretrained(folder, trust_remote_code=_REMOTE_CODE.get()), config.get("vocab_size"), positions(config)
+            )
         except (ValueError, OSError) as error:
             raise _asks_for_code(error, folder) from error
 
@@ -111,14 +118,16 @@ class ForeignTokenizer:
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest input that the tokenizer's makers allow."""
-        longest = self.tokenizer.model_max_length
-        return int(longest) if longest < 1 << 30 else None
+        """Longest input that the model and its makers allow, in tokens; None where there is no limit."""
+        made_for = int(self.tokenizer.model_max_length)
+        return min((n for n in (made_for if made_for < 1 << 30 else None, self.n_positions) if n), default=None)
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
         if number or self.their_ids[CLS] < 0:
-            raise ValueError(f"{who} reads CLS token {number}, which this model does not have: choose pooling=mean")
+            raise ValueError(
+                f"{who} reads CLS token {number}, which this model does not have: choose pooling=mean (of a label: objectives.NAME.pooling=mean)"
+            )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the files that `transformers.AutoTokenizer` loads."""
@@ -129,17 +138,29 @@ class ForeignTokenizer:
         from bmfm.genome.alphabet import decode, normalise_bases
 
         read = [normalise_bases(text) for text in texts]
-        found = self.tokenizer([decode(codes) for codes, _ in read], add_special_tokens=False, verbose=False)["input_ids"]
+        written = [decode(codes) for codes, _ in read]
+        if k := self.overlapping:
+            written = [" ".join(t[i : i + k] for i in range(len(t) - k + 1)) for t in written]
+        found = self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
         return [self._ours[np.array(ids[:max_tokens], np.int64)] for ids in found], sum(n for _, n in read)
 
     def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
         """How many bases each token covers [L]."""
         lengths = self._lengths[ids]
+        if self.overlapping:
+            lengths = np.append(np.ones(len(ids) - 1, np.int64), self.overlapping) if len(ids) else lengths
         if n_bases is not None and lengths.sum() != n_bases:
             raise ValueError(
                 f"tokens of {self.tokenizer.__class__.__name__} cover {lengths.sum()} of {n_bases} bases: labels of bases cannot be placed"
             )
         return lengths
+
+    @cached_property
+    def overlapping(self) -> int:
+        """k where the vocabulary is all k-mers of one length and nothing else: words of text, one for each base (DNABERT); else 0."""
+        lengths = {len(name) for name in self.names[len(SPECIAL_TOKENS) :] if set(name) <= set("ACGT")}
+        others = [n for n in self.names[len(SPECIAL_TOKENS) :] if not set(n) <= set("ACGT") and n.isalpha()]
+        return lengths.pop() if len(lengths) == 1 and not others and lengths != {1} else 0
 
     @cached_property
     def _lengths(self) -> np.ndarray:
@@ -219,12 +240,14 @@ class Foreign(nn.Module):
             raise ValueError("this backbone cannot keep several examples of a row apart: choose data.packing=false")
         if self.their_ids[MASK] < 0 and (input_ids == MASK).any():
             raise ValueError("this model has no [MASK] token: it cannot be trained for masked tokens")
-        skip = int(self.their_ids[CLS] < 0)
+        skip, width = int(self.their_ids[CLS] < 0), input_ids.shape[1]
+        used = int((document > 0).any(0).nonzero().max()) + 1  # rows are wider than their longest, maybe than there are positions
+        input_ids, document = input_ids[:, :used], document[:, :used]
         shown = self.shown(input_ids) & (document > 0)
         ids = torch.where(shown, self.their_ids[input_ids], self.their_ids[PAD].clamp(min=0))[:, skip:]
         out = self.body(ids, attention_mask=shown[:, skip:].long()) if self.takes_mask else self.body(ids)
         hidden = getattr(out, "last_hidden_state", None)
-        return nn.functional.pad(out[0] if hidden is None else hidden, (0, 0, skip, 0))
+        return nn.functional.pad(out[0] if hidden is None else hidden, (0, 0, skip, width - used))
 
 
 @contextmanager
@@ -246,9 +269,22 @@ def read_saved(folder: Path):
 
     from bmfm.models.model import BmfmConfig, BmfmModel
 
-    model = BmfmModel(BmfmConfig.from_pretrained(folder))
+    config = BmfmConfig.from_pretrained(folder)
+    if config.backbone.get("source"):
+        config.backbone["source"] = str(folder / CODE)
+    model = BmfmModel(config)
     model.load_state_dict({k: v for file in sorted(folder.glob("model*.safetensors")) for k, v in load_file(file).items()})
     return model
+
+
+def save_code(source: str, target: Path) -> None:
+    """Copy the code that a model came with into the folder it is saved to, so that it can be loaded anywhere."""
+    import shutil
+
+    (target / CODE).mkdir(parents=True, exist_ok=True)
+    for file in [*Path(source).glob("*.py"), Path(source) / "config.json"]:
+        if file.resolve().parent != (target / CODE).resolve():
+            shutil.copyfile(file, target / CODE / file.name)
 
 
 def read(folder: Path):
@@ -260,6 +296,9 @@ def read(folder: Path):
 
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"{folder} holds no weights (safetensors or bin); a published .ckpt is made readable by bmfm.convert")
+    brought = json.loads((folder / "config.json").read_text()).get("auto_map", {})
+    if "AutoModel" in brought and not _REMOTE_CODE.get():
+        raise _asks_for_code(ValueError("trust_remote_code"), folder)
     tokenizer = ForeignTokenizer.from_folder(folder)
     try:
         with _quiet():
@@ -270,12 +309,19 @@ def read(folder: Path):
         raise _asks_for_code(error, folder) from error
     if absent := sorted(k for k in told["missing_keys"] if "pooler" not in k):
         raise ValueError(f"{folder} has no weights for {', '.join(absent[:3])} and {max(0, len(absent) - 3)} more of {type(body).__name__}")
-    config = body.config.to_dict()
+    config = {k: v for k, v in body.config.to_dict().items() if k != "_name_or_path"}  # which may be a path of this machine
     backbone = {"kind": "foreign", "config": config, "their_ids": tokenizer.their_ids.tolist()}
-    backbone |= {"source": str(folder)} if config.get("auto_map") else {}
+    backbone |= {"source": str(folder)} if "AutoModel" in brought else {}
     with no_init_weights():
         model = BmfmModel(BmfmConfig(backbone=backbone, fields=tokenizer.fields))
     model.backbone.body.load_state_dict(body.state_dict())
-    positions = config.get("max_position_embeddings") or config.get("max_seq_len")
-    model.config.max_tokens = min((n for n in (tokenizer.max_tokens, positions) if n), default=None)
+    model.config.max_tokens = tokenizer.max_tokens
     return model
+
+
+def positions(config: dict) -> int | None:
+    """How many tokens a configuration has positions for; None where they have no end."""
+    n = config.get("max_position_embeddings") or config.get("max_seq_len") or config.get("n_positions")
+    if n and config.get("model_type") == "esm" and config.get("position_embedding_type", "absolute") == "absolute":
+        n -= (config.get("pad_token_id") or 0) + 1  # its positions begin after that of padding
+    return n

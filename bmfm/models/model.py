@@ -1,6 +1,7 @@
 """The model of both omics: summed field encoders, a backbone, named heads. The difference is configuration."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from bmfm.models.attention import attention_inputs, flattened, resolve
 from bmfm.models.backbones import KINDS
 from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
-from bmfm.models.foreign import ForeignEmbeddings
+from bmfm.models.foreign import CODE, ForeignEmbeddings, save_code
 from bmfm.models.heads import Decoder, Heads
 
 
@@ -95,7 +96,15 @@ class BmfmModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory, **options) -> None:
         """As in transformers; names of weights are written as they are here, not as an older version of a backbone had them."""
-        super().save_pretrained(save_directory, **{"save_original_format": False} | options)
+        source = self.config.backbone.get("source")
+        if source:
+            save_code(source, Path(save_directory))
+            self.config.backbone["source"] = CODE
+        try:
+            super().save_pretrained(save_directory, **{"save_original_format": False} | options)
+        finally:
+            if source:
+                self.config.backbone["source"] = source
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.input_ids.rows

@@ -212,7 +212,7 @@ class MultiLabel(Label):
         self.named = data.columns(self.columns) if self.columns else []
         if self.columns and not self.named:
             raise ValueError(f"objective {name}: no column's name matches columns={self.columns!r}")
-        self.given = np.stack([data.column(c) for c in self.named], 1).astype(np.float32) if self.named else None
+        self.given = data.numbers_of(self.named) if self.named else None
         if self.given is not None:
             if (wrong := ~(np.isnan(self.given) | np.isin(self.given, (0, 1)))).any():
                 row, column = np.argwhere(wrong)[0]

@@ -82,13 +82,13 @@ def binary_metrics(counts: torch.Tensor) -> dict[str, float]:
 
 
 def class_metrics(confusion: torch.Tensor) -> dict[str, float]:
-    """Accuracy, macro F1 over the classes that occur, and Matthews correlation, from a confusion matrix [true, predicted]."""
+    """Accuracy, macro F1 over the classes that occur or are said to (as scikit-learn has it), and Matthews correlation, from a confusion matrix [true, predicted]."""
     hits, truth, said = confusion.diag(), confusion.sum(1), confusion.sum(0)
     f1 = 2 * hits / (truth + said).clamp(min=1)
     n = truth.sum()
     spread = ((n * n - (said * said).sum()) * (n * n - (truth * truth).sum())).sqrt()
     return {
         "accuracy": float(hits.sum() / n.clamp(min=1)),
-        "macro_f1": float(f1[truth > 0].mean()) if (truth > 0).any() else 0.0,
+        "macro_f1": float(f1[truth + said > 0].mean()) if n > 0 else 0.0,
         "mcc": float((hits.sum() * n - (truth * said).sum()) / spread) if spread > 0 else 0.0,
     }

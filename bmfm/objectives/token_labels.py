@@ -35,7 +35,7 @@ class TokenClassification(Classification):
         if not hasattr(data, "add_token_labels"):
             raise ValueError(f"objective {name}: only DNA from tables (data=table) has labels of tokens")
         self.name, self.column = name, self.column or name
-        bases = [self._of_bases(value) for value in data.column(self.column)]
+        bases = [self.of_bases(value) for value in data.column(self.column)]
         if not any(bases[n] for n in data.training_examples):
             raise ValueError(f"objective {name}: no training example has a label in column {self.column!r}")
         per_token = [
@@ -55,7 +55,8 @@ class TokenClassification(Classification):
         head = {"size": self.size, "kind": self.kind, "column": self.column, "pooling": "token", "classes": self.classes}
         self.heads = {name: head | {"separator": self.separator, "dropout": self.dropout}}
 
-    def _of_bases(self, value) -> list[str] | None:
+    def of_bases(self, value) -> list[str] | None:
+        """The labels of the bases of one example; None where it has none."""
         if value is None or value != value:
             return None
         if not isinstance(value, str):

@@ -243,6 +243,15 @@ class DnaTokenizer:
         return np.concatenate(ids), np.concatenate(variants), np.cumsum(lengths), n_cut
 
 
+def refuse_unknown(ids: Sequence[np.ndarray], what: str) -> None:
+    """Raise a ValueError if more than half of all tokens are [UNK]: this tokenizer is for other text."""
+    n, unknown = sum(map(len, ids)), sum(int((i == UNK).sum()) for i in ids)
+    if unknown > 0.5 * n:
+        raise ValueError(
+            f"{what}: {unknown:,} of {n:,} tokens are [UNK]: this tokenizer does not read nucleotides as they are written here"
+        )
+
+
 def rna_as_dna(texts: Sequence[str]) -> tuple[Sequence[str], bool]:
     """Texts with T for U where they are RNA: plain bases with U and never T (elsewhere U is a symbol of the SNP-aware alphabet)."""
     letters = set().union(*(set(text.upper()) for text in texts))

@@ -33,6 +33,20 @@ def test_classification(n_classes):
     assert found == pytest.approx(expected, abs=1e-12)
 
 
+def test_macro_f1_counts_classes_that_are_said_and_do_not_occur():
+    truth, scores = np.array([0, 0, 1]), np.eye(3)[[0, 2, 1]]
+    assert score("classification", truth, scores)[0]["macro_f1"] == pytest.approx(sk.f1_score(truth, scores.argmax(1), average="macro"))
+
+
+def test_bootstrap_draws_groups_whole():
+    """Ten copies of each example add nothing to what is known."""
+    truth, scores = _classes(2, 200)
+    alone = score("classification", truth, scores, 300)[1]["mcc"]
+    again = [np.repeat(x, 10, 0) for x in (truth, scores, np.arange(200))]
+    grouped = score("classification", again[0], again[1], 300, groups=again[2])[1]["mcc"]
+    assert grouped[1] - grouped[0] == pytest.approx(alone[1] - alone[0], rel=1e-6)
+
+
 def test_multilabel_with_gaps():
     rng = np.random.default_rng(0)
     truth = (rng.random((200, 3)) < 0.3).astype(float)

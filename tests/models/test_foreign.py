@@ -192,8 +192,50 @@ def test_code_of_a_saved_model_is_not_run_either(tmp_path, with_code):
     (saved / "config.json").write_text(json.dumps(config | {"remote_code": True, "trust_remote_code": True}))
     with pytest.raises(ValueError, match="remote_code=true"):
         read_model(saved)
+    assert str(tmp_path) not in (saved / "config.json").read_text() and (saved / "code" / "modeling_tiny.py").is_file()
+    shutil.rmtree(with_code)  # what was saved stands alone
     again = bmfm.load(saved, remote_code=True)
     np.testing.assert_allclose(again.embed(["ACGT"], pooling="mean"), model.embed(["ACGT"], pooling="mean"), atol=1e-6)
+
+
+def test_padding_does_not_go_beyond_the_positions(nucleotide_transformer):
+    """Batches are padded to a multiple of 8, here to 64 + 8 with [SEP]; the model has 64 positions."""
+    model = bmfm.load(nucleotide_transformer)
+    assert model.max_tokens == 64
+    embedded = model.embed(["ACG" * 62, "ACG" * 200], pooling="mean", max_tokens=1000)
+    assert np.isfinite(embedded).all() and model.counts["windows"] == 1 + 4
+
+
+def test_inputs_are_cut_to_the_positions_and_that_is_said(tmp_path, nucleotide_transformer):
+    from bmfm.data.table import SequenceTable
+
+    (tmp_path / "t.csv").write_text("sequence,label\n" + "".join(f"{'ACG' * n},a\n" for n in (10, 80, 20)))
+    data = SequenceTable(tmp_path / "t.csv", {"by": "random", "validation": 0.0, "test": 0.0}, 1000, 2)
+    with pytest.warns(UserWarning, match="33.3% of inputs lose their end"):
+        data.connect(read_tokenizer(nucleotide_transformer))
+    assert "64 tokens" in data.notes["longest input"] and max(map(len, data.ids)) == 62
+
+
+def test_overlapping_words(tmp_path):
+    """DNABERT writes a sequence as one word of k bases for each base, with spaces between them."""
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
+    BertConfig(vocab_size=len(tokenizer), hidden_size=16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    read = ForeignTokenizer.from_folder(tmp_path)
+    (ids,), _ = read.of_texts(["ACGTTN"])
+    assert [read.names[i] for i in ids] == ["ACG", "CGT", "GTT", "[UNK]"]
+    assert read.lengths(ids, 6).tolist() == [1, 1, 1, 3]
+
+
+def test_text_that_a_tokenizer_does_not_read_is_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cell"]))
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"2 of 2 tokens are \[UNK\]"):
+        bmfm.load(tmp_path).embed(["ACGT", "GGGA"])
 
 
 def test_weights_that_are_absent_are_named(tmp_path, dnabert):

@@ -20,6 +20,8 @@ class Outcome:
         {name: figure}, {name: (low, high)}.
     worked
         Seconds that the entrant itself took: training, forward passes, fits.
+    counts
+        What was left out of the figures, in words.
     arrays
         What the figures were computed from, {name: array}, kept beside the record.
     umap
@@ -29,6 +31,7 @@ class Outcome:
     metrics: dict[str, float]
     worked: float
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
     umap: dict | None = None
 

@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
 from bmfm.evaluation.cards import Card
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.protocols import Outcome
-from bmfm.special import IGNORE
 
 needs = "embed"
 SHARE = 0.9
@@ -25,15 +25,15 @@ def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_boot
     began = time.perf_counter()
     embedded = entrant.embed(examples, seed)
     worked = time.perf_counter() - began
-    (name, (_, classes)), *_ = examples.kinds.items()
-    labels = np.concatenate([examples.labels(part, name) for part in examples.parts])
-    numbers = np.concatenate(list(examples.parts.values()))
-    numbers, labels = numbers[labels != IGNORE], labels[labels != IGNORE]
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(numbers))[: round(SHARE * len(numbers))])
-    numbers, labels = numbers[drawn], labels[drawn]
-    batches = examples.adata.obs[card.batch].astype(str).to_numpy()[numbers] if card.batch else None
-    figures = scib(embedded[numbers], labels, batches, seed)
-    return Outcome(figures, worked, umap=_umap(embedded[numbers], np.array(classes)[labels], batches, seed))
+    label = next(iter(card.config.objectives.values()))
+    types = examples.column(str(card.label))
+    given = ~pd.isna(examples.data.column(str(card.label))) & ~np.isin(types, [*label.silenced, "", "nan"])
+    numbers = np.flatnonzero(given)
+    drawn = np.sort(np.random.default_rng(seed).permutation(numbers)[: round(SHARE * len(numbers))])
+    batches = examples.column(card.batch)[drawn] if card.batch else None
+    figures = scib(embedded[drawn], np.unique(types[drawn], return_inverse=True)[1], batches, seed)
+    counts = {"cells without a type, not scored": int((~given).sum())}
+    return Outcome(figures, worked, counts=counts, umap=_umap(embedded[drawn], types[drawn], batches, seed))
 
 
 def scib(embedded: np.ndarray, labels: np.ndarray, batches: np.ndarray | None, seed: int = 0) -> dict[str, float]:

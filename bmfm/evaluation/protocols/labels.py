@@ -15,18 +15,20 @@ needs = "predict"
 
 
 def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
-    """Metrics over the test part; where a card has several objectives, each one's and their means."""
+    """Metrics over the test part; where a card has several objectives, each one's and their means (of intervals, too)."""
     began = time.perf_counter()
     said = entrant.predict(examples, seed, folder)
     outcome = Outcome({}, time.perf_counter() - began)
     figures = []
     for name, (kind, classes) in examples.kinds.items():
-        truth, scores = examples.labels("test", name), said[name]
+        truth, scores, groups = examples.labels("test", name), said[name], None
         if kind == "bases":
-            kind, truth, scores = "classification", *_of_bases(truth, scores, classes)
+            kind, (truth, scores, groups) = "classification", _of_bases(truth, scores, classes, name)
         given = truth != IGNORE if kind == "classification" else ~np.isnan(truth)
         given = given if given.ndim == 1 else given.any(1)
-        figures.append(score(kind, truth[given], scores[given], n_bootstrap, seed=0))
+        outcome.counts[f"{name}: test labels missing or unknown to training, not scored"] = int((~given).sum())
+        own = groups[given] if groups is not None else None
+        figures.append(score(kind, truth[given], scores[given], n_bootstrap, groups=own))
         outcome.arrays |= {f"{name}/truth": truth, f"{name}/scores": scores}
         if len(examples.kinds) > 1:
             outcome.metrics |= {f"{name}/{k}": v for k, v in figures[-1][0].items()}
@@ -36,8 +38,13 @@ def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_boot
     return outcome
 
 
-def _of_bases(truth: np.ndarray, said: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Class numbers [bases] and certain scores [bases, C] of all test sequences, one after the other."""
+def _of_bases(truth: np.ndarray, said: np.ndarray, classes: list[str], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class numbers [bases], certain scores [bases, C], and the sequence that each base is of, over the labelled sequences."""
     number = {c: i for i, c in enumerate(classes)}
-    true = np.concatenate([[number.get(b, IGNORE) for b in text] for text in truth])
-    return true, np.eye(len(classes))[np.concatenate([[number[b] for b in text] for text in said])]
+    pairs = [(i, t, s) for i, (t, s) in enumerate(zip(truth, said, strict=True)) if t is not None]
+    for i, t, s in pairs:
+        if len(t) != len(s):
+            raise ValueError(f"objective {name}: test example {i} has labels for {len(t)} bases, {len(s)} were predicted")
+    true = np.concatenate([[number.get(b, IGNORE) for b in t] for _, t, _ in pairs])
+    scores = np.eye(len(classes))[np.concatenate([[number[b] for b in s] for _, _, s in pairs])]
+    return true, scores, np.repeat([i for i, _, _ in pairs], [len(t) for _, t, _ in pairs])
