@@ -118,7 +118,7 @@ def _plainly(task: Callable) -> Callable:
         try:
             return task(config)
         except Exception as caught:
-            error: BaseException = caught
+            error = caught
             while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
                 error = error.__cause__  # Hydra's own words hold a whole configuration
             if not isinstance(error, ValueError | KeyError | FileNotFoundError | ImportError):

@@ -259,3 +259,13 @@ def test_umap_panels_by_label_and_batch(tmp_path):
     results["records"][0]["umap"] = {"x": list(range(300)), "y": [0.5] * 300, "label": labels, "batch": None}
     html, _ = written(results, tmp_path)
     assert "by label" in html and "by batch" not in html and "3 others" in html
+
+
+def test_what_was_lost_is_told(tmp_path):
+    results = sample()
+    results["records"][0]["counts"] = {"unknown_tokens": 1234, "sequences": 99, "truncated_cells": 0}
+    _, markdown = write_report(results, tmp_path)
+    said = markdown.read_text().split("## What was cut")[1].split("##")[0]
+    assert "unknown tokens" in said and "1,234" in said and "99" not in said and "truncated" not in said
+    _, markdown = write_report(sample(), tmp_path)
+    assert "## What was cut" not in markdown.read_text()

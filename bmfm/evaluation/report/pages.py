@@ -8,15 +8,16 @@ from bmfm.evaluation.report.comparison import GREY, MODE_COLOURS, MODES, Compari
 from bmfm.evaluation.report.drawings import bars, cost_plots, rank_plot, rank_sentence, rank_test, umap_panel
 from bmfm.evaluation.report.tables import (
     LEGEND,
-    _plain,
     cost_table,
     data_table,
     facts,
     failure_table,
     html_table,
+    loss_table,
     main_table,
     markdown_table,
     metric_tables,
+    plain,
     published_table,
 )
 
@@ -91,6 +92,8 @@ def _html(c: Comparison) -> str:
         out += ['<h2 id="failures">Failures</h2>', html_table(failure_table(c), "failures")]
     every = "".join(f"<h3>{escape(t.name)}</h3>{html_table(rows, f'metrics of {t.name}')}" for t, rows in metric_tables(c))
     out.append(f"<details><summary>Every metric of every task</summary>{every}</details>")
+    if (lost := loss_table(c)).body:
+        out.append(f"<details><summary>What was cut, unknown or not scored</summary>{html_table(lost, 'losses')}</details>")
     out.append(f"<details><summary>Data of the tasks</summary>{html_table(data_table(c), 'data')}</details>")
     return page(c.suite["title"], "\n".join(out))
 
@@ -104,17 +107,19 @@ def _umaps(c: Comparison) -> Iterable[str]:
 
 
 def _markdown(c: Comparison) -> str:
-    out = [f"# {_plain(c.suite['title'])}", markdown_table(facts(c)), "## Results", markdown_table(main_table(c)), LEGEND]
+    out = [f"# {plain(c.suite['title'])}", markdown_table(facts(c)), "## Results", markdown_table(main_table(c)), LEGEND]
     if found := published_table(c):
         rows, works = found
         out += ["## Published figures: reported, not run here", markdown_table(rows)]
-        out.append("\n".join(f"{i}. {_plain(w)}" for i, w in enumerate(works, 1)))
+        out.append("\n".join(f"{i}. {plain(w)}" for i, w in enumerate(works, 1)))
     if len(c.ranks) > 1:
         out += ["## Ranks", rank_sentence(c, rank_test(c)).replace("diagram", "comparison")]
     out += ["## Cost beside quality", markdown_table(cost_table(c))]
     if c.failures:
         out += ["## Failures", markdown_table(failure_table(c))]
-    out += ["## Every metric of every task", *(f"{_plain(t.name)}\n\n{markdown_table(rows)}" for t, rows in metric_tables(c))]
+    out += ["## Every metric of every task", *(f"{plain(t.name)}\n\n{markdown_table(rows)}" for t, rows in metric_tables(c))]
+    if (lost := loss_table(c)).body:
+        out += ["## What was cut, unknown or not scored", markdown_table(lost)]
     out += ["## Data of the tasks", markdown_table(data_table(c))]
     return "\n\n".join(part.strip() for part in out) + "\n"
 

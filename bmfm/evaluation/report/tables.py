@@ -57,7 +57,7 @@ def _mark(cell: Cell, best: Cell | None) -> str:
 LEGEND = (
     "In bold the best of a task; ≈ where the interval overlaps that of the best. ± is half the 95% interval by Student's t over "
     "seeds; [low, high] is the 95% bootstrap interval over test examples, where there was one seed or all seeds agreed. "
-    "† some seeds failed: not compared. - not run or failed. Means and ranks are of entrants with every task."
+    "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of entrants with every task."
 )
 
 
@@ -119,6 +119,19 @@ def data_table(c: Comparison) -> Rows:
     return Rows(["task", "title", "train", "validation", "test", "SHA-256 of data"], body)
 
 
+def loss_table(c: Comparison) -> Rows:
+    """What entrants did not see or could not read, and what was not scored: of each task, counts that are not 0."""
+    told = ("truncated", "unknown", "read_as_N", "not scored", "empty")
+    body: dict[tuple, None] = {}
+    for task in c.tasks:
+        for entrant, records in c.records.items():
+            for r in (r for r in records if r["task"] == task.name):
+                for what, n in (r.get("counts") or {}).items():
+                    if n and any(word in what for word in told):
+                        body[(task.name, str(entrant), what.replace("_", " "), f"{n:,}")] = None
+    return Rows(["task", "entrant", "what", "how many"], [list(row) for row in body])
+
+
 def failure_table(c: Comparison) -> Rows:
     return Rows(["task", "entrant", "seed", "error"], [[r["task"], str(e), str(r["seed"]), why] for e, r, why in c.failures])
 
@@ -171,12 +184,12 @@ def markdown_table(rows: Rows) -> str:
     marks = {"best": "**{}**", "level": "≈ {}", "": "{}"}
     lines = [rows.head, ["---"] * len(rows.head)] if any(rows.head) else [["", ""], ["---", "---"]]
     for row in rows.body:
-        lines.append([marks[x.mark].format(x.text) if isinstance(x, Shown) else _plain(x) for x in row])
-    lines[0] = [_plain(x) for x in lines[0]]
+        lines.append([marks[x.mark].format(x.text) if isinstance(x, Shown) else plain(x) for x in row])
+    lines[0] = [plain(x) for x in lines[0]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text as Markdown shows it unchanged, on one line."""
     text = escape(" ".join(str(text).split()), quote=False)
     return "".join(f"\\{x}" if x in "\\`*[]|" else x for x in text)
