@@ -69,6 +69,8 @@ class Examples:
             warnings.warn(f"{self.card.name} holds {n:,} examples, its card says {said}: these may be other data", stacklevel=2)
 
     def _read(self, name: str, objective) -> Labels:
+        if objective.kind not in KINDS:
+            raise ValueError(f"{self.card.name}: labels learned by {objective.kind} cannot be scored; {', '.join(KINDS)} can")
         kind = KINDS[objective.kind]
         if kind == "bases":
             split = [objective.of_bases(value) for value in self.data.column(objective.column)]

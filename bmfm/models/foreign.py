@@ -316,7 +316,16 @@ def read(folder: Path):
         model = BmfmModel(BmfmConfig(backbone=backbone, fields=tokenizer.fields))
     model.backbone.body.load_state_dict(body.state_dict())
     model.config.max_tokens = tokenizer.max_tokens
+    model.config.backbone["looks_back"] = _looks_back(model)
     return model
+
+
+@torch.no_grad()
+def _looks_back(model) -> bool:
+    """Whether tokens see only what is before them, so that the state of [CLS], the first, is the same for every input."""
+    ids = torch.tensor([[CLS, 5, 6, 7], [CLS, 5, 6, 8]]) % len(model.backbone.their_ids)
+    hidden = model.eval().backbone.of_batch({"input_ids": ids, "document": torch.ones_like(ids)})
+    return bool((hidden[0, 1] == hidden[1, 1]).all())
 
 
 def positions(config: dict) -> int | None:

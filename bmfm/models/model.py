@@ -135,6 +135,8 @@ class BmfmModel(PreTrainedModel):
                 raise ValueError("this model has no pooler: choose pooling=0 or pooling=mean")
             return self.pooler(states[batch["first"]]).tanh()
         if pooling != "mean":
+            if self.config.backbone.get("looks_back"):
+                raise ValueError("tokens of this model see only what is before them: the state of [CLS] says nothing, choose pooling=mean")
             return states[batch["first"] + int(pooling)]
         n, example = len(batch["first"]), batch["example"]
         if self.reads_ids:

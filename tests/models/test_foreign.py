@@ -228,6 +228,21 @@ def test_overlapping_words(tmp_path):
     assert read.lengths(ids, 6).tolist() == [1, 1, 1, 3]
 
 
+def test_a_first_token_that_sees_nothing_is_refused(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    vocab = {"<s>": 0, "<pad>": 1, "<unk>": 2, **{c: 3 + i for i, c in enumerate("ACGTN")}, "AA": 8, "CC": 9}
+    backend = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", pad_token="<pad>", unk_token="<unk>").save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=2, n_positions=32)).save_pretrained(tmp_path)
+    model = bmfm.load(tmp_path)
+    with pytest.raises(ValueError, match="see only what is before them"):
+        model.embed(["ACGT"])
+    embedded = model.embed(["ACGT", "ACGA"], pooling="mean")
+    assert (embedded[0] != embedded[1]).any() and model.max_tokens == 32
+
+
 def test_text_that_a_tokenizer_does_not_read_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cell"]))
     tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
