@@ -1,5 +1,6 @@
 """What simple methods reach: on the split of a training run, and as entrants of a benchmark."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,7 @@ class Scvi(Entrant):
             raise ImportError("scVI needs scvi-tools: pip install 'bmfm[bench]'") from error
         import scanpy as sc
 
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         scvi.settings.seed = seed
         counts = examples.data.cells.take(np.arange(len(examples.data.cells)))
         adata = sc.AnnData(csr_matrix((counts.counts.astype(np.float32), counts.ids, counts.offsets), shape=(len(counts.offsets) - 1, len(examples.data.tokenizer))))  # fmt: skip

@@ -86,7 +86,7 @@ def _html(c: Comparison) -> str:
         '<p class="soft">Seconds are means over runs, memory is the highest of all. Numbers in the drawings are those of the table.</p>'
     )
     out.append(legend + f'<div class="panels">{"".join(f"<div>{p}</div>" for p in cost_plots(c))}</div>')
-    if seen := _umaps(c):
+    if seen := list(_umaps(c)):
         out.append("<h2>Embeddings</h2>" + "".join(seen))
     if c.failures:
         out += ['<h2 id="failures">Failures</h2>', html_table(failure_table(c), "failures")]

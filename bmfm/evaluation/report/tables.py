@@ -153,7 +153,7 @@ def facts(c: Comparison) -> Rows:
         ["date", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else MISSING],
         ["versions", "; ".join(f"{name} {_list(v)}" for name, v in versions.items()) or MISSING],
         ["hardware", "; ".join(dict.fromkeys(hardware)) or MISSING],
-        ["commit", _list(r["commit"] for r in records if r.get("commit")) or MISSING],
+        ["commit", _list(r["commit"][:12] for r in records if r.get("commit")) or MISSING],
         ["time", f"{sum(r.get('seconds') or 0 for r in records):,.1f} s in all"],
     ]
     if odd := [f"{r['task']} ({r['model']}, seed {r['seed']})" for r in records if not failure(r) and r.get("test_uses") != 1]:
