@@ -79,7 +79,7 @@ def make_submission(
         },
         "versions": {k: _several(r["versions"].get(k) for r in used) for k in used[0]["versions"]},
         "hardware": {"device": _several(r["device"] for r in used), "cores": _several(r["cores"] for r in used) or None},
-        "commit": _several(r.get("commit") for r in used) or None,
+        "commit": _several(c[:12] for r in used if (c := r.get("commit"))) or None,
         "date": max(r["date"] for r in used),
         "contact": contact,
     }
