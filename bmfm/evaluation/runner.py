@@ -109,9 +109,12 @@ def finished(cell: Cell) -> dict | None:
 
 def run_cell(cell: Cell) -> dict:
     """Run one cell and write its record; a failure is a record too."""
+    import transformers
+
     from bmfm.evaluation.examples import Examples
 
     began = time.perf_counter()
+    transformers.utils.logging.disable_progress_bar()  # several processes write to one terminal
     _forget_peak()
     card, entrant = _parts(cell)
     record = _about(cell, card, entrant)
