@@ -11,7 +11,7 @@ from pathlib import Path
 
 def convert(source: str, target: str, depth: str = "none", local_rope_theta: float | None = None, revision: str | None = None) -> None:
     """Write the model of a published checkpoint, and its tokenizer, into a folder."""
-    from bmfm.models.load import on_disk
+    from bmfm.models.folders import on_disk
     from bmfm.models.modernbert import is_plain, to_transformers
     from bmfm.models.published import gene_names, read_published
 

@@ -47,15 +47,23 @@ def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
 def cached_folder(kind: str, key: dict, build: Callable[[Path], None], cache_dir: str | Path | None = None) -> Path:
     """The folder that `build` filled for this key, building it if it is not there.
 
-    The folder appears at once and whole (built beside, then renamed), so several processes may ask at the same time:
-    whoever comes second throws its own copy away.
+    Several processes may ask at the same time: one builds, the others wait for it. The folder appears at once and whole
+    (built beside, then renamed), so that where locks mean nothing, as on some network drives, whoever comes second
+    throws its own copy away.
     """
+    from filelock import FileLock
+
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     target = cache_root(cache_dir) / kind / digest
     if (target / "key.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=target.parent))
+    with FileLock(target.parent / f".{digest}.lock"):
+        return target if (target / "key.json").is_file() else _built(target, key, build)
+
+
+def _built(target: Path, key: dict, build: Callable[[Path], None]) -> Path:
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         build(partial)
         (partial / "key.json").write_text(json.dumps(key, indent=1))

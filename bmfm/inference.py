@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.models.load import FILES, allow_remote_code, find_folder, read_model, read_tokenizer
+from bmfm.models.folders import FILES, find_folder
+from bmfm.models.load import allow_remote_code, read_model, read_tokenizer
 from bmfm.models.model import BmfmModel
 from bmfm.special import CLS, PAD, SEP, UNK
 from bmfm.tokenizers.dna import refuse_unknown, rna_as_dna

@@ -81,7 +81,7 @@ class Checkpoint(Entrant):
 
     @cached_property
     def folder(self) -> Path:
-        from bmfm.models.load import find_folder
+        from bmfm.models.folders import find_folder
 
         return find_folder(self.checkpoint)
 

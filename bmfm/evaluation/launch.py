@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Whether this process may use an NVIDIA GPU, told without importing torch."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _begin(threads: int) -> None:
@@ -38,9 +44,7 @@ class LocalPool:
 
     def __call__(self, run: Callable[[Any], dict], jobs: Sequence[Any], failed: Callable[[Any, str], dict]) -> Iterator[dict]:
         """Records of all jobs as they are finished; `failed` makes that of a job whose process died."""
-        import torch
-
-        n = min(len(jobs), self.workers or (1 if torch.cuda.is_available() else min(8, cores())))
+        n = min(len(jobs), self.workers or (1 if has_gpu() else min(8, cores())))
         waiting: queue.SimpleQueue = queue.SimpleQueue()
         done: queue.SimpleQueue = queue.SimpleQueue()
         for job in jobs:

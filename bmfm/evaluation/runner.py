@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,10 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
     return cells, sorted(idle)
 
 
-def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells in two goes: of those that share an embedding, one makes it; then all others."""
+def makers_first(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, before all others one of each embedding, so that few wait for what another is making."""
     makers: dict[str | None, Cell] = {cell.shared: cell for cell in reversed(cells) if cell.shared}
-    first = [cell for cell in cells if makers.get(cell.shared) is cell]
-    return [wave for wave in (first, [cell for cell in cells if cell not in first]) if wave]
+    return sorted(cells, key=lambda cell: makers.get(cell.shared) is not cell)
 
 
 def finished(cell: Cell) -> dict | None:
@@ -111,15 +111,14 @@ def run_cell(cell: Cell) -> dict:
     """Run one cell and write its record; a failure is a record too."""
     import transformers
 
-    from bmfm.evaluation.examples import Examples
-
     began = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # several processes write to one terminal
     _forget_peak()
     card, entrant = _parts(cell)
     record = _about(cell, card, entrant)
     try:
-        examples = Examples(card, cell.data_root)
+        examples = _examples(cell.task, cell.data_root)
+        examples.test_uses = 0
         outcome = protocol(card.protocol).run(card, examples, entrant, cell.seed, Path(cell.folder), cell.n_bootstrap)
         record |= {f"n_{part}": len(numbers) for part, numbers in examples.parts.items()}
         uses = examples.test_uses // max(1, len(examples.kinds)) if card.protocol == "labels" else 1
@@ -147,11 +146,23 @@ def died(cell: Cell, why: str) -> dict:
     return record
 
 
+@lru_cache(1)
+def _examples(task: str, data_root: str):
+    """The examples of a task; those of the last are kept, as a process often has several cells of one task to run."""
+    from bmfm.evaluation.examples import Examples
+
+    return Examples(_card(task, data_root), data_root)
+
+
+@lru_cache(8)
+def _card(task: str, data_root: str) -> Card:
+    return read_card(task, ["checkpoint=none", override("data_root", data_root)])
+
+
 def _parts(cell: Cell) -> tuple[Card, Any]:
     from hydra.utils import instantiate
 
-    card = read_card(cell.task, ["checkpoint=none", override("data_root", cell.data_root)])
-    return card, instantiate(cell.entrant, _convert_="all")
+    return _card(cell.task, cell.data_root), instantiate(cell.entrant, _convert_="all")
 
 
 def _about(cell: Cell, card: Card, entrant) -> dict:
@@ -226,10 +237,9 @@ def _peak() -> int:
 def run(cells: Sequence[Cell], launcher: Callable, told: Callable[[dict], None] = lambda record: None) -> list[dict]:
     """Records of all cells, in their order; those that were finished before are read, not run."""
     records = {cell.key: found for cell in cells if (found := finished(cell))}
-    for wave in waves([cell for cell in cells if cell.key not in records]):
-        for record in launcher(run_cell, wave, died):
-            records[record["key"]] = record
-            told(record)
+    for record in launcher(run_cell, makers_first([cell for cell in cells if cell.key not in records]), died):
+        records[record["key"]] = record
+        told(record)
     return [records[cell.key] for cell in cells]
 
 

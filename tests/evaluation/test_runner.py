@@ -254,9 +254,27 @@ def test_other_data_are_another_cell(tmp_path):
         runner.grid("s", [other], entrants, [0], str(tmp_path / "root"), tmp_path, 10)
 
 
-def test_cells_of_one_embedding_go_in_two_waves(tmp_path):
+def test_one_cell_of_each_embedding_comes_first(tmp_path):
     cells = [runner.Cell("s", "t", {}, i, str(i), "", str(tmp_path), 0, shared) for i, shared in enumerate([None, "a", "a", "b", None])]
-    assert [[c.key for c in wave] for wave in runner.waves(cells)] == [["1", "3"], ["0", "2", "4"]]
+    assert [c.key for c in runner.makers_first(cells)] == ["1", "3", "0", "2", "4"]
+
+
+def test_what_several_want_is_built_once(tmp_path):
+    """Threads that ask for one folder at the same time: one builds it, the others wait."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from bmfm.files import cached_folder
+
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        time.sleep(0.2)
+        (folder / "x").write_text("y")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: cached_folder("k", {"a": 1}, build, tmp_path), range(4)))
+    assert len(built) == len(found) == 1 and (found.pop() / "x").read_text() == "y"
 
 
 def test_fine_tuned_cells_predict_the_test_part(run, cells_model):
