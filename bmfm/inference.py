@@ -7,7 +7,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -176,7 +175,7 @@ class Predictor:
         bar = _progress(n) if progress else None
         if parts is not None:
             parts.mkdir(parents=True, exist_ok=True)
-        for start, examples in _ahead(chunks):
+        for start, examples in chunks:
             done = parts / f"{start}.npz" if parts is not None else None
             if done is not None and done.exists():
                 found = dict(np.load(done))
@@ -300,15 +299,6 @@ class Predictor:
         owner = np.array([n for _, n in windows]), np.array([max(1, len(ids)) for ids, _ in windows])
         chunks = ((s, [(ids,) for ids, _ in windows[s : s + CHUNK]]) for s in range(0, len(windows), CHUNK))
         return len(windows), owner, chunks
-
-
-def _ahead(chunks: Iterator) -> Iterator:
-    """The same chunks, each made by a thread while the one before it is computed with."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = thread.submit(next, chunks, None)
-            yield chunk
 
 
 def _means(values: np.ndarray, owner: np.ndarray, weight: np.ndarray) -> np.ndarray:

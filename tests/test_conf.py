@@ -12,10 +12,11 @@ from tests.cells.test_cells import OBO
 from tests.conftest import SLICE_FASTA, SLICE_VCF
 
 RECIPES = sorted(p.stem for p in (config_folder() / "recipe").glob("*.yaml"))
+BENCHMARK = ("task", "suite", "baseline", "launcher")  # tried in tests/evaluation
 GROUPS = sorted(
     f"{p.parent.name}={p.stem}"
     for p in config_folder().glob("*/*.yaml")
-    if p.parent.name not in ("recipe", "debug", "published", "task", "suite")
+    if p.parent.name not in ("recipe", "debug", "published", *BENCHMARK)
 )
 DEBUG = sorted(p.stem for p in (config_folder() / "debug").glob("*.yaml"))
 SMALL_MODEL = ["model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2"]

@@ -75,7 +75,9 @@ def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
     assert kept["label/truth"].shape == (613,) and kept["label/scores"].shape == (613, 2)
     # one embedding served both probes, and finished cells are not run again
     folders = [
-        f for f in (cache_root() / "embeddings").iterdir() if json.loads((f / "key.json").read_text())["model"] == records[0]["model_hash"]
+        f
+        for f in (cache_root() / "embeddings").glob("[!.]*")
+        if json.loads((f / "key.json").read_text())["model"] == records[0]["model_hash"]
     ]
     assert len(folders) == 1
     again = run(DNA, f"checkpoint={dna_model}", "name=tiny", modes, *SHORT, "baseline=[kmer_linear]")
