@@ -71,12 +71,11 @@ def present(cards: list, config, suite: str) -> list:
     for card in lacking:
         how = "download=true brings it" if all(f.url for f in card.files) else " ".join((card.how or "").split())
         said.append(f"  {card.name}: {', '.join(str(p) for p in missing_files(card, config.data_root))}; {how}")
-    if any(all(f.url for f in card.files) for card in lacking):
-        said.append(f"python -m bmfm.benchmark +suite={suite} download=true data_root={config.data_root}")
-    said.append("skip_missing=true runs the others")
     if not config.skip_missing or len(lacking) == len(cards):
-        raise ValueError("\n".join(said))
-    print("\n".join(said[:-2]), file=sys.stderr)
+        if any(all(f.url for f in card.files) for card in lacking):
+            said.append(f"python -m bmfm.benchmark +suite={suite} download=true data_root={config.data_root}")
+        raise ValueError("\n".join([*said, "skip_missing=true runs the others"]))
+    print("\n".join(said), file=sys.stderr)
     return [card for card in cards if card not in lacking]
 
 

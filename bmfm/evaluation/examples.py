@@ -1,6 +1,7 @@
 """The examples of a task as any method can take them: inputs, parts, labels; how often the test labels were read."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +93,16 @@ class Examples:
         columns = [c for c in (self.data.sequence, self.data.second) if c]
         return self.data.table[columns if len(columns) > 1 else columns[0]]
 
-    @property
+    @cached_property
     def adata(self):
         """The cells of all files, in the order of their numbers."""
-        if not hasattr(self, "_adata"):
-            import anndata
+        import anndata
 
-            from bmfm.data.rna import find_sources
+        from bmfm.data.rna import find_sources
 
-            files = find_sources(self.data.path)
-            read = [anndata.read_h5ad(f) if str(f).endswith(".h5ad") else anndata.read_zarr(f) for f in files]
-            self._adata = read[0] if len(read) == 1 else anndata.concat(read, join="outer", fill_value=0)
-        return self._adata
+        files = find_sources(self.data.path)
+        read = [anndata.read_h5ad(f) if str(f).endswith(".h5ad") else anndata.read_zarr(f) for f in files]
+        return read[0] if len(read) == 1 else anndata.concat(read, join="outer", fill_value=0)
 
     def column(self, name: str) -> np.ndarray:
         """A column of all examples as text: batches, donors."""

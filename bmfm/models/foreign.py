@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
+from bmfm.tokenizers.dna import Vocabulary
 
 CODE = "code"
 """Folder, in that of a saved model, of the code and configuration that it came with."""
@@ -48,14 +49,16 @@ def is_foreign(folder: Path) -> bool:
 
 
 def _asks_for_code(error: Exception, source: object) -> Exception:
-    if "trust_remote_code" not in str(error):
-        return error
+    return _refusal(source) if "trust_remote_code" in str(error) else error
+
+
+def _refusal(source: object) -> ValueError:
     return ValueError(
         f"{source} comes with Python code of its own, which is not run unless you say so: read it, then ask for it by remote_code=true"
     )
 
 
-class ForeignTokenizer:
+class ForeignTokenizer(Vocabulary):
     """A tokenizer of others behind the calls of `DnaTokenizer`, in this project's ids.
 
     Parameters
@@ -102,19 +105,9 @@ class ForeignTokenizer:
         return len(self.their_ids)
 
     @cached_property
-    def names(self) -> list[str]:
+    def names(self) -> list[str]:  # type: ignore[override]
         """Every token, in the order of its id."""
         return list(SPECIAL_TOKENS) + self.tokenizer.convert_ids_to_tokens(self.their_ids[len(SPECIAL_TOKENS) :].tolist())
-
-    @property
-    def plain_ids(self) -> tuple[int, int]:
-        """Ids of ordinary tokens, half-open."""
-        return len(SPECIAL_TOKENS), len(self)
-
-    @property
-    def fields(self) -> dict[str, dict]:
-        """What the model's field encoders must take."""
-        return {"input_ids": {"kind": "embedding", "size": len(self)}}
 
     @property
     def max_tokens(self) -> int | None:
@@ -128,10 +121,6 @@ class ForeignTokenizer:
             raise ValueError(
                 f"{who} reads CLS token {number}, which this model does not have: choose pooling=mean (of a label: objectives.NAME.pooling=mean)"
             )
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the files that `transformers.AutoTokenizer` loads."""
-        self.tokenizer.save_pretrained(folder)
 
     def of_texts(self, texts, max_tokens: int = 1 << 40) -> tuple[list[np.ndarray], int]:
         """Token ids of each text, and how many characters were read as N."""
@@ -161,10 +150,6 @@ class ForeignTokenizer:
         lengths = {len(name) for name in self.names[len(SPECIAL_TOKENS) :] if set(name) <= set("ACGT")}
         others = [n for n in self.names[len(SPECIAL_TOKENS) :] if not set(n) <= set("ACGT") and n.isalpha()]
         return lengths.pop() if len(lengths) == 1 and not others and lengths != {1} else 0
-
-    @cached_property
-    def _lengths(self) -> np.ndarray:
-        return np.array([0 if i < len(SPECIAL_TOKENS) else len(name) for i, name in enumerate(self.names)], np.int64)
 
 
 def _first(*ids: int | None) -> int | None:
@@ -298,7 +283,7 @@ def read(folder: Path):
         raise FileNotFoundError(f"{folder} holds no weights (safetensors or bin); a published .ckpt is made readable by bmfm.convert")
     brought = json.loads((folder / "config.json").read_text()).get("auto_map", {})
     if "AutoModel" in brought and not _REMOTE_CODE.get():
-        raise _asks_for_code(ValueError("trust_remote_code"), folder)
+        raise _refusal(folder)
     tokenizer = ForeignTokenizer.from_folder(folder)
     try:
         with _quiet():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -138,7 +139,35 @@ class TokenBatch:
     n_fallback: int
 
 
-class DnaTokenizer:
+class Vocabulary:
+    """What follows from the tokens alone: the same for our tokenizers of DNA and for those of others (`models.foreign`)."""
+
+    tokenizer: Any
+    names: list[str]
+
+    @property
+    def plain_ids(self) -> tuple[int, int]:
+        """Ids of ordinary tokens, half-open."""
+        return len(SPECIAL_TOKENS), len(self)
+
+    @property
+    def fields(self) -> dict[str, dict]:
+        """What the model's field encoders must take."""
+        return {"input_ids": {"kind": "embedding", "size": len(self)}}
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([0 if i < len(SPECIAL_TOKENS) else len(name) for i, name in enumerate(self.names)], np.int64)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the files that `transformers.AutoTokenizer` loads."""
+        self.tokenizer.save_pretrained(folder)
+
+
+class DnaTokenizer(Vocabulary):
     """Encodes windows of symbols with a `PreTrainedTokenizerFast`; counts what is cut, unknown or written otherwise."""
 
     def __init__(self, tokenizer):
@@ -153,32 +182,15 @@ class DnaTokenizer:
             self.character_of = np.full(128, -1, np.int16)
             self.character_of[: len(SYMBOLS)] = [number[SYMBOLS[c]] if c >= 0 else -1 for c in self.written_as]
 
-    def __len__(self) -> int:
-        return len(self.tokenizer)
-
     @property
-    def names(self) -> list[str]:
+    def names(self) -> list[str]:  # type: ignore[override]
         """Every token, in the order of its id."""
         return self.tokenizer.convert_ids_to_tokens(list(range(len(self))))
-
-    @property
-    def plain_ids(self) -> tuple[int, int]:
-        """Ids of ordinary tokens, half-open."""
-        return len(SPECIAL_TOKENS), len(self)
-
-    @property
-    def fields(self) -> dict[str, dict]:
-        """What the model's field encoders must take."""
-        return {"input_ids": {"kind": "embedding", "size": len(self)}}
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
         if number:
             raise ValueError(f"objective {who} reads CLS token {number}, but DNA has one [CLS] token, number 0")
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the files that `transformers.AutoTokenizer` loads."""
-        self.tokenizer.save_pretrained(folder)
 
     @property
     def fallbacks(self) -> dict[str, str]:
@@ -224,10 +236,6 @@ class DnaTokenizer:
         elif len(unknown):
             lengths[unknown] = 1
         return lengths
-
-    @cached_property
-    def _lengths(self) -> np.ndarray:
-        return np.array([0 if i < len(SPECIAL_TOKENS) else len(name) for i, name in enumerate(self.names)], np.int64)
 
     def _through_text(self, encoded: Encoded, max_tokens: int):
         rewritten = np.where(self.written_as < 0, np.arange(len(SYMBOLS)), self.written_as).astype(np.uint8)

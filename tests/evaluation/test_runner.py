@@ -222,7 +222,7 @@ def test_scib_figures_of_perfect_and_hopeless_embeddings():
     assert perfect["avg_bio"] > 0.9 > 0.5 > hopeless["avg_bio"] and perfect["avg_batch"] > hopeless["avg_batch"]
 
 
-def test_what_is_not_there_is_listed_with_what_brings_it(run, tmp_path):
+def test_what_is_not_there_is_listed_with_what_brings_it(run, tmp_path, capsys):
     suite = "+suite={name: two, title: t, tasks: [gue/tf_0, mpra/k562, demo/core_promoter_tata]}"
     with pytest.raises(ValueError) as raised:
         run(suite, f"data_root={tmp_path / 'nothing'}")
@@ -230,6 +230,10 @@ def test_what_is_not_there_is_listed_with_what_brings_it(run, tmp_path):
     assert "2 of 3 tasks have no data" in said and "tf/0/train.csv" in said and "download=true" in said and "skip_missing=true" in said
     (record,) = run(suite, f"data_root={tmp_path / 'nothing'}", "skip_missing=true", "baseline=[kmer_linear]")
     assert record["task"] == "demo/core_promoter_tata"
+    capsys.readouterr()
+    by_hand = "+suite={name: two, title: t, tasks: [mpra/k562, demo/core_promoter_tata]}"
+    run(by_hand, f"data_root={tmp_path / 'nothing'}", "skip_missing=true", "baseline=[kmer_linear]")
+    assert "mpra/k562" in capsys.readouterr().err  # named though there is nothing to download
 
 
 def test_settings_that_mean_nothing_are_refused(run):
