@@ -12,9 +12,8 @@ PACKAGE = Path(__file__).parent
 
 
 def config_folder() -> Path:
-    """``conf/``: inside an installed package, or at the top of a checkout."""
-    installed = PACKAGE / "conf"
-    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+    """``conf/``: inside an installed package, linked there in a checkout."""
+    return PACKAGE / "conf"
 
 
 def register_resolvers() -> None:
