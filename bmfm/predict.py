@@ -39,7 +39,7 @@ def predict(config) -> None:
         write_cells(Path(config.data.path), output, embedded, said)
         print(f"genes: {model.match}")
     else:
-        write_table(output, model.names, embedded, said)
+        write_table(output, model.inputs.names, embedded, said)
     shutil.rmtree(parts, ignore_errors=True)
     print("; ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in model.counts.items()))
     print(f"written to {output}")
@@ -54,7 +54,7 @@ def read_inputs(data):
     """FASTA records, regions of a FASTA, or a table's sequences, as {name: sequence}."""
     path = Path(data.path)
     if data.bed:
-        from bmfm.inference import read_regions_of_fasta
+        from bmfm.inference.sequences import read_regions_of_fasta
 
         return read_regions_of_fasta(path, data.bed)
     if not any(path.name.endswith((s, s + ".gz")) for s in TABLES):

@@ -60,7 +60,7 @@ def test_sequences(dna_model):
 
 
 def test_long_sequences_are_means_of_their_windows(dna_model):
-    from bmfm.inference import read_sequences
+    from bmfm.inference.sequences import read_sequences
 
     model = bmfm.load(dna_model)
     names, texts, _ = read_sequences(SLICE_FASTA)

@@ -124,9 +124,9 @@ def test_cells_are_written_beside_what_was_there(tmp_path, cells_model):
 
 
 def test_an_interrupted_prediction_goes_on(tmp_path, dna_model, monkeypatch):
-    import bmfm.inference as inference
+    from bmfm.inference import sequences
 
-    monkeypatch.setattr(inference, "CHUNK", 4)
+    monkeypatch.setattr(sequences, "CHUNK", 4)
     model, texts = bmfm.load(dna_model), ["ACGT" * n for n in range(1, 15)]
     whole = model.embed(texts)
     calls = []
@@ -146,7 +146,7 @@ def test_an_interrupted_prediction_goes_on(tmp_path, dna_model, monkeypatch):
 
 
 def test_regions_of_a_fasta(tmp_path, dna_model, write):
-    from bmfm.inference import read_regions_of_fasta
+    from bmfm.inference.sequences import read_regions_of_fasta
 
     fasta = write("g.fa", ">chr1\nACGTACGTGG\n>chr2\nTTTTCCCC\n")
     found = read_regions_of_fasta(fasta, write("r.bed", "chr2\t2\t6\nchr1\t0\t4\n"))

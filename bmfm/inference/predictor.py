@@ -1,14 +1,8 @@
-"""Embeddings and predictions of a trained model: three lines of Python, or ``python -m bmfm.predict``.
-
->>> model = bmfm.load("runs/rna_multitask/model")
->>> adata.obsm["X_bmfm"] = model.embed(adata)
->>> adata.obs = adata.obs.join(model.predict(adata))
-"""
+"""The one path from data to embeddings and predictions of a trained model."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +11,14 @@ import pandas as pd
 import torch
 
 from bmfm.data.collate import collate, to_tensors
+from bmfm.inference.cells import read_cells
+from bmfm.inference.inputs import Inputs
+from bmfm.inference.sequences import tokenize_sequences
 from bmfm.models.folders import FILES, find_folder
 from bmfm.models.load import allow_remote_code, read_model, read_tokenizer
 from bmfm.models.model import BmfmModel
-from bmfm.special import CLS, PAD, SEP, UNK
-from bmfm.tokenizers.dna import refuse_unknown, rna_as_dna
+from bmfm.special import CLS, PAD
 from bmfm.tokenizers.rna import CellTokenizer
-
-CHUNK = 2048  # examples that are tokenized, sorted by length and cut into batches at a time
 
 
 def load(
@@ -57,6 +51,8 @@ class Predictor:
         What the last call saw: examples, tokens, and what was truncated or unknown.
     match
         How the genes of the last AnnData were found.
+    inputs
+        What the last call ran on.
     """
 
     def __init__(self, model: BmfmModel, tokenizer: Any, device: str | None = None, folder: Path | None = None):
@@ -65,6 +61,7 @@ class Predictor:
         self.model, self.tokenizer = model.to(self.device).eval(), tokenizer
         self.counts: Counter[str] = Counter()
         self.match: Any = None
+        self.inputs: Inputs
 
     @property
     def is_rna(self) -> bool:
@@ -115,7 +112,7 @@ class Predictor:
         if not wanted:
             raise ValueError("nothing is asked for: embeddings=true or, with label heads, predictions=true")
         out = self._run(data, wanted, layer, **options)
-        said = self._frame({n: out[f"label {n}"] for n in self.labels}, self.names) if predictions else None
+        said = self._frame({n: out[f"label {n}"] for n in self.labels}, self.inputs.names) if predictions else None
         return out.get("embedding"), said
 
     def push_to_hub(self, repo_id: str, private: bool = True, token: str | None = None, message: str = "Upload model") -> str:
@@ -135,7 +132,7 @@ class Predictor:
     def _token_classes(self, name: str, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
         """Number of the likeliest class at each token [B, room for tokens]; those beyond an example's end mean nothing."""
         first = self.model.head(name, hidden_BLH[:, 1:].flatten(0, 1)).argmax(1).view(len(hidden_BLH), -1)
-        return torch.nn.functional.pad(first, (0, max(0, self._room - first.shape[1])))[:, : self._room]
+        return torch.nn.functional.pad(first, (0, max(0, self.inputs.room - first.shape[1])))[:, : self.inputs.room]
 
     def _frame(self, logits: dict[str, np.ndarray], index) -> pd.DataFrame:
         columns: dict[str, Any] = {}
@@ -159,23 +156,22 @@ class Predictor:
 
     def _of_bases(self, head: dict, numbers: np.ndarray) -> list[str]:
         """The class of every base of every sequence, from those of the tokens of windows [n, room]."""
-        classes, out = np.array(head["classes"], object), [[] for _ in range(len(self.names))]  # type: ignore[var-annotated]
-        for (ids, owner), row in zip(self._windows, numbers, strict=True):
+        classes, out = np.array(head["classes"], object), [[] for _ in range(len(self.inputs.names))]  # type: ignore[var-annotated]
+        for (ids, owner), row in zip(self.inputs.windows, numbers, strict=True):
             out[owner] += np.repeat(classes[row[: len(ids)]], self.tokenizer.lengths(ids)).tolist()
         return [head["separator"].join(bases) for bases in out]
 
     def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
              precision: str | None = None, progress: bool = False, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
         """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
-        self.counts = Counter()
-        read = self._cells if self.is_rna else self._sequences
-        limit = getattr(self.tokenizer, "max_tokens", None)
-        n, owner, chunks = read(data, min(max_tokens or self.max_tokens, limit or 1 << 40), **options)
+        limit = min(max_tokens or self.max_tokens, getattr(self.tokenizer, "max_tokens", None) or 1 << 40)
+        self.inputs = (read_cells if self.is_rna else tokenize_sequences)(self.tokenizer, data, limit, **options)
+        n, self.counts, self.match = self.inputs.n, self.inputs.counts, self.inputs.match
         out: dict[str, np.ndarray] = {}
         bar = _progress(n) if progress else None
         if parts is not None:
             parts.mkdir(parents=True, exist_ok=True)
-        for start, examples in chunks:
+        for start, examples in self.inputs.chunks:
             done = parts / f"{start}.npz" if parts is not None else None
             if done is not None and done.exists():
                 found = dict(np.load(done))
@@ -192,7 +188,9 @@ class Predictor:
         if bar is not None:
             bar.close()
         per_token = {f"label {n}" for n, head in self.labels.items() if head["pooling"] == "token"}
-        return out if owner is None else {n: v if n in per_token else _means(v, *owner) for n, v in out.items()}
+        if self.inputs.owner is None or self.inputs.weight is None:
+            return out
+        return {n: v if n in per_token else _means(v, self.inputs.owner, self.inputs.weight) for n, v in out.items()}
 
     def _chunk(self, examples: list, wanted: dict, layer: int | None, batch_size: int, precision: str | None) -> dict[str, np.ndarray]:
         """As `_run`, for some examples: those of like length together, so that there is little padding."""
@@ -239,116 +237,12 @@ class Predictor:
         absent = batch["input_ids"].shape[1] - hidden.shape[1]  # where a model of others has no [CLS]
         return torch.nn.functional.pad(hidden, (0, 0, absent, 0))
 
-    def _cells(
-        self,
-        data: Any,
-        max_tokens: int,
-        counts: str = "auto",
-        gene_column: str | None = None,
-        expects: str = "counts",
-        min_matched: float = 0.3,
-    ) -> tuple[int, None, Iterator]:
-        """Number of cells, and chunks of (first number, examples of (ids, values, depth))."""
-        from bmfm.cells.sources import Cells, open_source
-        from bmfm.hashing import example_keys
-
-        tokenizer = self.tokenizer.for_inference()
-        assert tokenizer.vocabulary is not None
-        source = open_source(data, tokenizer.vocabulary, counts, gene_column, None, expects, min_matched)
-        self.match, self.names = source.match, source.view.obs.index
-        cells = Cells([source], block=CHUNK, cached_blocks=2)
-        measured = [np.flatnonzero(source.measured).astype(np.int32)]
-        if tokenizer.depth["kind"] == "auto" and not tokenizer.depth["target"]:
-            tokenizer.settle(cells.take(np.arange(min(len(cells), 2 * CHUNK))).totals)
-
-        def chunks() -> Iterator:
-            for start in range(0, len(cells), CHUNK):
-                numbers = np.arange(start, min(start + CHUNK, len(cells)))
-                held = cells.take(numbers)
-                tokens = tokenizer(held, example_keys(0, 0, numbers), np.zeros(len(numbers), np.int64), measured, max_tokens)
-                self.counts.update(tokens.counted(held))
-                depth = tokens.depth if tokens.depth is not None else [None] * len(numbers)
-                cuts = [slice(a, b) for a, b in pairwise(tokens.offsets)]
-                yield start, [(tokens.ids[c], tokens.values[c], d) for c, d in zip(cuts, depth, strict=True)]
-
-        return len(cells), None, chunks()
-
-    def _sequences(self, data: Any, max_tokens: int) -> tuple[int, tuple[np.ndarray, np.ndarray], Iterator]:
-        """Number of windows, (sequence, tokens) of each, and chunks of (first number, examples of (ids,)).
-
-        A sequence longer than the context is cut into windows; its result is their mean, weighted by tokens.
-        """
-        self.names, texts, seconds = read_sequences(data)
-        tokens, n_replaced = self.tokenizer.of_texts(rna_as_dna(texts)[0])
-        room = self._room = max_tokens - 2
-        if seconds is not None:
-            others, n = self.tokenizer.of_texts(rna_as_dna(seconds)[0])
-            tokens, n_replaced = (
-                [np.concatenate([a, [SEP], b]).astype(np.int32) for a, b in zip(tokens, others, strict=True)],
-                n_replaced + n,
-            )
-            if long := sum(len(t) > room for t in tokens):
-                raise ValueError(f"{long:,} of {len(tokens):,} pairs are longer than {max_tokens} tokens, and pairs cannot be cut into windows: give a larger max_tokens")  # fmt: skip
-        refuse_unknown(tokens, "sequences")
-        windows = [(ids[a : a + room], number) for number, ids in enumerate(tokens) for a in range(0, max(1, len(ids)), room)]
-        self._windows = windows
-        self.counts.update(
-            sequences=len(texts), tokens=sum(map(len, tokens)), windows=len(windows), unknown_tokens=sum(int((t == UNK).sum()) for t in tokens),
-            characters_read_as_N=n_replaced,
-        )  # fmt: skip
-        owner = np.array([n for _, n in windows]), np.array([max(1, len(ids)) for ids, _ in windows])
-        chunks = ((s, [(ids,) for ids, _ in windows[s : s + CHUNK]]) for s in range(0, len(windows), CHUNK))
-        return len(windows), owner, chunks
-
 
 def _means(values: np.ndarray, owner: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Weighted mean of the rows of each owner, in the order of owners."""
     sums = np.zeros((owner[-1] + 1, *values.shape[1:]))
     np.add.at(sums, owner, values * weight[:, None])
     return (sums / np.bincount(owner, weights=weight)[:, None]).astype(np.float32)
-
-
-def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
-    """Sequences of the regions of a BED file, named ``contig:start-end`` (0-based, half-open)."""
-    from bmfm.files import require_file
-    from bmfm.genome.alphabet import decode
-    from bmfm.genome.reference import Reference
-    from bmfm.genome.regions import bed_rows
-
-    reference = Reference.from_fasta(fasta)
-    names, texts = [], []
-    for _, contig, start, end in bed_rows(require_file(bed, "BED file")):
-        names.append(f"{contig}:{start}-{end}")
-        texts.append(decode(reference.fetch(contig, start, end) & 0x7F))
-    return pd.Series(texts, index=pd.Index(names, name="region"))
-
-
-def read_sequences(data: str | Path | pd.Series | pd.DataFrame | Sequence) -> tuple[pd.Index, list[str], list[str] | None]:
-    """Names, texts and, of pairs, second texts: of a FASTA file (plain, gzip or bgzip), or of sequences as they are.
-
-    Pairs are a frame of two columns, or tuples; a Series or frame has names.
-    """
-    if isinstance(data, pd.Series):
-        return data.index, data.astype(str).tolist(), None
-    if isinstance(data, pd.DataFrame):
-        if data.shape[1] != 2:
-            raise ValueError(f"pairs of sequences need a frame of two columns, this one has {list(data.columns)}")
-        return data.index, *(data[c].astype(str).tolist() for c in data)  # type: ignore[return-value]
-    if isinstance(data, str | Path):
-        import pysam
-
-        from bmfm.files import require_file
-
-        with pysam.FastxFile(str(require_file(data, "FASTA file"))) as records:
-            found = [(str(r.name), str(r.sequence)) for r in records]
-        if not found:
-            raise ValueError(f"{data} holds no FASTA record")
-        return pd.Index([n for n, _ in found], name="name"), [s for _, s in found], None
-    texts = list(data)
-    if texts and not isinstance(texts[0], str):
-        firsts, seconds = zip(*texts, strict=True)
-        return pd.RangeIndex(len(texts)), list(firsts), list(seconds)
-    return pd.RangeIndex(len(texts)), texts, None
 
 
 def _progress(n: int):
