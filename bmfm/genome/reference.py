@@ -1,7 +1,9 @@
-"""A reference genome as one memory-mapped byte array: ``codes[offset[contig] + position]``.
+"""A reference genome as one memory-mapped byte array: ``codes[starts[contig] + position]``.
 
 On disk, a folder with ``codes.u8`` (one byte a base: state code 0-4 in the low bits, bit 7 set where the FASTA was
-lower case, i.e. soft-masked as repeat) and ``contigs.json`` (names, lengths, counts of what was rewritten).
+lower case, i.e. soft-masked as repeat) and ``contigs.json`` (names, lengths, counts of what was rewritten). A byte that
+is no base stands after each contig, so that "after the last base of this contig" and "before the first base of the next"
+are two places.
 """
 
 import json
@@ -17,7 +19,7 @@ from bmfm.genome.alphabet import N, base_table
 from bmfm.genome.contigs import ContigNames
 
 SOFT_MASK_BIT = np.uint8(0x80)
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 1 << 22
 
 
@@ -51,8 +53,9 @@ def _build(fasta: Path, folder: Path) -> None:
     in_header = False
     counts = np.zeros(2, np.int64)
 
-    def finish_contig() -> None:
+    def finish_contig(sink) -> None:
         if contigs:
+            sink.write(bytes([N]))
             contigs[-1]["n_ambiguous"], contigs[-1]["n_soft_masked"] = (int(c) for c in counts)
             counts[:] = 0
 
@@ -67,7 +70,7 @@ def _build(fasta: Path, folder: Path) -> None:
                     header += data[start:] if in_header else data[start:newline]
                     start = len(data) if in_header else newline + 1
                     if not in_header:
-                        finish_contig()
+                        finish_contig(sink)
                         words = header[1:].split()
                         if not words:
                             raise ValueError(f"{fasta}: sequence number {len(contigs) + 1} has no name after '>'")
@@ -91,7 +94,7 @@ def _build(fasta: Path, folder: Path) -> None:
                 scratch[:n].tofile(sink)
                 contigs[-1]["length"] += n
                 start = stop
-    finish_contig()
+        finish_contig(sink)
     if not contigs:
         raise ValueError(f"{fasta}: no sequence in the file")
     names = [c["name"] for c in contigs]
@@ -109,15 +112,16 @@ class Reference:
     folder
         Where the store lies.
     codes
-        Read-only memory map, ``uint8`` [total bases]; see the module's text for the bits.
-    offsets
-        ``int64`` [contigs + 1]; contig c is ``codes[offsets[c]:offsets[c + 1]]``.
+        Read-only memory map, ``uint8`` [bases + contigs]; see the module's text for the bits.
+    starts, ends
+        ``int64`` [contigs]; contig c is ``codes[starts[c]:ends[c]]``.
     """
 
     folder: Path
     source: Path
     codes: np.ndarray
-    offsets: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
     contigs: tuple[dict, ...]
 
     @classmethod
@@ -137,21 +141,22 @@ class Reference:
         key = {"format": _FORMAT, "fasta": fingerprint(path)}
         folder = cached_folder("genomes", key, lambda partial: _build(path, partial), cache_dir)
         contigs = tuple(json.loads((folder / "contigs.json").read_text()))
-        offsets = np.concatenate([[0], np.cumsum([c["length"] for c in contigs])]).astype(np.int64)
-        codes = np.memmap(folder / "codes.u8", np.uint8, "r").view(np.ndarray) if offsets[-1] else np.empty(0, np.uint8)
-        return cls(folder, path, codes, offsets, contigs)
+        lengths = np.array([c["length"] for c in contigs], np.int64)
+        ends = np.cumsum(lengths + 1) - 1
+        codes = np.memmap(folder / "codes.u8", np.uint8, "r").view(np.ndarray)
+        return cls(folder, path, codes, ends - lengths, ends, contigs)
 
     @cached_property
     def names(self) -> ContigNames:
         return ContigNames(c["name"] for c in self.contigs)
 
     def __len__(self) -> int:
-        return int(self.offsets[-1])
+        return int((self.ends - self.starts).sum())
 
     def locate(self, position: int) -> tuple[str, int]:
         """Contig name and 0-based position of a place in `codes`."""
-        contig = int(np.searchsorted(self.offsets, position, "right")) - 1
-        return self.contigs[contig]["name"], int(position - self.offsets[contig])
+        contig = int(np.searchsorted(self.starts, position, "right")) - 1
+        return self.contigs[contig]["name"], int(position - self.starts[contig])
 
     def fetch(self, contig: str, start: int, end: int) -> np.ndarray:
         """State codes, ``uint8`` [end - start], of a 0-based half-open interval, without the soft-mask bit."""
@@ -166,20 +171,20 @@ class Reference:
         length = self.contigs[index]["length"]
         if not 0 <= start <= end <= length:
             raise ValueError(f"{self.source}: interval {contig}:{start}-{end} is outside the contig's {length} bases")
-        return self.codes[self.offsets[index] + start : self.offsets[index] + end]
+        return self.codes[self.starts[index] + start : self.starts[index] + end]
 
     def known_intervals(self, max_n_run: int = 10) -> np.ndarray:
         """Intervals of `codes` free of N runs longer than `max_n_run`, ``int64`` [I, 2], none crossing contigs."""
-        return _known_intervals(self.codes, self.offsets, max_n_run)
+        return _known_intervals(self.codes, self.starts, self.ends, max_n_run)
 
 
 @numba.njit(cache=True)
-def _known_intervals(codes, offsets, max_n_run):
+def _known_intervals(codes, starts, ends, max_n_run):
     found = []
-    for contig in range(len(offsets) - 1):
-        start = offsets[contig]
+    for contig in range(len(starts)):
+        start = starts[contig]
         run = 0
-        for i in range(offsets[contig], offsets[contig + 1]):
+        for i in range(starts[contig], ends[contig]):
             if (codes[i] & 0x7F) == N:
                 run += 1
             elif run:
@@ -188,7 +193,7 @@ def _known_intervals(codes, offsets, max_n_run):
                         found.append((start, i - run))
                     start = i
                 run = 0
-        end = offsets[contig + 1]
+        end = ends[contig]
         if run > max_n_run:
             end -= run
         if end > start:

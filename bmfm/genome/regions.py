@@ -59,7 +59,7 @@ def read_regions(regions: str | Path | Sequence[str], reference: Reference) -> n
     found = []
     for where, name, start, end in rows:
         contig = reference.names.require(name, where)
-        offset, length = int(reference.offsets[contig]), reference.contigs[contig]["length"]
+        offset, length = int(reference.starts[contig]), reference.contigs[contig]["length"]
         end = length if end is None else end
         if not 0 <= start < end <= length:
             raise ValueError(f"{where}: interval {start}-{end} (0-based) is not inside {name}, which has {length} bases")
@@ -96,7 +96,7 @@ def split_by_contig(reference: Reference, held_out: Mapping[str, Sequence[str]])
             part_of[reference.names.require(name, f"split {part}")] = part
     parts: dict[str, list] = {"train": [], "validation": [], "test": []}
     for contig in range(len(reference.contigs)):
-        parts[part_of.get(contig, "train")].append(reference.offsets[contig : contig + 2])
+        parts[part_of.get(contig, "train")].append((reference.starts[contig], reference.ends[contig]))
     return {part: np.array(rows, np.int64).reshape(-1, 2) for part, rows in parts.items()}
 
 
@@ -112,9 +112,8 @@ def split_by_block(reference: Reference, block_size: int, shares: Mapping[str, f
     """
     blocks = []
     for contig in range(len(reference.contigs)):
-        edges = np.append(
-            np.arange(int(reference.offsets[contig]), int(reference.offsets[contig + 1]), block_size), reference.offsets[contig + 1]
-        )
+        start, end = int(reference.starts[contig]), int(reference.ends[contig])
+        edges = np.append(np.arange(start, end, block_size), end)
         blocks.append(np.stack([edges[:-1], edges[1:]], axis=1))
     every = np.concatenate(blocks)
     order = np.argsort(example_keys(seed, 0, np.arange(len(every))), kind="stable")

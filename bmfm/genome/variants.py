@@ -21,7 +21,7 @@ from bmfm.genome.frequency import allele_frequencies
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import read_regions, within
 
-_FORMAT = 1
+_FORMAT = 2
 _FLUSH = 20_000  # records held as Python objects at a time
 KINDS = ("snv", "mnv", "insertion", "deletion", "complex")
 
@@ -278,8 +278,8 @@ def _build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) 
             report.note("record out of order (sorted)", where)
         last = (contig, position)
         compared += 1
-        offset = int(reference.offsets[contig])
-        if not _agrees(reference.codes, table, offset + position, int(reference.offsets[contig + 1]), ref):
+        offset = int(reference.starts[contig])
+        if not _agrees(reference.codes, table, offset + position, int(reference.ends[contig]), ref):
             mismatched += 1
             report.skip("REF disagrees with the genome", f"{where} {ref[:20]}", len(alts))
             continue

@@ -84,8 +84,8 @@ def test_reference_from_every_kind_of_file(tmp_path, kind):
     ]
     assert alphabet.decode(reference.fetch("1", 17, 28)) == "NNACGTNACGT"
     assert reference.soft_masked("chr1", 18, 25).tolist() == [False, True, True, True, True, False, False]
-    assert reference.known_intervals(10).tolist() == [[0, 4], [19, 34], [34, 46]]
-    assert reference.locate(35) == ("chrM", 1)
+    assert reference.known_intervals(10).tolist() == [[0, 4], [19, 34], [35, 47]]
+    assert reference.locate(36) == ("chrM", 1)
     with pytest.raises(ValueError, match="outside"):
         reference.fetch("chr1", 30, 40)
 
@@ -137,7 +137,7 @@ def test_every_skip_is_counted_by_reason(small, write):
     }  # fmt: skip
     assert report.noted["record out of order (sorted)"] == 1
     rows = {(int(s), int(e), alphabet.decode(variants.alt[a:b])): round(float(h - low), 4) for s, e, a, b, low, h in zip(variants.start, variants.end, variants.alt_start[:-1], variants.alt_start[1:], variants.low, variants.high, strict=True)}  # fmt: skip
-    assert rows == {(0, 1, "G"): 0.5, (1, 2, "T"): 0.25, (1, 2, "G"): 0.1, (5, 7, ""): 0.25, (9, 9, "GG"): 0.2, (21, 23, "TA"): 0.5}
+    assert rows == {(0, 1, "G"): 0.5, (1, 2, "T"): 0.25, (1, 2, "G"): 0.1, (5, 7, ""): 0.25, (9, 9, "GG"): 0.2, (22, 24, "TA"): 0.5}
     strict = VariantTable.from_vcf(
         write("v.vcf", text), small, VariantFilter(pass_only=True, kinds=["snv", "deletion"], regions=["chr1:1-4"])
     )
@@ -280,10 +280,10 @@ def test_splits_share_no_locus(slice_reference):
 
 def test_split_by_contig_and_regions(small, write):
     parts = split_by_contig(small, {"validation": ["MT"]})
-    assert parts["validation"].tolist() == [[20, 28]] and parts["train"].tolist() == [[0, 20]]
+    assert parts["validation"].tolist() == [[21, 29]] and parts["train"].tolist() == [[0, 20]]
     bed = write("r.bed", "track x\n1\t2\t6\nchr1\t5\t9\nM\t0\t2\n")
-    assert read_regions(str(bed), small).tolist() == [[2, 9], [20, 22]]
-    assert read_regions(["chr1:3-6", "MT"], small).tolist() == [[2, 6], [20, 28]]
+    assert read_regions(str(bed), small).tolist() == [[2, 9], [21, 23]]
+    assert read_regions(["chr1:3-6", "MT"], small).tolist() == [[2, 6], [21, 29]]
     with pytest.raises(ValueError, match=r"b\.bed:1.*not inside"):
         read_regions(str(write("b.bed", "1\t2\t60\n")), small)
     with pytest.raises(ValueError, match=r"c\.bed:2"):
