@@ -117,6 +117,8 @@ class VariantTable:
     genotypes : int8 [records, samples, 2]
         Allele on each chromosome copy of the chosen samples; -1 where not called.
     samples : tuple of str
+    folder : Path or None
+        Where the store lies, for tables that are derived from it; None for a table that was made in memory.
     """
 
     start: np.ndarray
@@ -130,6 +132,7 @@ class VariantTable:
     genotypes: np.ndarray
     samples: tuple[str, ...]
     report: VariantReport
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -166,12 +169,12 @@ class VariantTable:
         columns = {
             f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r").view(np.ndarray)
             for f in fields(cls)
-            if f.name not in ("samples", "report")
+            if f.name not in ("samples", "report", "folder")
         }
         saved = json.loads((folder / "report.json").read_text())
         counters = {name: Counter(saved[name]) for name in ("kept", "skipped", "noted")}
         report = VariantReport(saved["path"], saved["records"], **counters, examples=saved["examples"])
-        return cls(**columns, samples=tuple(keep.samples), report=report)
+        return cls(**columns, samples=tuple(keep.samples), report=report, folder=folder)
 
 
 def trim(ref: str, alt: str) -> tuple[int, str, str]:
