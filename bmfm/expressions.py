@@ -107,7 +107,7 @@ class _Evaluation:
             self.depth -= 1
 
     def _of(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             return self._constant(node.value)
         if isinstance(node, ast.Name):
             return self._column(node.id)
