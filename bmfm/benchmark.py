@@ -3,12 +3,11 @@
 import sys
 from pathlib import Path
 
-from bmfm.cli import main, override
+from bmfm.cli import instantiate, main, override
 
 
 def benchmark(config) -> list[dict]:
     """Run what is not finished of a suite's grid, and write results and report; returns the records."""
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from rich.console import Console
     from rich.markup import escape

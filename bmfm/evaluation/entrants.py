@@ -160,7 +160,7 @@ class Embedding(Entrant):
         return {"key": self.key, "path": self.path, "content": held}
 
     def _file(self, card: Card) -> Path:
-        return require_file(str(self.path).format(task=card.name), f"embedding {self.name}: table")
+        return require_file(str(self.path).replace("{task}", card.name), f"embedding {self.name}: table")
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
         if self.key:
@@ -317,7 +317,7 @@ class FineTuned(Entrant):
             override("++data.split.seed", examples.card.config.data.split.get("seed", 0)),  # the parts stay whatever the seed
         ]  # fmt: skip
         if self.lora:
-            settings.append("model.lora={" + ", ".join(f"{k}: {v}" for k, v in self.lora.items()) + "}")
+            settings.append(override("model.lora", self.lora))
         if is_foreign(self.source.folder):  # whose [CLS], if there is one, was seldom trained for anything
             settings += [f"objectives.{name}.pooling=mean" for name, (kind, _) in examples.kinds.items() if kind != "bases"]
         card = read_card(examples.card.name, [*settings, *self.overrides])

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfm.cli import override
+from bmfm.cli import instantiate, override
 from bmfm.evaluation.cards import Card, content_hash, data_paths, read_card, verify, write_json
 from bmfm.evaluation.launch import cores
 from bmfm.evaluation.protocols import protocol
@@ -65,7 +65,6 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
     A cell's key is a hash of all that its figures depend on: content of the data, the card's configuration, model or
     settings, seed. What changes one of them makes another cell.
     """
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     made = [(e, instantiate(e, _convert_="all")) for e in entrants]
@@ -160,7 +159,6 @@ def _card(task: str, data_root: str) -> Card:
 
 
 def _parts(cell: Cell) -> tuple[Card, Any]:
-    from hydra.utils import instantiate
 
     return _card(cell.task, cell.data_root), instantiate(cell.entrant, _convert_="all")
 
