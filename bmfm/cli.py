@@ -44,7 +44,8 @@ def use_config_folder(folder: str | Path) -> None:
     own = Path(folder).expanduser().absolute()
     if not own.is_dir():
         raise FileNotFoundError(f"--config-dir: {own} is no folder")
-    taken = [p.relative_to(own) for p in sorted(own.rglob("*.yaml")) if (config_folder() / p.relative_to(own)).is_file()]
+    shipped = (p.relative_to(config_folder()) for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml") for p in config_folder().glob(pattern))
+    taken = [p for p in shipped if (own / p).is_file()]
     if taken:
         raise ValueError(
             f"--config-dir: {own / taken[0]} has the name of a file that ships with the package, which would be read in its place; rename it"
