@@ -37,6 +37,8 @@ class BmfmConfig(PreTrainedConfig):
         How an example becomes one state where nothing else is asked for (see `BmfmModel.pool`): by `bmfm.load(...).embed`,
         by probes and benchmarks, and by label heads whose pooling is ``auto``. None is the first CLS token for cells and
         ``mean`` for DNA, whose [CLS] is trained for nothing by masked-language modelling.
+    positions
+        Whether the place in the input means something to the model; None: for DNA alone, unless it is a BERT, which has none.
     """
 
     model_type = "bmfm"
@@ -47,9 +49,11 @@ class BmfmConfig(PreTrainedConfig):
         fields: dict | None = None,
         heads: dict | None = None,
         pooling: str | int | None = None,
+        positions: bool | None = None,
         **kwargs,
     ):
         self.backbone, self.fields, self.heads = dict(backbone or {}), dict(fields or {}), dict(heads or {})
+        self.positions = positions if positions is not None else "values" not in self.fields and self.backbone.get("kind") != "bert"
         self.pooling = pooling if pooling is not None else 0 if "values" in self.fields else "mean"
         self.heads = {
             name: head | {"pooling": self.pooling} if head.get("pooling") == "auto" else head for name, head in self.heads.items()
@@ -266,7 +270,7 @@ class BmfmModel(PreTrainedModel):
             document = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         if position_ids is None:
             position_ids = torch.zeros_like(input_ids)
-            if self.config.backbone["kind"] != "bert" and "values" not in self.config.fields:
+            if self.config.positions:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         batch = {"input_ids": input_ids, "document": document, "position_ids": position_ids, "packed": True, **fields}
         return BaseModelOutput(last_hidden_state=self.encode(batch))

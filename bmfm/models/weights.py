@@ -109,7 +109,15 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_strictly(model: nn.Module, given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
-    """Put weights into a model, which must need all of them and no others.
+    """Put weights into a model, which must need all of them and no others, see `check_fit`."""
+    own, called = model.state_dict(), names or {}
+    check_fit(own, given, source, called)
+    keys = {name: called.get(name, name) for name in own}
+    model.load_state_dict({name: given[key] for name, key in keys.items() if key in given}, strict=False)
+
+
+def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
+    """Raise a ValueError unless `given` are the weights that a model with the state dict `own` needs.
 
     A weight that shares its memory with one that is there (tied matrices, of which files keep one) may be absent.
 
@@ -125,14 +133,14 @@ def load_strictly(model: nn.Module, given: dict[str, torch.Tensor], source: obje
     ValueError
         Naming `source` and the keys that are missing, left over, of another shape or no numbers of the same kind.
     """
-    own, called = model.state_dict(), names or {}
+    called = names or {}
     held = {name: given[called.get(name, name)] for name in own if called.get(name, name) in given}
-    there = {(own[name].data_ptr(), own[name].shape, own[name].stride()) for name in held}
+    there = {_place(own[name]) for name in held}
     missing, wrong = [], []
     for name, weight in own.items():
         key = called.get(name, name)
         if name not in held:
-            if (weight.data_ptr(), weight.shape, weight.stride()) not in there:
+            if _place(weight) is None or _place(weight) not in there:
                 missing.append(f"{key} is missing")
         elif weight.shape != held[name].shape:
             wrong.append(f"{key} has shape {tuple(held[name].shape)}, {tuple(weight.shape)} is expected")
@@ -143,7 +151,11 @@ def load_strictly(model: nn.Module, given: dict[str, torch.Tensor], source: obje
     if n := len(missing) + len(extra) + len(wrong):
         listed = [some(kind, "; ", 3) for kind in (missing, extra, wrong) if kind]
         raise ValueError(f"{source}: {n:,} weights do not fit: {'; '.join(listed)}")
-    model.load_state_dict(held, strict=False)
+
+
+def _place(weight: torch.Tensor) -> tuple | None:
+    """Where in memory a weight is; None for one that is nowhere."""
+    return (weight.data_ptr(), weight.shape, weight.stride()) if weight.data_ptr() else None
 
 
 def some(names: list[str], between: str = ", ", n: int = 6) -> str:

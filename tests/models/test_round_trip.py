@@ -343,7 +343,7 @@ def test_other_models_weights_must_fit_too(tmp_path):
 
 def test_torch_files_of_others_hold_tensors_alone(tmp_path):
     """A `.bin` that calls a function is not read, and neither is half of one."""
-    from tests.models.test_published import _Evil
+    from tests.models.test_safety import _Evil
 
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACGTN", *(f"##{c}" for c in "ACGTN")]))
     model = BertModel(BertConfig(vocab_size=15, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
