@@ -3,12 +3,22 @@
 import sys
 from pathlib import Path
 
-from bmfm.cli import main, override
+from bmfm.cli import instantiate, main, override
+
+
+def run(config) -> None:
+    """The entry point: `benchmark`, with status 1 where a cell of the grid failed; the report is written all the same."""
+    from bmfm.evaluation.report.comparison import failure
+
+    records = benchmark(config)
+    failed = [f"{r['task']}: {r['model']} ({r['mode']}), seed {r['seed']}: {why}" for r in records if (why := failure(r))]
+    if failed:
+        print(f"bmfm: {len(failed)} of {len(records)} cells failed:", *failed, sep="\n  ", file=sys.stderr)
+        sys.exit(1)
 
 
 def benchmark(config) -> list[dict]:
     """Run what is not finished of a suite's grid, and write results and report; returns the records."""
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from rich.console import Console
     from rich.markup import escape
@@ -136,4 +146,4 @@ def _name(checkpoint: str) -> str:
 
 
 if __name__ == "__main__":
-    main(benchmark, "benchmark")
+    main(run, "benchmark")

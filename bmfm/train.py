@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from bmfm.cli import main
+from bmfm.cli import instantiate, main
 
 
 def assemble(config):
     """The data module, objectives and model of a composed recipe, bound to one another."""
-    from hydra.utils import instantiate
 
     from bmfm.objectives.together import Objectives
 
@@ -37,7 +36,6 @@ def train(config) -> dict[str, float]:
 
     import pytorch_lightning as pl
     import torch
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from bmfm.models.load import has_lora, merge_lora, save_adapter

@@ -19,6 +19,7 @@ from torch import nn
 from bmfm.models.weights import read_config, read_json, some, weight_files
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.dna import Vocabulary
+from bmfm.tokenizers.texts import by_number, read_texts
 
 CODE = "code"
 """Folder, in that of a saved model, of the code and configuration that it came with."""
@@ -129,16 +130,16 @@ class ForeignTokenizer(Vocabulary):
                 f"{who} reads CLS token {number}, which this model does not have: choose pooling=mean (of a label: objectives.NAME.pooling=mean)"
             )
 
-    def of_texts(self, texts, max_tokens: int = 1 << 40) -> tuple[list[np.ndarray], int]:
-        """Token ids of each text, and how many characters were read as N."""
-        from bmfm.genome.alphabet import decode, normalise_bases
+    def of_texts(self, texts, max_tokens: int = 1 << 40, alphabet: str = "plain", where=by_number) -> tuple[list[np.ndarray], int]:
+        """Token ids of each text, and how many characters were read as N; these models know plain bases only."""
+        from bmfm.genome.alphabet import decode
 
-        read = [normalise_bases(text) for text in texts]
-        written = [decode(codes) for codes, _ in read]
+        symbols, n_replaced = read_texts(texts, "plain", where)
+        written = [decode(codes) for codes in symbols]
         if k := self.overlapping:
             written = [" ".join(t[i : i + k] for i in range(len(t) - k + 1)) for t in written]
         found = self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
-        return [self._ours[np.array(ids[:max_tokens], np.int64)] for ids in found], sum(n for _, n in read)
+        return [self._ours[np.array(ids[:max_tokens], np.int64)] for ids in found], n_replaced
 
     def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
         """How many bases each token covers [L]."""

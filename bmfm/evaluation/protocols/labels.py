@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bmfm.evaluation import own_metrics
 from bmfm.evaluation.cards import Card
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.metrics import score
@@ -19,7 +20,7 @@ def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_boot
     began = time.perf_counter()
     said = entrant.predict(examples, seed, folder)
     outcome = Outcome({}, time.perf_counter() - began)
-    figures = []
+    figures, own_functions = [], own_metrics.functions(card.metrics)
     for name, (kind, classes) in examples.kinds.items():
         truth, scores, groups = examples.labels("test", name), said[name], None
         if kind == "bases":
@@ -28,7 +29,9 @@ def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_boot
         given = given if given.ndim == 1 else given.any(1)
         outcome.counts[f"{name}: test labels missing or unknown to training, not scored"] = int((~given).sum())
         own = groups[given] if groups is not None else None
-        figures.append(score(kind, truth[given], scores[given], n_bootstrap, groups=own))
+        metrics, intervals = score(kind, truth[given], scores[given], n_bootstrap, groups=own)
+        more = own_metrics.score(own_functions, truth[given], scores[given], n_bootstrap, groups=own)
+        figures.append((metrics | more[0], intervals | more[1]))
         outcome.arrays |= {f"{name}/truth": truth, f"{name}/scores": scores}
         if len(examples.kinds) > 1:
             outcome.metrics |= {f"{name}/{k}": v for k, v in figures[-1][0].items()}
