@@ -1,5 +1,6 @@
 """Where a model's files are: a folder, or the cache of the Hub. No torch: asked before anything heavy is imported."""
 
+import json
 import re
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
     """The folder of a model on disk or on the Hub; of PyTorch weights there only where no safetensors are."""
     folder = require_file(on_disk(name, revision, **hub) / "config.json", "model folder (checkpoint), its").parent
     return folder if any(folder.glob("*.safetensors")) else on_disk(name, revision, (*FILES, "*.bin"), **hub)
+
+
+def default_pooling(folder: Path) -> str | int:
+    """How examples become one state by a model folder's own default, see `models.model.BmfmConfig`."""
+    config = json.loads((folder / "config.json").read_text())
+    kept = config.get("pooling")
+    return kept if kept is not None else pooling_by_kind(config.get("fields") or {})
+
+
+def pooling_by_kind(fields: dict) -> str | int:
+    """The first CLS token for models of cells, whose fields have values; the mean over tokens for DNA."""
+    return 0 if "values" in fields else "mean"
 
 
 WRITTEN = {

@@ -184,12 +184,16 @@ def save_adapter(model: BmfmModel, folder: Path, base: str, lora: dict, tokenize
     from bmfm.tokenizers.rna import CellTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    trained = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(trained, folder / ADAPTER[1])
+    save_file({n: w.detach().contiguous() for n, w in model.state_dict().items() if _is_adapted(n)}, folder / ADAPTER[1])
     held = {"base": base, "lora": lora, "heads": model.config.heads, "max_tokens": max_tokens}
     (folder / ADAPTER[0]).write_text(json.dumps(held, indent=1))
     if isinstance(tokenizer, CellTokenizer):
         tokenizer.save_pretrained(folder)
+
+
+def _is_adapted(name: str) -> bool:
+    """Whether a weight is an adapter's or a head's, rather than the model's that it began with."""
+    return "lora_" in name or name.startswith("heads.")
 
 
 def _read_adapter_settings(folder: Path) -> dict:
@@ -232,8 +236,7 @@ def read_adapter(folder: Path, base: Path) -> tuple[BmfmModel, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heads of the base that this adapter replaces
         model = from_checkpoint({}, held["heads"], str(base), lora=held["lora"], remote_code=remote_code_is_allowed())
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    fixed = {name: weight for name, weight in model.state_dict().items() if name not in trained}
+    fixed = {name: weight for name, weight in model.state_dict().items() if not _is_adapted(name)}
     if twice := sorted(given.keys() & fixed.keys()):
         raise ValueError(f"{file}: weights {some(twice)} have no place: they belong to the model, which an adapter leaves as it is")
     load_strictly(model, fixed | given, file)

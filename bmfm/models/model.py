@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from bmfm.models.attention import attention_inputs, check_name, choose_for, flattened
 from bmfm.models.backbones import KINDS
 from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
-from bmfm.models.folders import find_folder
+from bmfm.models.folders import find_folder, pooling_by_kind
 from bmfm.models.foreign import CODE, ForeignEmbeddings, save_code
 from bmfm.models.heads import Decoder, Heads
 from bmfm.models.weights import load_strictly, read_config, read_weights
@@ -54,7 +54,7 @@ class BmfmConfig(PreTrainedConfig):
     ):
         self.backbone, self.fields, self.heads = dict(backbone or {}), dict(fields or {}), dict(heads or {})
         self.positions = positions if positions is not None else "values" not in self.fields and self.backbone.get("kind") != "bert"
-        self.pooling = pooling if pooling is not None else 0 if "values" in self.fields else "mean"
+        self.pooling = pooling if pooling is not None else pooling_by_kind(self.fields)
         self.heads = {
             name: head | {"pooling": self.pooling} if head.get("pooling") == "auto" else head for name, head in self.heads.items()
         }
@@ -255,7 +255,7 @@ class BmfmModel(PreTrainedModel):
         if isinstance(pooling, bool) or not isinstance(pooling, int | str) or (isinstance(pooling, str) and pooling not in POOLINGS):
             raise ValueError(f"pooling={pooling!r} is unknown; choose {known}, or auto for the model's own ({self.config.pooling})")
         if isinstance(pooling, int) and pooling < 0:
-            raise ValueError(f"pooling={pooling} is no number of a CLS token, of which 0 is the first")
+            raise ValueError(f"pooling={pooling} is no number of a CLS token, which count from 0; choose {known}")
         if isinstance(pooling, int) and self.config.backbone.get("looks_back"):
             raise ValueError("tokens of this model see only what is before them: the state of [CLS] says nothing, choose pooling=mean")
         return pooling
