@@ -102,7 +102,9 @@ def train(config) -> dict[str, float]:
     (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=1))
     facts = data.facts()
     if has_lora(model):
-        save_adapter(model, run_dir / "adapter", config.checkpoint, settings["model"]["lora"])
+        save_adapter(
+            model, run_dir / "adapter", config.checkpoint, settings["model"]["lora"], data.tokenizer, settings["data"]["max_tokens"]
+        )
         merge_lora(model)
     report.save_model(model, data.tokenizer, run_dir / "model", settings, metrics, facts, data.card)
     report.plot_loss(curves, run_dir / "loss.png", config.name)
