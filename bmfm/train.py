@@ -10,6 +10,7 @@ def assemble(config):
     from hydra.utils import instantiate
 
     from bmfm.objectives.together import Objectives
+    from bmfm.training.optim import freeze_unread
 
     for name, chosen in config.objectives.items():
         if chosen and "_target_" not in chosen:
@@ -21,10 +22,12 @@ def assemble(config):
     objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
     data.need(objectives.needs)
     objectives.bind(data)
+    objectives.check_monitored()
     data.objectives = objectives
     genes = {name: i for i, name in enumerate(data.tokenizer.names)} if config.model.get("pretrained_genes") else None
     model = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.begin_at_baselines(model)
+    freeze_unread(model)
     return data, objectives, model
 
 
