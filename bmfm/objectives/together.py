@@ -147,7 +147,7 @@ class Objectives:
         out = {}
         for name, objective in self.parts.items():
             own = {key.removeprefix(f"{name}/"): value for key, value in sums.items() if key.startswith(f"{name}/")}
-            if hasattr(objective, "table") and (rows := objective.table(own)):
+            if own and hasattr(objective, "table") and (rows := objective.table(own)):
                 out[f"{name}_genes"] = rows
         return out
 

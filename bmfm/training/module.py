@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytorch_lightning as pl
 import torch
@@ -35,6 +36,7 @@ class Training(pl.LightningModule):
         self.model, self.objectives = model, objectives
         self.optimizer, self.schedule = optimizer, schedule
         self.encode = torch.compile(model.encode, dynamic=True) if compile else model.encode
+        self.test_in_fp32 = True
         self.batches_seen = 0
         self.counts: Counter[str] = Counter()
         self.sums: dict[str, torch.Tensor] = {}
@@ -97,7 +99,10 @@ class Training(pl.LightningModule):
         if len(self._scores) == 64:  # sums of many batches need not be kept one by one
             self._scores = [add_up(self._scores)]
 
-    test_step = validation_step
+    def test_step(self, batch: dict, batch_idx: int) -> None:
+        """As in validation, but in full precision, as `bmfm.load(...).predict` computes."""
+        with torch.autocast(self.device.type, enabled=False) if self.test_in_fp32 else nullcontext():
+            self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")

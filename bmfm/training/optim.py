@@ -26,8 +26,9 @@ def freeze_unread(model: torch.nn.Module) -> list[str]:
     They would get no gradient, for which training on several devices waits in vain: the pooler where no head pools by it,
     and in backbones of others whatever the hidden states do not depend on (a pooler, a head for contacts, adapters in them).
     """
-    unread = [] if any(h.get("pooling") == "pooler" for h in model.config.heads.values()) else ["pooler."]
-    names = [name for name, _ in model.named_parameters() if name.startswith(tuple(unread))]
+    settings = model.config.to_dict()
+    pooled = {settings.get("pooling") if h.get("pooling") == "auto" else h.get("pooling") for h in model.config.heads.values()}
+    names = [] if "pooler" in pooled else [name for name, _ in model.named_parameters() if name.startswith("pooler.")]
     if model.reads_ids:
         names += [f"backbone.{name}" for name in model.backbone.unread()]
     for name in names:
