@@ -69,6 +69,7 @@ def train(config) -> dict[str, float]:
     callbacks = sorted((instantiate(c) for c in config.callbacks.values() if c), key=lambda c: isinstance(c, LastCheckpoint))
     loggers = [instantiate(c) for c in config.logger.values() if c]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    _check_strategy(trainer)
     began = time.perf_counter()
     trainer.fit(module, data, ckpt_path=resume_from, weights_only=True if resume_from else None)
     seconds = time.perf_counter() - began
@@ -117,6 +118,16 @@ def _begin_or_resume(config, run_dir: Path, main_process: bool) -> Path | None:
         for stale in ("checkpoints", "model", "csv"):
             shutil.rmtree(run_dir / stale, ignore_errors=True)
     return last if config.resume and last.exists() else None
+
+
+def _check_strategy(trainer) -> None:
+    """Raise a ValueError for strategies that cut parameters into shards, where weight decay and clipping would be wrong."""
+    from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+    if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+        raise ValueError(
+            f"trainer.strategy: {type(trainer.strategy).__name__} is not supported, every device holds the whole model: choose trainer=ddp"
+        )
 
 
 def _load_best(trainer, model) -> int | None:
