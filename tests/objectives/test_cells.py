@@ -228,7 +228,8 @@ def test_labels_balanced():
 def test_the_monitored_loss_has_no_adversarial_part(small_model):
     """A model that forgets the donor better has a higher donor loss; that must not make it look worse."""
     columns = {"t": CLASSES, "donor": np.array(["d1", "d2"] * 20, object)}
-    kept, forgotten = label_tasks.Classification(column="t"), label_tasks.Classification(column="donor", reversal=1.0)
+    kept = label_tasks.Classification(column="t", pooling=0)
+    forgotten = label_tasks.Classification(column="donor", pooling=0, reversal=1.0)
     together = bound(FakeData(columns=columns), kept=kept, forgotten=forgotten)
     batch = rows(LENGTHS)
     batch["labels"] = {"kept": torch.tensor([0, 1, 2, IGNORE]), "forgotten": torch.tensor([0, 1, 0, 1])}
