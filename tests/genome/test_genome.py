@@ -41,7 +41,7 @@ def test_reverse_complement_moves_an_insertion_to_the_next_base():
 
 
 def test_bases_are_normalised_and_counted():
-    codes, replaced = alphabet.normalise_bases("acgtNRy-")
+    codes, replaced = alphabet.read_text("acgtNRy-")
     assert alphabet.decode(codes) == "ACGTNNNN" and replaced == 3
     with pytest.raises(ValueError, match="position 1"):
         alphabet.encode("Aq")
@@ -60,8 +60,10 @@ def test_contig_names():
     assert names.find("MT") == 1 and names.find("2") is None
     with pytest.raises(ValueError, match=r"a\.vcf.*'7' is not in the genome"):
         names.require("7", "a.vcf")
-    with pytest.raises(ValueError, match="two styles"):
-        ContigNames(["1", "chr1"])
+    both = ContigNames(["chrM", "chrMT", "X", "x", "1"])  # hg19 has two mitochondria
+    assert [both.find(n) for n in ("chrM", "chrMT", "X", "x", "chr1", "MT", "chrX")] == [0, 1, 2, 3, 4, None, None]
+    with pytest.raises(ValueError, match=r"a\.vcf: contig 'MT' may be any of chrM, chrMT"):
+        both.require("MT", "a.vcf")
 
 
 FASTA = ">chr1 first\nACGTNNNNNNNNNNNNNNNacgtR\nACGTACGTAC\n>chrM\nGGGGCCCCAATT\n"
