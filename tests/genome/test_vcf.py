@@ -125,7 +125,7 @@ def _file(draw):
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["vcf", "bcf"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(file=_file(), piece=st.sampled_from([16, 64, vcf_stream._READ]))
 def test_agrees_with_plain_python_on_random_files(small, tmp_path_factory, binary, file, piece):
     text, keep = file
@@ -278,7 +278,7 @@ def test_plain_gzip_is_read_and_cut_files_are_refused(small, tmp_path):
     for number, data in enumerate((whole.read_bytes()[:-20], block[:-28], block[:-40], damaged)):
         path = tmp_path / f"cut{number}.vcf.gz"
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=rf"cut{number}\.vcf\.gz: the compressed file is damaged or ends early"):
+        with pytest.raises(ValueError, match=rf"cut{number}\.vcf\.gz: the b?gzip data (cannot be read to their end|are cut or damaged)"):
             VariantTable.from_vcf(path, small)
     pysam.bcftools.view("-Ou", "-o", str(tmp_path / "x.bcf"), str(whole), catch_stdout=False)
     (tmp_path / "cut.bcf").write_bytes(gzip.decompress((tmp_path / "x.bcf").read_bytes())[:-5])
