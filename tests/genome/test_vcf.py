@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmfm.cli import compose
+from bmfm.data.dna import DnaDataModule
 from bmfm.genome import vcf_stream
 from bmfm.genome.alphabet import decode
 from bmfm.genome.reference import Reference
@@ -440,3 +441,11 @@ def test_a_bar_follows_the_bytes_of_the_file(slice_reference, tmp_path, monkeypa
 def test_the_store_says_how_long_edits_are(slice_variants):
     assert slice_variants.folder is not None
     assert slice_variants.longest == int((slice_variants.end - slice_variants.start).max())
+
+
+def test_a_run_is_told_that_no_allele_was_taken(small, write, capsys):
+    path = write("x.vcf", text_of("chr1 1 . A G . . ."))
+    module = DnaDataModule(str(small.source), lambda *sources: None, {}, {}, {}, 8, 1, variants=str(path))
+    module.report()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No allele was taken" in said and "no frequency stated; data.variant_filter.missing_frequency gives one" in said
