@@ -112,7 +112,10 @@ class PieceReader:
     def _require_declared(self, fields: tuple[str, ...]) -> None:
         keep, header = self.keep, self.header
         if lacking := [s for s in keep.samples if s not in header.samples]:
-            raise ValueError(f"{self.path}: samples {', '.join(lacking)} are not in the file, which has {len(header.samples)}")
+            shown = ", ".join(header.samples[:5]) + (", ..." if len(header.samples) > 5 else "")
+            raise ValueError(
+                f"{self.path}: samples {', '.join(lacking)} are not in the file, which has {len(header.samples)}{shown and f' ({shown})'}"
+            )
         if keep.info_flag and keep.info_flag not in header.info:
             flags = [name for name, kind in header.info.items() if kind == "Flag"]
             raise ValueError(
