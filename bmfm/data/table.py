@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
-from bmfm.data.splits import InOrder, Order, split_examples
+from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
+from bmfm.expressions import evaluate
 from bmfm.files import open_whole, require_file
 from bmfm.hashing import example_keys
 from bmfm.special import CLS, IGNORE, SEP
@@ -140,7 +141,8 @@ class SequenceTable(BatchModule):
     sequence, second
         Columns of the sequence (None: the first) and, for pairs, of the second one: ``[CLS] A [SEP] B [SEP]``.
     derived
-        More columns, {name: expression over columns}, as ``{mean: "(a + 2 * b) / (a + b)"}``; see `pandas.DataFrame.eval`.
+        More columns, {name: expression over columns}, as ``{mean: "(a + 2 * b) / (a + b)"}``: arithmetic, comparisons and the
+        functions of `bmfm.expressions`, and nothing else, since a task card may come from anyone.
     text
         Columns of a CSV that are text though they look like numbers, as labels of bases do.
     split
@@ -179,12 +181,24 @@ class SequenceTable(BatchModule):
             table = read_table(file, self.text, sequences)
             self.sequence = self.sequence or str(table.columns[0])
             for name, expression in self.derived.items():
-                try:
-                    table[name] = table.eval(expression)
-                except Exception as error:
-                    raise ValueError(f"{file}: data.derived.{name}={expression!r} cannot be computed: {error}") from error
+                table[name] = self._derive(table, name, str(expression), file)
             tables.append(table.assign(**{"bmfm part": part}))
         return pd.concat(tables, ignore_index=True)
+
+    def _derive(self, table: pd.DataFrame, name: str, expression: str, file: Path) -> np.ndarray:
+        """A derived column; rows of which it has no finite value (a missing number, log of 0) are counted and warned of."""
+        try:
+            values = evaluate(expression, table)
+        except ValueError as error:
+            raise ValueError(f"{file}: data.derived.{name}={expression!r} cannot be computed: {error}") from None
+        lost = np.flatnonzero(~np.isfinite(values))
+        if len(lost):
+            import warnings
+
+            said = f"{len(lost):,} of {len(values):,} rows of {file.name} have no finite value (first: row {int(lost[0]) + 2})"
+            self.note(f"derived column {name}, {file.name}", said)
+            warnings.warn(f"data.derived.{name}={expression!r}: {said}", stacklevel=2)
+        return values
 
     def connect(self, tokenizer) -> None:
         """Bind the tokenizer, read and tokenize the tables, split them."""
@@ -214,19 +228,16 @@ class SequenceTable(BatchModule):
         self.numbers = {p: np.flatnonzero(part == p) for p in PARTS}
         whole = np.flatnonzero(part == "all") if "all" in set(part) else np.empty(0, np.int64)
         if len(whole):
-            self.numbers = split_examples(self.split, len(whole), lambda c: self.table[c].to_numpy(object), self.seed)
+            self.numbers = split_examples(self.split, len(whole), lambda c: self.table[c].to_numpy(object))
         elif not len(self.numbers["validation"]):
             train = self.numbers["train"]
-            inner = split_examples(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train], self.seed)
+            inner = split_examples(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train])
             self.numbers |= {p: train[inner[p]] for p in ("train", "validation")}
         row_length = self.max_tokens if self.packing else None
         orders = {p: InOrder(n) for p, n in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed)  # type: ignore[assignment]
-        self.parts = {
-            p: SequenceExamples(self.ids, cut, orders[p], 3 * self.seed + i, row_length)
-            for i, p in enumerate(PARTS)
-            if len(self.numbers[p])
-        }
+        seeds = part_seeds(self.seed, self.split)
+        self.parts = {p: SequenceExamples(self.ids, cut, orders[p], seeds[p], row_length) for p in PARTS if len(self.numbers[p])}
 
     def _tokens(self, column: str | None) -> tuple[list[np.ndarray], int]:
         texts = self.table[column].tolist()

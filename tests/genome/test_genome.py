@@ -14,10 +14,11 @@ from bmfm.genome.reference import Reference
 from bmfm.genome.regions import intersect, merge, read_regions, split_by_block, split_by_contig, within
 from bmfm.genome.representation import BiAllele, Haplotype, ReferenceSequence
 from bmfm.genome.sites import site_table
-from bmfm.genome.variants import VariantFilter, VariantTable, trim
+from bmfm.genome.variants import VariantFilter, VariantTable
 from bmfm.genome.windows import Windows, WindowSampler
 from tests.conftest import SLICE_FASTA, vcf
 from tests.genome.reference_representation import biallele, haplotype
+from tests.genome.reference_vcf import trim
 
 
 def test_alphabet_is_the_published_table():
@@ -159,8 +160,8 @@ def test_wrong_assembly_is_refused(small, write):
 
 
 def test_frequencies():
-    assert dbsnp_freq(("A:0.9", "0.1|B:0.8", ".|C:.", "."), 1) == [0.1]
-    assert dbsnp_freq(("A:.", "."), 1) is None
+    assert dbsnp_freq("A:0.9,0.1|B:0.8,.|C:.,.", 1, set()) == [0.1]
+    assert dbsnp_freq("A:.,.", 1, set()) is None
     assert trim("CAGT", "CGT") == (1, "A", "") and trim("A", "AGG") == (1, "", "GG") and trim("AT", "GC") == (0, "AT", "GC")
 
 
