@@ -33,9 +33,26 @@ def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
     return folder if any(folder.glob("*.safetensors")) else on_disk(name, revision, (*FILES, "*.bin"), **hub)
 
 
+def read_json(file: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the line, if it holds anything else.
+    """
+    try:
+        held = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON ({error}): copy or download it again") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} holds a {type(held).__name__}, an object with named settings is expected")
+    return held
+
+
 def default_pooling(folder: Path) -> str | int:
     """How examples become one state by a model folder's own default, see `models.model.BmfmConfig`."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     kept = config.get("pooling")
     return kept if kept is not None else pooling_by_kind(config.get("fields") or {})
 

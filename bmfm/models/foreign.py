@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bmfm.models.weights import read_config, read_json, some, weight_files
+from bmfm.models.folders import read_json
+from bmfm.models.weights import read_config, some, weight_files
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.dna import Vocabulary
 from bmfm.tokenizers.texts import by_number, read_texts
