@@ -29,7 +29,14 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
 
 def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
     """The folder of a model on disk or on the Hub; of PyTorch weights there only where no safetensors are."""
-    folder = require_file(on_disk(name, revision, **hub) / "config.json", "model folder (checkpoint), its").parent
+    folder = on_disk(name, revision, **hub)
+    if not (folder / "config.json").is_file() and (
+        folder.suffix == ".ckpt" or any(folder.glob("*.ckpt")) or (folder / "tokenizers").is_dir()
+    ):
+        raise FileNotFoundError(
+            f"{name} is a published checkpoint, not a model folder: python -m bmfm.convert {name} TARGET, and load TARGET"
+        )
+    require_file(folder / "config.json", "model folder (checkpoint), its")
     return folder if any(folder.glob("*.safetensors")) else on_disk(name, revision, (*FILES, "*.bin"), **hub)
 
 

@@ -107,8 +107,11 @@ class ForeignTokenizer(Vocabulary):
             return cls(
                 AutoTokenizer.from_pretrained(folder, trust_remote_code=_REMOTE_CODE.get()), config.get("vocab_size"), positions(config)
             )
-        except (ValueError, OSError) as error:
-            raise _asks_for_code(error, folder) from error
+        except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise _refusal(folder) from error
+            said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            raise ValueError(f"{folder}: its tokenizer cannot be read ({said})") from error
 
     def __len__(self) -> int:
         return len(self.their_ids)
