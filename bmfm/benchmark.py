@@ -25,6 +25,7 @@ def benchmark(config) -> list[dict]:
 
     from bmfm.evaluation import runner
     from bmfm.evaluation.cards import read_card
+    from bmfm.evaluation.overlap import sentences
     from bmfm.evaluation.report.pages import write_report
 
     suite: dict = OmegaConf.to_container(config.suite, resolve=True)  # type: ignore[assignment]
@@ -54,6 +55,8 @@ def benchmark(config) -> list[dict]:
         console.print(f"{next(done)}/{len(cells)} {record['task']}: {who}: {said}, {record['seconds'] or 0:.0f} s", highlight=False)
 
     records = runner.run(cells, instantiate(config.launcher, _convert_="all"), told)
+    for said in dict.fromkeys(said for r in records for said in sentences(r["task"], r.get("overlap") or {})):
+        print(f"bmfm: {said}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict = {"suite": suite | {"tasks": tasks}, "records": runner.with_earlier(folder, records, tasks)}
     written = runner.write_results(folder, **results)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
-from bmfm.data.splits import InOrder, Order, split_examples
+from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.expressions import evaluate
 from bmfm.files import open_whole, require_file
@@ -228,19 +228,16 @@ class SequenceTable(BatchModule):
         self.numbers = {p: np.flatnonzero(part == p) for p in PARTS}
         whole = np.flatnonzero(part == "all") if "all" in set(part) else np.empty(0, np.int64)
         if len(whole):
-            self.numbers = split_examples(self.split, len(whole), lambda c: self.table[c].to_numpy(object), self.seed)
+            self.numbers = split_examples(self.split, len(whole), lambda c: self.table[c].to_numpy(object))
         elif not len(self.numbers["validation"]):
             train = self.numbers["train"]
-            inner = split_examples(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train], self.seed)
+            inner = split_examples(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train])
             self.numbers |= {p: train[inner[p]] for p in ("train", "validation")}
         row_length = self.max_tokens if self.packing else None
         orders = {p: InOrder(n) for p, n in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed)  # type: ignore[assignment]
-        self.parts = {
-            p: SequenceExamples(self.ids, cut, orders[p], 3 * self.seed + i, row_length)
-            for i, p in enumerate(PARTS)
-            if len(self.numbers[p])
-        }
+        seeds = part_seeds(self.seed, self.split)
+        self.parts = {p: SequenceExamples(self.ids, cut, orders[p], seeds[p], row_length) for p in PARTS if len(self.numbers[p])}
 
     def _tokens(self, column: str | None) -> tuple[list[np.ndarray], int]:
         texts = self.table[column].tolist()

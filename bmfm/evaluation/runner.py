@@ -22,6 +22,7 @@ from bmfm.evaluation import own_metrics
 from bmfm.evaluation.cards import Card, content_hash, data_paths, read_card, verify, write_json
 from bmfm.evaluation.launch import cores
 from bmfm.evaluation.metrics import METRICS
+from bmfm.evaluation.overlap import overlap
 from bmfm.evaluation.protocols import protocol
 
 REPORTED = ("bmfm", "torch", "transformers", "numpy", "scikit-learn", "anndata", "scib-metrics", "scvi-tools", "harmonypy")
@@ -130,6 +131,7 @@ def run_cell(cell: Cell) -> dict:
         record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": outcome.worked, "metrics": outcome.metrics}
         record |= {"counts": outcome.counts | getattr(entrant, "counts", {})}
         record |= {"intervals": {k: list(v) for k, v in outcome.intervals.items()}, "umap": outcome.umap}
+        record["overlap"] = overlap(examples)
         if card.metric not in outcome.metrics:
             raise ValueError(f"{card.name} is ranked by {card.metric}, which its protocol did not give: {sorted(outcome.metrics)}")
         if outcome.arrays:
@@ -181,7 +183,7 @@ def _about(cell: Cell, card: Card, entrant) -> dict:
         "metrics": {}, "intervals": {}, "counts": {}, "n_train": 0, "n_validation": 0, "n_test": 0, "data_hash": None, "test_uses": 0,
         "seconds": None, "train_seconds": None, "peak_memory_bytes": None, "device": gpu or _processor(), "cores": cores(),
         "versions": {"python": platform.python_version()} | {name: v for name in REPORTED if (v := _version(name))},
-        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": entrant.identity(card), "umap": None,
+        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": entrant.identity(card), "umap": None, "overlap": {},
         "published": [asdict(p) for p in card.published], "own_metrics": own_metrics.as_record({m: METRICS[m] for m in card.metrics}),
     }  # fmt: skip
 

@@ -224,6 +224,24 @@ class Foreign(nn.Module):
         if implementation != "auto":
             self.body.set_attn_implementation(implementation)
 
+    def unread(self) -> list[str]:
+        """Names of the trainable parameters that the hidden states do not depend on, found by the gradients of a few tokens."""
+        before, was_training = self.config._attn_implementation, self.body.training
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if not trained:
+            return []
+        ids = torch.tensor([[CLS, 5, 6, 7]], device=self.their_ids.device) % len(self.their_ids)
+        try:
+            if (before or "").startswith("flash"):  # which is for GPUs, where the model is not yet
+                self.body.set_attn_implementation("eager")
+            hidden = self.eval().of_batch({"input_ids": ids, "document": torch.ones_like(ids)})
+            found = torch.autograd.grad(hidden.sum(), list(trained.values()), allow_unused=True)
+        finally:
+            self.train(was_training)
+            if (before or "").startswith("flash"):
+                self.body.set_attn_implementation(before)
+        return [name for name, gradient in zip(trained, found, strict=True) if gradient is None]
+
     def shown(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Which places the model sees: not those of special tokens that it lacks."""
         return self.their_ids[input_ids_BL] >= 0

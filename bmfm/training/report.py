@@ -108,6 +108,14 @@ def save_model(
         tokenizer.tokenizer.model_max_length = config["data"]["max_tokens"]
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(config, indent=1, default=str))
+    write_card(model, folder, config, metrics, facts, sources)
+
+
+def write_card(model, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]) -> None:
+    """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved."""
+    from bmfm.models.modernbert import is_plain
+
+    plain = is_plain(model)
     tags = "genomics, dna" if "values" not in model.config.fields else "transcriptomics, single-cell"
     what = "genomic DNA" if "values" not in model.config.fields else "single-cell RNA"
     objectives = ", ".join(config["objectives"])

@@ -54,7 +54,10 @@ def slices(variants: VariantTable) -> list[float]:
 def assert_agrees(path, reference, keep, plain, folder):
     variants = VariantTable.from_vcf(path, reference, keep, folder)
     rows, genotypes, report = read(plain, reference, keep)
-    assert table(variants) == [tuple(c.item() if hasattr(c, "item") else c for c in row) for row in rows]
+    rows = [tuple(c.item() if hasattr(c, "item") else c for c in row) for row in rows]
+    # htslib keeps a frequency as float32 and rescaling divides it: the slices may differ in the last bit
+    assert [row[:3] + row[5:] for row in table(variants)] == [row[:3] + row[5:] for row in rows]
+    np.testing.assert_allclose([row[3:5] for row in table(variants)], [row[3:5] for row in rows], atol=1e-6)
     assert variants.genotypes.tolist() == [[list(g) for g in record] for record in genotypes]
     assert variants.report.records == report.records
     for name in ("kept", "skipped", "noted"):
