@@ -62,8 +62,14 @@ def work_key(config, predictor) -> str:
     from bmfm import __version__
     from bmfm.cells.formats import find_sources
     from bmfm.evaluation.cards import content_hash
+    from bmfm.models.folders import find_folder
+    from bmfm.models.load import adapter_base
 
-    model = content_hash(sorted(p for p in predictor.folder.iterdir() if p.is_file() and not p.name.startswith(".")))
+    checkpoint = Path(config.checkpoint).expanduser()
+    folders = (
+        [predictor.folder] if predictor.folder else [checkpoint, find_folder(adapter_base(checkpoint))]
+    )  # of an adapter, its model too
+    model = content_hash(sorted(p for f in folders for p in f.iterdir() if p.is_file() and not p.name.startswith(".")))
     settings: dict = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     aside = ("checkpoint", "revision", "output", "progress", "overwrite", "device", "hydra")
     paths = config.data.path if isinstance(config.data.path, str) else list(config.data.path)
@@ -104,9 +110,9 @@ def read_inputs(data):
         return str(path)
     from bmfm.data.table import read_table
 
-    table = read_table(path)
-    if absent := [c for c in (data.sequence, data.second, data.id) if c and c not in table]:
-        raise SystemExit(f"bmfm: {path} has no column {absent[0]!r}; it has {', '.join(table.columns)}")
+    table = read_table(path, sequences=[c for c in (data.sequence, data.second) if c])
+    if data.id and data.id not in table:
+        raise KeyError(f"{path} has no column {data.id!r} for data.id; it has {', '.join(map(str, table.columns))}")
     return (table.set_index(data.id) if data.id else table)[[data.sequence, data.second] if data.second else data.sequence]
 
 

@@ -13,7 +13,7 @@ from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
-from bmfm.data.splits import InOrder, Order, split_examples
+from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.hashing import example_keys
 from bmfm.special import PAD
@@ -183,7 +183,7 @@ class RnaDataModule(BatchModule):
             raise ValueError(f"{sources[0].view.name}: no cell has a count in any gene of the vocabulary")
         if n := int(empty.sum()):
             self.note("cells without any count", f"{n:,}, left out (first: {self.cells.name_of(int(np.flatnonzero(empty)[0]))})")
-        parts = split_examples(self.split, len(self.cells), self.cells.column, self.seed)
+        parts = split_examples(self.split, len(self.cells), self.cells.column)
         self.numbers = {part: cells[~empty[cells]] for part, cells in parts.items()}
         if not len(self.numbers["train"]):
             raise ValueError(f"data.split leaves no training cells: {self.split}")
@@ -195,9 +195,10 @@ class RnaDataModule(BatchModule):
             classes, _ = pd.factorize(pd.Series(self.cells.column(self.balance))[self.numbers["train"]])
         orders = {part: InOrder(cells) for part, cells in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed, blocks, self.buffer_blocks, classes)  # type: ignore[assignment]
+        seeds = part_seeds(self.seed, self.split)
         self.parts = {
-            part: CellExamples(self.cells, orders[part], 3 * self.seed + i, tokenizer, self.max_tokens, self.packing, part != "train")
-            for i, part in enumerate(PARTS)
+            part: CellExamples(self.cells, orders[part], seeds[part], tokenizer, self.max_tokens, self.packing, part != "train")
+            for part in PARTS
             if len(self.numbers[part])
         }
         if not tokenizer.is_settled:
