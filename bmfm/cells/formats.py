@@ -129,11 +129,10 @@ class AnnDataView:
         """Matrices that may hold counts, likeliest first: ``X``, ``raw``, ``layers/...``."""
         if self.adata is not None:
             held = [f"layers/{k}" for k in self.adata.layers]
-            first = (["X"] if self.adata.X is not None else []) + (["raw"] if self.adata.raw is not None else [])
+            first = (["X"] if self.adata.isbacked or self.adata.X is not None else []) + (["raw"] if self.adata.raw is not None else [])
         else:
-            held = [f"layers/{k}" for k in self.group["layers"]] if "layers" in self.group else []
-            raw = ["raw"] if "raw" in self.group and "X" in self.group["raw"] else []
-            first = (["X"] if "X" in self.group and dict(self.group["X"].attrs).get("encoding-type") != "null" else []) + raw
+            held = [f"layers/{k}" for k in self.group.get("layers", ())]
+            first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
         return first + sorted(held, key=lambda k: ("count" not in k.lower(), k))
 
     def matrix(self, key: str):
@@ -169,6 +168,11 @@ class AnnDataView:
             return anndata.io.read_elem(self.group)
         path = Path(self.name).expanduser()
         return (anndata.io.read_zarr if path.is_dir() else anndata.io.read_h5ad)(path)
+
+
+def _is_null(element: Any) -> bool:
+    """Whether it is what anndata writes for None."""
+    return dict(element.attrs).get("encoding-type") == "null"
 
 
 def _is_current(group: Any) -> bool:

@@ -19,14 +19,18 @@ def _native(values: np.ndarray) -> np.ndarray:
 
 
 class RowsOf:
-    """The X of a view of a backed AnnData, by rows: anndata reads those that are asked for."""
+    """The X of a view of a backed AnnData, by rows: anndata reads those that are asked for.
+
+    A view's own X would read all of its rows at once, and anndata makes no view of such a view.
+    """
 
     def __init__(self, adata: Any):
-        self.adata, self.shape = adata, adata.shape
-        self.dtype = adata[:1].X.dtype
+        self.parent, self.columns, self.shape = adata._adata_ref, adata._vidx, adata.shape
+        self.numbers = np.arange(self.parent.n_obs)[adata._oidx]
+        self.dtype = self.parent.X.dtype
 
     def __getitem__(self, rows: slice):
-        return self.adata[rows].X
+        return self.parent[self.numbers[rows]].X[:, self.columns]  # HDF5 itself has no columns in any order
 
 
 class Matrix:
