@@ -154,3 +154,12 @@ def test_a_test_part_without_labels_is_warned_of_and_the_run_ends_well(tmp_path,
             )
         )
     assert "val/label/macro_f1" in metrics and (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_a_cell_with_an_infinite_label_is_named(tmp_path, cells_model, data):
+    cells = anndata.read_h5ad(data["rna"])
+    cells.obs["number"] = np.where(np.arange(cells.n_obs) == 5, -np.inf, 1.0 * np.arange(cells.n_obs))
+    cells.write_h5ad(tmp_path / "c.h5ad")
+    settings = [f"checkpoint={cells_model}", f"data.path={tmp_path / 'c.h5ad'}", "objective=[regression]", "objectives.label.column=number"]
+    with pytest.raises(ValueError, match=rf"column 'number', c\.h5ad, cell '{cells.obs_names[5]}': regression needs finite numbers"):
+        assemble(compose("train", ["+recipe=rna_finetune", *settings]))
