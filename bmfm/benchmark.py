@@ -3,18 +3,29 @@
 import sys
 from pathlib import Path
 
-from bmfm.cli import main, override
+from bmfm.cli import instantiate, main, override
+
+
+def run(config) -> None:
+    """The entry point: `benchmark`, with status 1 where a cell of the grid failed; the report is written all the same."""
+    from bmfm.evaluation.report.comparison import failure
+
+    records = benchmark(config)
+    failed = [f"{r['task']}: {r['model']} ({r['mode']}), seed {r['seed']}: {why}" for r in records if (why := failure(r))]
+    if failed:
+        print(f"bmfm: {len(failed)} of {len(records)} cells failed:", *failed, sep="\n  ", file=sys.stderr)
+        sys.exit(1)
 
 
 def benchmark(config) -> list[dict]:
     """Run what is not finished of a suite's grid, and write results and report; returns the records."""
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from rich.console import Console
     from rich.markup import escape
 
     from bmfm.evaluation import runner
     from bmfm.evaluation.cards import read_card
+    from bmfm.evaluation.overlap import sentences
     from bmfm.evaluation.report.pages import write_report
 
     suite: dict = OmegaConf.to_container(config.suite, resolve=True)  # type: ignore[assignment]
@@ -44,6 +55,8 @@ def benchmark(config) -> list[dict]:
         console.print(f"{next(done)}/{len(cells)} {record['task']}: {who}: {said}, {record['seconds'] or 0:.0f} s", highlight=False)
 
     records = runner.run(cells, instantiate(config.launcher, _convert_="all"), told)
+    for said in dict.fromkeys(said for r in records for said in sentences(r["task"], r.get("overlap") or {})):
+        print(f"bmfm: {said}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict = {"suite": suite | {"tasks": tasks}, "records": runner.with_earlier(folder, records, tasks)}
     written = runner.write_results(folder, **results)
@@ -136,4 +149,4 @@ def _name(checkpoint: str) -> str:
 
 
 if __name__ == "__main__":
-    main(benchmark, "benchmark")
+    main(run, "benchmark")

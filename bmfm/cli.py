@@ -1,14 +1,20 @@
-"""Composing configuration: the same for every entry point, with errors that say what was meant."""
+"""Composing configuration: the same for every entry point, with errors that say what was meant.
 
-import json
+Configuration is looked for in the package and, beside it, in one folder of the user's own: ``--config-dir FOLDER`` of every
+entry point, or ``$BMFM_CONFIG_DIR``. Whatever lies there like its pattern in ``conf/`` (``task/mine/x.yaml``, ``suite/x.yaml``,
+``recipe/x.yaml``) is chosen in the same way, and Python modules there can be named by a ``_target_``.
+"""
+
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
+CONFIG_DIR = "BMFM_CONFIG_DIR"
 
 
 def config_folder() -> Path:
@@ -16,11 +22,53 @@ def config_folder() -> Path:
     return PACKAGE / "conf"
 
 
+def config_folders() -> list[Path]:
+    """All folders that configuration is looked for in: the package's, and the user's own where there is one.
+
+    The latter is named by an environment variable, so that the processes that a benchmark starts, here or on a cluster, know it.
+    """
+    own = os.environ.get(CONFIG_DIR)
+    return [config_folder(), *([Path(own)] if own else [])]
+
+
+def use_config_folder(folder: str | Path) -> None:
+    """Look for configuration, and for Python modules that it names, in a folder of the user's own too.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such folder.
+    ValueError
+        Where a file there has the name of one that ships, which would be read in its place.
+    """
+    own = Path(folder).expanduser().absolute()
+    if not own.is_dir():
+        raise FileNotFoundError(f"--config-dir: {own} is no folder")
+    shipped = (p.relative_to(config_folder()) for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml") for p in config_folder().glob(pattern))
+    taken = [p for p in shipped if (own / p).is_file()]
+    if taken:
+        raise ValueError(
+            f"--config-dir: {own / taken[0]} has the name of a file that ships with the package, which would be read in its place; rename it"
+        )
+    os.environ[CONFIG_DIR] = str(own)
+
+
+def options(group: str) -> list[str]:
+    """Names to choose from in a group, sorted: those that ship and the user's own."""
+    return sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml") if not p.name.startswith("_")})
+
+
+def config_file(group: str, name: str) -> Path | None:
+    """The YAML of a choice, or None."""
+    files = (folder / group / f"{name}.yaml" for folder in config_folders())
+    return next((f for f in files if f.is_file()), None)
+
+
 def register_resolvers() -> None:
     """``${asset:path}``: a file that ships with the package."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("asset", lambda path: str(PACKAGE / "assets" / path), replace=True)
+    OmegaConf.register_new_resolver("asset", lambda path: literal(str(PACKAGE / "assets" / path)), replace=True)
 
 
 def compose(config_name: str, overrides: list[str]):
@@ -30,15 +78,86 @@ def compose(config_name: str, overrides: list[str]):
     from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers()
+    shipped, *own = config_folders()
+    sys.path += [str(folder) for folder in own if str(folder) not in sys.path]
     if GlobalHydra.instance().is_initialized():  # inside an entry point that composes more
         return hydra_compose(config_name, overrides)
-    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
-        return hydra_compose(config_name, overrides)
+    more = [override("hydra.searchpath", [f"file://{folder}" for folder in own])] if own else []
+    with initialize_config_dir(str(shipped.resolve()), version_base="1.3"):
+        return hydra_compose(config_name, [*overrides, *more])
 
 
-def override(key: str, value: object) -> str:
-    """A setting as an override, quoted so that any path may be a value."""
-    return f"{key}={json.dumps(value, default=str)}"
+def literal(value: Any) -> Any:
+    """The value as OmegaConf reads it back: texts, also those inside of lists and mappings, with their ``${`` escaped."""
+    if isinstance(value, Mapping):
+        return {k: literal(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(v) for v in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def instantiate(config: Any, **more: Any) -> Any:
+    """What a configuration with ``_target_`` describes, as `hydra.utils.instantiate` makes it, whatever signs its texts hold.
+
+    Hydra resolves a configuration and then reads it, so that an escaped ``${`` would be taken for a reference the second time.
+    """
+    from hydra.utils import instantiate as hydra_instantiate
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    return hydra_instantiate(literal(literal(plain)), **more)
+
+
+def override(key: str, value: Any) -> str:
+    """A setting as an override that gives back the same value, whatever characters are in a text or path.
+
+    Parameters
+    ----------
+    key
+        As ``data.path``, or with ``+`` or ``++`` before it.
+    value
+        None, truth value, number, text, path, or lists and mappings of these; anything else as its text.
+    """
+    return f"{key}={_grammar(value)}"
+
+
+def _grammar(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides: there a backslash means something before a quote alone."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        if odd := [k for k in value if not re.fullmatch(r"[A-Za-z_][\w-]*", str(k), re.ASCII)]:
+            raise ValueError(f"{odd[0]!r} cannot be a key of a setting; keys are plain words")
+        return "{" + ", ".join(f"{k}: {_grammar(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_grammar, value)) + "]"
+    return _quoted(literal(str(value)))
+
+
+def _quoted(text: str) -> str:
+    escaped = re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ("\\" + m[2] if m[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def readable(argument: str) -> str:
+    """An argument of the command line; where Hydra's grammar cannot read the value, as that of ``data.path=/a/b=c/é.csv``, quoted as it is.
+
+    What opens a list, a mapping or a quotation stays as it is: there a mistake is more likely than a name. ``${...}`` still
+    refers to another setting.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch(r"\+{0,2}[\w.@/:-]+", key, re.ASCII) or value[:1] in ("[", "{", "'", '"', "("):
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return f"{key}={_quoted(value)}"
+    return argument
 
 
 def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
@@ -46,15 +165,19 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     text = str(error).strip().split("\n")[0]
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)):
         group, name = match[1], match[2]
-        options = sorted(p.stem for p in (config_folder() / group).glob("*.yaml"))
-        near = get_close_matches(name, options, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(options)}"
+        known = options(group)
+        near = get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
         return f"no {group} is named {name!r}; {hint}"
     if missing := re.search(r"Missing mandatory value: (\w+)", str(error)):
-        options = sorted(p.stem for p in (config_folder() / missing[1]).glob("*.yaml"))
-        return f"+{missing[1]}=NAME is needed; choose from {', '.join(options)}" if options else f"{missing[1]}=... is needed"
+        known = options(missing[1])
+        return f"+{missing[1]}=NAME is needed; choose from {', '.join(known)}" if known else f"{missing[1]}=... is needed"
     if group := re.search(r"Could not override '(suite|task|recipe)'", str(error)):
         return f"write +{group[1]}=NAME, with a plus: it is added to what there is"
+    if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^=']+)", text):
+        return f"{text}: a comma separates the values of several runs (-m); where it is part of a name, quote it: '{sweep[1]}=\"...\"'"
+    if "Interpolation" in type(error).__name__:
+        return f"{text}; ${{...}} refers to another setting: where it is part of a name, write \\${{...}} in single quotes"
     key = re.search(r"Key '([^']+)' is not in struct", str(error)) or re.search(r"Could not override '([^']+)'", str(error))
     if key:
         from omegaconf import OmegaConf
@@ -87,35 +210,74 @@ def check_files(config) -> None:
 
 
 def main(task: Callable, config_name: str) -> None:
-    """Run an entry point under Hydra; mistakes in the command end with one clear line and status 2."""
+    """Run an entry point under Hydra; mistakes in the command end with one clear line and status 2.
+
+    The status is the highest of all runs (of ``-m`` there are several): a run that fails does not keep the others from being tried.
+    """
     import hydra
+    from hydra._internal.utils import get_args_parser
+
+    register_resolvers()
+    given = [readable(a) for a in sys.argv[1:]]
+    arguments = get_args_parser().parse_intermixed_args(given)
+    sys.argv[1:] = [a for a in given if a not in arguments.overrides] + arguments.overrides  # Hydra wants its options first
+    try:
+        if arguments.config_dir or os.environ.get(CONFIG_DIR):
+            use_config_folder(arguments.config_dir or os.environ[CONFIG_DIR])
+            if not arguments.config_dir:
+                sys.argv[1:1] = ["--config-dir", os.environ[CONFIG_DIR]]
+        if not (
+            arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion or arguments.config_name
+        ):
+            _check(config_name, arguments.overrides, arguments.multirun)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"bmfm: {error}", file=sys.stderr)
+        sys.exit(2)
+    statuses: list[int] = []
+    hydra.main(config_path=str(config_folder().resolve()), config_name=config_name, version_base="1.3")(_plainly(task, statuses))()
+    if any(statuses):
+        sys.exit(max(statuses))
+
+
+def _check(config_name: str, overrides: list[str], several: bool) -> None:
+    """Compose (of several runs the first) and look for what is missing, before anything heavy is imported; ValueError with one line."""
     from omegaconf import OmegaConf
 
-    overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
-    asks_only = any(a.startswith("-") for a in sys.argv[1:])
-    if not asks_only:
-        try:
-            config = compose(config_name, overrides)
-            if missing := sorted(OmegaConf.missing_keys(config)):
-                print(f"bmfm: this recipe needs {', '.join(f'{key}=...' for key in missing)}", file=sys.stderr)
-                sys.exit(2)
-            check_files(config)
-        except Exception as error:
-            if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf") and not isinstance(error, FileNotFoundError):
-                raise
-            said = str(error) if isinstance(error, FileNotFoundError) else explain(error, config_name, overrides)
-            print(f"bmfm: {said}", file=sys.stderr)
-            sys.exit(2)
-    register_resolvers()
-    hydra.main(config_path=str(config_folder().resolve()), config_name=config_name, version_base="1.3")(_plainly(task))()
+    try:
+        asked = _first_run(overrides) if several else overrides
+        config = compose(config_name, asked)
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise ValueError(f"this recipe needs {', '.join(f'{key}=...' for key in missing)}")
+        check_files(config)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
+            raise
+        raise ValueError(explain(error, config_name, overrides)) from error
 
 
-def _plainly(task: Callable) -> Callable:
-    """The task, whose own complaints about input end with one line; HYDRA_FULL_ERROR=1 shows where they came from."""
+def _first_run(overrides: list[str]) -> list[str]:
+    """The overrides of the first of several runs."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    first = (f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else o.input_line for o in parsed)
+    return [str(line) for line in first]
+
+
+def _plainly(task: Callable, statuses: list[int]) -> Callable:
+    """The task, whose own complaints about input end with one line; HYDRA_FULL_ERROR=1 shows where they came from.
+
+    What a run ended with is added to `statuses`.
+    """
 
     def run(config):
         try:
             return task(config)
+        except SystemExit as ended:
+            if isinstance(ended.code, str):
+                print(ended.code, file=sys.stderr)
+            statuses.append(2 if isinstance(ended.code, str) else ended.code or 0)
+            return None
         except Exception as caught:
             error = caught
             while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
@@ -129,6 +291,6 @@ def _plainly(task: Callable) -> Callable:
             if not ours or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             print(f"bmfm: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-            sys.exit(2)
+            statuses.append(2)
 
     return run

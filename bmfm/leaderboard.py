@@ -3,59 +3,24 @@
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from html import escape
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from bmfm.evaluation import board as suites
 from bmfm.evaluation.metrics import METRICS
+from bmfm.evaluation.predictions import of_record, write
 from bmfm.evaluation.report.comparison import MISSING, MODES, in_words
 from bmfm.evaluation.report.pages import page
 from bmfm.evaluation.report.tables import scroll
 from bmfm.evaluation.submission import check, digest, make_submission, read
 
 
-class Board(NamedTuple):
-    """A suite, as the leaderboard sees it: metric, omics and SHA-256 of the data (where known) by task."""
-
-    name: str
-    title: str
-    metrics: dict[str, str]
-    omics: dict[str, str]
-    hashes: dict[str, str]
-
-
-@cache
-def read_board(suite: str) -> Board:
-    """The board of a suite; ValueError where there is no such suite."""
-    from bmfm.evaluation.cards import known_hash, read_card, read_suite
-
-    found = read_suite(suite)
-    cards = [read_card(task) for task in found.tasks]
-    hashes = {c.name: h for c in cards if (h := known_hash(c))}
-    return Board(suite, found.title, {c.name: c.metric for c in cards}, {c.name: c.omics for c in cards}, hashes)
-
-
-def inspect(file: Path) -> tuple[dict, list[str]]:
-    """The submission in a file, and every reason why it is invalid."""
-    try:
-        submission = read(file)
-    except OSError as error:
-        return {}, [f"{file}: cannot be read: {error.strerror}"]
-    except ValueError as error:
-        return {}, [str(error)]
-    suite = submission.get("suite") if isinstance(submission, dict) else None
-    try:
-        board = read_board(suite) if isinstance(suite, str) else None
-    except ValueError as error:
-        return submission, [f"suite: {error}"]
-    return submission, check(submission, board.metrics if board else {}, board.hashes if board else {})
-
-
-def build(folder: Path, target: Path) -> tuple[Path, dict[Path, list[str]]]:
+def build(folder: Path, target: Path, data_root: str | Path = "data") -> tuple[Path, dict[Path, list[str]]]:
     """Write ``index.html`` from every valid submission below a folder.
 
     Parameters
@@ -64,6 +29,8 @@ def build(folder: Path, target: Path) -> tuple[Path, dict[Path, list[str]]]:
         Searched for ``*.json``, however deep.
     target
         Folder of the site; made if it is not there.
+    data_root
+        Where the data of cards are; scores are computed again of tasks whose data are there.
 
     Returns
     -------
@@ -77,19 +44,11 @@ def build(folder: Path, target: Path) -> tuple[Path, dict[Path, list[str]]]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; give the folder of the submissions")
-    refused: dict[Path, list[str]] = {}
-    boards: dict[str, list[dict]] = {}
-    seen: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*.json")):
-        submission, reasons = inspect(file)
-        if not reasons and submission["digest"] in seen:
-            reasons = [f"the same submission as {seen[submission['digest']]}; keep one"]
-        if reasons:
-            refused[file] = reasons
-            continue
-        seen[submission["digest"]] = file
-        boards.setdefault(submission["suite"], []).append(submission)
-    sections = "".join(_section(read_board(name), boards[name]) for name in sorted(boards))
+    entries, refused = suites.gather(list(folder.rglob("*.json")), data_root)
+    boards: dict[str, list[suites.Entry]] = {}
+    for file in sorted(entries):
+        boards.setdefault(entries[file].submission["suite"], []).append(entries[file])
+    sections = "".join(_section(suites.read_board(name), boards[name]) for name in sorted(boards))
     target.mkdir(parents=True, exist_ok=True)
     index = target / "index.html"
     index.write_text(page("bmfm leaderboard", INTRODUCTION + (sections or "<p>No submissions yet.</p>"), STYLE, SCRIPT), encoding="utf-8")
@@ -112,8 +71,13 @@ STYLE = """
 """
 
 INTRODUCTION = """<h1>bmfm leaderboard</h1>
-<p><span class="badge good">measured</span> was run by this package: three seeds or more (one where it has no say), the test part used once, data compared by
-checksum; ± is half the 95% interval over seeds by Student's t, and in bold stands the best of a task.
+<p>Whoever submits says that this package's runner left the figures: three seeds or more (one where it has no say), the test part
+used once, data compared by checksum; ± is half the 95% interval over seeds by Student's t. What is known of that is written
+beside the name. <span class="badge note">submitted, not repeated</span>: nobody else has run it.
+<span class="badge good">scores recomputed from its predictions</span>: its predictions came along, and the card's labels give
+these scores; where the predictions come from is not known by that. <span class="badge good">repeated by</span>: another submitter ran
+the same weights in the same way, and each mean lies within the other's interval. Of these two kinds the best of a task
+stands in bold, and they come first.
 <span class="badge note">reported</span> is copied from the work named beside it, where other code and choices were used: it is shown
 for orientation and competes with nothing. A mean is given to those with every task.</p>
 <p id="filters" hidden><label>Find <input type="search" id="find"></label>
@@ -165,10 +129,10 @@ class Column(NamedTuple):
         )
 
 
-def _section(board: Board, submissions: list[dict]) -> str:
+def _section(board: suites.Board, entries: list[suites.Entry]) -> str:
     """A suite: its table, and what works report for groups of tasks."""
-    with_tasks = [s for s in submissions if s["tasks"]]
-    with_groups = [s for s in submissions if s["groups"]]
+    with_tasks = [e for e in entries if e.submission["tasks"]]
+    with_groups = [e for e in entries if e.submission["groups"]]
     inner = _table(board, with_tasks) if with_tasks else ""
     if with_groups:
         inner += '<h3>By group of tasks <span class="badge note">reported</span></h3>' + _group_table(board, with_groups)
@@ -177,7 +141,7 @@ def _section(board: Board, submissions: list[dict]) -> str:
     return f'<section id="{escape(board.name)}" data-o="{escape(omics)}">{heading}{inner}</section>\n'
 
 
-def _means(board: Board, submission: dict) -> dict[str, float]:
+def _means(board: suites.Board, submission: dict) -> dict[str, float]:
     """Mean of each metric; nothing where a task is missing."""
     scores = {t["task"]: t["mean"] for t in submission["tasks"]}
     if any(task not in scores for task in board.metrics):
@@ -185,7 +149,7 @@ def _means(board: Board, submission: dict) -> dict[str, float]:
     return {m: mean(scores[t] for t, own in board.metrics.items() if own == m) for m in dict.fromkeys(board.metrics.values())}
 
 
-def _table(board: Board, submissions: list[dict]) -> str:
+def _table(board: suites.Board, entries: list[suites.Entry]) -> str:
     metrics = list(dict.fromkeys(board.metrics.values()))
     columns = [Column("model", number=False), Column("mode", number=False), Column("tasks", "descending")]
     columns += [Column(f"{in_words(m)}, mean", _order(m)) for m in metrics if len(board.metrics) > 1]
@@ -194,8 +158,8 @@ def _table(board: Board, submissions: list[dict]) -> str:
     ]
     columns += [Column(name) for name in ("parameters", "s a run", "peak GiB")]
     columns += [Column("hardware", number=False), Column("date", "descending", False), Column("source", number=False)]
-    best = {task: _best(submissions, task, m) for task, m in board.metrics.items()}
-    rows = "".join(_row(board, s, best) for s in sorted(submissions, key=lambda s: _place(board, s)))
+    best = {task: _best(entries, task, m) for task, m in board.metrics.items()}
+    rows = "".join(_row(board, e, best) for e in sorted(entries, key=lambda e: (not e.verified, _place(board, e.submission))))
     head = "".join(c.html() for c in columns)
     table = f'<table class="board"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return scroll(table, f"leaderboard of {board.title}")
@@ -205,35 +169,36 @@ def _order(metric: str) -> str:
     return "descending" if METRICS[metric].more_is_better else "ascending"
 
 
-def _place(board: Board, submission: dict) -> tuple[bool, float, int, str]:
+def _place(board: suites.Board, submission: dict) -> tuple[bool, float, int, str]:
     """Best mean of the first metric first, those without one last."""
     metric = next(iter(board.metrics.values()))
     value = _means(board, submission).get(metric, math.inf)
     return value == math.inf, -value if METRICS[metric].more_is_better else value, -len(submission["tasks"]), submission["model"]["name"]
 
 
-def _best(submissions: list[dict], task: str, metric: str) -> float | None:
-    values = [t["mean"] for s in submissions if s["status"] == "measured" for t in s["tasks"] if t["task"] == task]
+def _best(entries: list[suites.Entry], task: str, metric: str) -> float | None:
+    values = [t["mean"] for e in entries if e.verified for t in e.submission["tasks"] if t["task"] == task]
     return (max if METRICS[metric].more_is_better else min)(values, default=None)
 
 
-def _row(board: Board, s: dict, best: dict[str, float | None]) -> str:
-    measured, tasks, means = s["status"] == "measured", {t["task"]: t for t in s["tasks"]}, _means(board, s)
-    cells = [_model(s), _td(MODES[s["mode"]], MODES[s["mode"]]), _td(len(tasks), f"{len(tasks)} of {len(board.metrics)}")]
+def _row(board: suites.Board, entry: suites.Entry, best: dict[str, float | None]) -> str:
+    s = entry.submission
+    tasks, means = {t["task"]: t for t in s["tasks"]}, _means(board, s)
+    cells = [_model(entry), _td(MODES[s["mode"]], MODES[s["mode"]]), _td(len(tasks), f"{len(tasks)} of {len(board.metrics)}")]
     cells += [
         _td(v := means.get(m), f"{v:.3f}" if v is not None else "") for m in dict.fromkeys(board.metrics.values()) if len(board.metrics) > 1
     ]
     for task in board.metrics:
         t = tasks.get(task)
         cells.append(
-            _td(t and t["mean"], _score(t) if t else "", board.omics[task], measured and t is not None and t["mean"] == best[task])
+            _td(t and t["mean"], _score(t) if t else "", board.omics[task], entry.verified and t is not None and t["mean"] == best[task])
         )
     size, cost, hardware = s["model"]["parameters"], s["cost"] or {}, s["hardware"] or {}
     seconds, memory = cost.get("seconds"), cost.get("peak_memory_bytes")
     cells += [_td(size, f"{size:,}" if size is not None else ""), _td(seconds, f"{seconds:,.1f}" if seconds is not None else "")]
     cells += [_td(memory, f"{memory / 2**30:.2f}" if memory is not None else ""), _td(hardware.get("device"), hardware.get("device") or "")]
     cells += [_td(s["date"], s["date"][:10]), _td(s["model"]["citation"], s["model"]["citation"] or "", kind="long")]
-    return f'<tr class="{"own" if measured else "taken"}">{"".join(cells)}</tr>\n'
+    return f'<tr class="{"own" if s["status"] == "submitted" else "taken"}">{"".join(cells)}</tr>\n'
 
 
 def _score(t: dict) -> str:
@@ -251,23 +216,30 @@ def _td(value, shown: str, omics: str = "", best: bool = False, kind: str = "n")
     return f'<td class="{kind}"{data}{where}>{f"<strong>{inner}</strong>" if best else inner}</td>'
 
 
-def _model(s: dict) -> str:
+def _model(entry: suites.Entry) -> str:
+    s = entry.submission
     name, url = escape(s["model"]["name"]), s["model"]["url"]
     if url and url.startswith(("http://", "https://")):
         name = f'<a href="{escape(url)}" rel="nofollow noopener noreferrer">{name}</a>'
-    kind = "good" if s["status"] == "measured" else "note"
-    return f'<th scope="row" data-v="{escape(s["model"]["name"])}">{name} <span class="badge {kind}">{escape(s["status"])}</span></th>'
+    badges = (
+        f'<span class="badge {"good" if said.startswith(GOOD) else "note"}">{escape(said)}</span>' for said in entry.words.split("; ")
+    )
+    return f'<th scope="row" data-v="{escape(s["model"]["name"])}">{name} {" ".join(badges)}</th>'
 
 
-def _group_table(board: Board, submissions: list[dict]) -> str:
-    groups = list(dict.fromkeys((g["group"], g["metric"]) for s in submissions for g in s["groups"]))
+GOOD = ("repeated by", "scores recomputed from")
+
+
+def _group_table(board: suites.Board, entries: list[suites.Entry]) -> str:
+    groups = list(dict.fromkeys((g["group"], g["metric"]) for e in entries for g in e.submission["groups"]))
     columns = [Column("model", number=False), *(Column(f"{g}, {m}", "descending") for g, m in groups), Column("source", number=False)]
     rows = ""
-    for s in submissions:
+    for entry in entries:
+        s = entry.submission
         values = {(g["group"], g["metric"]): g["value"] for g in s["groups"]}
         cells = (_td(values.get(g), f"{values[g]:.3f}" if g in values else "") for g in groups)
         source = _td(s["model"]["citation"], s["model"]["citation"] or "", kind="long")
-        rows += f'<tr class="taken">{_model(s)}{"".join(cells)}{source}</tr>\n'
+        rows += f'<tr class="taken">{_model(entry)}{"".join(cells)}{source}</tr>\n'
     head = "".join(c.html() for c in columns)
     table = f'<table class="board"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return scroll(table, f"groups of tasks of {board.title}")
@@ -285,12 +257,22 @@ def _submit(given: argparse.Namespace) -> int:
     results = json.loads(given.results.read_text(encoding="utf-8"))
     if not isinstance(results, dict) or not {"suite", "records"} <= set(results):
         raise ValueError(f"{given.results} has no suite and records; give the results.json that a benchmark run left")
-    submission = make_submission(results, given.model, given.mode, url=given.url, citation=given.citation, contact=given.contact)
-    if reasons := check(submission, read_board(submission["suite"]).metrics):
+    used = [r for r in results["records"] if (r["model"], r["mode"]) == (given.model, given.mode)]
+    kept = {(r["task"], r["seed"]): p for r in used if (p := of_record(r, given.results.parent / "cells")) is not None}
+    about = {"url": given.url, "citation": given.citation, "contact": given.contact}
+    submission = make_submission(results, given.model, given.mode, predictions=kept, **about)
+    board = suites.read_board(submission["suite"])
+    if reasons := check(submission, board.metrics, board.hashes, board.n_test):
         print(*_complaints({given.results: reasons}), sep="\n", file=sys.stderr)
         return 1
-    given.output.write_text(json.dumps(submission, indent=1) + "\n")
+    given.output.write_text(json.dumps(submission, indent=1) + "\n", encoding="utf-8")
     print(f"{given.output}: {given.model} ({given.mode}) on {len(submission['tasks'])} tasks of {submission['suite']}")
+    file = given.output.with_suffix(".npz")
+    if kept:
+        write(file, kept)
+        print(f"{file}: predictions of {len(kept)} runs, {file.stat().st_size / 1e6:.1f} MB")
+    if lost := sorted({r["task"] for r in used if (r["task"], r["seed"]) not in kept}):
+        print(f"without predictions, so that scores cannot be computed again: {', '.join(lost)}")
     return 0
 
 
@@ -298,19 +280,22 @@ def _sign(given: argparse.Namespace) -> int:
     for file in given.files:
         content = read(file)
         if not isinstance(content, dict) or content.get("status") != "reported":
-            raise ValueError(f"{file}: status is not reported; measured submissions are made by submit, from a run's results")
+            raise ValueError(f"{file}: status is not reported; submissions of runs are made by submit, from results.json")
         file.write_text(json.dumps(content | {"digest": digest(content)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return _check(given)
 
 
 def _check(given: argparse.Namespace) -> int:
-    found = {file: inspect(file)[1] for file in given.files}
-    print(*_complaints(found), *(f"{file}: valid" for file, reasons in found.items() if not reasons), sep="\n")
-    return int(any(found.values()))
+    given.files = [f for f in given.files if f.suffix != ".npz"]
+    others = {f for file in given.files for f in (given.beside or file.parent).rglob("*.json")}
+    entries, refused = suites.gather(list({f.resolve(): f for f in [*others, *given.files]}.values()), given.data_root, set(given.files))
+    bad = {file: refused[file] for file in given.files if file in refused}
+    print(*_complaints(bad), *(f"{file}: valid; {entries[file].words}" for file in given.files if file in entries), sep="\n")
+    return int(bool(bad))
 
 
 def _build(given: argparse.Namespace) -> int:
-    index, refused = build(given.folder, given.output)
+    index, refused = build(given.folder, given.output, given.data_root)
     print(*_complaints(refused), f"{index}: written" + (f", without {len(refused)} invalid" if refused else ""), sep="\n")
     return int(bool(refused))
 
@@ -329,14 +314,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     submit.set_defaults(run=_submit)
     checked = commands.add_parser("check", help="say why submissions are invalid")
     checked.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    checked.add_argument("--beside", type=Path, help="folder of submissions that the files must differ from; their own by default")
     checked.set_defaults(run=_check)
     signed = commands.add_parser("sign", help="write the digest of reported submissions, which are written by hand, and check them")
     signed.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    signed.set_defaults(run=_sign)
+    signed.set_defaults(run=_sign, beside=None, data_root="data")
     built = commands.add_parser("build", help="write the site from the submissions below a folder")
     built.add_argument("folder", type=Path)
     built.add_argument("--output", type=Path, default=Path("site"))
     built.set_defaults(run=_build)
+    for command in (checked, built):
+        where = os.environ.get("BMFM_DATA", "data")
+        command.add_argument(
+            "--data-root", type=Path, default=Path(where), help="data of the cards: where they are, scores are computed again"
+        )
     given = parser.parse_args(arguments)
     try:
         return given.run(given)

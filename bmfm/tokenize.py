@@ -1,12 +1,11 @@
 """Train or build a DNA tokenizer: ``python -m bmfm.tokenize +recipe=dna_tokenizer output=my_tokenizer``."""
 
-from bmfm.cli import main
+from bmfm.cli import instantiate, main
 
 
 def tokenize(config) -> None:
     """Make the tokenizer of a composed recipe from training windows and save it as a folder."""
     import numpy as np
-    from hydra.utils import instantiate
 
     from bmfm.genome.alphabet import decode
     from bmfm.tokenizers import dna

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bmfm.cli import main
+from bmfm.cli import instantiate, main
 
 
 def assemble(config):
     """The data module, objectives and model of a composed recipe, bound to one another."""
-    from hydra.utils import instantiate
 
     from bmfm.objectives.together import Objectives
     from bmfm.training.optim import freeze_unread
@@ -41,7 +40,6 @@ def train(config) -> dict[str, float]:
 
     import pytorch_lightning as pl
     import torch
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from bmfm.training import report
@@ -153,7 +151,8 @@ def _save(model, data, run_dir: Path, settings: dict, metrics: dict, facts: dict
             for name, parameter in model.named_parameters():
                 if "lora_" in name:
                     parameter.requires_grad = True  # those that nothing reads belong to the file, too
-            save_adapter(model, run_dir / "adapter", settings["checkpoint"], settings["model"]["lora"])
+            data_settings, lora = settings["data"], settings["model"]["lora"]
+            save_adapter(model, run_dir / "adapter", settings["checkpoint"], lora, data.tokenizer, data_settings["max_tokens"])
         merge_lora(model)
     if main_process:
         report.save_model(model, data.tokenizer, run_dir / "model", settings, metrics, facts, data.card)

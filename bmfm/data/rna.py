@@ -29,7 +29,7 @@ def find_sources(path: Any) -> list[Any]:
     if not isinstance(path, str | Path):
         return [path]
     given = Path(path).expanduser()
-    if any(c in str(path) for c in "*?["):
+    if any(c in str(path) for c in "*?[") and not given.exists():
         found = sorted(glob.glob(str(given)))  # noqa: PTH207 (a pattern may be absolute)
         if not found:
             raise FileNotFoundError(f"data.path={str(path)!r}: no file matches this pattern")

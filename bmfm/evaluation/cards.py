@@ -1,6 +1,5 @@
 """Benchmark tasks as cards: data, split, labels, metric and published scores in one YAML each; a suite is a list of cards."""
 
-import gzip
 import hashlib
 import json
 import os
@@ -9,10 +8,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bmfm.cli import compose, config_folder
+from bmfm.cli import compose, config_file, config_folders, options
+from bmfm.evaluation import own_metrics
 from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.protocols import protocol_names
-from bmfm.files import cache_root, fingerprint
+from bmfm.files import cache_root, fingerprint, open_whole
 
 RECIPES = {"dna": "dna_finetune", "rna": "rna_finetune"}
 RECORD = "checksums.json"
@@ -79,6 +79,9 @@ class Card:
         Where to get data that have no direct download, and what to name them.
     published
         Scores of others.
+    metrics
+        Of the card's own, {name: settings}: ``_target_``, a function of truth and scores; ``more_is_better``; if need be
+        ``words``, ``low``, ``high`` (0 to 1), and arguments of the function. See `own_metrics`.
     label, batch
         ``.obs`` columns of `integration`; `batch` may be None.
     config
@@ -98,6 +101,7 @@ class Card:
     files: tuple[DataFile, ...] = ()
     how: str | None = None
     published: tuple[Published, ...] = ()
+    metrics: dict[str, dict] = field(default_factory=dict)
     label: str | None = None
     batch: str | None = None
     config: Any = field(default=None, repr=False, compare=False)
@@ -113,14 +117,16 @@ class Suite:
 
 
 def card_names() -> list[str]:
-    """Names of all cards, sorted."""
-    root = config_folder() / "task"
-    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.glob("*/*.yaml") if not p.name.startswith("_"))
+    """Names of all cards, sorted: those that ship, and those in the user's own folder (see `bmfm.cli`)."""
+    roots = [folder / "task" for folder in config_folders()]
+    return sorted(
+        {p.relative_to(root).with_suffix("").as_posix() for root in roots for p in root.glob("*/*.yaml") if not p.name.startswith("_")}
+    )
 
 
 def suite_names() -> list[str]:
     """Names of all suites, sorted."""
-    return sorted(p.stem for p in (config_folder() / "suite").glob("*.yaml"))
+    return options("suite")
 
 
 def read_card(name: str, overrides: Sequence[str] = ()) -> Card:
@@ -137,6 +143,8 @@ def read_card(name: str, overrides: Sequence[str] = ()) -> Card:
     ------
     ValueError
         Where there is no such card (with near matches), or a key of its ``task`` is missing, unknown or has a value that is.
+
+    Its own metrics are known to report and leaderboard from then on.
     """
     from omegaconf import OmegaConf
 
@@ -149,7 +157,9 @@ def read_card(name: str, overrides: Sequence[str] = ()) -> Card:
     assert isinstance(task, dict)
     files = [_record(DataFile, f, f"{file}: task.files[{i}]") for i, f in enumerate(task.get("files") or ())]
     published = [_record(Published, p, f"{file}: task.published[{i}]") for i, p in enumerate(task.get("published") or ())]
-    card = _record(Card, task | {"files": tuple(files), "published": tuple(published), "config": config}, f"{file}: task")
+    own = {"files": tuple(files), "published": tuple(published), "metrics": task.get("metrics") or {}, "config": config}
+    card = _record(Card, task | own, f"{file}: task")
+    own_metrics.register(own_metrics.describe(card.metrics, f"{file}: task.metrics"))
     _validate(card, file)
     return card
 
@@ -172,17 +182,20 @@ def read_suite(name: str) -> Suite:
 def _file(group: str, name: str, known: list[str]) -> Path:
     from difflib import get_close_matches
 
-    if name not in known:
+    file = config_file(group, name) if name in known else None
+    if file is None:
         near = get_close_matches(name, known, n=3, cutoff=0.5)
-        raise ValueError(f"no {group} is named {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"see conf/{group}"))
-    return config_folder() / group / f"{name}.yaml"
+        looked = " and ".join(str(folder / group) for folder in config_folders()[1:]) or f"conf/{group}"
+        raise ValueError(f"no {group} is named {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"see {looked}"))
+    return file
 
 
 def _omics(name: str) -> str | None:
     """``task.omics`` of a card's YAML, or of the first that it builds on."""
     import yaml
 
-    content = yaml.safe_load((config_folder() / "task" / f"{name}.yaml").read_text())
+    file = config_file("task", name)
+    content = (yaml.safe_load(file.read_text(encoding="utf-8")) if file else None) or {}
     if own := (content.get("task") or {}).get("omics"):
         return own
     below = (d.removeprefix("/task/") for d in content.get("defaults") or () if isinstance(d, str) and d.startswith("/task/"))
@@ -208,6 +221,8 @@ def _validate(card: Card, file: Path) -> None:
     expected = "/".join(file.with_suffix("").parts[-2:])
     if card.name != expected:
         raise ValueError(f"{file}: task.name={card.name!r} must be the file's, {expected!r}")
+    if card.metrics and card.protocol != "labels":
+        raise ValueError(f"{file}: task.metrics are of predictions: they do not go with task.protocol={card.protocol!r}")
     if (card.protocol == "integration") != (card.metric in ("avg_bio", "avg_batch")):
         raise ValueError(f"{file}: task.metric={card.metric!r} does not go with task.protocol={card.protocol!r}")
     split = (card.config.get("data") or {}).get("split") or {}
@@ -282,7 +297,7 @@ def known_hash(card: Card) -> str | None:
 
 def sha256(file: Path) -> str:
     """SHA-256 of a file's decompressed content, hexadecimal."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+    with open_whole(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 

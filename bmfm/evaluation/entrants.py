@@ -62,7 +62,7 @@ class Checkpoint(Entrant):
     Parameters
     ----------
     pooling
-        See `Predictor.embed`; ``auto`` is the first [CLS] of cells and the mean over tokens of DNA.
+        See `Predictor.embed`; ``auto`` is the model's own.
     precision
         ``bf16``, ``fp16`` or None.
     """
@@ -77,7 +77,9 @@ class Checkpoint(Entrant):
 
     @property
     def pooling(self) -> str | int:
-        return self.asked if self.asked != "auto" else 0 if "rna" in self.omics else "mean"
+        from bmfm.models.folders import default_pooling
+
+        return self.asked if self.asked != "auto" else default_pooling(self.folder)
 
     @cached_property
     def folder(self) -> Path:
@@ -140,27 +142,33 @@ class Embedding(Entrant):
     key
         Of ``.obsm`` in the card's file.
     path
-        .npy, .parquet or .csv; ``{task}`` stands for the card's name. Rows are in the order of the examples (of the
-        files train, dev, test); a table of cells whose first column is text is matched to ``.obs_names`` by it.
+        .parquet, .csv, .tsv or .npy; ``{task}`` stands for the card's name. Rows are matched to the examples by the table's
+        first column (of pairs its first two): the names of cells as in ``.obs_names``; the sequence itself, or its SHA-256
+        in hexadecimal; or a column that the card's own table has under the same name, with a value for each example alone.
+        Rows of the same sequence must agree; rows that are no examples are counted.
+    ordered
+        Rows are those of the examples in their order (of the files train, dev, test, or of the one file), as whoever made
+        the table knows: what an .npy, or a table of numbers alone, needs. A wrong order cannot be seen from such a table.
     """
 
     kind = "embedding"
     mode = "zero_shot"
     protocols = ("integration",)
 
-    def __init__(self, name: str, key: str | None = None, path: str | None = None):
+    def __init__(self, name: str, key: str | None = None, path: str | None = None, ordered: bool = False):
         super().__init__(name)
         if (key is None) == (path is None):
             raise ValueError(f"embedding {name}: give either key (of .obsm) or path (of a table)")
-        self.key, self.path = key, path
+        self.key, self.path, self.ordered = key, path, ordered
+        self.counts: dict[str, int] = {}
         self.omics = ("rna",) if key else ("dna", "rna")
 
     def identity(self, card: Card | None = None) -> dict:
         held = content_hash([self._file(card)]) if self.path and card else None
-        return {"key": self.key, "path": self.path, "content": held}
+        return {"key": self.key, "path": self.path, "content": held} | ({"ordered": True} if self.ordered else {})
 
     def _file(self, card: Card) -> Path:
-        return require_file(str(self.path).format(task=card.name), f"embedding {self.name}: table")
+        return require_file(str(self.path).replace("{task}", card.name), f"embedding {self.name}: table")
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
         if self.key:
@@ -168,38 +176,90 @@ class Embedding(Entrant):
                 raise ValueError(f"{examples.card.name}: .obsm has no {self.key!r}; it has {', '.join(examples.adata.obsm) or 'nothing'}")
             return np.asarray(examples.adata.obsm[self.key], np.float32)
         file, n = self._file(examples.card), len(examples.inputs)
-        if file.suffix == ".npy":
-            found = np.load(file)
-        else:
-            names = examples.adata.obs_names.astype(str) if examples.card.omics == "rna" else None
-            found = _table(file, names).to_numpy(np.float32)
-        if found.ndim != 2 or len(found) != n:
-            raise ValueError(f"{file} holds {found.shape[0]:,} rows, {examples.card.name} has {n:,} examples: one row each is needed")
-        return np.asarray(found, np.float32)
+        table = pd.DataFrame(np.load(file)) if file.suffix == ".npy" else _read_named(file)
+        keys = _key_columns(table, examples)
+        figures = table.drop(columns=keys)
+        if text := [str(c) for c, t in figures.dtypes.items() if not pd.api.types.is_numeric_dtype(t)]:
+            raise ValueError(f"{file}: column {text[0]!r} is text; an embedding is a column of numbers for each dimension")
+        found = figures.to_numpy(np.float32, na_value=np.nan)
+        if (bad := np.flatnonzero(~np.isfinite(found).all(1))).size:
+            raise ValueError(f"{file}: {len(bad):,} rows hold what is not finite (first: row {int(bad[0]) + 1} of the table)")
+        if keys:
+            rows = _match(table[keys], found, examples, file)
+            self.counts = {"rows of the table that are no examples": len(table) - len(set(rows))}
+            return found[rows]
+        if not self.ordered:
+            raise ValueError(
+                f"{file} does not say which row is which example: give it a first column with {_names_wanted(examples)}; "
+                f"or, where its rows are in the order of the {n:,} examples, say so: embeddings={{{self.name}: {{path: ..., ordered: true}}}}"
+            )
+        if len(found) != n:
+            raise ValueError(f"{file} holds {len(found):,} rows, {examples.card.name} has {n:,} examples: one row each is needed")
+        return found
 
 
-def _table(file: Path, names: pd.Index | None) -> pd.DataFrame:
-    """Numbers of a table, in the order of cells' names where it names its rows."""
+def _read_named(file: Path) -> pd.DataFrame:
+    """A table, names of its rows (of an index) as its first column."""
     from bmfm.data.table import read_table
 
     table = read_table(file)
-    if not isinstance(table.index, pd.RangeIndex):
-        table = table.reset_index()
-    first = str(table.columns[0])
-    if pd.api.types.is_numeric_dtype(table.dtypes.iloc[0]) and (first.startswith("Unnamed") or first in ("index", "id")):
+    return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
+
+
+def _key_columns(table: pd.DataFrame, examples: Examples) -> list:
+    """The leading columns that say which example a row is: text, or named like a column of the card's table."""
+    first = table.columns[0]
+    numbers = pd.api.types.is_numeric_dtype(table.dtypes.iloc[0])
+    if numbers and not (examples.card.omics == "dna" and first in examples.data.table):
+        if str(first).startswith("Unnamed") or first in ("index", "id"):
+            raise ValueError(
+                f"the first column {first!r} of the embeddings numbers rows: leave it out (to_csv(index=False)), or name examples in it"
+            )
+        return []
+    pairs = examples.card.omics == "dna" and examples.inputs.ndim == 2 and first not in _unique_columns(examples)
+    return list(table.columns[: 2 if pairs else 1])
+
+
+def _unique_columns(examples: Examples) -> list:
+    """Columns of the card's own table that name each example."""
+    return [c for c in examples.data.table if examples.data.table[c].is_unique] if examples.card.omics == "dna" else []
+
+
+def _names_wanted(examples: Examples) -> str:
+    if examples.card.omics == "rna":
+        return "the names of cells as in .obs_names"
+    return "the sequences" if examples.inputs.ndim == 1 else "the first sequences, and a second with the second ones"
+
+
+def _match(named: pd.DataFrame, figures: np.ndarray, examples: Examples, file: Path) -> list[int]:
+    """The row of each example, of a table's names and figures [rows, H]."""
+    import hashlib
+
+    def joined(frame: pd.DataFrame) -> list[str]:
+        return ["\t".join(row) for row in zip(*(frame[c].astype(str) for c in frame), strict=True)]
+
+    given, first = joined(named), named.columns[0]
+    if examples.card.omics == "rna":
+        names = examples.adata.obs_names.astype(str).tolist()
+        if len(set(names)) < len(names):
+            raise ValueError(f"{examples.card.name}: several cells have one name, so that no table can be matched; use ordered: true")
+    elif first in _unique_columns(examples):
+        names = joined(examples.data.table[[first]])
+    else:
+        names = joined(examples.inputs if examples.inputs.ndim == 2 else examples.inputs.to_frame())
+        if all(len(g) == 64 for g in given) and not set(names) & set(given):
+            names = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+    place: dict[str, int] = {}
+    for row, name in enumerate(given):
+        if name in place and not np.array_equal(figures[place[name]], figures[row]):
+            raise ValueError(f"{file} has several rows named {name[:40]!r}, which differ")
+        place.setdefault(name, row)
+    if absent := [name for name in names if name not in place]:
         raise ValueError(
-            f"{file}: its first column {first!r} numbers the rows: leave it out (to_csv(index=False)), or name cells in it as text"
+            f"{file} has no row for {len(absent):,} of {len(names):,} examples of {examples.card.name} (first: {absent[0][:40]!r}); "
+            f"its column {first!r} must hold {_names_wanted(examples)}"
         )
-    if pd.api.types.is_numeric_dtype(table.dtypes.iloc[0]):
-        return table
-    table = table.set_index(table[first].astype(str)).drop(columns=first)
-    if names is None:
-        return table
-    if absent := sorted(set(names) - set(table.index)):
-        raise ValueError(f"{file} has no row for {len(absent):,} of {len(names):,} cells (first: {absent[0]!r})")
-    if table.index.has_duplicates:
-        raise ValueError(f"{file} has several rows named {table.index[table.index.duplicated()][0]!r}")
-    return table.loc[names]
+    return [place[name] for name in names]
 
 
 class Probe(Entrant):
@@ -306,7 +366,6 @@ class FineTuned(Entrant):
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         from bmfm.inference import load
-        from bmfm.models.foreign import is_foreign
         from bmfm.train import train
 
         run = folder / "run"
@@ -317,9 +376,7 @@ class FineTuned(Entrant):
             override("++data.split.seed", examples.card.config.data.split.get("seed", 0)),  # the parts stay whatever the seed
         ]  # fmt: skip
         if self.lora:
-            settings.append("model.lora={" + ", ".join(f"{k}: {v}" for k, v in self.lora.items()) + "}")
-        if is_foreign(self.source.folder):  # whose [CLS], if there is one, was seldom trained for anything
-            settings += [f"objectives.{name}.pooling=mean" for name, (kind, _) in examples.kinds.items() if kind != "bases"]
+            settings.append(override("model.lora", self.lora))
         card = read_card(examples.card.name, [*settings, *self.overrides])
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bmfm.cli import instantiate
 from bmfm.evaluation.cards import Card, content_hash, data_paths
 
 KINDS = {"cross_entropy": "classification", "binary_cross_entropy": "multilabel", "mse": "regression", "token_cross_entropy": "bases"}
@@ -46,7 +47,6 @@ class Examples:
     """
 
     def __init__(self, card: Card, root: str | Path):
-        from hydra.utils import instantiate
 
         from bmfm.objectives.together import Objectives
 

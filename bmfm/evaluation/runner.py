@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from bmfm.cli import override
+from bmfm.cli import instantiate, override
+from bmfm.evaluation import own_metrics
 from bmfm.evaluation.cards import Card, content_hash, data_paths, read_card, verify, write_json
 from bmfm.evaluation.launch import cores
+from bmfm.evaluation.metrics import METRICS
+from bmfm.evaluation.overlap import overlap
 from bmfm.evaluation.protocols import protocol
 
 REPORTED = ("bmfm", "torch", "transformers", "numpy", "scikit-learn", "anndata", "scib-metrics", "scvi-tools", "harmonypy")
@@ -63,9 +66,8 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
     """All cells, and the names of entrants, other than baselines, that have no task to do.
 
     A cell's key is a hash of all that its figures depend on: content of the data, the card's configuration, model or
-    settings, seed. What changes one of them makes another cell.
+    settings, seed, source of code outside of the package. What changes one of them makes another cell.
     """
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     made = [(e, instantiate(e, _convert_="all")) for e in entrants]
@@ -78,6 +80,8 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
         said: dict = {k: settings[k] for k in ("objectives", "model", "optimizer", "schedule", "trainer", "callbacks")}
         said |= {"data": {k: v for k, v in settings["data"].items() if k != "path"}, "protocol": card.protocol, "metric": card.metric}
         said |= {"label": card.label, "batch": card.batch}
+        if card.metrics:
+            said |= {"metrics": card.metrics, "code": [own_metrics.source_hash(f) for f in own_metrics.functions(card.metrics).values()]}
         for config, entrant in made:
             if not takes(entrant, card):
                 continue
@@ -86,7 +90,9 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
                 read_card(card.name, ["checkpoint=none", *entrant.overrides])
             once = entrant.deterministic and card.protocol == "labels"
             for seed in seeds[:1] if once else seeds:
-                key = [card.name, data_hash, said, entrant.name, entrant.identity(card), entrant.mode, seed, n_bootstrap, version("bmfm")]
+                code = [own_metrics.source_hash(made) for made in (entrant, getattr(entrant, "source", entrant))]
+                identity = entrant.identity(card) | ({"code": code} if any(code) else {})
+                key = [card.name, data_hash, said, entrant.name, identity, entrant.mode, seed, n_bootstrap, version("bmfm")]
                 digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
                 shared = entrant.shared(data_hash)
                 cells.append(Cell(suite, card.name, config, seed, digest, data_root, str(folder / "cells" / digest), n_bootstrap, shared))
@@ -125,6 +131,7 @@ def run_cell(cell: Cell) -> dict:
         record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": outcome.worked, "metrics": outcome.metrics}
         record |= {"counts": outcome.counts | getattr(entrant, "counts", {})}
         record |= {"intervals": {k: list(v) for k, v in outcome.intervals.items()}, "umap": outcome.umap}
+        record["overlap"] = overlap(examples)
         if card.metric not in outcome.metrics:
             raise ValueError(f"{card.name} is ranked by {card.metric}, which its protocol did not give: {sorted(outcome.metrics)}")
         if outcome.arrays:
@@ -160,7 +167,6 @@ def _card(task: str, data_root: str) -> Card:
 
 
 def _parts(cell: Cell) -> tuple[Card, Any]:
-    from hydra.utils import instantiate
 
     return _card(cell.task, cell.data_root), instantiate(cell.entrant, _convert_="all")
 
@@ -177,8 +183,8 @@ def _about(cell: Cell, card: Card, entrant) -> dict:
         "metrics": {}, "intervals": {}, "counts": {}, "n_train": 0, "n_validation": 0, "n_test": 0, "data_hash": None, "test_uses": 0,
         "seconds": None, "train_seconds": None, "peak_memory_bytes": None, "device": gpu or _processor(), "cores": cores(),
         "versions": {"python": platform.python_version()} | {name: v for name in REPORTED if (v := _version(name))},
-        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": entrant.identity(card), "umap": None,
-        "published": [asdict(p) for p in card.published],
+        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": entrant.identity(card), "umap": None, "overlap": {},
+        "published": [asdict(p) for p in card.published], "own_metrics": own_metrics.as_record({m: METRICS[m] for m in card.metrics}),
     }  # fmt: skip
 
 

@@ -9,11 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bmfm.evaluation import predictions as kept_predictions
+from bmfm.evaluation import standing
 from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.report.comparison import failure
 from bmfm.training.seeds import interval
 
-FORMAT = "bmfm-submission/1"
+FORMAT = "bmfm-submission/2"
 MIN_SEEDS = 3
 ONCE = ("linear_probe", "knn_probe", "baseline")
 """Modes of which one seed may say all."""
@@ -29,7 +31,14 @@ def digest(submission: Mapping[str, Any]) -> str:
 
 
 def make_submission(
-    results: dict, model: str, mode: str, *, url: str | None = None, citation: str | None = None, contact: str | None = None
+    results: dict,
+    model: str,
+    mode: str,
+    *,
+    url: str | None = None,
+    citation: str | None = None,
+    contact: str | None = None,
+    predictions: Mapping[tuple[str, int], kept_predictions.Arrays] | None = None,
 ) -> dict:
     """What one model, used in one way, scored in a run of a suite.
 
@@ -41,6 +50,8 @@ def make_submission(
         Which records: their ``model`` and ``mode``.
     url, citation, contact
         Where the model is, the work to cite, whom to ask.
+    predictions
+        What each run predicted, by task and seed; their hashes become part of the submission.
 
     Raises
     ------
@@ -60,7 +71,7 @@ def make_submission(
     used = [r for own in by.values() for r in own]
     submission = {
         "format": FORMAT,
-        "status": "measured",
+        "status": "submitted",
         "suite": suite["name"],
         "model": {
             "name": model,
@@ -70,7 +81,7 @@ def make_submission(
             "hash": _model_hash(used),
         },
         "mode": mode,
-        "tasks": [_task(task, own) for task, own in by.items()],
+        "tasks": [_task(task, own, predictions or {}) for task, own in by.items()],
         "groups": [],
         "cost": {
             "seconds": _mean(used, "seconds"),
@@ -86,9 +97,11 @@ def make_submission(
     return submission | {"digest": digest(submission)}
 
 
-def _task(task: str, records: list[dict]) -> dict:
+def _task(task: str, records: list[dict], predictions: Mapping[tuple[str, int], kept_predictions.Arrays]) -> dict:
     metric = records[0]["metric"]
-    seeds = sorted(({"seed": r["seed"], "value": float(r["metrics"][metric])} for r in records), key=lambda s: s["seed"])
+    hashes = {seed: kept_predictions.content_hash(arrays) for (name, seed), arrays in predictions.items() if name == task}
+    runs = ({"seed": r["seed"], "value": float(r["metrics"][metric]), "predictions": hashes.get(r["seed"])} for r in records)
+    seeds = sorted(runs, key=lambda s: s["seed"])
     mean, low, high = summary([s["value"] for s in seeds])
     deterministic = len(seeds) == 1 and bool(records[0].get("deterministic"))
     if deterministic:
@@ -159,8 +172,15 @@ def schema() -> dict:
     return json.loads(Path(__file__).with_suffix(".schema.json").read_text())
 
 
-def check(submission: Any, suite_tasks: Mapping[str, str] | Iterable[str], known_hashes: Mapping[str, str] | None = None) -> list[str]:
-    """Every reason why a submission is invalid; none where it is valid.
+def check(
+    submission: Any,
+    suite_tasks: Mapping[str, str] | Iterable[str],
+    known_hashes: Mapping[str, str] | None = None,
+    n_test: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Every reason why a submission is invalid by itself; none where it is valid.
+
+    What its predictions say of it is told by `predictions.compare`, what others say by `standing.among`.
 
     Parameters
     ----------
@@ -168,21 +188,21 @@ def check(submission: Any, suite_tasks: Mapping[str, str] | Iterable[str], known
         What ``read`` returned.
     suite_tasks
         Names of the suite's tasks; as a mapping with the metric of each, which is then compared too.
-    known_hashes
-        SHA-256 of the data of tasks, where known.
+    known_hashes, n_test
+        SHA-256 of the data of tasks, and examples of their test parts, where known.
     """
     if reasons := _shape(submission, schema(), ""):
         return reasons
     known = known_hashes or {}
     metrics = dict(suite_tasks) if isinstance(suite_tasks, Mapping) else {}
-    wanted, measured = list(suite_tasks), submission["status"] == "measured"
+    wanted, run_here = list(suite_tasks), submission["status"] == "submitted"
     names = [t["task"] for t in submission["tasks"]]
     reasons += [f"tasks: {n} stands {names.count(n)} times; give each task once" for n in dict.fromkeys(names) if names.count(n) > 1]
     reasons += [f"tasks: {n} is not of suite {submission['suite']}; leave it out" for n in dict.fromkeys(names) if n not in wanted]
-    if measured:
-        reasons += [f"tasks: {n} is missing; a measured submission has every task of the suite" for n in wanted if n not in names]
+    if run_here:
+        reasons += [f"tasks: {n} is missing; a submission has every task of the suite" for n in wanted if n not in names]
         if submission["model"]["hash"] is None:
-            reasons.append("model.hash is missing; a measured submission says which weights it is of")
+            reasons.append("model.hash is missing; a submission says which weights it is of")
         if submission["groups"]:
             reasons.append("groups are for reported submissions; leave them empty")
     else:
@@ -192,14 +212,18 @@ def check(submission: Any, suite_tasks: Mapping[str, str] | Iterable[str], known
             reasons.append("tasks and groups are empty; report at least one figure")
     if submission["mode"] not in ONCE and (sure := [t["task"] for t in submission["tasks"] if t["deterministic"]]):
         reasons.append(f"{sure[0]}: {submission['mode']} depends on its seed; deterministic is for {', '.join(ONCE)}")
+    if unknown := [t for t in submission["tasks"] if t["metric"] not in METRICS]:
+        return [f"{t['task']}: metric {t['metric']!r} is unknown; choose {', '.join(METRICS)}" for t in unknown]
     for t in submission["tasks"]:
-        reasons += [f"{t['task']}: {why}" for why in _task_reasons(t, measured, metrics.get(t["task"]), known.get(t["task"]))]
+        reasons += [f"{t['task']}: {why}" for why in _task_reasons(t, run_here, metrics.get(t["task"]), known.get(t["task"]))]
+    if not reasons:
+        reasons += standing.impossible(submission, n_test or {})
     if submission["digest"] != digest(submission):
         reasons.append("digest is not that of the content, which was changed after it was made; make the submission anew from its results")
     return reasons
 
 
-def _task_reasons(t: dict, measured: bool, metric: str | None, data_hash: str | None) -> list[str]:
+def _task_reasons(t: dict, run_here: bool, metric: str | None, data_hash: str | None) -> list[str]:
     reasons, seeds = [], [s["seed"] for s in t["seeds"]]
     if metric and t["metric"] != metric:
         reasons.append(f"metric is {t['metric']}, the suite's is {metric}")
@@ -209,11 +233,11 @@ def _task_reasons(t: dict, measured: bool, metric: str | None, data_hash: str | 
             reasons.append(f"{where} is {value}, outside the range of {t['metric']} ({low} to {high}); give fractions, not per cent")
     if len(set(seeds)) < len(seeds):
         reasons.append("a seed stands twice; give each seed once")
-    if measured:
+    if run_here:
         if len(set(seeds)) < MIN_SEEDS and not (t["deterministic"] and seeds):
-            reasons.append(f"{len(set(seeds))} seeds; a measured submission has {MIN_SEEDS} or more")
+            reasons.append(f"{len(set(seeds))} seeds; a submission has {MIN_SEEDS} or more")
         reasons += [f"{key} is missing" for key in ("n_test", "data_hash") if t[key] is None]
-    if t["test_uses"] != 1 and (measured or t["test_uses"] is not None):
+    if t["test_uses"] != 1 and (run_here or t["test_uses"] is not None):
         reasons.append(f"test_uses is {t['test_uses']}; the test part is used once, after every choice is made")
     if data_hash and t["data_hash"] and t["data_hash"] != data_hash:
         reasons.append(f"data_hash is {t['data_hash'][:12]}..., the card's data are {data_hash[:12]}...; run on the card's data")
@@ -222,10 +246,10 @@ def _task_reasons(t: dict, measured: bool, metric: str | None, data_hash: str | 
         if t["deterministic"]:
             expected = {"mean": expected["mean"]}
             reasons += [
-                f"{key} is missing; a bootstrap over test examples gives it" for key in ("low", "high") if measured and t[key] is None
+                f"{key} is missing; a bootstrap over test examples gives it" for key in ("low", "high") if run_here and t[key] is None
             ]
         for key, value in expected.items():
-            if (measured or None not in (t[key], value)) and not _close(t[key], value):
+            if (run_here or None not in (t[key], value)) and not _close(t[key], value):
                 reasons.append(f"{key} is {t[key]}, of its seeds it is {value}")
     elif not t["seeds"] and (t["low"] is None) != (t["high"] is None):
         reasons.append("low and high come together or not at all")

@@ -25,7 +25,8 @@ class Label(ABC):
     column
         Where the labels are: ``.obs`` column or table column. None takes the objective's name.
     pooling
-        Number of the CLS token that the head reads (0 is the first), ``mean`` or ``pooler``, see `BmfmModel.pool`.
+        Number of the CLS token that the head reads (0 is the first), ``mean``, ``mean_all`` or ``pooler``, see
+        `BmfmModel.pool`; ``auto`` is the model's own.
     weight
         Of this loss among all.
     silenced
@@ -41,7 +42,7 @@ class Label(ABC):
     def __init__(
         self,
         column: str | None = None,
-        pooling: str | int = 0,
+        pooling: str | int = "auto",
         weight: float = 1.0,
         silenced: Sequence[str] = (),
         reversal: float | None = None,
@@ -57,8 +58,12 @@ class Label(ABC):
     def bind(self, name: str, data) -> None:
         self.name = name
         self.column = self.column or name
-        if self.pooling not in ("mean", "pooler"):
-            data.tokenizer.check_cls(int(self.pooling), name)
+        if isinstance(self.pooling, int):
+            data.tokenizer.check_cls(self.pooling, name)
+        elif self.pooling not in ("auto", "mean", "mean_all", "pooler"):
+            raise ValueError(
+                f"objective {name}: pooling={self.pooling!r} is unknown; give the number of a CLS token, mean, mean_all, pooler or auto"
+            )
         self.where = data.where
         values = data.column(self.column)
         text = pd.Series(values, dtype=object)

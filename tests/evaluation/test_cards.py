@@ -87,7 +87,8 @@ def own_conf(tmp_path, monkeypatch):
         OmegaConf.save({"task": task}, path)
         monkeypatch.setattr(cards, "compose", lambda *_: OmegaConf.create({"task": task}))
 
-    monkeypatch.setattr(cards, "config_folder", lambda: tmp_path)
+    monkeypatch.setattr("bmfm.cli.config_folders", lambda: [tmp_path])
+    monkeypatch.setattr(cards, "config_folders", lambda: [tmp_path])
     write()
     return write
 

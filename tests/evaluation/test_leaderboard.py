@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bmfm import leaderboard
+from bmfm.evaluation import board as boards
 from bmfm.evaluation import submission as sub
-from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.report.comparison import MODES
 from bmfm.evaluation.submission import check, digest, make_submission
 from tests.evaluation.test_report import HOSTILE, SHA, TASKS, Page, failed, sample
@@ -21,13 +21,13 @@ REPORTED = Path(__file__).parents[2] / "leaderboard" / "reported"
 @pytest.fixture(autouse=True)
 def board(monkeypatch):
     """A suite `demo` of the tasks of `sample`; other names are unknown."""
-    real = leaderboard.read_board
+    real = boards.read_board
 
     def read_board(suite):
         omics = {task: "rna" if task == "mpra/lac" else "dna" for task in SUITE}
-        return leaderboard.Board("demo", "A <b>demonstration</b>", SUITE, omics, {}) if suite == "demo" else real(suite)
+        return boards.Board("demo", "A <b>demonstration</b>", SUITE, omics, {}) if suite == "demo" else real(suite)
 
-    monkeypatch.setattr(leaderboard, "read_board", read_board)
+    monkeypatch.setattr(boards, "read_board", read_board)
 
 
 @pytest.fixture
@@ -91,7 +91,10 @@ def test_runs_of_different_things_are_not_submitted(key, said):
 
 def test_a_baseline_may_have_settings_by_task():
     results = sample(entrants={("6-mers", "baseline"): 0.6})
-    results["records"] = [r | {"seed": s, "model_hash": f"{i % 10}" * 64} for i, r in enumerate(results["records"]) for s in range(3)]
+    spread = [(i, r, s, next(iter(r["metrics"].values()))) for i, r in enumerate(results["records"]) for s in range(3)]
+    results["records"] = [
+        r | {"seed": s, "model_hash": f"{i % 10}" * 64, "metrics": {r["metric"]: value + 0.01 * s}} for i, r, s, value in spread
+    ]
     assert check(make_submission(results, "6-mers", "baseline"), SUITE) == []
 
 
@@ -100,15 +103,15 @@ def first(**values):
 
 
 INVALID = [
-    (lambda s: s.update(format="bmfm-submission/2"), "format is 'bmfm-submission/2'; choose bmfm-submission/1"),
+    (lambda s: s.update(format="bmfm-submission/1"), "format is 'bmfm-submission/1'; choose bmfm-submission/2"),
     (lambda s: s.update(rank=1), "rank is no field of the format"),
     (lambda s: s["model"].update(rank=1), "model.rank is no field of the format"),
     (lambda s: s.pop("versions"), "versions is missing"),
     (lambda s: s.update(mode="guess"), "mode is 'guess'"),
-    (lambda s: s["tasks"].pop(), "mpra/lac is missing; a measured submission has every task"),
+    (lambda s: s["tasks"].pop(), "mpra/lac is missing; a submission has every task"),
     (lambda s: s["tasks"].append(s["tasks"][0] | {"task": "gue/tf_9"}), "gue/tf_9 is not of suite demo"),
     (lambda s: s["tasks"].append(s["tasks"][0]), "gue/tf_0 stands 2 times"),
-    (lambda s: s["tasks"][0]["seeds"].pop(), "gue/tf_0: 2 seeds; a measured submission has 3 or more"),
+    (lambda s: s["tasks"][0]["seeds"].pop(), "gue/tf_0: 2 seeds; a submission has 3 or more"),
     (lambda s: s["tasks"][0]["seeds"].append(s["tasks"][0]["seeds"][0]), "a seed stands twice"),
     (first(test_uses=2), "test_uses is 2"),
     (first(test_uses=None), "test_uses is None"),
@@ -119,7 +122,7 @@ INVALID = [
     (first(mean=-1.5), "mean is -1.5, outside the range of mcc"),
     (first(mean=10**400), "it must be finite"),
     (first(metric="accuracy"), "metric is accuracy, the suite's is mcc"),
-    (first(metric="f1"), "tasks[0].metric is 'f1'; choose accuracy"),
+    (first(metric="f1"), "gue/tf_0: metric 'f1' is unknown; choose accuracy"),
     (first(data_hash="0" * 64), "data_hash is 000000000000..., the card's data are fedcba"),
     (first(data_hash=None), "gue/tf_0: data_hash is missing"),
     (first(n_test=None), "gue/tf_0: n_test is missing"),
@@ -153,13 +156,13 @@ def test_what_was_changed_afterwards_is_found(measured):
 @pytest.mark.parametrize("content", [None, [], 3, "text", {}, {"suite": []}])
 def test_what_is_no_submission_is_refused(content, tmp_path):
     saved(tmp_path, x=content)
-    assert leaderboard.inspect(tmp_path / "x.json")[1]
+    assert boards.inspect(tmp_path / "x.json")[1]
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, "\xff", "9" * 5000, " " * 3_000_000])
 def test_files_that_cannot_be_read_are_refused(text, tmp_path):
     (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
-    assert "x.json: " in leaderboard.inspect(tmp_path / "x.json")[1][0]
+    assert "x.json: " in boards.inspect(tmp_path / "x.json")[1][0]
 
 
 def test_reported_ones_may_lack_all_but_their_source():
@@ -174,7 +177,6 @@ def test_reported_ones_may_lack_all_but_their_source():
 def test_schema_and_code_agree(measured):
     """Whatever jsonschema refuses the check refuses, and what passes its shape passes jsonschema."""
     rules = sub.schema()
-    assert rules["properties"]["tasks"]["items"]["properties"]["metric"]["enum"] == list(METRICS)
     assert rules["properties"]["mode"]["enum"] == list(MODES) and rules["properties"]["format"]["enum"] == [sub.FORMAT]
     assert set(measured) == set(rules["required"]) == set(rules["properties"])
     jsonschema = pytest.importorskip("jsonschema")
@@ -201,7 +203,8 @@ def test_site_keeps_the_valid_and_names_the_others(measured, tmp_path):
 
 
 def test_site_is_alone_and_lets_nothing_through(measured, tmp_path):
-    evil = changed(measured, lambda s: (s["model"].update(name=HOSTILE, citation=HOSTILE), s["hardware"].update(device=HOSTILE)))
+    other = make_submission(sample(), "dna_ref", "finetune", url="https://example.org/dna_snp", contact="someone")
+    evil = changed(other, lambda s: (s["model"].update(name=HOSTILE, citation=HOSTILE), s["hardware"].update(device=HOSTILE)))
     groups = [{"group": HOSTILE, "metric": HOSTILE, "value": 0.5}]
     folder = saved(tmp_path, a=measured, evil=evil, told=reported(groups=groups))
     index, refused = leaderboard.build(folder, tmp_path / "site")
@@ -211,13 +214,17 @@ def test_site_is_alone_and_lets_nothing_through(measured, tmp_path):
     assert "A &lt;b&gt;demonstration" in index.read_text() and any(HOSTILE in cell for cell in page.cells)
 
 
-def test_measured_and_reported_are_told_apart(measured, tmp_path):
-    told = reported()
+def test_what_is_known_of_each_is_told_apart(measured, tmp_path, monkeypatch):
+    """In bold stands what follows from its predictions or was repeated: not what was only said, however good."""
+    told, said = reported(), make_submission(sample(entrants={("gpt", "finetune"): 0.9}), "gpt", "finetune")
     told["tasks"][0]["mean"] = 0.95
-    index, refused = leaderboard.build(saved(tmp_path, a=measured, told=signed(told)), tmp_path / "site")
-    own, taken = re.findall(r'<tr class="(?:own|taken)">.*', index.read_text())
-    assert not refused and "badge good" in own and "badge note" in taken and "Somebody et al. 2025" in taken
-    assert "<strong>0.7" in own and "<strong>" not in taken, "a reported figure competes with nothing"
+    monkeypatch.setattr(boards, "compare", lambda s, *_: ([], "recomputed" if s["model"]["name"] == "dna_snp" else "predictions not kept"))
+    index, refused = leaderboard.build(saved(tmp_path, a=measured, said=said, told=signed(told)), tmp_path / "site")
+    own, unproved, taken = re.findall(r'<tr class="(?:own|taken)">.*', index.read_text())
+    assert not refused and "Somebody et al. 2025" in taken and "measured" not in index.read_text()
+    assert '<span class="badge note">submitted, not repeated</span>' in own and "badge good" in own
+    assert "predictions not kept" in unproved and "badge good" not in unproved and "badge good" not in taken
+    assert "<strong>0.7" in own and "<strong>" not in unproved + taken
     assert " ± " in own and " ± " not in taken
     assert "6 of 6" in own and "3 of 6" in taken
 
@@ -255,14 +262,14 @@ def test_commands(tmp_path, capsys):
 
 def test_an_unknown_suite_is_named(measured, tmp_path):
     folder = saved(tmp_path, x=changed(measured, lambda s: s.update(suite="gues")))
-    assert "no suite is named 'gues'; did you mean gue" in leaderboard.inspect(folder / "x.json")[1][0]
+    assert "no suite is named 'gues'; did you mean gue" in boards.inspect(folder / "x.json")[1][0]
 
 
 def test_reported_figures_that_ship_are_valid():
     files = sorted(REPORTED.glob("*.json"))
     assert files
     for file in files:
-        content, reasons = leaderboard.inspect(file)
+        content, reasons, _ = boards.inspect(file)
         assert not reasons, reasons
         assert content["status"] == "reported"
 
@@ -282,7 +289,7 @@ def test_one_seed_is_enough_where_it_says_all():
     made = make_submission(results | {"records": kept}, "dna_snp", "linear_probe")
     assert check(made, SUITE) == []
     for change, reason in (
-        (lambda s: s["tasks"][0].update(deterministic=False), "1 seeds; a measured submission has 3 or more"),
+        (lambda s: s["tasks"][0].update(deterministic=False), "1 seeds; a submission has 3 or more"),
         (lambda s: s["tasks"][0].update(low=None), "low is missing; a bootstrap"),
         (lambda s: s["tasks"][0].update(mean=s["tasks"][0]["low"]), "of its seeds it is"),
         (lambda s: s.update(mode="finetune"), "depends on its seed"),
@@ -302,12 +309,12 @@ def test_data_of_a_card_are_compared(tmp_path, monkeypatch):
         "metrics": {"mcc": 0.5},
         "intervals": {"mcc": [0.4, 0.6]},
     }
-    record |= {"deterministic": True, "mode": "baseline", "status": "ok", "test_uses": 1, "model_kind": "baseline"}
+    record |= {"deterministic": True, "mode": "baseline", "status": "ok", "test_uses": 1, "model_kind": "baseline", "n_test": 613}
     for data_hash, valid in ((content_hash([ASSETS / "dna" / "prom_core_tata"]), True), ("0" * 64, False)):
         results = {
             "suite": {"name": "demo_dna", "title": "", "tasks": ["demo/core_promoter_tata"]},
             "records": [record | {"data_hash": data_hash}],
         }
         saved(tmp_path, one=make_submission(results, record["model"], "baseline"))
-        reasons = leaderboard.inspect(tmp_path / "one.json")[1]
+        reasons = boards.inspect(tmp_path / "one.json")[1]
         assert (not reasons) == valid and (valid or "run on the card's data" in reasons[0])

@@ -1,5 +1,6 @@
 """The benchmark runner: from a suite to records, without the network, on data that ship."""
 
+import hashlib
 import json
 import os
 import time
@@ -193,13 +194,58 @@ def test_embeddings_made_elsewhere(cells, promoters, tmp_path):
     table.to_parquet(tmp_path / "demo" / "pbmc3k.parquet")
     assert (Embedding("t", path=str(tmp_path / "{task}.parquet")).embed(cells)[:, 0] == np.arange(n)).all()
     table.iloc[1:].to_parquet(tmp_path / "demo" / "pbmc3k.parquet")
-    with pytest.raises(ValueError, match="no row for 1 of 2,700 cells"):
+    with pytest.raises(ValueError, match="no row for 1 of 2,700 examples"):
         Embedding("t", path=str(tmp_path / "{task}.parquet")).embed(cells)
     np.save(tmp_path / "short.npy", np.zeros((5, 2)))
     with pytest.raises(ValueError, match=r"5 rows, demo/core_promoter_tata has 6,130 examples"):
-        Embedding("t", path=str(tmp_path / "short.npy")).embed(promoters)
+        Embedding("t", path=str(tmp_path / "short.npy"), ordered=True).embed(promoters)
     with pytest.raises(ValueError, match="either key"):
         Embedding("both", key="a", path="b")
+
+
+def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
+    """Rows in another order find their sequence; what does not say which row is which is taken in no order but a stated one."""
+    texts = promoters.inputs.tolist()
+    n, rng = len(texts), np.random.default_rng(0)
+    first = {t: i for i, t in reversed(list(enumerate(texts)))}
+    value = np.array([first[t] for t in texts], float)  # the same of the same sequence
+    order = rng.permutation(n)
+    digests = [hashlib.sha256(t.encode()).hexdigest() for t in texts]
+    for name, names in (("sequence", texts), ("anything", texts), ("sha256", digests)):
+        table = pd.DataFrame({name: np.array(names)[order], "e0": value[order]})
+        table.to_csv(tmp_path / "t.csv", index=False)
+        made = Embedding("t", path=str(tmp_path / "t.csv"))
+        assert (made.embed(promoters)[:, 0] == value).all()
+    for broken, said in (
+        (table.assign(sha256="x"), "has several rows named 'x', which differ"),
+        (table.iloc[5:], r"no row for \d+ of 6,130 examples"),
+        (table.assign(e1="x"), "column 'e1' is text"),
+        (table.assign(e0=np.nan), "6,130 rows hold what is not finite"),
+        (table[["e0"]], r"does not say which row is which example.*ordered: true"),
+    ):
+        broken.to_csv(tmp_path / "t.csv", index=False)
+        with pytest.raises(ValueError, match=said):
+            Embedding("t", path=str(tmp_path / "t.csv")).embed(promoters)
+    np.save(tmp_path / "t.npy", value[:, None])
+    with pytest.raises(ValueError, match="ordered: true"):
+        Embedding("t", path=str(tmp_path / "t.npy")).embed(promoters)
+    assert (Embedding("t", path=str(tmp_path / "t.npy"), ordered=True).embed(promoters)[:, 0] == value).all()
+
+
+def test_a_failed_cell_shows_in_the_exit_status(run, tmp_path, monkeypatch, capsys):
+    import bmfm.benchmark
+
+    def fail(self, examples, seed, folder):
+        raise RuntimeError("out of luck")
+
+    config = compose("benchmark", [DNA, *QUICK, f"run_dir={tmp_path / 'run'}", "baseline=[kmer_linear]"])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("bmfm.evaluation.baselines.Linear.predict", fail)
+        bmfm.benchmark.run(config)
+    assert ended.value.code == 1 and (tmp_path / "run" / "report.html").is_file()
+    assert "1 of 1 cells failed" in (said := capsys.readouterr().err)
+    assert "demo/core_promoter_tata: linear on k-mers (baseline), seed 0: RuntimeError: out of luck" in said
+    assert bmfm.benchmark.run(config) is None
 
 
 def test_zero_shot_integration(run):
@@ -373,7 +419,7 @@ def test_labels_of_bases_are_scored_base_by_base():
 def test_tables_that_number_their_rows_are_refused(cells, tmp_path):
     frame = pd.DataFrame({"e0": np.zeros(2700)})
     frame.to_csv(tmp_path / "t.csv")
-    with pytest.raises(ValueError, match="numbers the rows"):
+    with pytest.raises(ValueError, match="numbers rows"):
         Embedding("t", path=str(tmp_path / "t.csv")).embed(cells)
     order = np.random.default_rng(0).permutation(2700)
     pd.DataFrame({"e0": order}, index=cells.adata.obs_names[order]).to_parquet(tmp_path / "t.parquet")  # names in the index

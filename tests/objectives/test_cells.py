@@ -154,7 +154,7 @@ def test_classification(small_model, pooling, focal):
     data, together, model, batch, hidden = run_labels(task, {"t": CLASSES}, small_model)
     assert together.heads["y"]["classes"] == ["a", "b", "c"] and (data.labels["y"] == IGNORE).sum() == 13
     assert "3 classes" in data.notes["labels y"] and "'new'" in data.notes["labels y"]
-    states = hidden[:, 0] if pooling == 0 else torch.stack([hidden[batch["example"] == b].mean(0) for b in range(4)])
+    states = hidden[:, 0] if pooling == 0 else torch.stack([hidden[batch["example"] == b][1:].mean(0) for b in range(4)])
     logits = model.head("y", states)
     labels = batch["labels"]["y"]
     assert labels.tolist() == [0, 1, 2, IGNORE]
@@ -173,7 +173,7 @@ def test_other_kinds_of_labels(small_model, write):
         "number": np.arange(40).astype(float).astype(object),
         "term": np.array(["cell", "T cell", "CL:3", "CD4 T cell"] * 10, object),
     }
-    data, together, model, batch, hidden = run_labels(label_tasks.MultiLabel(column="many"), columns, small_model)
+    data, together, model, batch, hidden = run_labels(label_tasks.MultiLabel(pooling=0, column="many"), columns, small_model)
     assert together.heads["y"]["classes"] == ["x", "y", "z"] and data.labels["y"][3].tolist() == [1, 0, 1]
     total, n, _ = together.losses(model, batch, hidden)["y/binary_cross_entropy"]
     logits = model.head("y", hidden[:, 0])
@@ -182,17 +182,17 @@ def test_other_kinds_of_labels(small_model, write):
     )
     assert n == 12 and 0 <= together.summarise(together.score(model, batch, hidden))["y/macro_f1"] <= 1
 
-    data, together, model, batch, hidden = run_labels(label_tasks.Regression(column="number"), columns, small_model)
+    data, together, model, batch, hidden = run_labels(label_tasks.Regression(pooling=0, column="number"), columns, small_model)
     assert np.mean(data.labels["y"][:30]) == pytest.approx(0, abs=1e-6) and together.heads["y"]["center"] == pytest.approx(14.5)
     metrics = together.summarise(together.score(model, batch, hidden))
     scale = together.heads["y"]["scale"]
     expected = (model.head("y", hidden[:, 0])[:, 0] - batch["labels"]["y"]).abs().mean().item() * scale
     assert metrics["y/mae"] == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="regression needs numbers"):
-        run_labels(label_tasks.Regression(column="many"), columns, small_model)
+        run_labels(label_tasks.Regression(pooling=0, column="many"), columns, small_model)
 
     ontology = str(write("cl.obo", OBO))
-    data, together, model, batch, hidden = run_labels(label_tasks.Hierarchical(ontology, column="term"), columns, small_model)
+    data, together, model, batch, hidden = run_labels(label_tasks.Hierarchical(ontology, pooling=0, column="term"), columns, small_model)
     assert together.heads["y"]["classes"] == ["B cell", "CD4 T cell"]
     total, n, _ = together.losses(model, batch, hidden)["y/hierarchical_cross_entropy"]
     logits = model.head("y", hidden[:, 0])
@@ -201,7 +201,7 @@ def test_other_kinds_of_labels(small_model, write):
     assert n == 4 and together.summarise(together.score(model, batch, hidden))["y/accuracy"] >= 0.5
     columns["term"] = np.array(["t cells", "B cell"] * 20, object)
     with pytest.raises(ValueError, match=r"did you mean 't cell'.*renamed"):
-        run_labels(label_tasks.Hierarchical(ontology, column="term"), columns, small_model)
+        run_labels(label_tasks.Hierarchical(ontology, pooling=0, column="term"), columns, small_model)
     run_labels(label_tasks.Hierarchical(ontology, {"t cells": "T cell"}, column="term"), columns, small_model)
 
 
@@ -229,7 +229,8 @@ def test_labels_balanced():
 def test_the_monitored_loss_has_no_adversarial_part(small_model):
     """A model that forgets the donor better has a higher donor loss; that must not make it look worse."""
     columns = {"t": CLASSES, "donor": np.array(["d1", "d2"] * 20, object)}
-    kept, forgotten = label_tasks.Classification(column="t"), label_tasks.Classification(column="donor", reversal=1.0)
+    kept = label_tasks.Classification(column="t", pooling=0)
+    forgotten = label_tasks.Classification(column="donor", pooling=0, reversal=1.0)
     together = bound(FakeData(columns=columns), kept=kept, forgotten=forgotten)
     batch = rows(LENGTHS)
     batch["labels"] = {"kept": torch.tensor([0, 1, 2, IGNORE]), "forgotten": torch.tensor([0, 1, 0, 1])}

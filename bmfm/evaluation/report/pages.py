@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from bmfm.evaluation.own_metrics import register
 from bmfm.evaluation.report.comparison import GREY, MODE_COLOURS, MODES, Comparison
 from bmfm.evaluation.report.drawings import bars, cost_plots, rank_plot, rank_sentence, rank_test, umap_panel
 from bmfm.evaluation.report.tables import (
@@ -146,6 +147,8 @@ def write_report(results: dict, folder: Path) -> tuple[Path, Path]:
     """
     if not results["records"]:
         raise ValueError(f"results of suite {results['suite']['name']} hold no record: run it before you report it")
+    for record in results["records"]:
+        register(record.get("own_metrics") or {})
     comparison = Comparison(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

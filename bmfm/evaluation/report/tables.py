@@ -5,6 +5,7 @@ from html import escape
 from statistics import mean
 from typing import NamedTuple
 
+from bmfm.evaluation.overlap import IDENTITY, sentences
 from bmfm.evaluation.report.comparison import (
     MISSING,
     Cell,
@@ -115,8 +116,11 @@ def data_table(c: Comparison) -> Rows:
     for task in c.tasks:
         r = next((r for r in task.records if not failure(r)), None)
         counts = [f"{r[k]:,}" if r and r.get(k) is not None else MISSING for k in ("n_train", "n_validation", "n_test")]
-        body.append([task.name, task.title, *counts, ((r or {}).get("data_hash") or MISSING)[:12]])
-    return Rows(["task", "title", "train", "validation", "test", "SHA-256 of data"], body)
+        shared = (r or {}).get("overlap") or {}
+        again = [f"{shared[k]:,}" if k in shared else MISSING for k in ("exact", "near", "contradicting")]
+        body.append([task.name, task.title, *counts, *again, ((r or {}).get("data_hash") or MISSING)[:12]])
+    seen = ["of test in train", f"nearly ({IDENTITY:.0%} identity)", "with two labels"]
+    return Rows(["task", "title", "train", "validation", "test", *seen, "SHA-256 of data"], body)
 
 
 def loss_table(c: Comparison) -> Rows:
@@ -158,6 +162,7 @@ def facts(c: Comparison) -> Rows:
     ]
     if odd := [f"{r['task']} ({r['model']}, seed {r['seed']})" for r in records if not failure(r) and r.get("test_uses") != 1]:
         body.append(["warning", f"the test part was used more than once by {_list(odd)}: its figures are too good"])
+    body += [["warning", said] for said in dict.fromkeys(x for r in records for x in sentences(r["task"], r.get("overlap") or {}))]
     return Rows(["", ""], body)
 
 

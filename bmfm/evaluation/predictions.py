@@ -1,0 +1,197 @@
+"""Predictions that travel with a submission: one ``.npz`` of numbers beside its JSON, from which every score is computed again.
+
+An array is of one task, seed and objective, under the name ``TASK@SEED/OBJECTIVE``: scores of the test part as the protocol
+``labels`` takes them. The submission has the `content_hash` of each seed's arrays, so that the file itself may also lie elsewhere.
+"""
+
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_FILE = 200_000_000
+MAX_UNPACKED = 2_000_000_000
+"""Bytes of a file, and of all that it unpacks to."""
+TOLERANCE = 1e-6
+Arrays = dict[str, np.ndarray]
+
+
+def content_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of arrays, sorted by name; of a seed's arrays, {objective: scores}."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        whole.update(f"{name} {array.dtype.newbyteorder('<').str} {array.shape}\n".encode())
+        whole.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return whole.hexdigest()
+
+
+def of_record(record: Mapping, cells: Path) -> Arrays | None:
+    """{objective: scores} that a run kept of a record below its ``cells`` folder; None where it kept none, as of integration."""
+    file = cells / str(record.get("key")) / "predictions.npz"
+    if not file.is_file():
+        return None
+    found = read_arrays(file)
+    scores = {k.removesuffix("/scores"): v for k, v in found.items() if k.endswith("/scores")}
+    return {k: small if np.array_equal(small := v.astype(np.float32), v) else v for k, v in scores.items()}
+
+
+def write(file: Path, predictions: Mapping[tuple[str, int], Arrays]) -> None:
+    """The arrays of all tasks and seeds in one file."""
+    named: Any = {f"{task}@{seed}/{name}": a for (task, seed), arrays in predictions.items() for name, a in arrays.items()}
+    np.savez_compressed(file, **named)
+
+
+def read(file: Path) -> dict[tuple[str, int], Arrays]:
+    """The same again; ValueError where the file is no such file."""
+    found: dict[tuple[str, int], Arrays] = {}
+    for key, array in read_arrays(file).items():
+        task, _, rest = key.rpartition("@")
+        seed, _, name = rest.partition("/")
+        if not task or not name or not seed.lstrip("-").isdigit():
+            raise ValueError(f"{file}: {key!r:.60} is not named TASK@SEED/OBJECTIVE")
+        found.setdefault((task, int(seed)), {})[name] = array
+    return found
+
+
+def read_arrays(file: Path) -> Arrays:
+    """Arrays of numbers in an ``.npz``; nothing in it is unpickled, and no array is made before its bytes are there.
+
+    Raises
+    ------
+    ValueError
+        Where it is no such archive, is larger than the limits, or an array holds anything but numbers.
+    """
+    if file.stat().st_size > MAX_FILE:
+        raise ValueError(f"{file} has more than {MAX_FILE:,} bytes")
+    arrays: Arrays = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if sum(e.file_size for e in entries) > MAX_UNPACKED:
+                raise ValueError(f"unpacks to more than {MAX_UNPACKED:,} bytes")
+            if len({e.filename for e in entries}) < len(entries):
+                raise ValueError("an array stands twice in it")
+            for entry in entries:
+                if not entry.filename.endswith(".npy"):
+                    raise ValueError(f"holds {entry.filename!r:.60}, which is no array")
+                with archive.open(entry) as stream:
+                    arrays[entry.filename.removesuffix(".npy")] = _array(stream.read(entry.file_size + 1), entry.filename)
+    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{file}: not a file of predictions: {error}") from None
+    return arrays
+
+
+def _array(content: bytes, name: str) -> np.ndarray:
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name!r:.60} is of a version of .npy that holds more than numbers")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_column, dtype = header(stream)
+    if dtype.kind not in "fiu" or dtype.itemsize * math.prod(shape) != len(content) - stream.tell():
+        raise ValueError(f"{name!r:.60} says that it holds {shape} of {dtype}, which it does not, or which are no numbers")
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if by_column else "C")
+
+
+def compare(submission: Mapping, file: Path | None, cards: Iterable, data_root: str | Path) -> tuple[list[str], str]:
+    """What the predictions beside a submission say of it.
+
+    Parameters
+    ----------
+    submission
+        Of the right form.
+    file
+        Where its predictions should lie.
+    cards
+        Of its suite.
+    data_root
+        Where the data of cards are, if they are here.
+
+    Returns
+    -------
+    list of str, str
+        Every reason why the submission is invalid; and what is known: ``recomputed`` where each score followed from its
+        predictions and the card's labels, else why that was not tried.
+    """
+    hashes = {(t["task"], s["seed"]): s["predictions"] for t in submission["tasks"] for s in t["seeds"]}
+    reasons: list[str] = []
+    kept: dict[tuple[str, int], Arrays] = {}
+    if not all(hashes.values()):
+        evidence = "predictions not kept" if not any(hashes.values()) else "predictions of some tasks not kept"
+    elif file is None or not file.is_file():
+        evidence = "predictions named by their hash, not at hand"
+    else:
+        evidence = "recomputed"
+        kept, reasons = _those_of(hashes, file)
+    by, away = {t["task"]: t for t in submission["tasks"]}, 0
+    for card in (c for c in cards if c.name in by and not reasons):
+        examples = examples_at_hand(card, data_root)
+        away += examples is None
+        if examples is not None:
+            reasons = _recompute(by[card.name], card, examples, kept)
+    if evidence == "recomputed" and away:
+        evidence = f"scores not recomputed here: data not at hand of {away} of {len(by)} tasks"
+    return reasons, evidence
+
+
+def _those_of(hashes: Mapping[tuple[str, int], str], file: Path) -> tuple[dict[tuple[str, int], Arrays], list[str]]:
+    """The arrays of a file, and why they are not those that the hashes are of."""
+    try:
+        kept = read(file)
+    except ValueError as error:
+        return {}, [str(error)]
+    reasons = [f"{file.name}: predictions of {task}, seed {seed}, are missing" for task, seed in hashes if (task, seed) not in kept]
+    reasons += [f"{file.name}: {task}, seed {seed}, is not of the submission" for task, seed in kept if (task, seed) not in hashes]
+    for where, arrays in kept.items():
+        if where in hashes and content_hash(arrays) != hashes[where]:
+            reasons.append(f"{file.name}: predictions of {where[0]}, seed {where[1]}, are not those that the submission was made with")
+    return kept, reasons
+
+
+def examples_at_hand(card, data_root: str | Path):
+    """The examples of a card whose files are here, as its checksums say; else None."""
+    from bmfm.evaluation.cards import content_hash as hash_of_files
+    from bmfm.evaluation.cards import data_paths, known_hash, missing_files
+
+    if missing_files(card, data_root):
+        return None
+    known = known_hash(card)
+    if known and hash_of_files(data_paths(card, data_root)) != known:
+        return None
+    return _examples(card.name, str(data_root))
+
+
+@lru_cache(8)
+def _examples(task: str, data_root: str):
+    from bmfm.cli import override
+    from bmfm.evaluation.cards import read_card
+    from bmfm.evaluation.examples import Examples
+
+    return Examples(read_card(task, ["checkpoint=none", override("data_root", data_root)]), data_root)
+
+
+def _recompute(task: Mapping, card, examples, kept: Mapping[tuple[str, int], Arrays]) -> list[str]:
+    """Reasons of one task: the number of its test examples, and each seed's score."""
+    from bmfm.evaluation.protocols.labels import score_predictions
+
+    n_test = len(examples.parts["test"])
+    if task["n_test"] != n_test:
+        return [f"{task['task']}: n_test is {task['n_test']}, the card's test part has {n_test} examples"]
+    reasons = []
+    for seed in task["seeds"] if kept else ():
+        where = f"{task['task']}: seed {seed['seed']}"
+        try:
+            found = score_predictions(card, examples, kept[task["task"], seed["seed"]], 0).metrics[task["metric"]]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            reasons.append(f"{where}: its predictions cannot be scored: {error}")
+            continue
+        if not abs(found - seed["value"]) <= TOLERANCE * max(1.0, abs(found)):
+            reasons.append(f"{where}: value is {seed['value']}, of its predictions it is {found}")
+    return reasons
