@@ -182,7 +182,7 @@ def parts_without_labels(name: str, column: str | None, labelled: Mapping[str, b
     for part in sorted(parts):
         warnings.warn(
             f"objective {name}: no {part} example has a label in column {column!r} that training knows: it is not scored there; "
-            "a split by data.split={by: stratified, column: ...} gives every part its share",
+            "a split by data.split.by=stratified +data.split.column=... gives every part its share",
             stacklevel=3,
         )
     return parts
@@ -261,7 +261,7 @@ class MultiLabel(Label):
             if (wrong := ~(np.isnan(self.given) | np.isin(self.given, (0, 1)))).any():
                 row, column = np.argwhere(wrong)[0]
                 raise ValueError(
-                    f"objective {name}: column {self.named[column]!r} holds {self.given[row, column]} in row {row}; 0 or 1 is needed"
+                    f"objective {name}: column {self.named[column]!r}, {data.where(row)}: found {self.given[row, column]:g}, 0 or 1 is needed"
                 )
             self.column = self.named[0]
         super().bind(name, data)
