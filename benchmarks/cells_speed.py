@@ -26,7 +26,7 @@ SPLIT = {"by": "random", "validation": 0.0, "test": 0.0}
 def rate(data: RnaDataModule, n_batches: int) -> float:
     """Cells a second through the loader and the objectives, best of three."""
     best = 0.0
-    stream = iter(data.train_dataloader())
+    stream = iter(data.training_batches())
     data.prepare_batch(next(stream))
     for _ in range(3):
         began, n = time.perf_counter(), 0
@@ -141,7 +141,7 @@ def main() -> None:
         began = time.perf_counter()
         data = module(masked(), CellTokenizer(), str(big), storage="disk")
         print(f"opened in {time.perf_counter() - began:.1f} s")
-        stream, n, began = iter(data.train_dataloader()), 0, time.perf_counter()
+        stream, n, began = iter(data.training_batches()), 0, time.perf_counter()
         while n < args.stream_cells and time.perf_counter() - began < 120:
             n += data.prepare_batch(next(stream))["counts"]["cells"]
         seconds = time.perf_counter() - began

@@ -24,7 +24,7 @@ def bare(recipe: str) -> float:
     config = compose("train", [f"+recipe={recipe}"])
     data, objectives, model = assemble(config)
     optimizer = instantiate(config.optimizer, model)
-    batch = data.prepare_batch(next(iter(data.train_dataloader())))
+    batch = data.prepare_batch(next(iter(data.training_batches())))
     for step in range(STEPS // 2):
         if step == 5:
             began = time.perf_counter()

@@ -31,7 +31,7 @@ def measure(kind: str, layers: int, size: int) -> None:
     data, objectives, model = assemble(config)
     if kind == "encoder":
         model.heads = torch.nn.Identity()
-    batches = iter(data.train_dataloader())
+    batches = iter(data.training_batches())
     batch = data.prepare_batch(next(batches))
     before = peak()
     optimizer = instantiate(config.optimizer, model)

@@ -1,47 +1,136 @@
 """A published BMFM checkpoint to this project's format: ``python -m bmfm.convert SOURCE TARGET``.
 
 SOURCE is a folder with a Lightning ``.ckpt`` and ``tokenizers/`` (as ``ibm-research/biomed.*`` on the Hub), a ``.ckpt`` in such a
-folder, or a Hub id. Nothing in it is executed.
+folder, or a Hub id. Nothing in it is executed. What a checkpoint does not hold (how long its inputs were, how values were cut
+into bins) is known for the published models by their names, and asked for otherwise.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def convert(source: str, target: str, depth: str = "none", local_rope_theta: float | None = None, revision: str | None = None) -> None:
-    """Write the model of a published checkpoint, and its tokenizer, into a folder."""
+def convert(
+    source: str,
+    target: str,
+    depth: str = "none",
+    local_rope_theta: float | None = None,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    values_kind: str | None = None,
+    pooling: str | int | None = None,
+) -> None:
+    """Write the model of a published checkpoint, and its tokenizer, into a folder.
+
+    Parameters
+    ----------
+    depth
+        Read-depth tokens of an RDA model, see `CellTokenizer`.
+    local_rope_theta
+        Rotary base of ModernBERT's local layers, if other than the configuration says.
+    max_tokens
+        Longest input in training, where the checkpoint or its name does not tell.
+    values_kind
+        How counts become values, see `cells.values.transform`; needed for models of binned values.
+    pooling
+        See `BmfmModel.pool`; None is what the model's makers use.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the file, what is wrong with it, or the flag that is needed.
+    """
     from bmfm.models.folders import on_disk
     from bmfm.models.modernbert import is_plain, to_transformers
-    from bmfm.models.published import gene_names, read_published
+    from bmfm.models.published import KNOWN, read_published
 
-    model, folder = read_published(on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json")), local_rope_theta)
+    found = on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json"))
+    model, folder = read_published(found, local_rope_theta)
+    config = model.config
+    config.max_tokens = max_tokens or config.max_tokens
+    if not config.max_tokens:
+        known = ", ".join(f"{name} {length:,}" for name, (length, _) in KNOWN.items())
+        raise ValueError(f"{source} does not say how long its inputs were: add --max-tokens N (published models: {known})")
+    if config.max_tokens < 3:
+        raise ValueError(f"--max-tokens {config.max_tokens}: at least 3 are needed, for [CLS], one token and [SEP]")
+    config.pooling = model.check_pooling(pooling if pooling is not None else config.pooling)
+    tokenizer = _cell_tokenizer(model, folder, depth, values_kind) if "values" in config.fields else _dna_tokenizer(folder)
     out = Path(target)
     out.mkdir(parents=True, exist_ok=True)
-    if "values" in model.config.fields:
-        from bmfm.cells.genes import GeneVocabulary
-        from bmfm.tokenizers.rna import CellTokenizer
-
-        poolings = [h.get("pooling") for h in model.config.heads.values()]
-        n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
-        tokenizer = CellTokenizer("from_data", depth={"kind": depth}, n_cls=n_cls)
-        tokenizer.use(GeneVocabulary(gene_names(folder)))
-        if len(tokenizer) != model.config.fields["input_ids"]["size"]:
-            raise ValueError(
-                f"{folder / 'tokenizers' / 'genes'} has {len(tokenizer):,} tokens, the model {model.config.fields['input_ids']['size']:,}"
-            )
-        tokenizer.save_pretrained(out)
+    if "values" in config.fields:
+        config.positions = tokenizer.positions
     else:
-        from bmfm.tokenizers import dna
-
-        found = sorted((folder / "tokenizers").glob("*/tokenizer.json"))
-        chunks = [f for f in found if f.parent.name == "dna_chunks"] or found
-        if not chunks:
-            raise FileNotFoundError(f"{folder / 'tokenizers'} holds no tokenizer.json")
-        dna.load(chunks[0]).save_pretrained(out)
+        tokenizer.model_max_length = config.max_tokens
+    tokenizer.save_pretrained(out)
     (to_transformers(model) if is_plain(model) else model).save_pretrained(out)
     n = sum(p.numel() for p in model.parameters())
-    print(f"{n / 1e6:,.1f} M parameters, heads {', '.join(model.config.heads) or 'none'}, written to {out}")
+    print(f"{n / 1e6:,.1f} M parameters, heads {', '.join(config.heads) or 'none'}, inputs of up to {config.max_tokens:,} tokens, "
+          f"pooling {config.pooling}, written to {out}")  # fmt: skip
+
+
+def _dna_tokenizer(folder: Path) -> Any:
+    from bmfm.tokenizers import dna
+
+    found = sorted((folder / "tokenizers").glob("*/tokenizer.json"))
+    chunks = [f for f in found if f.parent.name == "dna_chunks"] or found
+    if not chunks:
+        raise FileNotFoundError(f"{folder / 'tokenizers'} holds no tokenizer.json")
+    return dna.load(chunks[0])
+
+
+def _cell_tokenizer(model: Any, folder: Path, depth: str, values_kind: str | None) -> Any:
+    """The tokenizer of a model of cells: its genes, its CLS tokens, and what its values and positions are."""
+    from bmfm.cells.genes import GeneVocabulary
+    from bmfm.models.published import gene_names
+    from bmfm.tokenizers.rna import CellTokenizer
+
+    config, values = model.config, {}
+    encoder = config.fields["values"]
+    if encoder["kind"] == "token":
+        if values_kind not in ("bins", "percentile_bins"):
+            raise ValueError(
+                f"{folder}: this model reads {encoder['n_bins']} bins of expression, and its checkpoint does not say how they were cut: "
+                "add --values-kind bins (equal widths of log-normalised counts) or --values-kind percentile_bins (ranks within the cell)"
+            )
+        _check_bins(folder, encoder)
+        values = {"kind": values_kind, "n_bins": encoder["n_bins"]}
+    elif values_kind is not None:
+        if values_kind in ("bins", "percentile_bins"):
+            raise ValueError(f"--values-kind {values_kind}: this model reads numbers (its value encoder is {encoder['kind']}), not bins")
+        values = {"kind": values_kind}
+    poolings = [config.pooling, *(h.get("pooling") for h in config.heads.values())]
+    n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
+    positions = config.backbone["kind"] == "modernbert"  # whose rotary embeddings turn by them; the others have none
+    tokenizer = CellTokenizer("from_data", depth={"kind": depth}, n_cls=n_cls, values=values, positions=positions)
+    tokenizer.use(GeneVocabulary(gene_names(folder)))
+    if len(tokenizer) != config.fields["input_ids"]["size"]:
+        raise ValueError(
+            f"{folder / 'tokenizers' / 'genes'} has {len(tokenizer):,} tokens, the model {config.fields['input_ids']['size']:,}"
+        )
+    if encoder["kind"] != "mlp" and max(tokenizer.prefix[:n_cls]) >= encoder["n_special"]:
+        raise ValueError(
+            f"{folder / 'tokenizers' / 'genes'}: the last of {n_cls} CLS tokens is number {max(tokenizer.prefix[:n_cls])}, "
+            f"the model's values know {encoder['n_special']} special tokens"
+        )
+    return tokenizer
+
+
+def _check_bins(folder: Path, encoder: dict) -> None:
+    """Bins must stand behind the special tokens, in their order; how many special tokens there are is known from there."""
+    from bmfm.models.weights import read_json
+
+    file = folder / "tokenizers" / "expressions" / "vocab.json"
+    if not file.is_file():
+        return
+    vocab = read_json(file)
+    rows = encoder["n_special"] + encoder["n_bins"]
+    numbers = {int(token): row for token, row in vocab.items() if token.isdecimal()}
+    first = min(numbers.values(), default=0)
+    if sorted(numbers) != list(range(len(numbers))) or any(row != first + n for n, row in numbers.items()) or first + len(numbers) != rows:
+        raise ValueError(f"{file}: bins 0 to {len(numbers) - 1} in their order, behind the special tokens, are expected for {rows} rows")
+    if first != encoder["n_special"]:
+        raise ValueError(f"{file}: its bins begin at {first}, the model's at {encoder['n_special']}")
 
 
 def main() -> None:
@@ -51,9 +140,14 @@ def main() -> None:
     parser.add_argument("--depth", default="none", help="read-depth tokens of an RDA model: equal, downsample, align, auto")
     parser.add_argument("--local-rope-theta", type=float, help="rotary base of local layers, if other than the configuration says")
     parser.add_argument("--revision", help="of a Hub repository")
-    args = parser.parse_args()
+    parser.add_argument("--max-tokens", type=int, help="longest input in training, where neither the checkpoint nor its name tells")
+    parser.add_argument("--values-kind", help="how counts became values; for binned models bins or percentile_bins")
+    parser.add_argument("--pooling", help="number of a CLS token, mean, mean_all or pooler; by default what the model's makers use")
+    args = vars(parser.parse_args())
+    if args["pooling"] is not None and args["pooling"].lstrip("-").isdecimal():
+        args["pooling"] = int(args["pooling"])
     try:
-        convert(args.source, args.target, args.depth, args.local_rope_theta, args.revision)
+        convert(**args)
     except (ValueError, FileNotFoundError) as error:
         print(f"bmfm: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,12 +1,16 @@
 """Files: those that ship, those the user names, and derived ones, built once for a source file and found again by its identity."""
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 ASSETS = Path(__file__).parent / "assets"
 """Data that ship with the package; see its NOTICE.md."""
@@ -34,6 +38,8 @@ def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
     found = Path(path).expanduser()
     if found.is_file() or (folder and found.is_dir()):
         return found
+    if found.is_dir():
+        raise FileNotFoundError(f"{what} {str(path)!r} is a folder: name the file in it")
     message = f"{what} {str(path)!r} does not exist (looked in {found.absolute().parent})"
     if found.parent.is_dir():
         near = get_close_matches(found.name, [p.name for p in found.parent.iterdir()], n=3, cutoff=0.5)
@@ -42,6 +48,41 @@ def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
     else:
         message += "; that folder does not exist either"
     raise FileNotFoundError(message)
+
+
+_GZIP = b"\x1f\x8b"
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # SAM specification, section 4.1.2
+
+
+@contextmanager
+def open_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed if it begins as gzip or bgzip does, whatever its name.
+
+    Reading inside ``with`` ends in an error wherever the compressed data end early: a gzip member says where it ends, and
+    a bgzip file, whose blocks are members of their own, ends with an empty block.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if it is compressed and was cut or damaged.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(18)
+        if not head.startswith(_GZIP):
+            file.seek(0)
+            yield file
+            return
+        remedy = "the file was cut or damaged: copy or download it again"
+        if head[12:16] == b"BC\x02\x00":
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_BGZF_END)))
+            if file.read() != _BGZF_END:
+                raise ValueError(f"{path}: the bgzip data end early, without the block that marks their end; {remedy}")
+        file.seek(0)
+        try:
+            with gzip.open(file) as stream:
+                yield stream  # type: ignore[misc]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: the gzip data cannot be read to their end ({error}); {remedy}") from error
 
 
 def cached_folder(kind: str, key: dict, build: Callable[[Path], None], cache_dir: str | Path | None = None) -> Path:

@@ -61,9 +61,9 @@ def read_inputs(data):
         return str(path)
     from bmfm.data.table import read_table
 
-    table = read_table(path)
-    if absent := [c for c in (data.sequence, data.second, data.id) if c and c not in table]:
-        raise SystemExit(f"bmfm: {path} has no column {absent[0]!r}; it has {', '.join(table.columns)}")
+    table = read_table(path, sequences=[c for c in (data.sequence, data.second) if c])
+    if data.id and data.id not in table:
+        raise KeyError(f"{path} has no column {data.id!r} for data.id; it has {', '.join(map(str, table.columns))}")
     return (table.set_index(data.id) if data.id else table)[[data.sequence, data.second] if data.second else data.sequence]
 
 

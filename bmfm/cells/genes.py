@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bmfm.files import ASSETS, require_file
+from bmfm.files import ASSETS, open_whole, require_file
 from bmfm.special import SPECIAL_TOKENS, UNK
 
 EXTRA_CLS = tuple(f"[CLS_{i}]" for i in range(31))
@@ -181,7 +181,8 @@ class GeneVocabulary:
 def read_orthologs(path: str | Path) -> dict[str, str]:
     """{gene of another species: human gene} from the first two columns of a CSV or TSV table with a header."""
     file = require_file(path, "table of orthologs")
-    table = pd.read_csv(file, sep="\t" if ".tsv" in file.name or ".txt" in file.name else ",", dtype=str).dropna()
+    with open_whole(file) as stream:
+        table = pd.read_csv(stream, sep="\t" if ".tsv" in file.name or ".txt" in file.name else ",", dtype=str).dropna()
     if table.shape[1] < 2:
         raise ValueError(f"{file}: two columns are needed, the other species' gene and the human gene")
     return dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))

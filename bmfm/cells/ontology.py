@@ -1,11 +1,10 @@
 """Ontologies of cell types and tissues, read from OBO files."""
 
-import gzip
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from bmfm.files import require_file
+from bmfm.files import open_whole, require_file
 
 
 @dataclass
@@ -27,8 +26,8 @@ class Ontology:
     def from_obo(cls, path: str | Path) -> "Ontology":
         """Read the ``[Term]`` stanzas of an OBO file (plain or gzip), as the Cell Ontology's ``cl-basic.obo``."""
         file = require_file(path, "ontology (OBO file)")
-        raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode()
+        with open_whole(file) as stream:
+            text = stream.read().decode()
         ontology = cls()
         for stanza in text.split("\n\n"):
             kind, *tags = stanza.strip().split("\n")

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
+from bmfm.data.splits import part_seeds, split_seed
 from bmfm.data.stream import PARTS
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import intersect, read_regions, split_by_block, split_by_contig
@@ -68,6 +69,7 @@ class DnaDataModule(BatchModule):
         BED file or region words that windows must lie in; None takes the whole genome.
     split
         ``{by: block, block_size, validation, test}`` with shares, or ``{by: contig, validation, test}`` with names.
+        Blocks are drawn by ``seed``, 0 where there is none, not by the run's seed.
     windows
         `WindowSampler` settings of the training windows.
     held_out_windows
@@ -125,19 +127,18 @@ class DnaDataModule(BatchModule):
         allowed = self.reference.known_intervals(self.max_n_run)
         if self.regions is not None:
             allowed = intersect(allowed, read_regions(self.regions, self.reference))
-        by, options = self.split["by"], {k: v for k, v in self.split.items() if k != "by"}
+        by, held_out = self.split["by"], {part: self.split[part] for part in PARTS if self.split.get(part)}
         if by == "block":
-            parts = split_by_block(self.reference, options.pop("block_size"), options, self.seed)
+            parts = split_by_block(self.reference, self.split["block_size"], held_out, split_seed(self.split))
         elif by == "contig":
-            parts = split_by_contig(self.reference, options)
+            parts = split_by_contig(self.reference, held_out)
         else:
             raise ValueError(f"data.split.by={by!r} is unknown; choose block or contig")
         return {part: intersect(allowed, rows) for part, rows in parts.items()}
 
     def sampler(self, part: str) -> WindowSampler:
         options = self.windows | ({} if part == "train" else self.held_out_windows)
-        part_seed = {"train": 0, "validation": 1, "test": 2}[part]
-        return WindowSampler(self.intervals[part], seed=3 * self.seed + part_seed, **options)
+        return WindowSampler(self.intervals[part], seed=part_seeds(self.seed, self.split)[part], **options)
 
     def connect(self, tokenizer) -> None:
         """Bind the tokenizer and open the source files."""

@@ -1,13 +1,14 @@
 """What the data modules of both omics share: the order of batches, loaders, and the hand-over to the objectives."""
 
 from collections.abc import Mapping
+from math import ceil
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bmfm.data.stream import BatchStream
+from bmfm.data.stream import BatchStream, Piece, Windows
 
 
 def _same(batch: dict) -> dict:
@@ -21,6 +22,8 @@ class BatchModule(pl.LightningDataModule):
     ----------
     parts
         {train, validation, test: Dataset}, filled by `connect`.
+    numbers
+        {train, validation, test: numbers of the examples}, where examples have labels.
     statistics
         Figures of the training part that objectives take their baselines from, {name: array [V]}.
     objectives
@@ -30,10 +33,12 @@ class BatchModule(pl.LightningDataModule):
     """
 
     parts: Mapping[str, Dataset]
+    numbers: Mapping[str, np.ndarray] = {}
     batch_size: int
     num_workers: int
     objectives = None
     first_batch = 0
+    allow_zero_length_dataloader_with_multiple_devices = True  # Lightning's name; loaders of all devices are made equally long
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,19 +62,38 @@ class BatchModule(pl.LightningDataModule):
         """A column of labels of all examples, object [n]."""
         raise KeyError(f"{type(self).__name__} has no labels, {name!r} was asked for")
 
+    def where(self, number: int) -> str:
+        """An example as messages name it: its file and row, or cell."""
+        return f"example {number + 1}"
+
     def report(self) -> None:
         """Print what became of the sources' records."""
 
-    def prepare_batch(self, batch: dict) -> dict:
+    def prepare_batch(self, batch: dict, training: bool = True) -> dict:
         """A batch with the objectives' labels, and without what only they needed."""
         keys = batch.pop("keys").numpy().view(np.uint64)
         if self.objectives is not None:
-            batch = self.objectives.prepare(batch, keys)
+            batch = self.objectives.prepare(batch, keys, training)
         batch.pop("special")
         return batch
 
-    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        return self.prepare_batch(batch)
+    def on_before_batch_transfer(self, batch: dict | Piece, dataloader_idx: int) -> dict:
+        """Prepare a held-out batch, or with the first batch of an optimiser step all that belong to it.
+
+        A training batch comes with ``window``: its number in the step, the number of batches, and how many labels each loss
+        has in all of them.
+        """
+        if isinstance(batch, dict):
+            return self.prepare_batch(batch, training=False)
+        window, number = batch.window, batch.number
+        if number == 0:
+            window.batches = [self.prepare_batch(b) for b in window.batches]
+            counts = [self.objectives.label_counts(b) for b in window.batches]  # type: ignore[attr-defined]
+            window.label_counts = {name: sum(c[name] for c in counts) for name in counts[0]}
+        prepared, n = window.batches[number], len(window.batches)
+        window.batches[number] = {}  # the step's other batches may be many
+        prepared = self.trainer.precision_plugin.convert_input(prepared)  # type: ignore[union-attr]
+        return prepared | {"window": {"number": number, "size": n, "label_counts": window.label_counts}}
 
     def _loader(self, part: str, **options) -> DataLoader:
         workers = {"persistent_workers": True, "prefetch_factor": 4} if self.num_workers else {}
@@ -87,16 +111,29 @@ class BatchModule(pl.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def train_dataloader(self) -> DataLoader:
+    def training_batches(self) -> DataLoader:
+        """Batches without end, from number `first_batch` on."""
         stream = BatchStream(len(self.parts["train"]), self.batch_size, *self._place, self.first_batch)  # type: ignore[arg-type]
         return self._loader("train", batch_sampler=stream)
 
-    def held_out_loader(self, part: str) -> DataLoader:
-        """Each example of a part once, in its order."""
+    def train_dataloader(self) -> Windows:
+        return Windows(self.training_batches(), self.trainer.accumulate_grad_batches if self.trainer else 1)
+
+    def held_out_batches(self, part: str) -> list[list[tuple[int, int]]]:
+        """(epoch, index) of this device's examples of a part, each once over all devices."""
         rank, world = self._place
         mine = [(0, i) for i in range(rank, len(self.parts[part]), world)]  # type: ignore[arg-type]
         size = max(1, self.batch_size // world)
-        return self._loader(part, batch_sampler=[mine[i : i + size] for i in range(0, len(mine), size)])
+        return [mine[i : i + size] for i in range(0, len(mine), size)]
+
+    def held_out_loader(self, part: str) -> DataLoader:
+        """`held_out_batches`, and after them one that is not scored where another device has one batch more.
+
+        All devices must take as many steps, as they meet in each of them.
+        """
+        world, batches = self._place[1], self.held_out_batches(part)
+        most = ceil(ceil(len(self.parts[part]) / world) / max(1, self.batch_size // world))  # type: ignore[arg-type]
+        return self._loader(part, batch_sampler=batches + [[(0, 0)]] * (most - len(batches)))
 
     def val_dataloader(self) -> DataLoader | list:
         return self.held_out_loader("validation") if "validation" in self.parts else []

@@ -13,7 +13,7 @@ from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.sources import AnnDataView, Cells, CellSource, find_counts, open_source
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
-from bmfm.data.splits import InOrder, Order, split_examples
+from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.hashing import example_keys
 from bmfm.special import PAD
@@ -196,7 +196,7 @@ class RnaDataModule(BatchModule):
             where = int(self.cells.source_of(np.array([first]))[0])
             name = sources[where].view.obs.index[first - int(self.cells.first[where])]
             self.note("cells without any count", f"{n:,}, left out (first: {name!r} of {sources[where].name})")
-        parts = split_examples(self.split, len(self.cells), self.cells.column, self.seed)
+        parts = split_examples(self.split, len(self.cells), self.cells.column)
         self.numbers = {part: cells[~empty[cells]] for part, cells in parts.items()}
         if not len(self.numbers["train"]):
             raise ValueError(f"data.split leaves no training cells: {self.split}")
@@ -208,9 +208,10 @@ class RnaDataModule(BatchModule):
             classes, _ = pd.factorize(pd.Series(self.cells.column(self.balance))[self.numbers["train"]])
         orders = {part: InOrder(cells) for part, cells in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed, blocks, self.buffer_blocks, classes)  # type: ignore[assignment]
+        seeds = part_seeds(self.seed, self.split)
         self.parts = {
-            part: CellExamples(self.cells, orders[part], 3 * self.seed + i, tokenizer, self.max_tokens, self.packing)
-            for i, part in enumerate(PARTS)
+            part: CellExamples(self.cells, orders[part], seeds[part], tokenizer, self.max_tokens, self.packing)
+            for part in PARTS
             if len(self.numbers[part])
         }
         if tokenizer.values["target_sum"] == "median" or tokenizer.depth["kind"] == "auto":

@@ -11,7 +11,7 @@ from bmfm.hashing import example_keys
 _WORDS = {"train": {"train", "training"}, "validation": {"validation", "val", "valid", "dev"}, "test": {"test", "holdout"}}
 
 
-def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray], seed: int) -> dict[str, np.ndarray]:
+def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
     """Numbers of the examples of each part, sorted.
 
     Parameters
@@ -20,7 +20,8 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray], 
         ``{by: random, validation, test}`` with shares; ``{by: stratified, column, ...}`` keeps each label's share;
         ``{by: group, column, ...}`` keeps a donor or data set in one part; ``{by: column, column}`` reads the part's name
         from ``.obs``, or takes ``train``, ``validation``, ``test`` as lists of its values; ``{by: file, validation,
-        test}`` lists file names. ``seed`` fixes the drawing whatever the run's seed is.
+        test}`` lists file names. What is drawn is drawn by ``seed``, 0 where there is none: never by the run's seed, so that
+        runs of several seeds are measured on the same examples, and what was held out in pretraining stays so in fine-tuning.
     column
         Values of a column of all examples, [n].
     """
@@ -32,7 +33,7 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray], 
     shares = {part: float(split.get(part, 0.0)) for part in ("validation", "test")}
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise ValueError(f"data.split: shares {shares} leave nothing for training")
-    seed = int(split.get("seed", seed))
+    seed = split_seed(split)
     keys = example_keys(seed, 0, np.arange(n))
     if by == "random":
         return _cut(np.argsort(keys, kind="stable"), shares)
@@ -57,6 +58,16 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray], 
             f"data.split: column {split['column']!r} has {len(groups)} groups, too few for {sum(s > 0 for s in shares.values()) + 1} parts"
         )
     return {part: np.flatnonzero(np.isin(codes, parts[part])) for part in PARTS}
+
+
+def split_seed(split: Mapping) -> int:
+    """By what the parts are drawn, and the held-out windows and masks in them."""
+    return int(split.get("seed") or 0)
+
+
+def part_seeds(seed: int, split: Mapping) -> dict[str, int]:
+    """Seed of the keys of each part's examples: the run's for training, the split's for what is held out."""
+    return {part: 3 * (seed if part == "train" else split_seed(split)) + i for i, part in enumerate(PARTS)}
 
 
 def _cut(order: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:

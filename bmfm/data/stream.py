@@ -1,7 +1,8 @@
-"""The order of training examples: a function of the batch's number alone, cut evenly over devices."""
+"""The order of training examples: a function of the batch's number alone, cut evenly over devices; the windows of a step."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 
 PARTS = ("train", "validation", "test")
 
@@ -39,3 +40,41 @@ class BatchStream:
             first = number * self.batch_size
             yield [divmod(i, self.n_examples) for i in range(first + self.rank, first + self.batch_size, self.world)]
             number += 1
+
+
+@dataclass
+class Window:
+    """The batches of one optimiser step on one device; a batch is let go when it is taken.
+
+    Attributes
+    ----------
+    batches
+        As the loader gave them, then, from the first use on, prepared.
+    label_counts
+        {loss: number of labels of all batches}, known from the first use on.
+    """
+
+    batches: list[dict]
+    label_counts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Piece:
+    """One batch of a window. No collection, so that Lightning passes it on unchanged until it is asked for."""
+
+    number: int
+    window: Window
+
+
+class Windows:
+    """A loader's batches as pieces of windows of `size` batches, whose gradients one optimiser step adds up."""
+
+    def __init__(self, loader: Iterable[dict], size: int):
+        self.loader, self.size = loader, size
+
+    def __iter__(self) -> Iterator[Piece]:
+        batches = iter(self.loader)
+        while held := list(islice(batches, self.size)):
+            window, n = Window(held), len(held)
+            for number in range(n):
+                yield Piece(number, window)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,73 @@ from torch.utils.data import Dataset
 
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
-from bmfm.data.splits import InOrder, Order, split_examples
+from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.expressions import evaluate
-from bmfm.files import require_file
+from bmfm.files import open_whole, require_file
 from bmfm.hashing import example_keys
 from bmfm.special import CLS, IGNORE, SEP
-from bmfm.tokenizers.dna import DnaTokenizer, refuse_unknown, rna_as_dna
+from bmfm.tokenizers.dna import DnaTokenizer, refuse_unknown
+from bmfm.tokenizers.texts import check_texts
 
 FILE_NAMES = {"train": ("train",), "validation": ("dev", "validation", "valid", "val"), "test": ("test",)}
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
 
 
-def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV, TSV (by their suffix, gzip or not) or Parquet file; columns `text` are not read as numbers."""
+def read_table(path: str | Path, text: Sequence[str] = (), sequences: Sequence[str | int] = ()) -> pd.DataFrame:
+    """A CSV, TSV (by their suffix, compressed or not) or Parquet file.
+
+    Parameters
+    ----------
+    text
+        Columns that are not read as numbers.
+    sequences
+        Columns, by name or place, that hold sequences: read to the letter, and refused where one is missing or no text
+        (see `tokenizers.texts.check_texts`).
+
+    Raises
+    ------
+    KeyError
+        If there is no such column of sequences.
+    ValueError
+        Naming the file and, where it is known, the row.
+    """
     file = require_file(path, "table (CSV, TSV or Parquet)")
-    if file.suffix == ".parquet":
-        return pd.read_parquet(file)
-    return pd.read_csv(file, sep="\t" if ".tsv" in file.name or ".txt" in file.name else ",", dtype=dict.fromkeys(text, str))
+    is_parquet = file.suffix == ".parquet"
+    try:
+        table = pd.read_parquet(file) if is_parquet else _read_lines(file, text, sequences)
+    except (ValueError, OSError) as error:  # of pandas and pyarrow, which name no file
+        if str(error).startswith(str(file)):
+            raise
+        raise ValueError(f"{file}: cannot be read as a table of the kind that its name says: {error}") from error
+    for column in sequences:
+        name = table.columns[column] if isinstance(column, int) else column
+        if name not in table:
+            raise KeyError(f"{file} has no column {name!r}; it has {', '.join(map(str, table.columns))}. Name it by data.sequence")
+        check_texts(table[name], partial(_cell, file, name, 1 if is_parquet else 2))
+    return table
+
+
+def _cell(file: Path, column: str, first: int, number: int) -> str:
+    return f"{file}: row {number + first}, column {column}"
+
+
+def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int]) -> pd.DataFrame:
+    options: dict[str, Any] = {
+        "sep": "\t" if ".tsv" in file.name or ".txt" in file.name else ",",
+        "dtype": {c: str for c in text if c not in sequences},
+        "converters": dict.fromkeys(sequences, str),  # to the letter: "NA" stays what it is
+        "skip_blank_lines": not sequences,  # in a table of one column, an empty line is a missing sequence
+    }
+    if file.suffix in (".bz2", ".xz", ".zip", ".zst"):
+        table = pd.read_csv(file, **options)
+    else:
+        with open_whole(file) as stream:
+            table = pd.read_csv(stream, **options)
+    if sequences:
+        is_empty = (table.isna() | (table == "")).all(axis=1).to_numpy()
+        table = table.iloc[: len(table) - int(np.argmin(is_empty[::-1])) if not is_empty.all() else 0]  # empty lines at the end
+    return table
 
 
 def find_tables(path: Any) -> dict[str, Path]:
@@ -100,6 +149,8 @@ class SequenceTable(BatchModule):
         Of one table, or of the training table where there is no validation: see `data.splits.split_examples`.
     max_tokens
         Longest input; longer ones are cut at their end, counted, and warned of if more than 1% are.
+    alphabet
+        How sequences are read: ``plain``, ``snp`` or, each for itself, ``auto``; see `genome.alphabet.read_text`.
     """
 
     def __init__(
@@ -115,8 +166,10 @@ class SequenceTable(BatchModule):
         packing: bool = False,
         num_workers: int = 0,
         seed: int = 0,
+        alphabet: str = "auto",
     ):
         super().__init__()
+        self.alphabet = alphabet
         self.path, self.split, self.max_tokens, self.batch_size = path, dict(split), max_tokens, batch_size
         self.sequence, self.second, self.derived = sequence, second, dict(derived or {})
         self.text, self.packing, self.num_workers, self.seed = text, packing, num_workers, seed
@@ -124,20 +177,11 @@ class SequenceTable(BatchModule):
     def _read(self) -> pd.DataFrame:
         tables = []
         for part, file in find_tables(self.path).items():
-            table = read_table(file, self.text)
+            sequences = [0 if self.sequence is None else self.sequence, *([self.second] if self.second else [])]
+            table = read_table(file, self.text, sequences)
             self.sequence = self.sequence or str(table.columns[0])
             for name, expression in self.derived.items():
                 table[name] = self._derive(table, name, str(expression), file)
-            for column in filter(None, (self.sequence, self.second)):
-                if column not in table:
-                    raise KeyError(
-                        f"{file} has no column {column!r}; it has {', '.join(map(str, table.columns))}. Name it by data.sequence"
-                    )
-                empty = table[column].isna() | (table[column].astype(str).str.len() == 0)
-                if empty.any():
-                    raise ValueError(
-                        f"{file}: {int(empty.sum())} rows have no {column} (first: row {int(np.flatnonzero(empty)[0]) + 2}); remove them"
-                    )
             tables.append(table.assign(**{"bmfm part": part}))
         return pd.concat(tables, ignore_index=True)
 
@@ -184,25 +228,22 @@ class SequenceTable(BatchModule):
         self.numbers = {p: np.flatnonzero(part == p) for p in PARTS}
         whole = np.flatnonzero(part == "all") if "all" in set(part) else np.empty(0, np.int64)
         if len(whole):
-            self.numbers = split_examples(self.split, len(whole), lambda c: self.table[c].to_numpy(object), self.seed)
+            self.numbers = split_examples(self.split, len(whole), lambda c: self.table[c].to_numpy(object))
         elif not len(self.numbers["validation"]):
             train = self.numbers["train"]
-            inner = split_examples(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train], self.seed)
+            inner = split_examples(self.split | {"test": 0.0}, len(train), lambda c: self.table[c].to_numpy(object)[train])
             self.numbers |= {p: train[inner[p]] for p in ("train", "validation")}
         row_length = self.max_tokens if self.packing else None
         orders = {p: InOrder(n) for p, n in self.numbers.items()}
         orders["train"] = Order(self.numbers["train"], self.seed)  # type: ignore[assignment]
-        self.parts = {
-            p: SequenceExamples(self.ids, cut, orders[p], 3 * self.seed + i, row_length)
-            for i, p in enumerate(PARTS)
-            if len(self.numbers[p])
-        }
+        seeds = part_seeds(self.seed, self.split)
+        self.parts = {p: SequenceExamples(self.ids, cut, orders[p], seeds[p], row_length) for p in PARTS if len(self.numbers[p])}
 
     def _tokens(self, column: str | None) -> tuple[list[np.ndarray], int]:
-        texts, is_rna = rna_as_dna(self.table[column].astype(str).tolist())
-        if is_rna:
+        texts = self.table[column].tolist()
+        if any("U" in text or "u" in text for text in texts):
             self.note(f"column {column}", "RNA: U is read as T")
-        ids, n_replaced = self.tokenizer.of_texts(texts)
+        ids, n_replaced = self.tokenizer.of_texts(texts, alphabet=self.alphabet, where=lambda n: f"column {column}, row {n + 1} of all")
         refuse_unknown(ids, f"column {column}")
         return ids, n_replaced
 

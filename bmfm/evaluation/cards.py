@@ -1,6 +1,5 @@
 """Benchmark tasks as cards: data, split, labels, metric and published scores in one YAML each; a suite is a list of cards."""
 
-import gzip
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from bmfm.cli import compose, config_file, config_folders, options
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.protocols import protocol_names
-from bmfm.files import cache_root, fingerprint
+from bmfm.files import cache_root, fingerprint, open_whole
 
 RECIPES = {"dna": "dna_finetune", "rna": "rna_finetune"}
 RECORD = "checksums.json"
@@ -301,7 +300,7 @@ def known_hash(card: Card) -> str | None:
 
 def sha256(file: Path) -> str:
     """SHA-256 of a file's decompressed content, hexadecimal."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+    with open_whole(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 

@@ -62,7 +62,7 @@ class Checkpoint(Entrant):
     Parameters
     ----------
     pooling
-        See `Predictor.embed`; ``auto`` is the first [CLS] of cells and the mean over tokens of DNA.
+        See `Predictor.embed`; ``auto`` is the model's own.
     precision
         ``bf16``, ``fp16`` or None.
     """
@@ -77,7 +77,9 @@ class Checkpoint(Entrant):
 
     @property
     def pooling(self) -> str | int:
-        return self.asked if self.asked != "auto" else 0 if "rna" in self.omics else "mean"
+        from bmfm.models.folders import default_pooling
+
+        return self.asked if self.asked != "auto" else default_pooling(self.folder)
 
     @cached_property
     def folder(self) -> Path:
@@ -368,7 +370,6 @@ class FineTuned(Entrant):
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         from bmfm.inference import load
-        from bmfm.models.foreign import is_foreign
         from bmfm.train import train
 
         run = folder / "run"
@@ -380,8 +381,6 @@ class FineTuned(Entrant):
         ]  # fmt: skip
         if self.lora:
             settings.append(override("model.lora", self.lora))
-        if is_foreign(self.source.folder):  # whose [CLS], if there is one, was seldom trained for anything
-            settings += [f"objectives.{name}.pooling=mean" for name, (kind, _) in examples.kinds.items() if kind != "bases"]
         card = read_card(examples.card.name, [*settings, *self.overrides])
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):

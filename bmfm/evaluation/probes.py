@@ -16,17 +16,17 @@ KINDS = ("classification", "multilabel", "regression")
 class Embedder(TransformerMixin, BaseEstimator):
     """A model as the first step of a scikit-learn pipeline: sequences or cells in, embeddings [n, H] out.
 
-    >>> make_pipeline(Embedder(bmfm.load("runs/dna_snp/model"), pooling="mean"), LogisticRegression())
+    >>> make_pipeline(Embedder(bmfm.load("runs/dna_snp/model")), LogisticRegression())
 
     Parameters
     ----------
     model
         A `bmfm.inference.Predictor`, or a name that `bmfm.load` takes.
     pooling, layer, options
-        As `Predictor.embed` takes them.
+        As `Predictor.embed` takes them; pooling None is the model's own.
     """
 
-    def __init__(self, model: Any, pooling: str | int = "mean", layer: int | None = None, options: dict | None = None):
+    def __init__(self, model: Any, pooling: str | int | None = None, layer: int | None = None, options: dict | None = None):
         self.model, self.pooling, self.layer, self.options = model, pooling, layer, options
 
     def fit(self, X: Any, y: Any = None) -> "Embedder":

@@ -73,7 +73,7 @@ def encode(text: str) -> np.ndarray:
     if (bad := np.flatnonzero(codes == 255)).size:
         raise ValueError(
             f"character {text[bad[0]]!r} at position {bad[0]} is not in the SNP-aware alphabet; "
-            "upper-case the sequence and write ambiguity codes as N first (`normalise_bases`)"
+            "`read_text` reads lower case, and other characters as N"
         )
     return codes
 
@@ -91,21 +91,57 @@ def base_table() -> np.ndarray:
     return table
 
 
-def normalise_bases(text: str) -> tuple[np.ndarray, int]:
-    """Codes of a plain nucleotide sequence: case folded, IUPAC ambiguity (and anything else) written as N.
+ALPHABETS = ("auto", "plain", "snp")
+
+
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """Of every character below 65,536 its code when read as plain and as SNP-aware text, ``uint8``; 255 for none."""
+    plain, snp = np.full(1 << 16, 255, np.uint8), np.full(1 << 16, 255, np.uint8)
+    for letters, code in (("A", 0), ("G", 1), ("TU", 2), ("C", 3), ("N", N)):
+        for letter in letters + letters.lower():
+            plain[ord(letter)] = code
+    for code, symbol in enumerate(SYMBOLS):
+        snp[ord(symbol)] = snp[ord(symbol.lower())] = code
+    return plain, snp
+
+
+_PLAIN, _SNP = _tables()
+
+
+def read_text(text: str, alphabet: str = "auto") -> tuple[np.ndarray, int]:
+    """Symbol codes of a sequence in either case, and how many of its characters have none and were read as N.
+
+    The letters B, D, H, O, U and X mean one thing in nucleotide sequences (IUPAC codes, uracil, an unknown base) and
+    another in the SNP-aware alphabet (an insertion after a base, a deleted base).
+
+    Parameters
+    ----------
+    alphabet
+        ``plain``: A, C, G, T and U (the same as T) are bases; all else, IUPAC codes among it, is read as N. ``snp``:
+        characters are symbols of the SNP-aware alphabet, and those that are none are read as N. ``auto``: ``snp`` if
+        the text holds a character that only the SNP-aware alphabet has (those of pairs), else ``plain``. A text that
+        holds insertions or deletions, but no pair, must therefore be declared.
 
     Returns
     -------
     codes
-        ``uint8`` [L], each below 5.
+        ``uint8`` [L].
     n_replaced
-        How many characters other than A, C, G, T, U and N became N.
+        Characters that are no symbol (nor N itself) and became N.
     """
-    raw = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
-    codes = base_table()[raw]
-    codes = np.where(codes == 255, N, codes & 0x7F).astype(np.uint8)
-    n_replaced = int((codes == N).sum()) - text.count("N") - text.count("n")
-    return codes, n_replaced
+    if alphabet not in ALPHABETS:
+        raise ValueError(f"alphabet {alphabet!r} is unknown; choose from {', '.join(ALPHABETS)}")
+    if text.isascii():
+        characters = np.frombuffer(text.encode("ascii"), np.uint8)
+        table = _SNP if alphabet == "snp" else _PLAIN
+    else:
+        characters = np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), 0xFFFF)
+        has_pairs = alphabet == "auto" and bool((_SNP[characters[characters > 127]] != 255).any())
+        table = _SNP if alphabet == "snp" or has_pairs else _PLAIN
+    codes = table[characters]
+    unknown = codes == 255
+    codes[unknown] = N
+    return codes, int(unknown.sum())
 
 
 def reverse_complement(symbols: np.ndarray) -> np.ndarray:

@@ -36,38 +36,40 @@ def canonical_name(name: str) -> str:
 class ContigNames:
     """Finds the contigs of one genome under any style of name.
 
+    A name that the genome has is that contig and no other. Any other name is a style of a contig if just one contig of
+    the genome has that style-free name: in hg19, which has ``chrM`` and ``chrMT``, the name ``MT`` means neither.
+
     Parameters
     ----------
     names
         The genome's own contig names, in order.
-
-    Raises
-    ------
-    ValueError
-        If two contigs of the genome share a style-free name (say, ``1`` and ``chr1``).
     """
 
     def __init__(self, names: Iterable[str]):
         self.names = list(names)
         self._exact = {name: index for index, name in enumerate(self.names)}
-        self._canonical: dict[str, int] = {}
+        self._aliases: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
-            other = self._canonical.setdefault(canonical_name(name), index)
-            if other != index:
-                raise ValueError(
-                    f"contigs {self.names[other]!r} and {name!r} of the genome are the same chromosome in two styles; "
-                    "remove one from the FASTA"
-                )
+            self._aliases.setdefault(canonical_name(name), []).append(index)
+
+    def _meant(self, name: str) -> list[int]:
+        index = self._exact.get(name)
+        return [index] if index is not None else self._aliases.get(canonical_name(name), [])
 
     def find(self, name: str) -> int | None:
-        """Index of the contig that `name` means, or None."""
-        index = self._exact.get(name)
-        return index if index is not None else self._canonical.get(canonical_name(name))
+        """Index of the contig that `name` means; None if there is none, or more than one under another style."""
+        meant = self._meant(name)
+        return meant[0] if len(meant) == 1 else None
 
     def require(self, name: str, where: str) -> int:
-        """Like `find`, but an unknown name is a ValueError that says where it stood and what exists."""
-        index = self.find(name)
-        if index is None:
+        """Like `find`, but a name that means no contig, or several, is a ValueError that says where it stood and what exists."""
+        meant = self._meant(name)
+        if len(meant) > 1:
+            raise ValueError(
+                f"{where}: contig {name!r} may be any of {', '.join(self.names[i] for i in meant)} of the genome; "
+                "write the one that is meant as the genome does"
+            )
+        if not meant:
             shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
             raise ValueError(f"{where}: contig {name!r} is not in the genome, which has {shown}")
-        return index
+        return meant[0]

@@ -1,66 +1,128 @@
-"""Allele frequencies as VCF files state them: INFO/AF, AC and AN, dbSNP FREQ, or the genotypes themselves."""
+"""Allele frequencies as VCF files state them: INFO/AF, AC and AN, dbSNP's FREQ and CAF, or the genotypes themselves.
+
+All functions here take the text of an INFO value (what stands after ``KEY=``). A figure that is missing (``.``, nothing
+at all or NaN) is not stated; text that is no number, and a frequency below 0 or above 1, is an error. Frequencies that
+stand as such in the file are rounded to float32, the precision of BCF, so that a VCF and its BCF give the same table.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+
+import numpy as np
+
+FORMATS = {"AF": "figures", "AC": "counts", "FREQ": "freq", "CAF": "caf"}
+"""How a field is read; a field of another name has one figure for each ALT, like AF."""
+
+NOTES = {
+    "misfit": "number of frequencies does not fit the ALT alleles (not read)",
+    "partial": "no frequency for one of several ALT alleles (0 used)",
+}
 
 
-def dbsnp_freq(fields: Sequence[str], n_alts: int) -> list[float] | None:
-    """Mean frequency of each ALT over the studies of a dbSNP INFO/FREQ value; studies without a figure do not count.
+def sources(name: str) -> tuple[str, ...]:
+    """INFO fields that are tried in turn for `VariantFilter.frequency_source`."""
+    return {"auto": ("AF", "AC", "FREQ", "CAF"), "genotypes": ()}.get(name, (name,))
 
-    Parameters
-    ----------
-    fields
-        The value as pysam splits it at commas, e.g. ``("1000Genomes:0.9", "0.1|TOPMED:0.8", ".")``.
-    """
-    sums, counts = [0.0] * n_alts, [0] * n_alts
-    for study in ",".join(fields).split("|"):
-        values = study.rpartition(":")[2].split(",")[1:]  # the first figure is that of REF
-        for i, value in enumerate(values[:n_alts]):
-            if value not in (".", ""):
-                sums[i] += float(value)
-                counts[i] += 1
-    if not any(counts):
+
+def number(text: str) -> float:
+    """A figure, NaN where it is missing; ValueError where it is no number."""
+    if text in ("", "."):
+        return math.nan
+    if "_" in text:  # which Python would read
+        raise ValueError(f"{text!r} is no number")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
+
+
+def share(value: float) -> float:
+    """A frequency, or NaN; ValueError where there can be no such frequency."""
+    if value < 0 or value > 1:
+        raise ValueError(f"{value:g} is no frequency, which lies between 0 and 1")
+    return value
+
+
+def _per_alt(figures: list[float], n_alts: int, notes: set[str]) -> list[float] | None:
+    if all(math.isnan(f) for f in figures):
         return None
-    return [s / c if c else 0.0 for s, c in zip(sums, counts, strict=True)]
+    if len(figures) != n_alts:
+        notes.add("misfit")
+        return None
+    if any(math.isnan(f) for f in figures):
+        notes.add("partial")
+    return [0.0 if math.isnan(f) else f for f in figures]
 
 
-def genotype_frequencies(record, n_alts: int) -> list[float] | None:
-    """Share of each ALT among the called alleles of all samples of a pysam record."""
-    counts = [0] * (n_alts + 1)
-    for sample in record.samples.values():
-        for allele in sample.allele_indices or ():
-            if allele is not None:
-                counts[allele] += 1
+def plain_figures(text: str, n_alts: int, notes: set[str]) -> list[float] | None:
+    """One figure for each ALT: ``AF=0.25,0.1``."""
+    return _per_alt([float(np.float32(share(number(v)))) for v in text.split(",")], n_alts, notes)
+
+
+def allele_counts(ac: str, an: str, n_alts: int, notes: set[str]) -> list[float] | None:
+    """AC over AN; not stated where AN is missing or 0."""
+    total = number(an)
+    if not total or math.isnan(total):
+        return None
+    return _per_alt([share(number(v) / total) for v in ac.split(",")], n_alts, notes)
+
+
+def dbsnp_freq(text: str, n_alts: int, notes: set[str]) -> list[float] | None:
+    """Mean over the studies of a dbSNP FREQ: ``1000Genomes:0.9,0.1|TOPMED:0.8,.`` (REF first); missing figures do not count."""
+    sums, counts = [0.0] * n_alts, [0] * n_alts
+    for study in text.split("|"):
+        values = [share(number(v)) for v in study.rpartition(":")[2].split(",")[1:]]
+        if all(math.isnan(v) for v in values):
+            continue
+        if len(values) != n_alts:
+            notes.add("misfit")
+            continue
+        for i, value in enumerate(values):
+            if not math.isnan(value):
+                sums[i] += value
+                counts[i] += 1
+    means = [s / c if c else math.nan for s, c in zip(sums, counts, strict=True)]
+    return _per_alt(means, n_alts, notes)
+
+
+def dbsnp_caf(text: str, n_alts: int, notes: set[str]) -> list[float] | None:
+    """The CAF of dbSNP before 2018, REF first: ``0.9,0.1`` or ``[0.9,0.1]``."""
+    values = text.removeprefix("[").removesuffix("]").split(",")
+    return _per_alt([float(np.float32(share(number(v)))) for v in values[1:]], n_alts, notes)
+
+
+def stated(info: Mapping[str, str], n_alts: int, source: str) -> tuple[list[float] | None, set[str]]:
+    """Frequency of each ALT as the INFO fields of a record state it, or None; and keys of `NOTES`.
+
+    Raises
+    ------
+    ValueError
+        Names the field, what it holds and what is wrong with it.
+    """
+    notes: set[str] = set()
+    for key in sources(source):
+        if key not in info:
+            continue
+        text, kind = info[key], FORMATS.get(key, "figures")
+        try:
+            if kind == "counts":
+                figures = allele_counts(text, info.get("AN", "."), n_alts, notes)
+            elif kind == "freq":
+                figures = dbsnp_freq(text, n_alts, notes)
+            elif kind == "caf":
+                figures = dbsnp_caf(text, n_alts, notes)
+            else:
+                figures = plain_figures(text, n_alts, notes)
+        except ValueError as error:
+            shown = f"AC={text};AN={info.get('AN', '.')}" if kind == "counts" else f"{key}={text}"
+            raise ValueError(f"{shown[:80]}: {error}") from None
+        if figures is not None:
+            return figures, notes
+    return None, notes
+
+
+def genotype_frequencies(alleles: list[int], n_alts: int) -> list[float] | None:
+    """Share of each ALT among the called alleles of all samples; alleles that are not called are -1."""
+    counts = [alleles.count(allele) for allele in range(n_alts + 1)]
     total = sum(counts)
     return [c / total for c in counts[1:]] if total else None
-
-
-def allele_frequencies(record, n_alts: int, source: str = "auto") -> list[float] | None:
-    """Frequency of each ALT of a pysam record, or None where the record states none.
-
-    Parameters
-    ----------
-    source
-        ``auto`` tries AF, AC/AN, FREQ and the genotypes in that order; ``genotypes`` counts them; any other word is
-        the name of an INFO field with one figure for each ALT (say, ``EUR_AF``).
-    """
-    info = record.info
-    if source == "genotypes":
-        return genotype_frequencies(record, n_alts)
-    if source != "auto":
-        value = info.get(source)
-        return None if value is None else _figures(value, n_alts)
-    if (value := info.get("AF")) is not None and (figures := _figures(value, n_alts)):
-        return figures
-    if (counts := info.get("AC")) is not None and info.get("AN"):
-        return _figures([c / info["AN"] for c in (counts if isinstance(counts, tuple) else (counts,))], n_alts)
-    if (freq := info.get("FREQ")) is not None:
-        return dbsnp_freq(freq if isinstance(freq, tuple) else (freq,), n_alts)
-    return genotype_frequencies(record, n_alts) if len(record.samples) else None
-
-
-def _figures(value, n_alts: int) -> list[float] | None:
-    figures = [float("nan") if v in (None, ".") else float(v) for v in (value if isinstance(value, (tuple, list)) else (value,))]
-    if len(figures) != n_alts or all(math.isnan(f) for f in figures):
-        return None
-    return [0.0 if math.isnan(f) else f for f in figures]

@@ -7,6 +7,7 @@ are two places.
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +18,19 @@ import numpy as np
 from bmfm.files import cached_folder, fingerprint, require_file
 from bmfm.genome.alphabet import N, base_table
 from bmfm.genome.contigs import ContigNames
+from bmfm.genome.fasta import fasta_pieces
 
 SOFT_MASK_BIT = np.uint8(0x80)
 _FORMAT = 2
-_CHUNK = 1 << 22
 
 
 @numba.njit(cache=True)
 def _encode_lines(chunk, table, out, counts):
-    """Write codes of the sequence bytes of `chunk` to `out`; counts = [IUPAC, soft-masked]. Returns (written, bad)."""
+    """Write codes of the sequence bytes of `chunk` (no white space) to `out`; counts = [IUPAC, soft-masked]. Returns (written, bad)."""
     n = 0
     for i in range(len(chunk)):
         byte = chunk[i]
-        if byte == 10 or byte == 13:
+        if byte == 10 or byte == 13 or byte == 32 or byte == 9:
             continue
         code = table[byte]
         if code == 255:
@@ -44,13 +45,9 @@ def _encode_lines(chunk, table, out, counts):
 
 
 def _build(fasta: Path, folder: Path) -> None:
-    import pysam
-
     table = base_table()
     contigs: list[dict] = []
-    scratch = np.empty(_CHUNK, np.uint8)
-    header = b""  # a header line cut by the end of a chunk
-    in_header = False
+    scratch = np.empty(0, np.uint8)
     counts = np.zeros(2, np.int64)
 
     def finish_contig(sink) -> None:
@@ -59,47 +56,27 @@ def _build(fasta: Path, folder: Path) -> None:
             contigs[-1]["n_ambiguous"], contigs[-1]["n_soft_masked"] = (int(c) for c in counts)
             counts[:] = 0
 
-    # htslib's BGZF reader takes plain, gzip and bgzip files alike, needs no index and holds one block at a time.
-    with pysam.BGZFile(str(fasta), "rb", index=None) as source, (folder / "codes.u8").open("wb") as sink:
-        while data := source.read(_CHUNK):
-            start = 0
-            while start < len(data):
-                if in_header or data[start : start + 1] == b">":
-                    newline = data.find(b"\n", start)
-                    in_header = newline < 0
-                    header += data[start:] if in_header else data[start:newline]
-                    start = len(data) if in_header else newline + 1
-                    if not in_header:
-                        finish_contig(sink)
-                        words = header[1:].split()
-                        if not words:
-                            raise ValueError(f"{fasta}: sequence number {len(contigs) + 1} has no name after '>'")
-                        contigs.append({"name": words[0].decode(), "length": 0})
-                        header = b""
-                    continue
-                stop = data.find(b">", start)
-                stop = len(data) if stop < 0 else stop
-                piece = np.frombuffer(data, np.uint8, stop - start, start)
-                if not contigs:
-                    if piece.tobytes().strip():
-                        raise ValueError(f"{fasta}: not a FASTA file, it does not begin with '>'")
-                    start = stop
-                    continue
-                n, bad = _encode_lines(piece, table, scratch, counts)
-                if bad >= 0:
-                    raise ValueError(
-                        f"{fasta}: contig {contigs[-1]['name']!r} has {chr(piece[bad])!r} at position "
-                        f"{contigs[-1]['length'] + n + 1}, which is no nucleotide code"
-                    )
-                scratch[:n].tofile(sink)
-                contigs[-1]["length"] += n
-                start = stop
+    with (folder / "codes.u8").open("wb") as sink:
+        for name, data in fasta_pieces(fasta):
+            if name is not None:
+                finish_contig(sink)
+                contigs.append({"name": name, "length": 0})
+                continue
+            if len(scratch) < len(data):
+                scratch = np.empty(len(data), np.uint8)
+            piece = np.frombuffer(data, np.uint8)
+            n, bad = _encode_lines(piece, table, scratch, counts)
+            if bad >= 0:
+                raise ValueError(
+                    f"{fasta}: contig {contigs[-1]['name']!r} has {chr(piece[bad])!r} at position "
+                    f"{contigs[-1]['length'] + n + 1}, which is no nucleotide code; correct it, or write N for it"
+                )
+            scratch[:n].tofile(sink)
+            contigs[-1]["length"] += n
         finish_contig(sink)
-    if not contigs:
-        raise ValueError(f"{fasta}: no sequence in the file")
-    names = [c["name"] for c in contigs]
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"{fasta}: contig names occur more than once: {', '.join(sorted(repeated))}")
+    if repeated := [name for name, n in Counter(c["name"] for c in contigs).items() if n > 1]:
+        shown = ", ".join(sorted(repeated)[:5]) + (f" and {len(repeated) - 5} more" if len(repeated) > 5 else "")
+        raise ValueError(f"{fasta}: contig names occur more than once: {shown}; remove or rename the copies")
     (folder / "contigs.json").write_text(json.dumps(contigs, indent=1))
 
 
@@ -174,8 +151,16 @@ class Reference:
         return self.codes[self.starts[index] + start : self.starts[index] + end]
 
     def known_intervals(self, max_n_run: int = 10) -> np.ndarray:
-        """Intervals of `codes` free of N runs longer than `max_n_run`, ``int64`` [I, 2], none crossing contigs."""
-        return _known_intervals(self.codes, self.starts, self.ends, max_n_run)
+        """Intervals of `codes` free of N runs longer than `max_n_run`, ``int64`` [I, 2], none crossing contigs.
+
+        Found once for a genome, and kept beside its store.
+        """
+
+        def build(partial: Path) -> None:
+            np.save(partial / "intervals.npy", _known_intervals(self.codes, self.starts, self.ends, max_n_run))
+
+        key = {"format": 1, "genome": self.folder.name, "max_n_run": max_n_run}
+        return np.load(cached_folder("known_intervals", key, build, self.folder.parents[1]) / "intervals.npy")
 
 
 @numba.njit(cache=True)

@@ -4,12 +4,13 @@ An interval set is ``int64`` [I, 2] of half-open positions in `Reference.codes`,
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bmfm.files import require_file
+from bmfm.files import open_whole, require_file
 from bmfm.genome.reference import Reference
 from bmfm.hashing import example_keys
 
@@ -50,42 +51,86 @@ def read_regions(regions: str | Path | Sequence[str], reference: Reference) -> n
     Raises
     ------
     ValueError
-        Naming file and line, if a line is malformed, its contig unknown, or its interval outside the contig.
+        Naming file and line, if a line is malformed, its contig unknown, or its interval empty or outside the contig; or
+        if there is no region at all.
     """
     if isinstance(regions, (str, Path)) and (Path(regions).is_file() or str(regions).endswith((".bed", ".bed.gz"))):
-        rows = bed_rows(require_file(regions, "BED file"))
+        rows = [(r.where, *locate(r, reference)) for r in bed_rows(require_file(regions, "BED file"))]
     else:
-        rows = (_region_row(word) for word in ([str(regions)] if isinstance(regions, (str, Path)) else regions))
-    found = []
-    for where, name, start, end in rows:
-        contig = reference.names.require(name, where)
-        offset, length = int(reference.starts[contig]), reference.contigs[contig]["length"]
-        end = length if end is None else end
-        if not 0 <= start < end <= length:
-            raise ValueError(f"{where}: interval {start}-{end} (0-based) is not inside {name}, which has {length} bases")
-        found.append((offset + start, offset + end))
-    return merge(np.array(found, np.int64))
+        words = [str(regions)] if isinstance(regions, (str, Path)) else list(regions)
+        rows = [(f"region {word!r}", *_locate_word(word, reference)) for word in words]
+        if not rows:
+            raise ValueError("the list of regions is empty: name some, or leave regions out for the whole genome")
+    return merge(np.array([(reference.starts[contig] + start, reference.starts[contig] + end) for _, contig, start, end in rows], np.int64))
 
 
-def bed_rows(path: Path):
-    import gzip
+@dataclass(frozen=True)
+class BedRow:
+    """A line of a BED file, 0-based and half-open; `strand` is its sixth column, None where there is none."""
 
-    opener = gzip.open if path.suffix in (".gz", ".bgz") else open
-    with opener(path, "rt") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip() or line.startswith(("#", "track", "browser")):
+    where: str
+    contig: str
+    start: int
+    end: int
+    strand: str | None
+
+    @property
+    def name(self) -> str:
+        """``contig:start-end``, with a strand ``contig:start-end(-)``: what ``bedtools getfasta`` (with ``-s``) calls it."""
+        return f"{self.contig}:{self.start}-{self.end}" + (f"({self.strand})" if self.strand else "")
+
+
+def bed_rows(path: Path) -> Iterator[BedRow]:
+    """The lines of a BED file, plain or gzip; comments and lines of the words ``track`` and ``browser`` are passed over.
+
+    Raises
+    ------
+    ValueError
+        Naming file and line, of a line without contig, start and end; or if the file holds no region.
+    """
+    n_rows = 0
+    with open_whole(path) as lines:
+        for number, raw in enumerate(lines, start=1):
+            line = raw.decode("utf-8", "replace").strip("\r\n")
+            if not line.strip() or line.startswith("#"):
                 continue
-            columns = line.split()
-            if len(columns) < 3 or not (columns[1].isdigit() and columns[2].isdigit()):
-                raise ValueError(f"{path}:{number}: expected contig, start and end, found {line.strip()[:60]!r}")
-            yield f"{path}:{number}", columns[0], int(columns[1]), int(columns[2])
+            columns = line.split("\t") if "\t" in line else line.split()
+            has_interval = len(columns) > 2 and columns[1].strip().isdigit() and columns[2].strip().isdigit()
+            if not has_interval and line.split()[0] in ("track", "browser"):
+                continue
+            where = f"{path}:{number}"
+            if not has_interval:
+                raise ValueError(f"{where}: expected contig, start and end, found {line.strip()[:60]!r}")
+            strand = columns[5].strip() if len(columns) > 5 else None
+            n_rows += 1
+            yield BedRow(where, columns[0].strip(), int(columns[1]), int(columns[2]), strand)
+    if not n_rows:
+        raise ValueError(f"{path}: the BED file holds no region")
 
 
-def _region_row(word: str):
-    match = re.fullmatch(r"(.+?)(?::([\d,]+)-([\d,]+))?", word)
-    if match is None or match[2] is None:
-        return f"region {word!r}", word, 0, None
-    return f"region {word!r}", match[1], int(match[2].replace(",", "")) - 1, int(match[3].replace(",", ""))
+def locate(row: BedRow, reference: Reference) -> tuple[int, int, int]:
+    """Number of the contig, start and end of a line of a BED file; a ValueError names the line if they are not in the genome."""
+    contig = reference.names.require(row.contig, row.where)
+    return contig, *_inside(row.where, row.contig, row.start, row.end, reference.contigs[contig]["length"])
+
+
+def _locate_word(word: str, reference: Reference) -> tuple[int, int, int]:
+    where = f"region {word!r}"
+    match = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", word)
+    if match is None or word in reference.names.names:
+        contig = reference.names.require(word, where)
+        return contig, 0, reference.contigs[contig]["length"]
+    contig = reference.names.require(match[1], where)
+    start, end = (int(match[i].replace(",", "")) for i in (2, 3))
+    return contig, *_inside(where, match[1], start - 1, end, reference.contigs[contig]["length"])
+
+
+def _inside(where: str, contig: str, start: int, end: int, length: int) -> tuple[int, int]:
+    if start >= end:
+        raise ValueError(f"{where}: interval {start}-{end} (0-based, half-open) of {contig} is empty")
+    if start < 0 or end > length:
+        raise ValueError(f"{where}: interval {start}-{end} (0-based, half-open) is not inside {contig}, which has {length} bases")
+    return start, end
 
 
 def split_by_contig(reference: Reference, held_out: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:

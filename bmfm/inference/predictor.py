@@ -14,36 +14,56 @@ from bmfm.data.collate import collate, to_tensors
 from bmfm.inference.cells import read_cells
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.sequences import tokenize_sequences
-from bmfm.models.folders import FILES, find_folder
-from bmfm.models.load import allow_remote_code, read_model, read_tokenizer
+from bmfm.models.folders import find_folder, written_files
+from bmfm.models.load import ADAPTER, adapter_base, allow_remote_code, check_vocabulary, read_adapter, read_model, read_tokenizer
 from bmfm.models.model import BmfmModel
 from bmfm.special import CLS, PAD
 from bmfm.tokenizers.rna import CellTokenizer
 
+PRECISIONS = {None: None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def load(
-    name: str | Path, attention: str = "auto", device: str | None = None, revision: str | None = None, remote_code: bool = False
+    name: str | Path,
+    attention: str = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    remote_code: bool = False,
+    adapter: str | Path | None = None,
 ) -> "Predictor":
     """A model with its tokenizer.
 
     Parameters
     ----------
     name
-        Model folder, or Hub id.
+        Model folder, or Hub id; or the ``adapter`` folder of a run, which names its model.
     device
         ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
     remote_code
         Run Python code that comes with a model of others; without it such a model is refused.
+    adapter
+        The ``adapter`` folder of a run that trained this model by LoRA; it is merged into the model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the file and the key that is absent, damaged or does not fit.
     """
+    if adapter is None and (Path(name).expanduser() / ADAPTER[0]).is_file():
+        name, adapter = adapter_base(Path(name).expanduser()), name
     folder = find_folder(name, revision)
     with allow_remote_code(remote_code):
-        model, tokenizer = read_model(folder), read_tokenizer(folder)
+        if adapter is None:
+            model, tokenizer = read_model(folder), read_tokenizer(folder)
+        else:
+            model, tokenizer = read_adapter(Path(adapter).expanduser(), folder)
+    check_vocabulary(model, tokenizer, folder)
     model.use_attention(attention)
-    return Predictor(model, tokenizer, device, folder)
+    return Predictor(model, tokenizer, device, folder if adapter is None else None)
 
 
 class Predictor:
-    """A model and its tokenizer.
+    """A model and its tokenizer; printing it says what it is.
 
     Attributes
     ----------
@@ -63,6 +83,26 @@ class Predictor:
         self.match: Any = None
         self.inputs: Inputs
 
+    def __repr__(self) -> str:
+        config, n = self.model.config, sum(p.numel() for p in self.model.parameters())
+        what = "single-cell RNA" if self.is_rna else "DNA"
+        a, b = self.tokenizer.plain_ids
+        words = f"{b - a:,} {'genes' if self.is_rna else 'tokens'}, [CLS] x {self._n_cls}"
+        lines = [
+            f"Predictor of {what}: {config.backbone['kind']}, {n / 1e6:,.1f} M parameters",
+            f"  context     {self.max_tokens:,} tokens",
+            f"  vocabulary  {words}",
+            f"  pooling     {config.pooling}",
+            *(f"  head        {_head_line(name, head)}" for name, head in config.heads.items()),
+            f"  device      {self.device}",
+            f"  folder      {self.folder or '(none)'}",
+        ]
+        return "\n".join(lines)
+
+    @property
+    def _n_cls(self) -> int:
+        return self.tokenizer.n_cls if self.is_rna else 1
+
     @property
     def is_rna(self) -> bool:
         return isinstance(self.tokenizer, CellTokenizer)
@@ -72,7 +112,18 @@ class Predictor:
         """The label heads, {name: description}."""
         return {n: h for n, h in self.model.config.heads.items() if "pooling" in h}
 
-    def embed(self, data: Any, pooling: str | int = 0, layer: int | None = None, **options) -> np.ndarray:
+    def check_pooling(self, pooling: str | int | None) -> str | int:
+        """As `BmfmModel.check_pooling`, and the number of a CLS token must be one that the tokenizer writes."""
+        pooling = self.model.check_pooling(pooling)
+        if isinstance(pooling, int):
+            if pooling >= self._n_cls:
+                there = "one CLS token, number 0" if self._n_cls == 1 else f"{self._n_cls} CLS tokens, numbers 0 to {self._n_cls - 1}"
+                raise ValueError(f"pooling={pooling}: this model has {there}; or choose mean")
+            if not self.is_rna:
+                self.tokenizer.check_cls(pooling, f"pooling={pooling}")
+        return pooling
+
+    def embed(self, data: Any, pooling: str | int | None = None, layer: int | None = None, **options) -> np.ndarray:
         """Embeddings [n, H], float32.
 
         Parameters
@@ -80,12 +131,12 @@ class Predictor:
         data
             AnnData, or path of .h5ad/zarr (cells); sequences, pairs of them, or path of a FASTA (DNA).
         pooling
-            Number of a CLS token, ``mean`` over tokens, or ``pooler``.
+            Number of a CLS token, ``mean``, ``mean_all`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
         layer
             Take the states after this layer (0 is the first) rather than the last.
         options
-            ``batch_size``, ``max_tokens``, ``precision`` (``bf16``, ``fp16``), ``progress``; of cells ``counts``,
-            ``gene_column``, ``expects``.
+            ``batch_size``, ``max_tokens``, ``precision`` (``fp32``, ``bf16``, ``fp16``), ``progress`` (None shows a bar
+            on stderr if there is work for more than three seconds); of cells ``counts``, ``gene_column``, ``expects``.
         """
         embedded, _ = self.embed_and_predict(data, True, False, pooling, layer, **options)
         assert embedded is not None
@@ -98,14 +149,16 @@ class Predictor:
         return said
 
     def embed_and_predict(
-        self, data: Any, embeddings: bool, predictions: bool, pooling: str | int = 0, layer: int | None = None, **options
+        self, data: Any, embeddings: bool, predictions: bool, pooling: str | int | None = None, layer: int | None = None, **options
     ) -> tuple[np.ndarray | None, pd.DataFrame | None]:
         """Both from one pass; None for what is not asked for. See `embed` and `predict`."""
         if layer is not None and predictions:
             raise ValueError("layer chooses the states of embeddings: ask for predictions=false with it")
         if predictions and not self.labels:
             raise ValueError(f"this model has no label heads, only {', '.join(self.model.config.heads) or 'none'}: fine-tune it first")
-        wanted: dict[str, Callable] = {"embedding": lambda h, b: self.model.pool(h, b, pooling)} if embeddings else {}
+        wanted: dict[str, Callable] = {}
+        if embeddings:
+            wanted["embedding"] = partial(self._pool, self.check_pooling(pooling))
         if predictions:
             for name, head in self.labels.items():
                 wanted[f"label {name}"] = partial(self._token_classes if head["pooling"] == "token" else self._logits, name)
@@ -116,15 +169,19 @@ class Predictor:
         return out.get("embedding"), said
 
     def push_to_hub(self, repo_id: str, private: bool = True, token: str | None = None, message: str = "Upload model") -> str:
-        """Upload the folder that the model came from (weights, tokenizer, card) to the Hub; returns the address of the commit."""
+        """Upload what the package wrote into the model's folder (weights, tokenizer, card, recipe; of models of others their
+        code) to the Hub, and nothing else that lies there; returns the address of the commit."""
         from huggingface_hub import HfApi
 
         if self.folder is None:
             raise ValueError("this model was not loaded from a folder: save it first, and load that")
+        files = written_files(self.folder)
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        kinds = [*FILES, "*.md"]
-        return str(api.upload_folder(repo_id=repo_id, folder_path=str(self.folder), allow_patterns=kinds, commit_message=message))
+        return str(api.upload_folder(repo_id=repo_id, folder_path=str(self.folder), allow_patterns=files, commit_message=message))
+
+    def _pool(self, pooling: str | int, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
+        return self.model.pool(hidden_BLH, batch, pooling)
 
     def _logits(self, name: str, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
         return self.model.head(name, self.model.pool(hidden_BLH, batch, self.labels[name]["pooling"]))
@@ -162,41 +219,48 @@ class Predictor:
         return [head["separator"].join(bases) for bases in out]
 
     def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
-             precision: str | None = None, progress: bool = False, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
+             precision: str | None = None, progress: bool | None = None, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
         """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r} is unknown; choose fp32 (or none), bf16 or fp16")
+        if layer is not None and not -len(self.model.backbone.layers) <= layer < len(self.model.backbone.layers):
+            raise ValueError(f"layer {layer} does not exist: the model has {len(self.model.backbone.layers)}")
         limit = min(max_tokens or self.max_tokens, getattr(self.tokenizer, "max_tokens", None) or 1 << 40)
         self.inputs = (read_cells if self.is_rna else tokenize_sequences)(self.tokenizer, data, limit, **options)
         n, self.counts, self.match = self.inputs.n, self.inputs.counts, self.inputs.match
         out: dict[str, np.ndarray] = {}
-        bar = _progress(n) if progress else None
+        bar = _progress(n, progress)
         if parts is not None:
             parts.mkdir(parents=True, exist_ok=True)
         for start, examples in self.inputs.chunks:
             done = parts / f"{start}.npz" if parts is not None else None
             if done is not None and done.exists():
-                found = dict(np.load(done))
+                found = dict(np.load(done, allow_pickle=False))
+                bar.update(len(examples))
             else:
-                found = self._chunk(examples, wanted, layer, batch_size, precision)
+                found = self._chunk(examples, wanted, layer, batch_size, precision, bar)
                 if done is not None:
                     partial = done.with_suffix(".partial.npz")
                     np.savez(partial, **found)  # type: ignore[arg-type]
                     partial.rename(done)
             for name, values in found.items():
                 out.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[start : start + len(values)] = values
-            if bar is not None:
-                bar.update(len(examples))
-        if bar is not None:
-            bar.close()
+        bar.close()
         per_token = {f"label {n}" for n, head in self.labels.items() if head["pooling"] == "token"}
         if self.inputs.owner is None or self.inputs.weight is None:
             return out
         return {n: v if n in per_token else _means(v, self.inputs.owner, self.inputs.weight) for n, v in out.items()}
 
-    def _chunk(self, examples: list, wanted: dict, layer: int | None, batch_size: int, precision: str | None) -> dict[str, np.ndarray]:
+    def _chunk(
+        self, examples: list, wanted: dict, layer: int | None, batch_size: int, precision: str | None, bar: Any
+    ) -> dict[str, np.ndarray]:
         """As `_run`, for some examples: those of like length together, so that there is little padding."""
         order = np.argsort([-len(e[0]) for e in examples], kind="stable")
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        found = [self._forward([examples[i] for i in b], wanted, layer, precision) for b in batches]
+        found = []
+        for batch in batches:
+            found.append(self._forward([examples[i] for i in batch], wanted, layer, precision))
+            bar.update(len(batch))
         back = np.argsort(order)
         return {name: np.concatenate([f[name] for f in found])[back] for name in wanted}
 
@@ -218,17 +282,14 @@ class Predictor:
             self.tokenizer.finish_values(laid, np.diff(offsets), np.stack([e[2] for e in examples]) if self.tokenizer.has_depth else None)
         batch = to_tensors(laid)
         batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision or "")
+        kind = PRECISIONS[precision]
         with torch.autocast(self.device.type, kind, enabled=kind is not None):
             hidden = self.model.encode(batch) if layer is None else self._layer(batch, layer)
             return {name: function(hidden, batch).float().cpu().numpy() for name, function in wanted.items()}
 
     def _layer(self, batch: dict, number: int) -> torch.Tensor:
-        layers = self.model.backbone.layers
-        if not -len(layers) <= number < len(layers):
-            raise ValueError(f"layer {number} does not exist: the model has {len(layers)}")
         caught: list = []
-        hook = layers[number].register_forward_hook(lambda module, args, output: caught.append(output))
+        hook = self.model.backbone.layers[number].register_forward_hook(lambda module, args, output: caught.append(output))
         try:
             self.model.encode(batch)
         finally:
@@ -245,7 +306,18 @@ def _means(values: np.ndarray, owner: np.ndarray, weight: np.ndarray) -> np.ndar
     return (sums / np.bincount(owner, weights=weight)[:, None]).astype(np.float32)
 
 
-def _progress(n: int):
+def _head_line(name: str, head: dict) -> str:
+    classes = head.get("classes") or []
+    said = (
+        f"{len(classes)} classes ({', '.join(map(str, classes[:4]))}{', ...' if len(classes) > 4 else ''})"
+        if classes
+        else f"{head['size']:,} outputs"
+    )
+    return f"{name}: {said}" + (f", pooling {head['pooling']}" if "pooling" in head else "")
+
+
+def _progress(n: int, shown: bool | None):
+    """A bar on stderr: shown, not shown, or (None) only once three seconds have passed."""
     from tqdm.auto import tqdm
 
-    return tqdm(total=n, unit="example")
+    return tqdm(total=n, unit="example", disable=shown is False, delay=0 if shown else 3)

@@ -6,30 +6,75 @@ results are those of the padded batch (transformers' ModernBERT leaks between pa
 position ids alone).
 """
 
+from importlib.util import find_spec
+
 import torch
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
 IMPLEMENTATIONS = ("sdpa", "flex_attention", "flash_attention_2", "eager")
+FLASH_IS_INSTALLED = find_spec("flash_attn") is not None
 
 
-def resolve(implementation: str) -> str:
-    """The implementation to use: ``auto`` is FlashAttention where it is installed and there is a GPU, else SDPA.
+def check_name(implementation: str) -> str:
+    """The name of an implementation, or ``auto``; a ValueError if it is neither, an ImportError if its package is not there."""
+    if implementation != "auto" and implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention {implementation!r} is unknown; choose from auto, {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "flash_attention_2" and not FLASH_IS_INSTALLED:
+        raise ImportError("attention flash_attention_2 needs the package flash-attn (and a GPU): pip install 'bmfm[gpu]'")
+    return implementation
+
+
+def choose(
+    asked: str, dtype: torch.dtype, device_type: str, head_size: int, installed: bool = False, capability: tuple[int, int] = (0, 0)
+) -> str:
+    """The implementation for one call, by what that call computes in.
+
+    ``auto`` is FlashAttention 2 where it can run, else SDPA: it knows bf16 and fp16 alone, GPUs of compute capability 8.0
+    (Ampere) and newer, and heads of up to 256 in steps of 8.
+
+    Parameters
+    ----------
+    asked
+        ``auto`` or one of `IMPLEMENTATIONS`.
+    dtype
+        That queries and keys have: autocast's, or the parameters'.
+    device_type
+        ``cuda``, ``cpu``, ...
+    head_size
+        Of queries and keys.
+    installed, capability
+        Whether flash-attn is there; of the GPU.
 
     Raises
     ------
-    ImportError, ValueError
-        If FlashAttention is asked for and not there, or the name is unknown.
+    ValueError
+        If ``flash_attention_2`` is asked for by name and cannot run; says why.
     """
-    from importlib.util import find_spec
+    if asked not in ("auto", "flash_attention_2"):
+        return asked
+    obstacle = (
+        "a GPU is needed" if device_type != "cuda"
+        else f"it computes in bf16 or fp16, not in {str(dtype).removeprefix('torch.')}" if dtype not in (torch.bfloat16, torch.float16)
+        else f"it has no heads of size {head_size}, only multiples of 8 up to 256" if head_size % 8 or head_size > 256
+        else f"GPUs of compute capability 8.0 or newer are needed, this one has {'.'.join(map(str, capability))}" if capability < (8, 0)
+        else "the package flash-attn is not installed" if not installed
+        else None
+    )  # fmt: skip
+    if obstacle is None:
+        return "flash_attention_2"
+    if asked == "auto":
+        return "sdpa"
+    raise ValueError(f"attention flash_attention_2 cannot run here: {obstacle}; choose auto or sdpa, or precision bf16 on a GPU")
 
-    flash = find_spec("flash_attn") is not None and torch.cuda.is_available()
-    if implementation == "auto":
-        return "flash_attention_2" if flash else "sdpa"
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention {implementation!r} is unknown; choose from auto, {', '.join(IMPLEMENTATIONS)}")
-    if implementation == "flash_attention_2" and not flash:
-        raise ImportError("flash_attention_2 needs a GPU and the package flash-attn: pip install 'bmfm[gpu]'")
-    return implementation
+
+def choose_for(asked: str, embeds: torch.Tensor, head_size: int) -> str:
+    """As `choose`, for a call whose first layer gets `embeds`."""
+    if asked not in ("auto", "flash_attention_2"):
+        return asked
+    device = embeds.device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else embeds.dtype
+    on_gpu = device.type == "cuda"
+    return choose(asked, dtype, device.type, head_size, FLASH_IS_INSTALLED, torch.cuda.get_device_capability(device) if on_gpu else (0, 0))
 
 
 def attention_inputs(config, embeds_BLH: torch.Tensor, batch: dict) -> dict:

@@ -24,6 +24,11 @@ class TokenEmbedding(nn.Module):
             self.rows.weight.no_decay = True  # decay would move rows that no gradient reaches
             self.rows.weight.register_hook(lambda gradient: gradient * self.trained)
 
+    @property
+    def table(self) -> torch.Tensor:
+        """The embedding of every id [V, H], for heads that are tied to it."""
+        return self.project(self.rows.weight)
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.project(self.rows(ids))
 
@@ -45,6 +50,11 @@ class BinEncoder(nn.Module):
         super().__init__()
         self.n_special = n_special
         self.rows = nn.Embedding(n_special + n_bins, hidden_size)
+
+    @property
+    def table(self) -> torch.Tensor:
+        """The embedding of every special token and bin [V, H]."""
+        return self.rows.weight
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         bins = values.long()

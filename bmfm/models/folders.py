@@ -1,5 +1,7 @@
 """Where a model's files are: a folder, or the cache of the Hub. No torch: asked before anything heavy is imported."""
 
+import json
+import re
 from pathlib import Path
 
 from bmfm.files import require_file
@@ -7,17 +9,52 @@ from bmfm.files import require_file
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.py", "README.md")
 
 
-def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...] = FILES) -> Path:
-    """A path that exists as it is; a Hub id as its folder in the Hub's cache, whose settings for tokens and offline use hold."""
+def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...] = FILES, **hub) -> Path:
+    """A path that exists as it is; a Hub id as its folder in the Hub's cache, whose settings for tokens and offline use hold.
+
+    Parameters
+    ----------
+    files
+        Patterns of the files to download.
+    hub
+        Further options of `huggingface_hub.snapshot_download`, as ``token`` and ``cache_dir``.
+    """
     path = Path(name).expanduser()
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files)))
+    return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files), **hub))
 
 
-def find_folder(name: str | Path, revision: str | None = None) -> Path:
+def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
     """The folder of a model on disk or on the Hub; of PyTorch weights there only where no safetensors are."""
-    folder = require_file(on_disk(name, revision) / "config.json", "model folder (checkpoint), its").parent
-    return folder if any(folder.glob("*.safetensors")) else on_disk(name, revision, (*FILES, "*.bin"))
+    folder = require_file(on_disk(name, revision, **hub) / "config.json", "model folder (checkpoint), its").parent
+    return folder if any(folder.glob("*.safetensors")) else on_disk(name, revision, (*FILES, "*.bin"), **hub)
+
+
+def default_pooling(folder: Path) -> str | int:
+    """How examples become one state by a model folder's own default, see `models.model.BmfmConfig`."""
+    config = json.loads((folder / "config.json").read_text())
+    kept = config.get("pooling")
+    return kept if kept is not None else pooling_by_kind(config.get("fields") or {})
+
+
+def pooling_by_kind(fields: dict) -> str | int:
+    """The first CLS token for models of cells, whose fields have values; the mean over tokens for DNA."""
+    return 0 if "values" in fields else "mean"
+
+
+WRITTEN = {
+    "README.md", "recipe.json", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
+    "cell_tokenizer.json", "genes.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.txt", "vocab.json", "merges.txt", "code/config.json",
+}  # fmt: skip
+"""Files of a model folder by their exact names, beside shards of weights and the Python files of ``code``."""
+
+
+def written_files(folder: Path) -> list[str]:
+    """The files of a model folder that saving it wrote, relative to it; whatever else lies there is not among them."""
+    shard = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|code/[A-Za-z_]\w*\.py")
+    found = sorted(p.relative_to(folder).as_posix() for p in (*folder.iterdir(), *(folder / "code").glob("*")) if p.is_file())
+    return [name for name in found if name in WRITTEN or shard.fullmatch(name)]

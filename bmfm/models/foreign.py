@@ -5,7 +5,6 @@ model's own. Where a model has no [CLS] or no [SEP], that place is not shown to 
 """
 
 import inspect
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,11 +16,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from bmfm.models.weights import read_config, read_json, some, weight_files
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.dna import Vocabulary
+from bmfm.tokenizers.texts import by_number, read_texts
 
 CODE = "code"
 """Folder, in that of a saved model, of the code and configuration that it came with."""
+
+COMPUTED = (".position_ids", ".inv_freq", ".token_type_ids", ".attn.bias", ".masked_bias")
+"""Tables that older files hold, and that transformers now computes."""
 
 _REMOTE_CODE: ContextVar[bool] = ContextVar("remote_code", default=False)
 
@@ -36,14 +40,18 @@ def remote_code(allowed: bool) -> Iterator[None]:
         _REMOTE_CODE.reset(token)
 
 
+def remote_code_is_allowed() -> bool:
+    return _REMOTE_CODE.get()
+
+
 def is_foreign(folder: Path) -> bool:
     """Whether a model folder is neither a `BmfmModel` with a backbone of ours nor a ModernBERT with our special tokens."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
     kind = config.get("model_type")
     if kind == "bmfm":
         return config["backbone"]["kind"] == "foreign"
     if kind == "modernbert" and (folder / "tokenizer.json").is_file():
-        added = json.loads((folder / "tokenizer.json").read_text()).get("added_tokens", [])
+        added = read_json(folder / "tokenizer.json").get("added_tokens", [])
         return {t["content"]: t["id"] for t in added if t["id"] < 5} != {t: i for i, t in enumerate(SPECIAL_TOKENS)}
     return kind != "modernbert"
 
@@ -92,7 +100,7 @@ class ForeignTokenizer(Vocabulary):
     def from_folder(cls, folder: Path) -> "ForeignTokenizer":
         from transformers import AutoTokenizer
 
-        config = json.loads((folder / "config.json").read_text())
+        config = read_config(folder)
         config = config.get("backbone", {}).get("config", config)
         try:
             return cls(
@@ -122,16 +130,16 @@ class ForeignTokenizer(Vocabulary):
                 f"{who} reads CLS token {number}, which this model does not have: choose pooling=mean (of a label: objectives.NAME.pooling=mean)"
             )
 
-    def of_texts(self, texts, max_tokens: int = 1 << 40) -> tuple[list[np.ndarray], int]:
-        """Token ids of each text, and how many characters were read as N."""
-        from bmfm.genome.alphabet import decode, normalise_bases
+    def of_texts(self, texts, max_tokens: int = 1 << 40, alphabet: str = "plain", where=by_number) -> tuple[list[np.ndarray], int]:
+        """Token ids of each text, and how many characters were read as N; these models know plain bases only."""
+        from bmfm.genome.alphabet import decode
 
-        read = [normalise_bases(text) for text in texts]
-        written = [decode(codes) for codes, _ in read]
+        symbols, n_replaced = read_texts(texts, "plain", where)
+        written = [decode(codes) for codes in symbols]
         if k := self.overlapping:
             written = [" ".join(t[i : i + k] for i in range(len(t) - k + 1)) for t in written]
         found = self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
-        return [self._ours[np.array(ids[:max_tokens], np.int64)] for ids in found], sum(n for _, n in read)
+        return [self._ours[np.array(ids[:max_tokens], np.int64)] for ids in found], n_replaced
 
     def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
         """How many bases each token covers [L]."""
@@ -167,10 +175,8 @@ class ForeignEmbeddings(nn.Module):
     def input_ids(self) -> "ForeignEmbeddings":
         return self
 
-    rows = input_ids
-
     @property
-    def weight(self) -> torch.Tensor:
+    def table(self) -> torch.Tensor:
         return self.backbone.body.get_input_embeddings().weight[self.backbone.their_ids.clamp(min=0)]
 
 
@@ -214,6 +220,24 @@ class Foreign(nn.Module):
         if implementation != "auto":
             self.body.set_attn_implementation(implementation)
 
+    def unread(self) -> list[str]:
+        """Names of the trainable parameters that the hidden states do not depend on, found by the gradients of a few tokens."""
+        before, was_training = self.config._attn_implementation, self.body.training
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if not trained:
+            return []
+        ids = torch.tensor([[CLS, 5, 6, 7]], device=self.their_ids.device) % len(self.their_ids)
+        try:
+            if (before or "").startswith("flash"):  # which is for GPUs, where the model is not yet
+                self.body.set_attn_implementation("eager")
+            hidden = self.eval().of_batch({"input_ids": ids, "document": torch.ones_like(ids)})
+            found = torch.autograd.grad(hidden.sum(), list(trained.values()), allow_unused=True)
+        finally:
+            self.train(was_training)
+            if (before or "").startswith("flash"):
+                self.body.set_attn_implementation(before)
+        return [name for name, gradient in zip(trained, found, strict=True) if gradient is None]
+
     def shown(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Which places the model sees: not those of special tokens that it lacks."""
         return self.their_ids[input_ids_BL] >= 0
@@ -248,20 +272,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def read_saved(folder: Path):
-    """A `BmfmModel` with such a backbone that was saved; made whole first, as code of others may compute tables on the way."""
-    from safetensors.torch import load_file
-
-    from bmfm.models.model import BmfmConfig, BmfmModel
-
-    config = BmfmConfig.from_pretrained(folder)
-    if config.backbone.get("source"):
-        config.backbone["source"] = str(folder / CODE)
-    model = BmfmModel(config)
-    model.load_state_dict({k: v for file in sorted(folder.glob("model*.safetensors")) for k, v in load_file(file).items()})
-    return model
-
-
 def save_code(source: str, target: Path) -> None:
     """Copy the code that a model came with into the folder it is saved to, so that it can be loaded anywhere."""
     import shutil
@@ -274,26 +284,17 @@ def save_code(source: str, target: Path) -> None:
 
 def read(folder: Path):
     """A `BmfmModel` around the model of a folder; weights from safetensors, or tensors alone from PyTorch files."""
-    from transformers import AutoModel
     from transformers.initialization import no_init_weights
 
     from bmfm.models.model import BmfmConfig, BmfmModel
 
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"{folder} holds no weights (safetensors or bin); a published .ckpt is made readable by bmfm.convert")
-    brought = json.loads((folder / "config.json").read_text()).get("auto_map", {})
+    brought = read_config(folder).get("auto_map", {})
     if "AutoModel" in brought and not _REMOTE_CODE.get():
         raise _refusal(folder)
     tokenizer = ForeignTokenizer.from_folder(folder)
-    try:
-        with _quiet():
-            body, told = AutoModel.from_pretrained(
-                folder, trust_remote_code=_REMOTE_CODE.get(), output_loading_info=True, dtype=torch.float32
-            )
-    except (ValueError, OSError) as error:
-        raise _asks_for_code(error, folder) from error
-    if absent := sorted(k for k in told["missing_keys"] if "pooler" not in k):
-        raise ValueError(f"{folder} has no weights for {', '.join(absent[:3])} and {max(0, len(absent) - 3)} more of {type(body).__name__}")
+    body = _read_body(folder)
     config = {k: v for k, v in body.config.to_dict().items() if k != "_name_or_path"}  # which may be a path of this machine
     backbone = {"kind": "foreign", "config": config, "their_ids": tokenizer.their_ids.tolist()}
     backbone |= {"source": str(folder)} if "AutoModel" in brought else {}
@@ -303,6 +304,39 @@ def read(folder: Path):
     model.config.max_tokens = tokenizer.max_tokens
     model.config.backbone["looks_back"] = _looks_back(model)
     return model
+
+
+def _read_body(folder: Path) -> Any:
+    """The encoder of a folder as `transformers.AutoModel` reads it, whole."""
+    from transformers import AutoModel
+
+    if any(folder.glob("*.safetensors")):
+        weight_files(folder)
+    try:
+        with _quiet():
+            body, told = AutoModel.from_pretrained(
+                folder, trust_remote_code=_REMOTE_CODE.get(), output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
+            )
+    except Exception as error:  # what a damaged file meets first: transformers, torch, safetensors, pickle, struct, zip, ...
+        if "trust_remote_code" in str(error):
+            raise _refusal(folder) from error
+        said = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{folder}: its weights or configuration are damaged, or hold more than tensors, and were not read ({said})"
+        ) from error
+    if absent := sorted(k for k in told["missing_keys"] if "pooler" not in k):
+        raise ValueError(f"{folder} has no weights for {some(absent, n=3)} of {type(body).__name__}")
+    if other := sorted(told["mismatched_keys"]):
+        raise ValueError(f"{folder}: weights {some([f'{k} {tuple(a)} instead of {tuple(b)}' for k, a, b in other])} have another shape")
+    if extra := sorted(k for k in told["unexpected_keys"] if _belongs(k, body)):
+        raise ValueError(f"{folder}: weights {some(extra)} have no place in the {type(body).__name__} that its config.json describes")
+    return body
+
+
+def _belongs(key: str, body: Any) -> bool:
+    """Whether a key that the encoder has no place for names one of its parts, rather than a head or a table that is computed."""
+    part, _, rest = key.removeprefix(f"{body.base_model_prefix}.").partition(".")
+    return bool(rest) and part in dict(body.named_children()) and not key.endswith(COMPUTED)
 
 
 @torch.no_grad()

@@ -86,4 +86,4 @@ class Heads(nn.Module):
         if head.get("transform"):
             states_MH = self.transform(states_MH)  # type: ignore[misc]
         tied = head.get("tied")
-        return self.decoder(name)(states_MH, getattr(embeddings, tied).rows.weight if tied else None)
+        return self.decoder(name)(states_MH, getattr(embeddings, tied).table if tied else None)

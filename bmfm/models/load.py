@@ -2,34 +2,31 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bmfm.models.folders import find_folder
-from bmfm.models.foreign import ForeignTokenizer, is_foreign
+from bmfm.files import require_file
+from bmfm.models.folders import find_folder, on_disk
+from bmfm.models.foreign import ForeignTokenizer, is_foreign, remote_code_is_allowed
 from bmfm.models.foreign import remote_code as allow_remote_code
-from bmfm.models.model import BmfmConfig, BmfmModel
+from bmfm.models.model import BmfmConfig, BmfmModel, read_folder
+from bmfm.models.weights import load_strictly, read_config, read_json, some
 
 
 def read_model(folder: Path) -> BmfmModel:
     """The model of a folder: ours, a plain ModernBERT of DNA tokens, or a DNA model of others (see `foreign`).
 
-    Weights of ours are read from safetensors alone.
+    Weights of ours are read from safetensors alone. Every weight that the model needs is there and no other, or it is
+    an error that names the keys.
     """
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if is_foreign(folder):
-        from bmfm.models import foreign
+    from bmfm.models import foreign, modernbert
 
-        model: Any = foreign.read_saved(folder) if kind == "bmfm" else foreign.read(folder)
-    elif kind == "bmfm":
-        model = BmfmModel.from_pretrained(folder, use_safetensors=True)
-    else:
-        from bmfm.models.modernbert import read
-
-        model = read(folder)
-    return model.eval()
+    if read_config(folder).get("model_type") == "bmfm":
+        return read_folder(folder).eval()
+    return (foreign if is_foreign(folder) else modernbert).read(folder).eval()
 
 
 def read_tokenizer(folder: Path, **changes):
@@ -68,7 +65,9 @@ def from_checkpoint(
 ) -> BmfmModel:
     """A model that begins with the weights of another and has the heads that objectives ask for.
 
-    Heads of the same name and size keep their weights; new ones begin anew.
+    A head keeps its weights if the checkpoint has one of its name, size, kind and classes (in another order: its rows are
+    put into the new order); any other begins anew, which is said where a head of that name is there. All other weights are
+    the checkpoint's, or it is an error.
 
     Parameters
     ----------
@@ -100,13 +99,15 @@ def from_checkpoint(
     if dropout is not None:
         body |= {k: dropout for k in ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout") if k in body}
     with allow_remote_code(remote_code):
-        model = BmfmModel(BmfmConfig(backbone=backbone, fields=before.config.fields, heads=heads))
-    own, given = model.state_dict(), {} if scratch else before.state_dict()
-    kept = {k for k, v in own.items() if k in given and given[k].shape == v.shape}
-    model.load_state_dict({k: given[k] if k in kept else v for k, v in own.items()})
-    model.begun = frozenset(
-        name for name in heads if all(f"{model.heads.path(name)}.{n}" in kept for n in model.heads.decoder(name).state_dict())
-    )
+        config = BmfmConfig(backbone=backbone, fields=before.config.fields, heads=heads, pooling=before.config.pooling)
+        model = BmfmModel(config)
+    if not scratch:
+        own, given = model.state_dict(), before.state_dict()
+        for name in heads:
+            given |= _head_weights(name, before, model, given)
+        new = {k for k in own if k.startswith("heads.") and (k not in given or given[k].shape != own[k].shape)}
+        load_strictly(model, {k: own[k] if k in new else given[k] for k in own if k in new or k in given}, checkpoint)
+        model.begun = frozenset(n for n in heads if not any(k.startswith(model.heads.path(n) + ".") for k in new))
     model.use_attention(attention)
     if trained == "heads" or lora:
         for name, parameter in model.named_parameters():
@@ -114,6 +115,25 @@ def from_checkpoint(
     if lora:
         add_lora(model, **lora)
     return model
+
+
+def _head_weights(name: str, before: BmfmModel, model: BmfmModel, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of one head as the new model can take them over: in the order of its classes, or of no rows at all."""
+    old, new, path = before.config.heads.get(name), model.config.heads[name], model.heads.path(name)
+    if old is None:
+        return {}
+    held = {k: v for k, v in given.items() if k.startswith(f"{path}.")}
+    differs = [key for key in ("size", "kind") if old.get(key) != new.get(key)]
+    differs += ["outputs"] if list(old.get("outputs") or []) != list(new.get("outputs") or []) else []
+    mine, theirs = new.get("classes") or [], old.get("classes") or []
+    if not differs and mine == theirs:
+        return held
+    if not differs and sorted(mine) == sorted(theirs):
+        order = torch.tensor([theirs.index(c) for c in mine])
+        return {k: v[order] for k, v in held.items()}
+    what = f"its {' and '.join(differs)}" if differs else f"its classes ({', '.join(map(str, theirs[:3]))}, ... there)"
+    warnings.warn(f"the head {name!r} of the checkpoint is for something else ({what} differ): it begins anew here", stacklevel=3)
+    return {k: v.new_empty(0) for k, v in held.items()}
 
 
 def add_lora(model: BmfmModel, r: int = 8, alpha: int = 16, dropout: float = 0.0, dora: bool = False) -> None:
@@ -146,11 +166,92 @@ def has_lora(model: BmfmModel) -> bool:
     return any("lora_" in name for name, _ in model.named_parameters())
 
 
-def save_adapter(model: BmfmModel, folder: Path, base: str, lora: dict) -> None:
-    """What training changed: adapters and heads in one safetensors file, with the name of the model they belong to."""
+ADAPTER = ("adapter.json", "adapter.safetensors")
+
+
+def save_adapter(model: BmfmModel, folder: Path, base: str, lora: dict, tokenizer: Any = None, max_tokens: int | None = None) -> None:
+    """What training changed: adapters and heads in one safetensors file, with the name of the model they belong to.
+
+    Parameters
+    ----------
+    tokenizer
+        Of cells, whose settings may differ from those of the model it began with; it is saved, too.
+    max_tokens
+        Longest input in training.
+    """
     from safetensors.torch import save_file
 
+    from bmfm.tokenizers.rna import CellTokenizer
+
     folder.mkdir(parents=True, exist_ok=True)
-    trained = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(trained, folder / "adapter.safetensors")
-    (folder / "adapter.json").write_text(json.dumps({"base": base, "lora": lora, "heads": model.config.heads}, indent=1))
+    save_file({n: w.detach().contiguous() for n, w in model.state_dict().items() if _is_adapted(n)}, folder / ADAPTER[1])
+    held = {"base": base, "lora": lora, "heads": model.config.heads, "max_tokens": max_tokens}
+    (folder / ADAPTER[0]).write_text(json.dumps(held, indent=1))
+    if isinstance(tokenizer, CellTokenizer):
+        tokenizer.save_pretrained(folder)
+
+
+def _is_adapted(name: str) -> bool:
+    """Whether a weight is an adapter's or a head's, rather than the model's that it began with."""
+    return "lora_" in name or name.startswith("heads.")
+
+
+def _read_adapter_settings(folder: Path) -> dict:
+    file = require_file(folder / ADAPTER[0], "adapter folder, its")
+    held = read_json(file)
+    for key, kind in (("base", str), ("lora", dict), ("heads", dict)):
+        if not isinstance(held.get(key), kind):
+            raise ValueError(f"{file} has no {key!r}: an adapter that training saved is expected")
+    return held
+
+
+def adapter_base(folder: Path) -> str:
+    """The model that an adapter belongs to: a Hub id, or a folder, which must be there.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is a folder that is not there.
+    """
+    base = _read_adapter_settings(folder)["base"]
+    if not on_disk(base).exists():
+        raise FileNotFoundError(
+            f"{folder / ADAPTER[0]} is for the model {base!r}, which is not there: bmfm.load(MODEL, adapter={str(folder)!r})"
+        )
+    return base
+
+
+def read_adapter(folder: Path, base: Path) -> tuple[BmfmModel, Any]:
+    """The model of a folder with the adapters and heads of another merged into it, and the tokenizer."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from bmfm.tokenizers.rna import CellTokenizer
+
+    held, file = _read_adapter_settings(folder), require_file(folder / ADAPTER[1], "adapter folder, its")
+    try:
+        given = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged or no safetensors file ({error}): copy or download it again") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # heads of the base that this adapter replaces
+        model = from_checkpoint({}, held["heads"], str(base), lora=held["lora"], remote_code=remote_code_is_allowed())
+    fixed = {name: weight for name, weight in model.state_dict().items() if not _is_adapted(name)}
+    if twice := sorted(given.keys() & fixed.keys()):
+        raise ValueError(f"{file}: weights {some(twice)} have no place: they belong to the model, which an adapter leaves as it is")
+    load_strictly(model, fixed | given, file)
+    if held.get("max_tokens"):
+        model.config.max_tokens = held["max_tokens"]
+    own = (folder / CellTokenizer.FILES[0]).is_file()
+    return merge_lora(model).eval(), read_tokenizer(folder if own else base)
+
+
+def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
+    """Raise a ValueError if the tokenizer has another number of tokens than the model has rows."""
+    n = len(tokenizer)
+    rows = len(model.backbone.their_ids) if model.reads_ids else model.config.fields["input_ids"]["size"]
+    if n != rows:
+        file = next((f for f in ("genes.txt", "tokenizer.json", "vocab.txt") if (folder / f).is_file()), "its tokenizer")
+        raise ValueError(
+            f"{folder / file} has {n:,} tokens, the model of {folder / 'config.json'} has {rows:,}: they do not belong together"
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from bmfm.models.model import BmfmConfig, BmfmModel
+from bmfm.models.weights import load_strictly, read_config, read_weights
 
 HEAD = "mlm"
 
@@ -13,6 +14,7 @@ def is_plain(model: BmfmModel) -> bool:
     """Whether transformers' `ModernBertForMaskedLM` can hold the model without loss."""
     config = model.config
     only_tokens = list(config.fields) == ["input_ids"] and list(config.heads) == [HEAD] and model.pooler is None
+    only_tokens = only_tokens and config.fields["input_ids"].keys() <= {"kind", "size"}  # no rows of another width, none frozen
     eps = config.backbone.get("head_eps")
     return config.backbone["kind"] == "modernbert" and only_tokens and eps in (None, model.backbone.eps)
 
@@ -42,6 +44,9 @@ def to_transformers(model: BmfmModel):
         decoder_bias=head.get("bias", True),
         tie_word_embeddings=bool(head.get("tied")),
     )
+    config.pooling = model.config.pooling  # beside ModernBERT's own settings; transformers keeps what it does not know
+    if max_tokens := getattr(model.config, "max_tokens", None):
+        config.max_tokens = max_tokens
     theirs = ModernBertForMaskedLM(config)
     state = {n: v for name, v in model.state_dict().items() for n in _their_name(name, bool(head.get("tied")))}
     theirs.load_state_dict(state)
@@ -50,11 +55,17 @@ def to_transformers(model: BmfmModel):
 
 def from_transformers(theirs) -> BmfmModel:
     """The same network as a `BmfmModel`, from a `transformers.ModernBertForMaskedLM`."""
-    return from_weights(theirs.config, theirs.state_dict())
+    return from_weights(theirs.config, theirs.state_dict(), type(theirs).__name__)
 
 
-def from_weights(config, given: dict[str, torch.Tensor]) -> BmfmModel:
-    """As `from_transformers`, from a `transformers.ModernBertConfig` and a state dict, without drawing weights first."""
+def from_weights(config, given: dict[str, torch.Tensor], source: object) -> BmfmModel:
+    """As `from_transformers`, from a `transformers.ModernBertConfig` and a state dict, without drawing weights first.
+
+    Raises
+    ------
+    ValueError
+        Naming `source` and the weights that are missing, left over or of another shape.
+    """
     from dataclasses import fields
 
     from transformers.initialization import no_init_weights
@@ -85,16 +96,29 @@ def from_weights(config, given: dict[str, torch.Tensor]) -> BmfmModel:
                 heads={HEAD: head},
             )
         )
-    model.load_state_dict({name: given[_their_name(name, False)[0]] for name in model.state_dict()})
+    names = {name: _their_name(name, False)[0] for name in model.state_dict()}
+    if config.tie_word_embeddings and "decoder.weight" in given:  # one matrix, written twice
+        given = dict(given)
+        embedding = given.get(names["embeddings.input_ids.rows.weight"])
+        if embedding is not None and not torch.equal(given.pop("decoder.weight"), embedding):
+            raise ValueError(
+                f"{source}: decoder.weight differs from the embedding, and its configuration says that they are one (tie_word_embeddings)"
+            )
+    load_strictly(model, given, source, names)
     return model
 
 
 def read(folder: Path) -> BmfmModel:
     """The model of a folder that `ModernBertForMaskedLM.save_pretrained` wrote (safetensors, in one file or several)."""
-    from safetensors.torch import load_file
     from transformers import ModernBertConfig
 
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no model.safetensors")
-    return from_weights(ModernBertConfig.from_pretrained(folder), {k: v for f in files for k, v in load_file(f).items()})
+    described = read_config(folder)
+    weights = read_weights(folder)
+    try:
+        config = ModernBertConfig.from_pretrained(folder)
+    except Exception as error:
+        raise ValueError(f"{folder / 'config.json'} is no configuration of a ModernBERT: {type(error).__name__}: {error}") from error
+    model = from_weights(config, weights, folder)
+    model.config.pooling = described.get("pooling", model.config.pooling)
+    model.config.max_tokens = described.get("max_tokens")
+    return model

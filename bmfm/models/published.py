@@ -4,15 +4,16 @@ They are Lightning checkpoints with ``tokenizers/<field>/`` beside them; keys ar
 ``model.``. Older layouts (``base_model.*``, ``classifiers.<label>.*``, ``cls.predictions.transform``) are read too.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bmfm.files import require_file
 from bmfm.models.model import BmfmConfig, BmfmModel
 from bmfm.models.pickled import Bag, read_checkpoint
+from bmfm.models.weights import check_fit, read_json, some
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
 LLAMA = {
@@ -23,6 +24,15 @@ LLAMA = {
     "mlp.c_fc2.weight": "mlp.up_proj.weight",
     "mlp.c_proj.weight": "mlp.down_proj.weight",
 }
+KNOWN: dict[str, tuple[int, str | int]] = {
+    "biomed.rna.bert.110m.mlm.rda": (4096, 0),
+    "biomed.rna.bert.110m.mlm.multitask": (4096, "pooler"),
+    "biomed.rna.bert.110m.wced": (1024, 0),
+    "biomed.rna.llama.32m.mlm.multitask": (8192, "pooler"),
+    "biomed.rna.llama.47m.wced.multitask": (8192, 1),
+    "biomed.dna.": (2048, "mean"),
+}
+"""{beginning of a published model's name: (longest input in training, how it is pooled)}, which its checkpoint does not hold."""
 VALUE_KINDS = {"mlp": "mlp", "mlp_with_special_token_embedding": "mlp_special", "scale_adapt": "scale_adapt"}
 
 
@@ -95,46 +105,53 @@ def _fields(config: Any, state: dict[str, torch.Tensor], prefix: str) -> tuple[d
 
 
 def _get(thing: Any, name: str, default: Any = None) -> Any:
-    if isinstance(thing, dict):
-        return thing.get(name, default)
-    return thing.get(name, default) if isinstance(thing, Bag) else getattr(thing, name, default)
+    return thing.get(name, default) if isinstance(thing, dict | Bag) else default
+
+
+def _number(kind: type, config: Any, name: str, default: float | None = None) -> Any:
+    """A number of the configuration; `default` where it is absent or None."""
+    value = _get(config, name)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"its model_config.{name} is {repr(value)[:40]}, a number of at least 0 is expected")
+    return kind(value)
 
 
 def _backbone(kind: str, config: Any, state: dict[str, torch.Tensor], local_rope_theta: float | None) -> dict:
-    size, layers = int(_get(config, "hidden_size")), int(_get(config, "num_hidden_layers"))
+    size, layers = _number(int, config, "hidden_size"), _number(int, config, "num_hidden_layers")
     common = {
         "kind": kind,
         "hidden_size": size,
         "num_hidden_layers": layers,
-        "num_attention_heads": int(_get(config, "num_attention_heads")),
+        "num_attention_heads": _number(int, config, "num_attention_heads"),
     }
     if kind == "bert":
         return common | {
-            "intermediate_size": int(_get(config, "intermediate_size")),
-            "layer_norm_eps": float(_get(config, "layer_norm_eps", 1e-12)),
-            "hidden_dropout_prob": float(_get(config, "hidden_dropout_prob", 0.1)),
-            "attention_probs_dropout_prob": float(_get(config, "attention_probs_dropout_prob", 0.1)),
+            "intermediate_size": _number(int, config, "intermediate_size"),
+            "layer_norm_eps": _number(float, config, "layer_norm_eps", 1e-12),
+            "hidden_dropout_prob": _number(float, config, "hidden_dropout_prob", 0.1),
+            "attention_probs_dropout_prob": _number(float, config, "attention_probs_dropout_prob", 0.1),
         }
     if kind == "llama":
         heads = common["num_attention_heads"]
         inner = state["core.encoder.blocks.0.mlp.c_fc1.weight"].shape[0]
         return common | {
             "num_key_value_heads": heads, "intermediate_size": inner, "rms_norm_eps": 1e-5, "first_norm": False, "final_norm": False,
-            "embedding_eps": float(_get(config, "layer_norm_eps", 1e-12)),
+            "embedding_eps": _number(float, config, "layer_norm_eps", 1e-12),
         }  # fmt: skip
-    global_theta = float(_get(config, "global_rope_theta", 160000.0))
-    local_theta = local_rope_theta or float(_get(config, "local_rope_theta") or 10000.0)
+    global_theta = _number(float, config, "global_rope_theta", 160000.0)
+    local_theta = local_rope_theta or _number(float, config, "local_rope_theta", 10000.0)
     return common | {
-        "intermediate_size": int(_get(config, "intermediate_size")),
-        "norm_eps": float(_get(config, "norm_eps", 1e-5)),
+        "intermediate_size": _number(int, config, "intermediate_size"),
+        "norm_eps": _number(float, config, "norm_eps", 1e-5),
         "norm_bias": True,  # the embedding's norm has a bias; where others have none it is 0
-        "head_eps": float(_get(config, "layer_norm_eps", 1e-12)),
-        "local_attention": int(_get(config, "local_attention", 128)),
-        "global_attn_every_n_layers": int(_get(config, "global_attn_every_n_layers", 3)),
-        "max_position_embeddings": int(_get(config, "max_position_embeddings", 8192)),
-        "embedding_dropout": float(_get(config, "embedding_dropout", 0.0)),
-        "mlp_dropout": float(_get(config, "mlp_dropout", 0.0)),
-        "attention_dropout": float(_get(config, "attention_dropout", 0.0)),
+        "head_eps": _number(float, config, "layer_norm_eps", 1e-12),
+        "local_attention": _number(int, config, "local_attention", 128),
+        "global_attn_every_n_layers": _number(int, config, "global_attn_every_n_layers", 3),
+        "max_position_embeddings": _number(int, config, "max_position_embeddings", 8192),
+        "embedding_dropout": _number(float, config, "embedding_dropout", 0.0),
+        "mlp_dropout": _number(float, config, "mlp_dropout", 0.0),
+        "attention_dropout": _number(float, config, "attention_dropout", 0.0),
         "rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": global_theta},
             "sliding_attention": {"rope_type": "default", "rope_theta": local_theta},
@@ -204,7 +221,7 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
         give("values", {"size": len(values), "transform": True, "outputs": kinds}, [s for _, s in values])
     pooling: str | int = "pooler"
     if kind == "modernbert":
-        pooling = "mean" if _get(config, "classifier_pooling") == "mean" else 0
+        pooling = "mean_all" if _get(config, "classifier_pooling") == "mean" else 0
     described = {_get(c, "label_column_name"): c for c in _get(config, "label_columns") or []}
     pattern = re.compile(r"(cls\.label_predictions\.predictions\.label_decoders\.(.+?)\.decoder(?:\.\d+)?)\.weight$")
     for key in state:
@@ -255,25 +272,26 @@ def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = N
     if kind == "modernbert":  # its pooler is never used
         weights = {name: w for name, w in weights.items() if not name.startswith("pooler.")}
     backbone = _backbone(kind, config, state, local_rope_theta) | {"pooler": "pooler.weight" in weights}
-    model = BmfmModel(BmfmConfig(backbone=backbone, fields=fields, heads=heads))
-    own = model.state_dict()
+    given_layers = len({m[1] for m in (re.match(r"backbone\.(?:body\.)?layers?\.(\d+)\.", name) for name in weights) if m})
+    if backbone["num_hidden_layers"] != given_layers:
+        raise ValueError(f"the configuration says {backbone['num_hidden_layers']:,} layers, there are weights of {given_layers:,}")
+    described = BmfmConfig(backbone=backbone, fields=fields, heads=heads)
+    with torch.device("meta"):  # sizes first: they are what the configuration says, and nobody knows how large that is
+        own = BmfmModel(described).state_dict()
     for name, value in own.items():  # norms that have no bias there
         if kind == "modernbert" and name.endswith("norm.bias") and name not in weights:
-            weights[name] = torch.zeros_like(value)
-    wrong = [f"{n} is missing" for n in own if n not in weights] + [f"{n} has no place" for n in weights if n not in own]
-    wrong += [
-        f"{n} has shape {tuple(weights[n].shape)}, {tuple(own[n].shape)} is expected"
-        for n in own
-        if n in weights and own[n].shape != weights[n].shape
-    ]
-    if wrong:
-        raise ValueError(f"{len(wrong)} weights do not fit: {'; '.join(wrong[:6])}")
-    model.load_state_dict({n: w.to(own[n].dtype) for n, w in weights.items()})
+            weights[name] = torch.zeros(value.shape)
+    check_fit(own, weights, "the published model")
+    model = BmfmModel(described)
+    model.load_state_dict(weights)
     return model.eval()
 
 
 def read_published(source: str | Path, local_rope_theta: float | None = None) -> tuple[BmfmModel, Path]:
-    """The model of a published folder or ``.ckpt`` file, and the folder that holds its tokenizers."""
+    """The model of a published folder or ``.ckpt`` file, and the folder that holds its tokenizers.
+
+    Its ``config.max_tokens`` is the longest input in training, or None where neither the checkpoint nor its name tells.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         found = sorted(path.glob("*.ckpt"), key=lambda p: (p.name != "last.ckpt", p.name))
@@ -281,13 +299,62 @@ def read_published(source: str | Path, local_rope_theta: float | None = None) ->
             raise FileNotFoundError(f"{path} holds no .ckpt file")
         path = found[0]
     held = read_checkpoint(path)
-    if "state_dict" not in held or "hyper_parameters" not in held:
-        raise ValueError(f"{path} is no Lightning checkpoint of a published model: it holds {', '.join(map(str, held))}")
+    if not isinstance(held.get("state_dict"), dict) or not isinstance(held.get("hyper_parameters"), dict):
+        raise ValueError(f"{path} is no Lightning checkpoint of a published model: it holds {some([str(k) for k in held])}")
     parameters = held["hyper_parameters"]
-    return convert(held["state_dict"], _get(parameters, "model_config"), _get(parameters, "label_dict"), local_rope_theta), path.parent
+    config = _get(parameters, "model_config")
+    try:
+        model = convert(held["state_dict"], config, _get(parameters, "label_dict"), local_rope_theta)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        raise ValueError(f"{path}: its configuration and weights are not those of a published model ({said})") from error
+    known = next((value for name, value in KNOWN.items() if any(part.startswith(name) for part in _names(source, path))), None)
+    model.config.max_tokens = _trained_length(held) or (known[0] if known else None)
+    model.config.pooling = _pooling(_get(_get(parameters, "trainer_config"), "pooling_method"), model, config, known)
+    return model, path.parent
+
+
+def _names(source: str | Path, path: Path) -> list[str]:
+    """What a checkpoint may be called by: its repository, in a folder's name or the path of the Hub's cache, or its file."""
+    folder = path.resolve().parent
+    return [part.split("--")[-1] for part in (Path(str(source)).name, path.name, folder.name, folder.parent.parent.name)]
+
+
+def _trained_length(held: dict) -> int | None:
+    """Longest input in training, where the checkpoint says it (Lightning keeps a data module's settings, if it is asked to)."""
+    for group in ("hyper_parameters", "datamodule_hyper_parameters"):
+        for place in (held.get(group), _get(held.get(group), "data_module"), _get(held.get(group), "data_module_config")):
+            length = _get(place, "max_length")
+            if isinstance(length, int) and not isinstance(length, bool) and length > 2:
+                return length
+    return None
+
+
+def _pooling(said: Any, model: BmfmModel, config: Any, known: tuple[int, str | int] | None) -> str | int:
+    """How the model's examples become one state: as its makers use it, else as its training configuration says."""
+    pooled: str | int = "pooler" if model.pooler is not None else 0
+    if model.config.backbone["kind"] == "modernbert":
+        pooled = "mean_all" if _get(config, "classifier_pooling") == "mean" else 0
+    ways = {"first_token": 0, "mean_pooling": "mean", "pooling_layer": pooled}
+    found = known[1] if known else ways.get(str(said), said) if isinstance(said, str | int) else model.config.pooling
+    if found not in ("mean", "mean_all", "pooler") and not (isinstance(found, int) and found >= 0):
+        found = model.config.pooling
+    return pooled if found == "pooler" else found
 
 
 def gene_names(folder: Path) -> list[str]:
-    """Tokens of a published gene tokenizer in the order of their ids, from ``tokenizers/genes``."""
-    vocab = json.loads((folder / "tokenizers" / "genes" / "vocab.json").read_text())
-    return sorted(vocab, key=lambda name: vocab[name])
+    """Tokens of a published gene tokenizer in the order of their ids, from ``tokenizers/genes``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or its ids do not count from 0.
+    """
+    file = require_file(folder / "tokenizers" / "genes" / "vocab.json", "gene vocabulary of a published model")
+    vocab = read_json(file)
+    names = sorted(vocab, key=lambda name: vocab[name] if isinstance(vocab[name], int) else -1)
+    if [vocab[name] for name in names] != list(range(len(names))):
+        raise ValueError(f"{file}: ids of tokens do not count from 0 to {len(names) - 1:,}")
+    return names

@@ -34,11 +34,35 @@ def _choose(input_ids, example, special, keys, salt, share, masked, switched, we
 
 @numba.njit(cache=True)
 def _random_ids(fate, example, keys, first, last, ids):
+    """Write a random id in [first, last) where `fate` is SWITCHED: a function of the example's key and the place in it."""
     for row in range(ids.shape[0]):
+        current, place = -1, 0
         for column in range(ids.shape[1]):
+            if example[row, column] != current:
+                current, place = example[row, column], 0
+            place += 1
             if fate[row, column] == SWITCHED:
-                key = mix(mix(keys[example[row, column]], 19), column)
-                ids[row, column] = first + np.int64(uniform(key, row) * (last - first))
+                ids[row, column] = first + np.int64(uniform(mix(keys[current], 19), place) * (last - first))
+
+
+@numba.njit(cache=True)
+def _random_values(fate, example, special, keys, before, values):
+    """Write, where `fate` is SWITCHED, the value `before` [B, L] of a random content token of the same example."""
+    content = np.empty(values.shape[1], np.int64)  # columns of an example's content
+    for row in range(values.shape[0]):
+        begin = 0
+        while begin < values.shape[1]:
+            current, end, n = example[row, begin], begin, 0
+            while end < values.shape[1] and example[row, end] == current:
+                if current >= 0 and not special[row, end]:
+                    content[n] = end
+                    n += 1
+                end += 1
+            for i in range(n):
+                if fate[row, content[i]] == SWITCHED:
+                    drawn = uniform(mix(keys[current], 31), content[i] - begin)
+                    values[row, content[i]] = before[row, content[np.int64(drawn * n)]]
+            begin = end
 
 
 class Masking:
@@ -90,12 +114,16 @@ class Masking:
                 self.fixed[hit] *= factor
             self.weights = self.fixed.copy()
 
-    def choose(self, batch: dict, keys: np.ndarray, salt: int) -> np.ndarray:
-        """What becomes of each token, ``uint8`` [B, L]: 0 not selected, `KEPT`, `HIDDEN` or `SWITCHED`."""
+    def choose(self, batch: dict, keys: np.ndarray, salt: int, training: bool = True) -> np.ndarray:
+        """What becomes of each token, ``uint8`` [B, L]: 0 not selected, `KEPT`, `HIDDEN` or `SWITCHED`.
+
+        Held-out examples (`training` false) are never hidden adaptively: their losses stay comparable over a run.
+        """
+        weights = self.weights if training else self.fixed
         fate = np.zeros(tuple(batch["input_ids"].shape), np.uint8)
         _choose(
             batch["tokens"].numpy(), batch["example"].numpy(),
-            batch["special"].numpy(), keys, 17 if self.together else salt, self.share, self.masked, self.switched, self.weights, fate,
+            batch["special"].numpy(), keys, 17 if self.together else salt, self.share, self.masked, self.switched, weights, fate,
         )  # fmt: skip
         if self.hide:
             unseen = torch.from_numpy(fate == HIDDEN)
@@ -109,14 +137,11 @@ class Masking:
         if self.switched:
             _random_ids(fate, batch["example"].numpy(), keys, *plain, ids)
 
-    def replace_values(self, batch: dict, fate: np.ndarray) -> None:
-        """Write the mask's value, and values of other tokens of the row, into ``values``."""
+    def replace_values(self, batch: dict, keys: np.ndarray, fate: np.ndarray) -> None:
+        """Write the mask's value, and values of random other tokens of the same example, into ``values``."""
         values = batch["values"].numpy()
-        switched = fate == SWITCHED
-        if switched.any():
-            row, column = switched.nonzero()
-            others = np.where(batch["special"].numpy(), np.nan, np.roll(values, 1, axis=1))[row, column]
-            values[row, column] = np.where(np.isnan(others) | (others < 0), values[row, column], others)
+        if self.switched:
+            _random_values(fate, batch["example"].numpy(), batch["special"].numpy(), keys, values.copy(), values)
         values[fate == HIDDEN] = -(MASK + 1)
 
     def adapt(self, errors: torch.Tensor, n: torch.Tensor) -> None:

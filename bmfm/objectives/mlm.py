@@ -37,11 +37,17 @@ class MaskedLanguageModel:
         self.masking.bind(self.tokens)
         self.unigram = self.baseline = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())).float()
 
-    def prepare(self, batch: dict, keys: np.ndarray) -> None:
+    adversarial = False
+    unscored: frozenset[str] = frozenset()
+
+    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> None:
         """Hide tokens in ``input_ids`` and add their ids as labels [B, L]."""
-        fate = self.masking.choose(batch, keys, 23)
+        fate = self.masking.choose(batch, keys, 23, training)
         batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), batch["tokens"], IGNORE)
         self.masking.replace_ids(batch, keys, fate, self.plain)
+
+    def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:
+        return {"cross_entropy": (batch["labels"][self.name] != IGNORE).sum()}
 
     def _logits(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits [M, V], labels [M] and places [M] of the M hidden tokens; the head sees nothing else."""

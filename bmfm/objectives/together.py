@@ -1,6 +1,6 @@
 """Several objectives at once: a mapping of names to objectives, whose weighted losses add up."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -8,10 +8,20 @@ import torch
 from bmfm.objectives import Loss
 
 
+def add_up(parts: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Scores of batches, or of devices, as those of all: sums are added, rows (``objective/each/...``) put one after the other."""
+    held: dict[str, list[torch.Tensor]] = {}
+    for part in parts:
+        for name, value in part.items():
+            held.setdefault(name, []).append(value)
+    return {n: torch.cat(v) if "/each/" in n else torch.stack(v).sum(0) if len(v) > 1 else v[0] for n, v in held.items()}
+
+
 def weighted_mean(losses: dict[str, tuple[torch.Tensor, torch.Tensor, float]]) -> torch.Tensor:
     """sum(w_i L_i) / sum(w_i) over the losses with at least one label, where L_i = total_i / n_i.
 
-    A loss without a label adds nothing, and what is not a number in it goes nowhere.
+    n_i counts the labels of all batches that a step adds up, total_i is this batch's share. A loss without a label adds
+    nothing, and what is not a number in it goes nowhere.
     """
     weighted, weights = [], []
     for total, n, weight in losses.values():
@@ -47,6 +57,19 @@ class Objectives:
         for name, objective in self.parts.items():
             objective.bind(name, data)
 
+    def check_monitored(self) -> None:
+        """Raise a ValueError, before training begins, where the loss that chooses the best checkpoint would not exist."""
+        watched = {name: o for name, o in self.parts.items() if not o.adversarial}
+        if not watched:
+            raise ValueError(
+                f"objectives {', '.join(self.parts)} are all reversed: nothing is left to choose the best checkpoint by; add one that is learned"
+            )
+        if all("validation" in o.unscored for o in watched.values()):
+            raise ValueError(
+                f"no validation example has a label of {', '.join(watched)}: the best checkpoint could not be chosen. Split by "
+                "data.split={by: stratified, column: ...}, make data.split.validation larger, or data.split.validation=0 to train without"
+            )
+
     def begin_at_baselines(self, model) -> None:
         """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike."""
         with torch.no_grad():
@@ -55,13 +78,17 @@ class Objectives:
                 if decoder.bias is not None and name not in model.begun:
                     decoder.bias.copy_(objective.baseline)
 
-    def prepare(self, batch: dict, keys: np.ndarray) -> dict:
+    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> dict:
         """Let each objective change the batch and add its labels."""
         batch.setdefault("labels", {})
         batch["tokens"] = batch["input_ids"].clone()
         for objective in self.parts.values():
-            objective.prepare(batch, keys)
+            objective.prepare(batch, keys, training)
         return batch
+
+    def label_counts(self, batch: dict) -> dict[str, float]:
+        """Number of labels of every loss in a prepared batch."""
+        return {f"{name}/{loss}": float(n) for name, o in self.parts.items() for loss, n in o.label_counts(batch).items()}
 
     def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         return {
@@ -72,14 +99,19 @@ class Objectives:
 
     @torch.no_grad()
     def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`."""
         return {
-            f"{name}/{key}": value.double()
+            f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
             for name, objective in self.parts.items()
             for key, value in objective.score(model, batch, hidden_BLH).items()
         }
 
     def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Every objective's metrics under its name; ``loss`` and ``baseline_loss`` are the weighted means over all."""
+        """Every objective's metrics under its name; ``loss`` and ``baseline_loss`` are the weighted means over all.
+
+        Losses of adversarial objectives are shown under their names alone: where the encoder forgets a label well, its loss
+        is high, and a mean with it would prefer the model that forgets least.
+        """
         metrics: dict[str, float] = {}
         losses, baselines = {}, {}
         for name, objective in self.parts.items():
@@ -93,6 +125,8 @@ class Objectives:
                     f"{name}/{loss}_baseline": float(baseline / n),
                     f"{name}/{loss}_n": float(n),
                 }
+                if objective.adversarial:
+                    continue
                 weight = objective.weights[loss]
                 losses[f"{name}/{loss}"], baselines[f"{name}/{loss}"] = (total, n, weight), (baseline, n, weight)
             metrics |= {f"{name}/{key}": value for key, value in objective.summarise(own).items()}
@@ -113,7 +147,7 @@ class Objectives:
         out = {}
         for name, objective in self.parts.items():
             own = {key.removeprefix(f"{name}/"): value for key, value in sums.items() if key.startswith(f"{name}/")}
-            if hasattr(objective, "table") and (rows := objective.table(own)):
+            if own and hasattr(objective, "table") and (rows := objective.table(own)):
                 out[f"{name}_genes"] = rows
         return out
 

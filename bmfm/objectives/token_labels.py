@@ -5,7 +5,7 @@ from functools import reduce
 import numpy as np
 import torch
 
-from bmfm.objectives.labels import Classification
+from bmfm.objectives.labels import Classification, parts_without_labels
 from bmfm.special import IGNORE
 
 
@@ -47,7 +47,10 @@ class TokenClassification(Classification):
         flat = np.concatenate(per_token)
         known = np.array([v is not None for v in flat])
         labels = self.encode(flat, train & known)
-        data.add_token_labels(name, np.split(labels, np.cumsum(n_tokens)[:-1]))
+        of_examples = np.split(labels, np.cumsum(n_tokens)[:-1])
+        data.add_token_labels(name, of_examples)
+        labelled = {part: any((of_examples[n] != IGNORE).any() for n in numbers) for part, numbers in data.numbers.items() if len(numbers)}
+        self.unscored = parts_without_labels(name, self.column, labelled)
         unknown = int(((labels == IGNORE) & known).sum())
         said = f"{int((labels[train] != IGNORE).sum()):,} training tokens, classes {', '.join(self.classes)}"
         said += f"; {unknown:,} held-out tokens have classes that training lacks, not scored" if unknown else ""

@@ -49,12 +49,20 @@ class MaskedValues:
         begin = {"mse": [overall], "is_zero": [np.log((share + 1e-3) / (1 - share + 1e-3))], "bins": self.bins}
         self.baseline = torch.from_numpy(np.concatenate([begin[kind] for kind in self.columns])).float()
 
-    def prepare(self, batch: dict, keys: np.ndarray) -> None:
+    adversarial = False
+    unscored: frozenset[str] = frozenset()
+
+    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> None:
         """Hide values and add them (or the read-depth target's, where there are ``targets``) as labels [B, L]."""
-        fate = self.masking.choose(batch, keys, 29)
+        fate = self.masking.choose(batch, keys, 29, training)
         truth = batch.get("targets", batch["values"])
         batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), truth, torch.nan)
-        self.masking.replace_values(batch, fate)
+        self.masking.replace_values(batch, keys, fate)
+
+    def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:
+        labels = batch["labels"][self.name]
+        n = {True: (labels > 0).sum(), False: (~labels.isnan()).sum()}
+        return {kind: n[kind == "mse" and self.ignore_zeros] for kind in self.weights}
 
     def _outputs(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         labels = batch["labels"][self.name].flatten()

@@ -52,26 +52,35 @@ class WholeCellDecoder:
         begin = {"mse": self.mean, "is_zero": torch.logit(self.zero_rate)}
         self.baseline = torch.stack([begin[kind] for kind in self.kinds], 1).flatten()
 
-    def prepare(self, batch: dict, keys: np.ndarray) -> None:
+    adversarial = False
+    unscored: frozenset[str] = frozenset()
+
+    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> None:
         """Nothing to hide: the targets are the batch's whole cells."""
 
-    def _outputs(
-        self, model, batch: dict, hidden_BLH: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits {kind: [N, V]}, true values [N, V], and which genes each target averages over {target: [N, V]}."""
-        states_NH = hidden_BLH.flatten(0, 1)[batch["first"] + self.cls]
-        logits_NVK = model.head(self.name, states_NH).float().view(len(states_NH), len(self.genes), len(self.kinds))
-        cell = batch["cell"]
-        shape = logits_NVK.shape[:2]
-        truth = logits_NVK.new_zeros(shape).index_put_((cell["row"], cell["gene"]), cell["value"])
+    def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:
+        truth, masks = self._targets(batch)
+        return {f"{t}_{k}": self._counted(k, masks[t], truth).sum() for k in self.kinds for t in self.targets}
+
+    def _targets(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """True values [N, V], and which genes each target averages over {target: [N, V]}."""
+        cell, n = batch["cell"], len(batch["first"])
+        truth = cell["value"].new_zeros((n, len(self.genes)), dtype=torch.float32)
+        truth.index_put_((cell["row"], cell["gene"]), cell["value"].float())
         measured = batch["measured"][batch["source"]]
-        n = len(states_NH)
         seen = torch.zeros((n + 1, len(self.genes)), dtype=torch.bool, device=truth.device)
         example = batch["example"].flatten()
         seen[torch.where(example < 0, n, example), batch["input_ids"].flatten()] = True
         seen = seen[:n]
-        masks = {"all": measured, "input": measured & seen, "non_input": measured & ~seen}
-        return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, truth, masks
+        return truth, {"all": measured, "input": measured & seen, "non_input": measured & ~seen}
+
+    def _outputs(
+        self, model, batch: dict, hidden_BLH: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits {kind: [N, V]}, and what `_targets` gives."""
+        states_NH = hidden_BLH.flatten(0, 1)[batch["first"] + self.cls]
+        logits_NVK = model.head(self.name, states_NH).float().view(len(states_NH), len(self.genes), len(self.kinds))
+        return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, *self._targets(batch)
 
     def _each(self, outputs: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
         each = {}

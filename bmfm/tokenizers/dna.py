@@ -4,7 +4,7 @@ Special ids are fixed, [UNK] 0, [SEP] 1, [PAD] 2, [CLS] 3, [MASK] 4, as are the 
 ``[CLS] A [SEP] B [SEP]`` (BMFM-DNA, arXiv 2507.05265).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from bmfm.files import ASSETS
-from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode, encode, normalise_bases
+from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
 from bmfm.genome.representation import Encoded
 from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.bpe import BpeTable, encode_windows
+from bmfm.tokenizers.texts import by_number, read_texts
 
 
 def wrap(tokenizer):
@@ -209,19 +210,11 @@ class DnaTokenizer(Vocabulary):
             ids, variant, offsets, n_cut = self._through_text(encoded, max_tokens)
         return TokenBatch(ids, variant, offsets, int(n_cut), int((ids == UNK).sum()), n_fallback)
 
-    def of_texts(self, texts: Sequence[str], max_tokens: int = 1 << 40) -> tuple[list[np.ndarray], int]:
-        """Token ids of each text, and how many characters were read as N.
-
-        Texts are nucleotides in either case, or the SNP-aware alphabet.
-        """
-        symbols, n_replaced = [], 0
-        for text in texts:
-            try:
-                symbols.append(encode(text.upper()))
-            except ValueError:
-                codes, n = normalise_bases(text)
-                symbols.append(codes)
-                n_replaced += n
+    def of_texts(
+        self, texts: Sequence[str], max_tokens: int = 1 << 40, alphabet: str = "auto", where: Callable[[int], str] = by_number
+    ) -> tuple[list[np.ndarray], int]:
+        """Token ids of each text, and how many characters were read as N; see `texts.read_texts`."""
+        symbols, n_replaced = read_texts(texts, alphabet, where)
         offsets = np.concatenate([[0], np.cumsum([len(s) for s in symbols])]).astype(np.int64)
         tokens = self(Encoded(np.concatenate(symbols) if symbols else np.empty(0, np.uint8), offsets), max_tokens)
         return [tokens.ids[a:b] for a, b in pairwise(tokens.offsets)], n_replaced
@@ -258,14 +251,6 @@ def refuse_unknown(ids: Sequence[np.ndarray], what: str) -> None:
         raise ValueError(
             f"{what}: {unknown:,} of {n:,} tokens are [UNK]: this tokenizer does not read nucleotides as they are written here"
         )
-
-
-def rna_as_dna(texts: Sequence[str]) -> tuple[Sequence[str], bool]:
-    """Texts with T for U where they are RNA: plain bases with U and never T (elsewhere U is a symbol of the SNP-aware alphabet)."""
-    letters = set().union(*(set(text.upper()) for text in texts))
-    if "U" not in letters or not letters <= set("ACGUN"):
-        return texts, False
-    return [text.upper().replace("U", "T") for text in texts], True
 
 
 def symbols_for(representation: str) -> tuple[str, ...]:

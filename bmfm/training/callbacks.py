@@ -1,11 +1,15 @@
-"""Callbacks: speed in the progress bar, the checkpoint from which a run goes on."""
+"""Callbacks: speed, progress, and the checkpoint from which a run goes on."""
 
 import signal
+import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
+from tqdm.auto import tqdm
 
 
 class Throughput(pl.Callback):
@@ -44,11 +48,12 @@ class Throughput(pl.Callback):
         self.ended = now
 
 
-class LastCheckpoint(pl.Callback):
-    """Writes ``last.ckpt`` every so many steps, and on SIGTERM before training ends as usual.
+class LastCheckpoint(Checkpoint):
+    """Writes ``last.ckpt`` every so many steps, at the end, and on SIGTERM before training ends as usual.
 
-    Where a validation follows a step, the checkpoint is written after it: what training learns from held-out errors
-    (adaptive masking) is then part of it, and a resumed run goes on as if it had not been interrupted.
+    A resumed run goes on as if it had not been interrupted, so the checkpoint is written when all is known that the step
+    brought: after the validation that follows it, if one does, and after every other callback (early stopping, the best
+    checkpoint, averaged weights), among which it comes last.
     """
 
     def __init__(self, folder: str, every_n_train_steps: int):
@@ -58,6 +63,8 @@ class LastCheckpoint(pl.Callback):
 
     def on_train_start(self, trainer, module) -> None:
         self.saved = trainer.global_step
+        # a run that early stopping ended, and whose last.ckpt says so, has nothing to go on with
+        trainer.should_stop = trainer.should_stop or any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._ask)
 
@@ -73,11 +80,71 @@ class LastCheckpoint(pl.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         trainer.should_stop = trainer.should_stop or asked
-        self.due = asked or (trainer.global_step % self.every == 0 and trainer.global_step > self.saved)
-        validates = trainer.enable_validation and (batch_idx + 1) % trainer.val_check_batch == 0
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        self.due = ends or (trainer.global_step % self.every == 0 and trainer.global_step > self.saved)
+        validates = trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
         if self.due and not validates:
             self._save(trainer)
 
     def on_validation_end(self, trainer, module) -> None:
-        if self.due and not trainer.sanity_checking:
+        if (self.due or trainer.should_stop) and not trainer.sanity_checking:
             self._save(trainer)
+
+
+class Progress(TQDMProgressBar):
+    """A bar of optimiser steps on a terminal; elsewhere, as in a log file, a plain line every so many seconds.
+
+    Parameters
+    ----------
+    refresh_rate
+        Batches between two redraws of the bar.
+    seconds
+        Between two plain lines.
+    """
+
+    def __init__(self, refresh_rate: int = 10, seconds: float = 30.0):
+        self.plain, self.seconds = not sys.stderr.isatty(), seconds
+        super().__init__(0 if self.plain else refresh_rate)
+
+    def _bar(self, what: str, leave: bool, position: int = 0, **options) -> tqdm:
+        return tqdm(desc=what, leave=leave, position=position, disable=self.is_disabled, dynamic_ncols=True, file=sys.stderr, **options)
+
+    def init_validation_tqdm(self):
+        return self._bar("validation", False, 1)
+
+    def init_test_tqdm(self):
+        return self._bar("test", False)
+
+    def on_train_start(self, trainer, *_) -> None:
+        self.first, self.began = trainer.global_step, time.perf_counter()
+        self.said = self.began
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        self.train_progress_bar = self._bar("training", True, initial=self.first, total=total, unit="step", smoothing=0)
+
+    def on_train_epoch_start(self, trainer, *_) -> None:
+        """The stream of batches has no epochs that a bar could count."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        now = time.perf_counter()
+        if self.plain and trainer.is_global_zero and now - self.said >= self.seconds:
+            self.said = now
+            self._say(trainer, now)
+        elif self._should_update(batch_idx + 1, None):
+            self.train_progress_bar.n = trainer.global_step
+            self.train_progress_bar.set_postfix(self.get_metrics(trainer, module))
+
+    def on_train_end(self, trainer, *_) -> None:
+        if self.plain and trainer.is_global_zero and trainer.global_step > self.first:
+            self._say(trainer, time.perf_counter())
+        self.train_progress_bar.n = trainer.global_step
+        self.train_progress_bar.refresh()
+        super().on_train_end(trainer)
+
+    def _say(self, trainer, now: float) -> None:
+        step, total = trainer.global_step, trainer.max_steps
+        rate = (step - self.first) / (now - self.began)
+        line = f"step {step:,}" + (f" of {total:,}" if total > 0 else "") + f", {rate:.2f} a second"
+        if total > 0 and rate > 0:
+            line += f", {timedelta(seconds=round((total - step) / rate))} left"
+        shown = {k: v for k, v in trainer.progress_bar_metrics.items() if isinstance(v, float)}
+        print(line + "".join(f", {name} {value:.4g}" for name, value in shown.items()), file=sys.stderr, flush=True)

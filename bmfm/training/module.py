@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytorch_lightning as pl
 import torch
 
 from bmfm.models.model import BmfmModel
-from bmfm.objectives.together import Objectives, weighted_mean
+from bmfm.objectives.together import Objectives, add_up, weighted_mean
+from bmfm.training.devices import of_every_device, rng_state, set_rng_state
+from bmfm.training.optim import learning_rates
 
 
 class Training(pl.LightningModule):
@@ -33,52 +36,84 @@ class Training(pl.LightningModule):
         self.model, self.objectives = model, objectives
         self.optimizer, self.schedule = optimizer, schedule
         self.encode = torch.compile(model.encode, dynamic=True) if compile else model.encode
+        self.test_in_fp32 = True
         self.batches_seen = 0
         self.counts: Counter[str] = Counter()
         self.sums: dict[str, torch.Tensor] = {}
-        self._rng_to_restore: torch.Tensor | None = None
+        self._scores: list[dict[str, torch.Tensor]] = []
+        self._n_scored = 0
+        self._step_labels: dict[str, torch.Tensor] = {}
+        self._step_losses: dict[str, torch.Tensor] = {}
+        self._rng_to_restore: dict | None = None
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         if self._rng_to_restore is not None:
-            torch.set_rng_state(self._rng_to_restore)
+            set_rng_state(self._rng_to_restore)
             self._rng_to_restore = None
         self.batches_seen += 1
         self.counts.update(batch["counts"])
+        window = batch["window"]
+        if window["number"] == 0:
+            self._step_labels, self._step_losses = self._over_devices(window["label_counts"]), {}
         losses = {}
         for name, (loss_sum, n, weight) in self.objectives.losses(self.model, batch, self.encode(batch)).items():
-            # Every label of the global batch weighs the same, on whichever device it lies: devices' gradients are
-            # averaged, so each divides its sum by the mean number of labels a device.
-            if self.trainer.world_size > 1:
-                n = self.all_gather(n).sum() / self.trainer.world_size
-            losses[name] = (loss_sum, n, weight)
+            loss_sum = torch.where(n > 0, loss_sum, 0.0)
+            losses[name] = (loss_sum, self._step_labels[name], weight)
+            self._step_losses[name] = self._step_losses.get(name, 0.0) + loss_sum.detach()
+        if window["number"] + 1 == window["size"]:
+            self._log_step({name: (self._step_losses[name], n, weight) for name, (_, n, weight) in losses.items()})
+        # Lightning divides the loss of a batch by the number of batches of the step, which the number of labels holds already.
+        return weighted_mean(losses) * self.trainer.accumulate_grad_batches
+
+    def _over_devices(self, label_counts: dict[str, float]) -> dict[str, torch.Tensor]:
+        """By what a device divides each sum of a step's losses, so that every label of the global batch weighs the same.
+
+        Devices' gradients are averaged, so each divides by the mean number of labels a device.
+        """
+        n = torch.tensor(list(label_counts.values()), dtype=torch.float64).float().to(self.device)
+        if self.trainer.world_size > 1:
+            n = self.all_gather(n).sum(0) / self.trainer.world_size
+        return dict(zip(label_counts, n.unbind(), strict=True))
+
+    def _log_step(self, losses: dict) -> None:
+        """Log the losses of a whole optimiser step over all devices, and the learning rates."""
+        for name, (loss_sum, n, _) in losses.items():
             if len(losses) < 2 or n > 0:
                 self.log(f"train/{name}", loss_sum / n.clamp(min=1e-8), sync_dist=True)
-        total = weighted_mean(losses)
-        self.log("train/loss", total, prog_bar=True, sync_dist=True)
-        self.log("train/lr", self.lr_schedulers().get_last_lr()[0])
-        return total
+        self.log("train/loss", weighted_mean(losses), prog_bar=True, sync_dist=True)
+        for name, rate in learning_rates(self.optimizers().param_groups).items():
+            self.log(f"train/{name}", rate)
 
     def on_validation_epoch_start(self) -> None:
-        self.sums = {}
+        self._begin_scores("validation")
+
+    def on_test_epoch_start(self) -> None:
+        self._begin_scores("test")
+
+    def _begin_scores(self, part: str) -> None:
+        self._scores, self._n_scored = [], len(self.trainer.datamodule.held_out_batches(part))
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        for name, value in self.objectives.score(self.model, batch, self.encode(batch)).items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        if batch_idx < self._n_scored:  # others are there so that all devices take as many steps
+            self._scores.append(self.objectives.score(self.model, batch, self.encode(batch)))
+        if len(self._scores) == 64:  # sums of many batches need not be kept one by one
+            self._scores = [add_up(self._scores)]
+
+    def test_step(self, batch: dict, batch_idx: int) -> None:
+        """As in validation, but in full precision, as `bmfm.load(...).predict` computes."""
+        with torch.autocast(self.device.type, enabled=False) if self.test_in_fp32 else nullcontext():
+            self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
         self.objectives.after_validation(self.sums)
 
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
-
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
-            self.sums = {name: self.all_gather(value).sum(0) for name, value in self.sums.items()}
-        self.sums = {name: value.cpu() for name, value in self.sums.items()}
+        scores = add_up(self._scores)
+        self.sums = add_up(of_every_device(scores)) if self.trainer.world_size > 1 else scores
         for name, value in self.objectives.summarise(self.sums).items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "loss")
 
@@ -87,17 +122,27 @@ class Training(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def all_counts(self) -> dict[str, int]:
+        """What training saw, summed over all devices; every device must ask."""
+        every = of_every_device(dict(self.counts)) if self.trainer.world_size > 1 else [dict(self.counts)]
+        return dict(sum((Counter(c) for c in every), Counter()))
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        state = rng_state()
         checkpoint["bmfm"] = {
             "batches_seen": self.batches_seen,
-            "counts": dict(self.counts),
-            "rng": torch.get_rng_state(),
+            "counts": self.all_counts(),
+            "rng": of_every_device(state) if self.trainer.world_size > 1 else [state],
             "objectives": self.objectives.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Go on where the checkpoint was written.
+
+        Generators go on, too, if there are as many devices as there were: with another number, dropout is drawn anew.
+        """
         state = checkpoint["bmfm"]
         self.batches_seen = state["batches_seen"]
-        self.counts = Counter(state["counts"])
+        self.counts = Counter(state["counts"] if self.global_rank == 0 else {})
         self.objectives.load_state_dict(state["objectives"])
-        self._rng_to_restore = state["rng"].cpu()
+        self._rng_to_restore = state["rng"][self.global_rank] if len(state["rng"]) == self.trainer.world_size else None

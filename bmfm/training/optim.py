@@ -14,7 +14,32 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim >= 2 and not getattr(p, "no_decay", False)]
     vectors = [p for p in trained if p.ndim < 2 or getattr(p, "no_decay", False)]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        {"name": "matrices", "params": matrices, "weight_decay": weight_decay},
+        {"name": "vectors", "params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def freeze_unread(model: torch.nn.Module) -> list[str]:
+    """Freeze the parameters that no head of the model reads, and return their names.
+
+    They would get no gradient, for which training on several devices waits in vain: the pooler where no head pools by it,
+    and in backbones of others whatever the hidden states do not depend on (a pooler, a head for contacts, adapters in them).
+    """
+    settings = model.config.to_dict()
+    pooled = {settings.get("pooling") if h.get("pooling") == "auto" else h.get("pooling") for h in model.config.heads.values()}
+    names = [] if "pooler" in pooled else [name for name, _ in model.named_parameters() if name.startswith("pooler.")]
+    if model.reads_ids:
+        names += [f"backbone.{name}" for name in model.backbone.unread()]
+    for name in names:
+        model.get_parameter(name).requires_grad = False
+    return names
+
+
+def learning_rates(groups: list[dict]) -> dict[str, float]:
+    """``lr``, the largest rate of all groups, and where they differ ``lr_GROUP`` of each."""
+    rates = {f"lr_{group['name']}": float(group["lr"]) for group in groups}
+    return {"lr": max(rates.values())} | (rates if len(set(rates.values())) > 1 else {})
 
 
 def schedule(kind: str, total_steps: int, warmup_steps: int, final: float = 0.0, decay_share: float = 0.2) -> Callable[[int], float]:
@@ -74,12 +99,16 @@ def adamw(
     if layer_decay != 1.0 or head_lr is not None:
         names = {id(p): name for name, p in model.named_parameters()}
         n_layers = model.config.num_hidden_layers
-        split: dict[tuple[float, float], list] = {}
+        split: dict[str, dict] = {}
         for group in groups:
             for p in group["params"]:
                 name = names[id(p)]
-                rate = head_lr if head_lr is not None and name.startswith("heads.") else lr * layer_decay ** depth_of(name, n_layers)
-                split.setdefault((rate, group["weight_decay"]), []).append(p)
-        groups = [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in split.items()]
+                is_head, depth = name.startswith("heads."), depth_of(name, n_layers)
+                rate = head_lr if head_lr is not None and is_head else lr * layer_decay**depth
+                level = "heads" if is_head else f"depth_{depth}" if layer_decay != 1.0 else "encoder"
+                called = f"{level}_{group['name']}"
+                split.setdefault(called, {"name": called, "params": [], "lr": rate, "weight_decay": group["weight_decay"]})
+                split[called]["params"].append(p)
+        groups = list(split.values())
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)

@@ -52,13 +52,39 @@ def write_tables(tables: dict[str, list[dict]], folder: Path) -> list[Path]:
     return files
 
 
-USE_PLAIN = """from transformers import AutoModelForMaskedLM, AutoTokenizer
+USE = {
+    "dna": """import bmfm
+
+model = bmfm.load(".")  # print(model) says what it is
+model.embed(["ACGTTAGCAGCATCGGATTA", "GATTACA"])  # [2, H]; or the path of a FASTA{predict}""",
+    "rna": """import anndata
+import bmfm
+
+model = bmfm.load(".")  # print(model) says what it is
+adata = anndata.read_h5ad("cells.h5ad")  # raw counts
+adata.obsm["X_bmfm"] = model.embed(adata){predict}""",
+}
+PREDICT = {"dna": '\nmodel.predict(["ACGTTAGCAGCATCGGATTA", "GATTACA"])', "rna": "\nmodel.predict(adata)"}
+PLAIN = """
+Or with transformers alone:
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 model = AutoModelForMaskedLM.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")"""
-USE_OURS = """from bmfm.models.model import BmfmModel
+tokenizer = AutoTokenizer.from_pretrained(".")
+```
+"""
+OURS = """
+transformers has no class for this kind of model, and a folder brings no code: `pip install bmfm`, and
+`import bmfm.models.model` before `transformers.AutoModel.from_pretrained(".")`, which then gives the network alone.
+"""
 
-model = BmfmModel.from_pretrained(".")  # heads and the names of their classes: model.config.heads"""
+
+def usage(omics: str, plain: bool, predicts: bool) -> str:
+    """The lines of a model card that show how the model is used, of Python that runs in the folder."""
+    lines = USE[omics].replace("{predict}", PREDICT[omics] if predicts else "")
+    return f"```python\n{lines}\n```\n{PLAIN if plain else OURS}"
 
 
 def save_model(
@@ -75,12 +101,21 @@ def save_model(
     transformers.utils.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     model.config.max_tokens = config["data"]["max_tokens"]
+    model.config.positions = getattr(tokenizer, "positions", model.config.positions)
     plain = is_plain(model)
     (to_transformers(model) if plain else model).save_pretrained(folder)
     if plain:
         tokenizer.tokenizer.model_max_length = config["data"]["max_tokens"]
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(config, indent=1, default=str))
+    write_card(model, folder, config, metrics, facts, sources)
+
+
+def write_card(model, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]) -> None:
+    """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved."""
+    from bmfm.models.modernbert import is_plain
+
+    plain = is_plain(model)
     tags = "genomics, dna" if "values" not in model.config.fields else "transcriptomics, single-cell"
     what = "genomic DNA" if "values" not in model.config.fields else "single-cell RNA"
     objectives = ", ".join(config["objectives"])
@@ -94,10 +129,7 @@ tags: [biology, {tags}, bmfm]
 
 A model of {what}, trained for {objectives} with bmfm {__version__}; `recipe.json` holds every setting.
 
-```python
-{USE_PLAIN if plain else USE_OURS}
-```
-
+{usage("dna" if "values" not in model.config.fields else "rna", plain, any("pooling" in h for h in model.config.heads.values()))}
 ## Data
 
 {_lines(sources | facts)}

@@ -25,9 +25,9 @@ class TestSplits:
         ],
     )
     def test_parts_are_disjoint_and_whole(self, split):
-        parts = split_examples(split, 100, self.column, 0)
+        parts = split_examples(split, 100, self.column)
         assert sorted(np.concatenate(list(parts.values()))) == list(range(100))
-        again = split_examples(split, 100, self.column, 0)
+        again = split_examples(split, 100, self.column)
         assert all((parts[p] == again[p]).all() for p in parts)
         if split["by"] == "stratified":
             assert [np.sum(self.labels[parts["validation"]] == c) for c in "abc"] == [12, 6, 2]
@@ -49,7 +49,7 @@ class TestSplits:
     def test_mistakes(self, split, said):
         if said:
             with pytest.raises(ValueError, match=said):
-                split_examples(split, 100, self.column, 0)
+                split_examples(split, 100, self.column)
 
     def test_an_epoch_visits_every_cell_once_in_an_order_of_its_own(self):
         cells = np.arange(10, 110)

@@ -13,10 +13,11 @@ from bmfm.genome.frequency import dbsnp_freq
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import intersect, merge, read_regions, split_by_block, split_by_contig, within
 from bmfm.genome.representation import BiAllele, Haplotype, ReferenceSequence, site_table
-from bmfm.genome.variants import VariantFilter, VariantTable, trim
+from bmfm.genome.variants import VariantFilter, VariantTable
 from bmfm.genome.windows import Windows, WindowSampler
 from tests.conftest import SLICE_FASTA, vcf
 from tests.genome.reference_representation import biallele, haplotype
+from tests.genome.reference_vcf import trim
 
 
 def test_alphabet_is_the_published_table():
@@ -40,7 +41,7 @@ def test_reverse_complement_moves_an_insertion_to_the_next_base():
 
 
 def test_bases_are_normalised_and_counted():
-    codes, replaced = alphabet.normalise_bases("acgtNRy-")
+    codes, replaced = alphabet.read_text("acgtNRy-")
     assert alphabet.decode(codes) == "ACGTNNNN" and replaced == 3
     with pytest.raises(ValueError, match="position 1"):
         alphabet.encode("Aq")
@@ -59,8 +60,10 @@ def test_contig_names():
     assert names.find("MT") == 1 and names.find("2") is None
     with pytest.raises(ValueError, match=r"a\.vcf.*'7' is not in the genome"):
         names.require("7", "a.vcf")
-    with pytest.raises(ValueError, match="two styles"):
-        ContigNames(["1", "chr1"])
+    both = ContigNames(["chrM", "chrMT", "X", "x", "1"])  # hg19 has two mitochondria
+    assert [both.find(n) for n in ("chrM", "chrMT", "X", "x", "chr1", "MT", "chrX")] == [0, 1, 2, 3, 4, None, None]
+    with pytest.raises(ValueError, match=r"a\.vcf: contig 'MT' may be any of chrM, chrMT"):
+        both.require("MT", "a.vcf")
 
 
 FASTA = ">chr1 first\nACGTNNNNNNNNNNNNNNNacgtR\nACGTACGTAC\n>chrM\nGGGGCCCCAATT\n"
@@ -156,8 +159,8 @@ def test_wrong_assembly_is_refused(small, write):
 
 
 def test_frequencies():
-    assert dbsnp_freq(("A:0.9", "0.1|B:0.8", ".|C:.", "."), 1) == [0.1]
-    assert dbsnp_freq(("A:.", "."), 1) is None
+    assert dbsnp_freq("A:0.9,0.1|B:0.8,.|C:.,.", 1, set()) == [0.1]
+    assert dbsnp_freq("A:.,.", 1, set()) is None
     assert trim("CAGT", "CGT") == (1, "A", "") and trim("A", "AGG") == (1, "", "GG") and trim("AT", "GC") == (0, "AT", "GC")
 
 

@@ -9,7 +9,15 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, EsmConfig, EsmForMaskedLM, EsmTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    EsmConfig,
+    EsmForMaskedLM,
+    EsmTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 import bmfm
 from bmfm.cli import compose
@@ -115,7 +123,7 @@ def _theirs(folder, texts, model_class, tokenizer_class):
         return [model(**tokenizer(t, return_tensors="pt"), output_hidden_states=True).hidden_states[-1][0].numpy() for t in texts]
 
 
-@pytest.mark.parametrize("pooling", [0, "mean"])
+@pytest.mark.parametrize("pooling", [0, "mean", "mean_all", None])
 @pytest.mark.parametrize("which", ["nt", "bert"])
 def test_embeddings_are_those_of_transformers(which, pooling, nucleotide_transformer, dnabert):
     folder, classes = (
@@ -123,7 +131,7 @@ def test_embeddings_are_those_of_transformers(which, pooling, nucleotide_transfo
     )
     assert is_foreign(folder)
     expected = _theirs(folder, [t.upper() for t in TEXTS], *classes)
-    expected = np.stack([h.mean(0) if pooling == "mean" else h[0] for h in expected])
+    expected = np.stack([h[0] if pooling == 0 else h.mean(0) if pooling == "mean_all" else h[1:].mean(0) for h in expected])
     model = bmfm.load(folder)
     np.testing.assert_allclose(model.embed(TEXTS, pooling=pooling), expected, atol=1e-5)
     np.testing.assert_allclose(model.embed(TEXTS, pooling=pooling, batch_size=1), expected, atol=1e-5)
@@ -238,7 +246,7 @@ def test_a_first_token_that_sees_nothing_is_refused(tmp_path):
     GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=2, n_positions=32)).save_pretrained(tmp_path)
     model = bmfm.load(tmp_path)
     with pytest.raises(ValueError, match="see only what is before them"):
-        model.embed(["ACGT"])
+        model.embed(["ACGT"], pooling=0)
     embedded = model.embed(["ACGT", "ACGA"], pooling="mean")
     assert (embedded[0] != embedded[1]).any() and model.max_tokens == 32
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.models.attention import attention_inputs, flattened, resolve
+from bmfm.models.attention import attention_inputs, check_name, choose, flattened
 from bmfm.models.embeddings import encoder
 from bmfm.models.model import BmfmModel, build
 from bmfm.models.modernbert import from_transformers, is_plain, to_transformers
@@ -156,13 +156,44 @@ def test_flattened_documents_for_varlen_attention():
     assert all(len(flat[a:b].unique()) == 1 for a, b in pairwise(cumulative))
 
 
-def test_choice_of_attention():
-    assert resolve("auto") in ("sdpa", "flash_attention_2")
+@pytest.mark.parametrize(
+    ("dtype", "device", "head", "installed", "capability", "why"),
+    [
+        (torch.float32, "cuda", 64, True, (9, 0), "not in float32"),
+        (torch.bfloat16, "cpu", 64, True, (0, 0), "GPU"),
+        (torch.bfloat16, "cuda", 64, True, (7, 5), "7.5"),
+        (torch.float16, "cuda", 20, True, (8, 0), "size 20"),
+        (torch.float16, "cuda", 264, True, (8, 0), "size 264"),
+        (torch.bfloat16, "cuda", 64, False, (8, 0), "not installed"),
+        (torch.bfloat16, "cuda", 64, True, (8, 0), None),
+        (torch.float16, "cuda", 256, True, (9, 0), None),
+    ],
+)
+def test_flash_attention_only_where_it_can_run(dtype, device, head, installed, capability, why):
+    """What flash-attn 2 supports, by its README: fp16 and bf16, Ampere or newer, heads of up to 256."""
+    where = (dtype, device, head, installed, capability)
+    assert choose("auto", *where) == ("flash_attention_2" if why is None else "sdpa")
+    assert choose("flex_attention", *where) == "flex_attention"
+    if why is None:
+        assert choose("flash_attention_2", *where) == "flash_attention_2"
+    else:
+        with pytest.raises(ValueError, match=why):
+            choose("flash_attention_2", *where)
+
+
+def test_choice_of_attention(monkeypatch):
     with pytest.raises(ValueError, match="unknown"):
-        resolve("flsh")
-    if not torch.cuda.is_available():
-        with pytest.raises(ImportError, match="bmfm"):
-            resolve("flash_attention_2")
+        check_name("flsh")
+    monkeypatch.setattr("bmfm.models.attention.FLASH_IS_INSTALLED", False)
+    with pytest.raises(ImportError, match="bmfm"):
+        check_name("flash_attention_2")
+    monkeypatch.setattr("bmfm.models.attention.FLASH_IS_INSTALLED", True)
+    model = build(DNA, {}, attention="flash_attention_2", **BACKBONES["modernbert"])
+    with pytest.raises(ValueError, match="flash_attention_2 cannot run here: a GPU is needed"):
+        model.encode(_batch())
+    model.use_attention("auto")
+    model.encode(_batch())
+    assert model.backbone.config._attn_implementation == "sdpa"
     model = build(DNA, {}, attention="sdpa", **BACKBONES["modernbert"])
     batch = {"document": torch.tensor([[1, 1, 2, 0]])}
     mask = attention_inputs(model.backbone.config, torch.zeros(1, 4, 32), batch)["attention_mask"]["full_attention"]

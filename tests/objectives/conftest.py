@@ -27,6 +27,7 @@ class FakeData:
         }
         self.columns, self.n_cls = columns or {}, n_cls
         self.training_examples = np.arange(30)
+        self.numbers = {"train": np.arange(30), "validation": np.arange(30, 40), "test": np.arange(0)}
         self.labels, self.notes = {}, {}
 
     def _check_cls(self, number, who):
@@ -35,6 +36,9 @@ class FakeData:
 
     def column(self, name):
         return pd.Series(self.columns[name], dtype=object).to_numpy()
+
+    def where(self, number):
+        return f"row {number + 1}"
 
     def add_labels(self, name, labels):
         self.labels[name] = labels

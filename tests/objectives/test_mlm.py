@@ -87,7 +87,7 @@ def test_switched_values_come_from_the_same_cell():
     before = rows(values=True)
     batch = objectives.prepare({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in before.items()}, KEYS)
     changed = batch["values"] != before["values"]
-    assert 0.2 < changed.sum() / sum(LENGTHS) < 0.5 and (batch["values"][~before["special"]] >= 0).all()
+    assert 0.3 < changed.sum() / sum(LENGTHS) < 0.5 and (batch["values"][~before["special"]] >= 0).all()
 
 
 def test_hidden_places_can_be_unseen():
@@ -115,3 +115,37 @@ def test_gene_weights_and_adaptive_masking():
     assert (again.parts["mlm"].masking.weights == objective.masking.weights).all()
     with pytest.raises(ValueError, match=r"no gene .* matches 'zz'"):
         bound(mlm=MaskedLanguageModel(Masking(gene_weights={"zz": 2.0})))
+
+
+def test_held_out_masks_never_adapt():
+    objectives = bound(mlm=MaskedLanguageModel(Masking(share=0.3, gene_weights={"^t1": 0.5}, adaptive=True)))
+    before, trained = (objectives.prepare(rows(), KEYS, training)["labels"]["mlm"] for training in (False, True))
+    assert (before == trained).all()
+    errors = torch.rand(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    objectives.after_validation({"mlm/errors": errors})
+    assert (objectives.prepare(rows(), KEYS, training=False)["labels"]["mlm"] == before).all()
+    assert (objectives.prepare(rows(), KEYS)["labels"]["mlm"] != before).any()
+
+
+def test_random_replacements_are_the_examples_own():
+    """Packed with others, alone or in another row, an example gets the same tokens and values in place of its own."""
+    masking = {"share": 0.5, "masked": 0.2, "switched": 0.7}
+    objectives = bound(mlm=MaskedLanguageModel(Masking(**masking)), values=MaskedValues(Masking(**masking), {"mse": 1.0}))
+    padded, packed = (objectives.prepare(rows(row_length=n, values=True), KEYS) for n in (None, 600))
+    backwards = {k: v.flip(0) if isinstance(v, torch.Tensor) and v.ndim == 2 else v for k, v in rows(values=True).items()}
+    backwards = objectives.prepare(backwards, KEYS)
+    for b in range(4):
+        for name in ("input_ids", "values"):
+            mine = padded[name][padded["example"] == b]
+            assert (mine == packed[name][packed["example"] == b]).all() and (mine == backwards[name][backwards["example"] == b]).all(), name
+
+
+def test_random_values_are_drawn_from_all_of_the_example():
+    """Of 300 tokens with values 0 to 299, those that were replaced have values of any place, not of the one before."""
+    objectives = bound(values=MaskedValues(Masking(share=0.9, masked=0.0, switched=1.0), {"mse": 1.0}))
+    batch = rows([300], values=True)
+    content = ~batch["special"]
+    batch["values"][content] = torch.arange(300.0)
+    batch = objectives.prepare(batch, KEYS[:1])
+    distance = (batch["values"][content] - torch.arange(300.0)).abs()
+    assert 60 < distance.mean() < 120 and batch["values"][content].max() < 300  # of two uniform draws: 100

@@ -191,7 +191,7 @@ def test_tables(tmp_path, sequence_table, write):
         SequenceTable(sequence_table, {"by": "random", "validation": 0.1, "test": 0.1}, 8, 4).connect(tokenizer)
     with pytest.raises(KeyError, match=r"no column 'seq'.*data\.sequence"):
         SequenceTable(sequence_table, {}, 64, 4, sequence="seq").connect(tokenizer)
-    with pytest.raises(ValueError, match=r"1 rows have no sequence \(first: row 3\)"):
+    with pytest.raises(ValueError, match=r"1 of 2 sequences are missing: .*t\.csv: row 3, column sequence"):
         SequenceTable(write("t.csv", "sequence,label\nACGT,1\n,0\n"), {"by": "random"}, 64, 4).connect(tokenizer)
     with pytest.raises(FileNotFoundError, match=r"without train\.csv"):
         (tmp_path / "empty").mkdir()

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import bmfm
+from bmfm.cli import compose
 from tests.training.test_finetune import finetune
 
 
@@ -105,12 +106,30 @@ def test_rna_is_read_as_dna(tmp_path, dna_model):
     assert "U is read as T" in data.notes["column sequence"] and "characters read as N" not in data.notes
 
 
-def test_a_split_of_its_own_seed_stays(tmp_path):
-    from bmfm.data.splits import split_examples
+@pytest.mark.parametrize("what", ["genome", "cells", "table"])
+def test_the_run_seed_moves_training_alone(what, sequence_table):
+    """The same blocks, cells or rows are held out, with the same windows and masks in them; training sees others."""
+    import torch
 
-    split = {"by": "random", "validation": 0.2, "test": 0.2, "seed": 5}
-    parts = [split_examples(split, 50, lambda c: np.zeros(50), seed) for seed in (0, 1)]
-    assert all((parts[0][p] == parts[1][p]).all() for p in parts[0])
+    from bmfm.train import assemble
+    from tests.test_conf import SMALL_MODEL
+
+    overrides = {
+        "genome": ["+recipe=dna_ref"],
+        "cells": ["+recipe=rna_mlm", "data.max_tokens=32", "data.statistics_cells=32"],
+        "table": ["tokenizer=dna_demo", "~representation", "data=table", f"data.path={sequence_table / 'train.csv'}"],
+    }[what]
+    made = {}
+    for name, more in {"0": ["seed=0"], "1": ["seed=1"], "other split": ["seed=0", "++data.split.seed=1"]}.items():
+        data, _, _ = assemble(compose("train", [*overrides, *SMALL_MODEL, *more]))
+        raw = {part: data.parts[part].__getitems__([(0, i) for i in range(8)]) for part in ("train", "validation", "test")}
+        made[name] = {part: data.prepare_batch(batch, training=part == "train")["input_ids"] for part, batch in raw.items()}
+
+    def same(a, b, part):
+        return torch.equal(made[a][part], made[b][part])
+
+    assert same("0", "1", "validation") and same("0", "1", "test") and not same("0", "1", "train")
+    assert not same("0", "other split", "validation") and not same("0", "other split", "test")
 
 
 def test_probe_is_a_scikit_learn_pipeline(dna_model, sequence_table):

@@ -1,0 +1,134 @@
+"""Bytes of a VCF or BCF whatever its compression, in order and checked to the end; blocks of bgzip are inflated on threads."""
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+_READ = 1 << 20  # compressed bytes read at a time
+_BLOCKS = 64  # of at most 64 KiB of text each, that are inflated as one piece
+_BGZF = b"\x1f\x8b\x08\x04"
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+def in_order(pool: Executor, call: Callable[[Any], Any], items: Iterable, ahead: int) -> Iterator:
+    """Results of `call` on each item, in the order of the items; at most `ahead` calls run before they are asked for."""
+    waiting: deque[Future] = deque()
+    for item in items:
+        waiting.append(pool.submit(call, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_pieces(path: Path, pool: Executor, ahead: int) -> Iterator[tuple[bytes, int]]:
+    """Pieces of the inflated file, each with the number of bytes of the file itself that have been read.
+
+    Raises
+    ------
+    ValueError
+        If a compressed file is damaged or ends early; names the file.
+    """
+    with path.open("rb") as source:
+        start = source.read(18)
+        source.seek(0)
+        try:
+            if start.startswith(_BGZF) and start[12:16] == b"BC\x02\x00":
+                yield from in_order(pool, _inflate, _block_groups(source), ahead)
+            elif start.startswith(b"\x1f\x8b"):
+                yield from _gunzip(source)
+            else:
+                while data := source.read(4 * _READ):
+                    yield data, source.tell()
+        except (zlib.error, _Damaged) as error:
+            raise ValueError(
+                f"{path}: the compressed file is damaged or ends early ({error}); copy or download it again, and check it with gzip -t"
+            ) from None
+
+
+class _Damaged(Exception):
+    """What is wrong with a compressed file."""
+
+
+def _block_groups(source) -> Iterator[tuple[list[bytes], int]]:
+    """Whole bgzip blocks, some at a time."""
+    blocks: list[bytes] = []
+    block, buffer, at, offset = b"", b"", 0, 0
+    while True:
+        if len(buffer) - at < 18 or len(buffer) - at < int.from_bytes(buffer[at + 16 : at + 18], "little") + 1:
+            more = source.read(_READ)
+            if not more:
+                break
+            buffer, at = buffer[at:] + more, 0
+            continue
+        if buffer[at : at + 4] != _BGZF or buffer[at + 12 : at + 16] != b"BC\x02\x00":
+            raise _Damaged(f"no bgzip block at byte {offset:,}")
+        size = int.from_bytes(buffer[at + 16 : at + 18], "little") + 1
+        block = buffer[at : at + size]
+        at, offset = at + size, offset + size
+        blocks.append(block)
+        if len(blocks) == _BLOCKS:
+            yield blocks, offset
+            blocks = []
+    if blocks:
+        yield blocks, offset
+    if at < len(buffer):
+        raise _Damaged("its last block is cut")
+    if block != _BGZF_END:
+        raise _Damaged("the mark that bgzip writes at the end is missing")
+
+
+def _inflate(group: tuple[list[bytes], int]) -> tuple[bytes, int]:
+    blocks, offset = group
+    pieces = []
+    for block in blocks:
+        data = zlib.decompress(memoryview(block)[18:-8], wbits=-15, bufsize=65536)
+        if zlib.crc32(data) != int.from_bytes(block[-8:-4], "little") or len(data) != int.from_bytes(block[-4:], "little"):
+            raise _Damaged(f"a checksum before byte {offset:,} is wrong")
+        pieces.append(data)
+    return b"".join(pieces), offset
+
+
+def _gunzip(source) -> Iterator[tuple[bytes, int]]:
+    """Pieces of a plain gzip file of any number of members."""
+    inflate, rest, began = zlib.decompressobj(wbits=31), b"", False
+    while True:
+        data = rest or source.read(_READ // 4)
+        if not data:
+            break
+        if not began and not data.strip(b"\0"):  # padding after the last member
+            rest = b""
+            continue
+        began = True
+        out = inflate.decompress(data, 4 * _READ)
+        rest = inflate.unconsumed_tail
+        if inflate.eof:
+            rest, inflate, began = inflate.unused_data, zlib.decompressobj(wbits=31), False
+        if out:
+            yield out, source.tell() - len(rest)
+    if began:
+        raise _Damaged("its last bytes are missing")
+
+
+def cut_at_records(pieces: Iterable[tuple[bytes, int]], first: bytes, last_end: Callable[[bytes], int]) -> Iterator[tuple[bytes, int]]:
+    """The same bytes in pieces of whole records; whatever follows the last whole record comes as the last piece.
+
+    Parameters
+    ----------
+    first
+        Bytes that have been read before.
+    last_end
+        Where the last whole record of some bytes ends.
+    """
+    rest, at = first, 0
+    for data, at in pieces:
+        joined = rest + data
+        end = last_end(joined)
+        if end:
+            yield joined[:end], at
+        rest = joined[end:]
+    if rest:
+        yield rest, at

@@ -1,0 +1,163 @@
+"""Weights and configuration of a model folder: read whole, or refused with the file and the key that are wrong.
+
+Weights come from safetensors alone. Nothing that a folder says is taken on trust: a key that is missing, left over or of
+another shape is an error, as a model with some random weights looks like any other.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bmfm.files import require_file
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_json(file: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the line, if it holds anything else.
+    """
+    try:
+        held = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON ({error}): copy or download it again") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} holds a {type(held).__name__}, an object with named settings is expected")
+    return held
+
+
+def read_config(folder: Path) -> dict:
+    """``config.json`` of a model folder, with the keys that are needed to tell which model it is.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the file and the key.
+    """
+    file = require_file(folder / "config.json", "model folder (checkpoint), its")
+    config = read_json(file)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) and "auto_map" not in config:
+        raise ValueError(f"{file} has no 'model_type': it describes no model")
+    if kind == "bmfm":
+        for key in ("backbone", "fields", "heads"):
+            if not isinstance(config.get(key), dict):
+                raise ValueError(f"{file} has no {key!r} (an object), which a model of bmfm needs")
+        if not isinstance(config["backbone"].get("kind"), str):
+            raise ValueError(f"{file} has no 'kind' in 'backbone': modernbert, bert, llama or foreign is expected")
+    return config
+
+
+def weight_files(folder: Path) -> dict[Path, set[str] | None]:
+    """The safetensors files of a folder, {file: keys to take from it, or None for all}.
+
+    One ``model.safetensors``, or the shards that ``model.safetensors.index.json`` names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither, or a shard is absent.
+    ValueError
+        If the index is broken.
+    """
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
+    index = folder / INDEX
+    if not index.is_file():
+        raise FileNotFoundError(f"{folder} holds no {SINGLE} and no {INDEX}")
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{index} has no 'weight_map' from the names of weights to files")
+    files: dict[Path, set[str] | None] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{index} names {name!r}: shards lie in the folder itself")
+        if not (folder / name).is_file():
+            n = sum(place == name for place in places.values())
+            raise FileNotFoundError(f"{index} names {name} for {n:,} weights, and there is no such file: download the folder again")
+        files[folder / name] = {key for key, place in places.items() if place == name}
+    return files
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a folder, {key: tensor}.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the file that is absent, truncated or no safetensors file, and the keys that an index promises.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    weights: dict[str, torch.Tensor] = {}
+    for file, wanted in weight_files(folder).items():
+        try:
+            with safe_open(file, "pt") as tensors:
+                keys = set(tensors.keys())
+                if wanted is not None and (absent := sorted(wanted - keys)):
+                    raise ValueError(f"{file} lacks {some(absent)}, which {INDEX} says are in it")
+                weights |= {key: tensors.get_tensor(key) for key in sorted(keys if wanted is None else wanted)}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is damaged or no safetensors file ({error}): copy or download it again") from None
+    return weights
+
+
+def load_strictly(model: nn.Module, given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
+    """Put weights into a model, which must need all of them and no others, see `check_fit`."""
+    own, called = model.state_dict(), names or {}
+    check_fit(own, given, source, called)
+    keys = {name: called.get(name, name) for name in own}
+    model.load_state_dict({name: given[key] for name, key in keys.items() if key in given}, strict=False)
+
+
+def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
+    """Raise a ValueError unless `given` are the weights that a model with the state dict `own` needs.
+
+    A weight that shares its memory with one that is there (tied matrices, of which files keep one) may be absent.
+
+    Parameters
+    ----------
+    source
+        File or folder, for errors.
+    names
+        {name in the model: name in the file} where they differ.
+
+    Raises
+    ------
+    ValueError
+        Naming `source` and the keys that are missing, left over, of another shape or no numbers of the same kind.
+    """
+    called = names or {}
+    held = {name: given[called.get(name, name)] for name in own if called.get(name, name) in given}
+    there = {_place(own[name]) for name in held}
+    missing, wrong = [], []
+    for name, weight in own.items():
+        key = called.get(name, name)
+        if name not in held:
+            if _place(weight) is None or _place(weight) not in there:
+                missing.append(f"{key} is missing")
+        elif weight.shape != held[name].shape:
+            wrong.append(f"{key} has shape {tuple(held[name].shape)}, {tuple(weight.shape)} is expected")
+        elif weight.is_floating_point() != held[name].is_floating_point():
+            wrong.append(f"{key} holds {held[name].dtype}, {weight.dtype} is expected")
+    places = {called.get(name, name) for name in own}
+    extra = [f"{key} has no place" for key in given if key not in places]
+    if n := len(missing) + len(extra) + len(wrong):
+        listed = [some(kind, "; ", 3) for kind in (missing, extra, wrong) if kind]
+        raise ValueError(f"{source}: {n:,} weights do not fit: {'; '.join(listed)}")
+
+
+def _place(weight: torch.Tensor) -> tuple | None:
+    """Where in memory a weight is; None for one that is nowhere."""
+    return (weight.data_ptr(), weight.shape, weight.stride()) if weight.data_ptr() else None
+
+
+def some(names: list[str], between: str = ", ", n: int = 6) -> str:
+    """The first names of a list, and how many more there are."""
+    return between.join(names[:n]) + (f" and {len(names) - n:,} more" if len(names) > n else "")

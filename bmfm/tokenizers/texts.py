@@ -1,0 +1,77 @@
+"""Sequences as text, before any tokenizer: what is no sequence is refused, and the rest is read as symbols."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from bmfm.genome.alphabet import read_text
+
+MISSING = frozenset(("", "-", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "None", "none", "NULL", "null"))
+"""How tables and programs write "no value", to the letter: no such text is a sequence, not even ``NA`` (two bases otherwise)."""
+
+
+def by_number(number: int) -> str:
+    return f"sequence {number} (counted from 0)"
+
+
+def check_texts(values: Iterable, where: Callable[[int], str] = by_number) -> list[str]:
+    """The values as a list of texts.
+
+    Raises
+    ------
+    ValueError
+        If one is missing (None, NaN, empty, or spelled as in `MISSING`) or no text; says how many and names the first
+        by ``where(number)``.
+    """
+    import pandas as pd
+
+    texts = list(values)
+    missing, others = [], []
+    for number, value in enumerate(texts):
+        if isinstance(value, str):
+            if value.strip() in MISSING:
+                missing.append(number)
+        elif pd.api.types.is_scalar(value) and pd.isna(value):
+            missing.append(number)
+        else:
+            others.append(number)
+    if missing:
+        raise ValueError(f"{len(missing):,} of {len(texts):,} sequences are missing: {_listed(missing, texts, where)}. Remove them")
+    if others:
+        raise ValueError(
+            f"{len(others):,} of {len(texts):,} sequences are no text: {_listed(others, texts, where)}. Give the letters as str, or name "
+            "another column"
+        )
+    return texts
+
+
+def _listed(numbers: list[int], values: list, where: Callable[[int], str]) -> str:
+    said = "; ".join(f"{where(n)} is {str(values[n])[:20]!r}" for n in numbers[:5])
+    return said + (f"; and {len(numbers) - 5:,} more" if len(numbers) > 5 else "")
+
+
+def read_texts(texts: Sequence[str], alphabet: str = "auto", where: Callable[[int], str] = by_number) -> tuple[list[np.ndarray], int]:
+    """Symbol codes of each text, and how many characters were read as N; each text alone decides how it is read.
+
+    Parameters
+    ----------
+    alphabet
+        As in `genome.alphabet.read_text`.
+
+    Raises
+    ------
+    ValueError
+        If more than half of a text's characters are no A, C, G, T, U or N (nor a symbol, where it is SNP-aware), as in
+        proteins.
+    """
+    symbols, n_replaced = [], 0
+    for number, text in enumerate(texts):
+        codes, n = read_text(text, alphabet)
+        if 2 * n > len(text):
+            raise ValueError(
+                f"{where(number)}: {n:,} of {len(text):,} characters are no nucleotide ({text[:20]!r}): this model reads DNA or RNA; "
+                "is it a protein, a name, or a file that was meant?"
+            )
+        symbols.append(codes)
+        n_replaced += n
+    return symbols, n_replaced

@@ -1,0 +1,32 @@
+"""The masked-language loss against that of transformers' own model, on the same weights and the same batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from bmfm.models.model import build
+from bmfm.models.modernbert import to_transformers
+from bmfm.objectives.masking import Masking
+from bmfm.objectives.mlm import MaskedLanguageModel
+from bmfm.objectives.together import Objectives
+from tests.conftest import SMALL
+from tests.objectives.conftest import FakeData
+from tests.objectives.test_mlm import rows
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_loss_and_gradient_equal_those_of_transformers(tied):
+    together = Objectives({"mlm": MaskedLanguageModel(Masking(share=0.3), tied=tied)})
+    together.bind(FakeData())
+    torch.manual_seed(0)
+    ours = build({"input_ids": {"kind": "embedding", "size": 100}}, together.heads, "modernbert", **SMALL).eval()
+    batch = together.prepare(rows([40, 30, 7]), np.array([3, 1, 4], np.uint64))
+    theirs = to_transformers(ours).eval()
+    expected = theirs(input_ids=batch["input_ids"], attention_mask=(batch["document"] > 0).long(), labels=batch["labels"]["mlm"]).loss
+    total, n, _ = together.losses(ours, batch, ours.encode(batch))["mlm/cross_entropy"]
+    assert float(total / n) == pytest.approx(float(expected), rel=1e-6)
+    (total / n).backward()
+    expected.backward()
+    torch.testing.assert_close(
+        ours.backbone.layers[0].attn.Wqkv.weight.grad, theirs.model.layers[0].attn.Wqkv.weight.grad, rtol=1e-4, atol=1e-7
+    )
