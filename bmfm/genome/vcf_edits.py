@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from bmfm.genome import vcf_filter
 from bmfm.genome.vcf_scan import ABSENT, FLAG, INT8, INT32, TEXT, integer, width
 
 ELIGIBLE, NO_ALT, NO_CONTIG, TELOMERE, MISMATCH, NOT_PASSED, NO_FLAG, NO_FREQUENCY = range(8)  # of a record
@@ -14,7 +15,7 @@ SKIPS = {
     TELOMERE: "before the first or after the last base of the contig",
     MISMATCH: "REF disagrees with the genome",
     NOT_PASSED: "FILTER is not PASS",
-    NO_FREQUENCY: "no frequency stated",
+    NO_FREQUENCY: vcf_filter.NO_FREQUENCY,
 }
 TAKEN, NO_BASES, OUT_OF_BOUNDS, IS_REF, WRONG_KIND, OF_SKIPPED = 0, 1, 2, 3, 4, 255  # of an allele; a WRONG_KIND is 4 + its kind
 ALT_SKIPS = {
