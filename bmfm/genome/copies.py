@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from bmfm.genome.derived import derived_arrays
 from bmfm.genome.variants import VariantTable
 from bmfm.hashing import mix
 
@@ -43,11 +44,16 @@ class Edits(NamedTuple):
 
 
 def index_edits(variants: VariantTable) -> Edits:
-    """The columns and their index, in one pass over the ends."""
+    """The columns and their index, which is kept beside the store of the variants."""
     v = variants
-    block_end = _largest(v.end, 1 << _BLOCK)
-    columns = (v.start, v.end, v.alt_start, v.alt, v.low, v.high, v.record, v.allele, v.genotypes)
-    return Edits(*columns, block_end, _largest(block_end, 1 << (_GROUP - _BLOCK)), np.maximum.accumulate(block_end))
+
+    def build() -> dict[str, np.ndarray]:
+        block_end = _largest(v.end, 1 << _BLOCK)
+        group_end = _largest(block_end, 1 << (_GROUP - _BLOCK))
+        return {"block_end": block_end, "group_end": group_end, "reach": np.maximum.accumulate(block_end)}
+
+    index = derived_arrays("overlaps", v.folder, {"format": 1}, build)
+    return Edits(v.start, v.end, v.alt_start, v.alt, v.low, v.high, v.record, v.allele, v.genotypes, **index)
 
 
 def _largest(values: np.ndarray, n: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from bmfm.genome.biallele import write_pairs
 from bmfm.genome.copies import index_edits
 from bmfm.genome.haplotype import haplotype_edits, haplotype_lengths, write_haplotypes
 from bmfm.genome.reference import Reference
-from bmfm.genome.sites import site_table, write_sites
+from bmfm.genome.sites import stored_sites, write_sites
 from bmfm.genome.variants import VariantTable
 from bmfm.genome.windows import Windows
 
@@ -87,7 +87,7 @@ class BiAllele:
         self.variants = _require(variants, "biallele")
         self.samples = _sample_numbers(self.variants, [sample] if sample else [])
         if pairing == "always":
-            self.sites = [site_table(reference, self.variants, reverse) for reverse in (False, True)]
+            self.sites = [stored_sites(reference, self.variants, reverse) for reverse in (False, True)]
         else:
             self.edits = index_edits(self.variants)
 

@@ -271,3 +271,23 @@ def test_long_tables_are_searched_block_by_block():
                     Haplotype(reference, variants)(one)[0].tolist()
                     == haplotype(reference, variants, start, start + 20, reverse, np.uint64(key))[0]
                 )
+
+
+def test_tables_of_sites_are_built_once_and_piece_by_piece(tmp_path, monkeypatch):
+    """Sites by hand: an SNV, a deletion of two loci, and an insertion that is a state of the base on either side."""
+    from bmfm.genome import sites
+
+    records = [("1", 2, "C", "G", "0|1"), ("1", 4, "TAC", "T", "0|1"), ("1", 8, "T", "TA", "0|1"), ("2", 3, "C", "CA", "0|1")]
+    reference, variants = opened(tmp_path, TINY, records)
+    for piece in (1, 100):
+        monkeypatch.setattr(sites, "_PIECE", piece)
+        forward, back = (sites.site_table(reference, variants, reverse) for reverse in (False, True))
+        assert forward.position.tolist() == [1, 4, 5, 7, 11] and back.position.tolist() == [1, 4, 5, 12]
+        assert forward.first_state.tolist() == [0, 2, 4, 6, 8, 10]
+        assert forward.state.tolist() == [3, 1, 0, DEL, 3, DEL, 2, 2 + INSERTED, 3, 3 + INSERTED]
+        assert np.allclose(forward.frequency, 0.5)
+    first = BiAllele(reference, variants, "always")
+    monkeypatch.setattr(sites, "site_table", None)
+    again = BiAllele(reference, VariantTable.from_vcf(tmp_path / "v.vcf", reference, PHASED), "always")
+    for one, other in zip([*first.sites[0], *first.sites[1]], [*again.sites[0], *again.sites[1]], strict=True):
+        assert (one == other).all() and not other.flags.writeable and other.base is not None
