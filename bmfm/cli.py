@@ -237,6 +237,8 @@ def main(task: Callable, config_name: str) -> None:
 
     register_resolvers()
     given = [readable(a) for a in sys.argv[1:]]
+    if os.environ.get("LOCAL_RANK"):  # a process that Lightning started: it repeats the folder, in quotes that not every name survives
+        given = [a for a in given if not a.startswith('hydra.run.dir="')]
     arguments = get_args_parser().parse_intermixed_args(given)
     sys.argv[1:] = [a for a in given if a not in arguments.overrides] + arguments.overrides  # Hydra wants its options first
     try:

@@ -140,6 +140,16 @@ def test_mistakes_end_with_one_line(arguments, said, monkeypatch, capsys):
     assert ended.value.code == 2 and said in stderr and stderr.startswith("bmfm: ") and stderr.count("\n") == 1, stderr
 
 
+def test_processes_of_other_devices_read_the_same_folder(tmp_path, monkeypatch):
+    """Lightning starts them with the command line as it is and the run's folder between quotation marks."""
+    folder, seen = str(tmp_path / ODD), []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    more = [f'hydra.run.dir="{folder}"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
+    monkeypatch.setattr(sys, "argv", ["train", "+recipe=dna_snp", override("run_dir", folder), *more])
+    main(lambda config: seen.append(config.run_dir), "train")
+    assert seen == [folder]
+
+
 def test_the_status_tells_of_every_run(tmp_path):
     """A run that fails does not keep the next from being tried, and is not forgotten."""
     (tmp_path / "mine.py").write_text(
