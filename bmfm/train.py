@@ -25,7 +25,7 @@ def assemble(config):
     objectives.bind(data)
     objectives.check_monitored()
     data.objectives = objectives
-    genes = {name: i for i, name in enumerate(data.tokenizer.names)} if config.model.get("pretrained_genes") else None
+    genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.begin_at_baselines(model)
     freeze_unread(model)

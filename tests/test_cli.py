@@ -127,6 +127,8 @@ def test_several_runs_in_odd_places(odd_places):
         (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=/a,b.csv"], "'data.path=\"...\"'"),
         (["bmfm.train", "+recipe=dna_fintune", "-m", "seed=0,1"], "no recipe is named 'dna_fintune'; did you mean dna_finetune"),
         (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=/nowhere/é=b.csv"], "'/nowhere/é=b.csv' does not exist"),
+        (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=[/a/é.csv,/b.csv]"], "put texts with signs in quotes"),
+        (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path={train: /a/b.csv}"], "'/a/b.csv' does not exist"),
         (["bmfm.benchmark", "+suite=demo_dna", "--config-dir", "/nowhere"], "/nowhere is no folder"),
     ],
 )

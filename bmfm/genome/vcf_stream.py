@@ -7,8 +7,8 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-_READ = 1 << 20  # compressed bytes read at a time
-_BLOCKS = 64  # of at most 64 KiB of text each, that are inflated as one piece
+_READ = 1 << 19  # compressed bytes read at a time
+_BLOCKS = 32  # of at most 64 KiB of text each, that are inflated as one piece
 _BGZF = b"\x1f\x8b\x08\x04"
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 

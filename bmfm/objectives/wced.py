@@ -32,7 +32,7 @@ class WholeCellDecoder:
         Number of the CLS token that is decoded.
     """
 
-    needs = frozenset({"whole_cell"})
+    needs = frozenset({"whole_cell", "shown_in_part"})
 
     def __init__(self, targets: Sequence[str], losses: Mapping[str, float], ignore_zeros: bool = False, cls: int = 0):
         for given, known in ((targets, TARGETS), (losses, KINDS)):
