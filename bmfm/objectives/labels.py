@@ -67,7 +67,7 @@ class Label(ABC):
         self.where = data.where
         values = data.column(self.column)
         text = pd.Series(values, dtype=object)
-        missing = text.isna() | text.astype(str).isin(self.silenced | {"", "nan"})
+        missing = self._missing(text)
         train = np.zeros(len(values), bool)
         train[data.training_examples] = True
         labels = self.encode(text.where(~missing, None).to_numpy(), train & ~missing.to_numpy())
@@ -82,6 +82,9 @@ class Label(ABC):
         self.unscored = parts_without_labels(name, self.column, labelled)
         head = {"size": self.size, "kind": self.kind, "column": self.column, "pooling": self.pooling, "classes": self.classes}
         self.heads = {name: head | {"reversal": self.reversal, "dropout": self.dropout}}
+
+    def _missing(self, text: pd.Series) -> pd.Series:
+        return text.isna() | text.astype(str).isin(self.silenced | {"", "nan"})
 
     @staticmethod
     def _given(labels: np.ndarray) -> np.ndarray:
@@ -265,6 +268,10 @@ class MultiLabel(Label):
                 )
             self.column = self.named[0]
         super().bind(name, data)
+
+    def _missing(self, text: pd.Series) -> pd.Series:
+        """Examples without a label in any of the columns."""
+        return super()._missing(text) if self.given is None else pd.Series(np.isnan(self.given).all(1))
 
     def encode(self, values: np.ndarray, train: np.ndarray) -> np.ndarray:
         if self.given is not None:

@@ -341,3 +341,18 @@ def test_labels_are_counted_without_a_model(small_model, ignore_zeros):
     losses = together.losses(model, batch, model.encode(batch))
     assert together.label_counts(batch) == {name: float(loss.n) for name, loss in losses.items()}
     assert together.label_counts(batch)["y/cross_entropy"] == 6.0 and together.label_counts(batch)["z/binary_cross_entropy"] == 2.0
+
+
+def test_labels_of_many_columns_are_missing_where_all_are():
+    """The first of 40 rows lacks one column, the second both: only that one has no label; frequencies are over what is there."""
+    data = FakeData(columns={"m1": np.zeros(40)})
+    table = np.tile(np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), (20, 1))
+    table[0, 0], table[1] = np.nan, np.nan
+    data.columns = lambda pattern: ["m1", "m2"]
+    data.numbers_of = lambda names: table
+    data.column = lambda name: table[:, 0].astype(object)
+    task = label_tasks.MultiLabel(columns="m.")
+    bound(data, y=task)
+    assert task.n_missing == 1 and "1 examples have none" in data.notes["labels y"]
+    share = [(14 + 0.5) / (28 + 1), (14 + 0.5) / (29 + 1)]  # of the 30 training rows
+    assert torch.sigmoid(task.baseline).tolist() == pytest.approx(share)
