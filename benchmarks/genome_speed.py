@@ -178,6 +178,30 @@ def best_of(n: int, call) -> float:
     return min(times)
 
 
+def beside_a_long_deletion(scratch: Path, n_long: int) -> list[float]:
+    """Speed of biallele and haplotype over 2 Mb with 100,000 SNVs, and with one deletion of 1 Mb in the middle or without."""
+    rng = np.random.default_rng(0)
+    n, size = 100_000, 2_000_000
+    fasta, vcf = scratch / "long.fa", scratch / f"long{n_long}.vcf"
+    bases = rng.choice(np.frombuffer(b"ACGT", np.uint8), size).tobytes().decode()
+    if not fasta.exists():
+        fasta.write_text(f">a\n{bases}\n")
+    rows = [(p, bases[p], "ACGT"[("ACGT".index(bases[p]) + 1) % 4], 0.3) for p in np.sort(rng.choice(size, n, replace=False)).tolist()]
+    rows += [(500_000, bases[500_000:1_500_000], bases[500_000], 0.01)] * n_long
+    header = '##fileformat=VCFv4.2\n##contig=<ID=a>\n##INFO=<ID=AF,Number=A,Type=Float,Description="f">\n'
+    lines = (f"a\t{p + 1}\t.\t{ref}\t{alt}\t.\t.\tAF={f}\n" for p, ref, alt, f in sorted(rows, key=lambda row: row[0]))
+    vcf.write_text(header + "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n" + "".join(lines))
+    reference = Reference.from_fasta(fasta, scratch)
+    variants = VariantTable.from_vcf(vcf, reference, cache_dir=scratch)
+    sampler = WindowSampler(reference.known_intervals(), 1_000, 1_000)
+    windows = sampler.draw(0, np.arange(len(sampler)))
+    speeds = []
+    for represent in (BiAllele(reference, variants), Haplotype(reference, variants)):
+        represent(windows)
+        speeds.append(len(windows) * 1_000 / best_of(3, lambda r=represent: r(windows)) / 1e6)
+    return speeds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fasta", type=Path)
@@ -222,6 +246,9 @@ def main() -> None:
                 draw()
                 row.append(len(sampler) * length / best_of(3, draw) / 1e6)
             print(f"{length:>7} " + " ".join(f"{speed:>10,.0f}" for speed in row))
+        print("\nwindows of 1 kb among 100,000 SNVs, without and with one deletion of 1 Mb, Mbp/s on one core")
+        for n_long in (0, 1):
+            print(f"{n_long}: " + " ".join(f"{speed:,.0f}" for speed in beside_a_long_deletion(Path(scratch), n_long)))
         print("\nwindows of 10 kb to token ids, Mbp/s on one core")
         sampler = WindowSampler(intervals, 10_000, 10_000, coverage=0.02)
         for name, represent in (("ref2vec", kinds[0]), ("snp2vec", kinds[2])):
