@@ -9,7 +9,6 @@ carries the allele in whose slice its draw for that record falls.
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +62,6 @@ class VariantTable:
 
     def __len__(self) -> int:
         return len(self.start)
-
-    @cached_property
-    def longest(self) -> int:
-        """Most reference bases that one edit replaces; written in the store, since it takes long to find for millions."""
-        if self.folder is not None:
-            return json.loads((self.folder / "report.json").read_text())["longest"]
-        return int((self.end - self.start).max(initial=0))
 
     @classmethod
     def from_vcf(

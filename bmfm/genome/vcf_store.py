@@ -183,13 +183,12 @@ def _copy_rows(old: dict[str, np.ndarray], new: dict[str, GrowingColumn], rows: 
 
 @numba.njit(cache=True)
 def _overlaps(start, end):
-    """How many edits begin before an earlier one ends, and the most bases of the reference that one replaces."""
-    n = longest = reached = 0
+    """How many edits begin before an earlier one ends."""
+    n = reached = 0
     for e in range(len(start)):
         n += start[e] < reached
         reached = max(reached, end[e])
-        longest = max(longest, end[e] - start[e])
-    return n, longest
+    return n
 
 
 class _PhaseSets:
@@ -247,11 +246,11 @@ def build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) -
     report.records = writer.n_records
     _require_sense(path, reference, keep, report, n_compared, n_mismatched, n_alternatives)
     writer.finish()
-    n_overlaps, longest = _overlaps(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("start", "end")))
+    n_overlaps = _overlaps(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("start", "end")))
     for reason, n in ((OVERLAP, int(n_overlaps)), (PHASE_SETS, phase.n)):
         if n:
             report.note(reason, "", n)
-    (folder / "report.json").write_text(json.dumps(vars(report) | {"longest": int(longest)}, indent=1))
+    (folder / "report.json").write_text(json.dumps(vars(report), indent=1))
 
 
 def _require_sense(path, reference, keep, report, n_compared, n_mismatched, n_alternatives) -> None:

@@ -438,11 +438,6 @@ def test_a_bar_follows_the_bytes_of_the_file(slice_reference, tmp_path, monkeypa
     assert len(bars) == 1  # the store is there
 
 
-def test_the_store_says_how_long_edits_are(slice_variants):
-    assert slice_variants.folder is not None
-    assert slice_variants.longest == int((slice_variants.end - slice_variants.start).max())
-
-
 def test_a_run_is_told_that_no_allele_was_taken(small, write, capsys):
     path = write("x.vcf", text_of("chr1 1 . A G . . ."))
     module = DnaDataModule(str(small.source), lambda *sources: None, {}, {}, {}, 8, 1, variants=str(path))
