@@ -77,16 +77,36 @@ def _sites_of(reference: Reference, start, end, alt_start, alt, width, reverse: 
     position, state, frequency = _states_of_edits(reference.codes, reference.ends, start, end, alt_start, alt, width, reverse)
     order = np.argsort(position * 16 + state, kind="stable")
     position, state, frequency = position[order], state[order], frequency[order]
-    if not len(position):
-        return Sites(position, np.zeros(1, np.int64), state, frequency)
-    first = np.flatnonzero(np.concatenate([[True], (np.diff(position) != 0) | (np.diff(state.astype(np.int16)) != 0)]))
-    position, state, frequency = position[first], state[first], np.add.reduceat(frequency, first)
-    site = np.flatnonzero(np.concatenate([[True], np.diff(position) != 0]))
-    n_alts = np.diff(np.append(site, len(position)))
-    reference_state = reference.codes[position[site]] & _BARE
-    rest = np.maximum(1 - np.add.reduceat(frequency, site), 1e-6).astype(np.float32)
-    first_state = np.concatenate([[0], np.cumsum(n_alts + 1)]).astype(np.int64)
-    return Sites(position[site], first_state, np.insert(state, site, reference_state), np.insert(frequency, site, rest))
+    return Sites(*_joined(reference.codes, position, state, frequency))
+
+
+@numba.njit(cache=True)
+def _joined(codes, position, state, frequency):
+    """Sites of states sorted by position and state: equal ones are added up, and that of the reference stands first."""
+    n_sites = 0
+    for i in range(len(position)):
+        n_sites += i == 0 or position[i] != position[i - 1]
+    places, first_state = np.empty(n_sites, np.int64), np.zeros(n_sites + 1, np.int64)
+    states, frequencies = np.empty(len(position) + n_sites, np.uint8), np.empty(len(position) + n_sites, np.float32)
+    n = site = i = 0
+    while i < len(position):
+        place = position[i]
+        own, n = n, n + 1  # room for the state of the reference
+        total = np.float32(0)
+        while i < len(position) and position[i] == place:
+            if n > own + 1 and states[n - 1] == state[i]:
+                frequencies[n - 1] += frequency[i]
+            else:
+                states[n], frequencies[n] = state[i], frequency[i]
+                n += 1
+            total += frequency[i]
+            i += 1
+        states[own] = codes[place] & _BARE
+        frequencies[own] = max(np.float32(1) - total, np.float32(1e-6))
+        places[site] = place
+        site += 1
+        first_state[site] = n
+    return places, first_state, states[:n].copy(), frequencies[:n].copy()
 
 
 @numba.njit(cache=True)
