@@ -44,6 +44,10 @@ class Embedder(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def __sklearn_clone__(self) -> "Embedder":
+        """Clones, as cross-validation makes of them, share the model: it has nothing to learn, and whatever it reads need not be copied."""
+        return Embedder(**self.get_params(deep=False))
+
 
 def estimator(kind: str, method: str = "linear", seed: int = 0) -> Pipeline:
     """What is fitted to embeddings (or any features): standardised, then ``linear`` or ``knn``.
