@@ -101,7 +101,7 @@ def test_cells_without_counts_get_no_class(cells_model, adata, tmp_path, capsys)
     assert missing.to_numpy()[7].all() and missing.to_numpy().sum() == 5 and np.isfinite(found.obsm["X_bmfm"]).all()
     with pytest.warns(UserWarning, match=f"first: '{adata.obs_names[7]}'"):
         said = bmfm.load(cells_model).predict(some)
-    assert said["type"][7] is None and np.isnan(said["score"].iloc[7])
+    assert said["type"].iloc[7] is None and np.isnan(said["score"].iloc[7])
 
 
 class Interrupted(Exception):
