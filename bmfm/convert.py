@@ -118,7 +118,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: str, values_kind: str | Non
 
 def _check_bins(folder: Path, encoder: dict) -> None:
     """Bins must stand behind the special tokens, in their order; how many special tokens there are is known from there."""
-    from bmfm.models.weights import read_json
+    from bmfm.models.folders import read_json
 
     file = folder / "tokenizers" / "expressions" / "vocab.json"
     if not file.is_file():

@@ -25,7 +25,7 @@ def assemble(config):
     objectives.bind(data)
     objectives.check_monitored()
     data.objectives = objectives
-    genes = {name: i for i, name in enumerate(data.tokenizer.names)} if config.model.get("pretrained_genes") else None
+    genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.begin_at_baselines(model)
     freeze_unread(model)
@@ -148,9 +148,6 @@ def _save(model, data, run_dir: Path, settings: dict, metrics: dict, facts: dict
 
     if has_lora(model):
         if main_process:
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.requires_grad = True  # those that nothing reads belong to the file, too
             data_settings, lora = settings["data"], settings["model"]["lora"]
             save_adapter(model, run_dir / "adapter", settings["checkpoint"], lora, data.tokenizer, data_settings["max_tokens"])
         merge_lora(model)

@@ -253,6 +253,12 @@ class RnaDataModule(BatchModule):
             out["bin_log_frequency"] = np.log(share / share.sum()).astype(np.float32)
         return out
 
+    def where(self, number: int) -> str:
+        """File and name of a cell."""
+        source = int(self.cells.source_of(np.array([number]))[0])
+        name = self.sources[source].view.obs.index[number - int(self.cells.first[source])]
+        return f"{self.sources[source].name}, cell {name!r}"
+
     @property
     def training_examples(self) -> np.ndarray:
         return self.numbers["train"]

@@ -29,13 +29,37 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
 
 def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
     """The folder of a model on disk or on the Hub; of PyTorch weights there only where no safetensors are."""
-    folder = require_file(on_disk(name, revision, **hub) / "config.json", "model folder (checkpoint), its").parent
+    folder = on_disk(name, revision, **hub)
+    if not (folder / "config.json").is_file() and (
+        folder.suffix == ".ckpt" or any(folder.glob("*.ckpt")) or (folder / "tokenizers").is_dir()
+    ):
+        raise FileNotFoundError(
+            f"{name} is a published checkpoint, not a model folder: python -m bmfm.convert {name} TARGET, and load TARGET"
+        )
+    require_file(folder / "config.json", "model folder (checkpoint), its")
     return folder if any(folder.glob("*.safetensors")) else on_disk(name, revision, (*FILES, "*.bin"), **hub)
+
+
+def read_json(file: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the line, if it holds anything else.
+    """
+    try:
+        held = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON ({error}): copy or download it again") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} holds a {type(held).__name__}, an object with named settings is expected")
+    return held
 
 
 def default_pooling(folder: Path) -> str | int:
     """How examples become one state by a model folder's own default, see `models.model.BmfmConfig`."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     kept = config.get("pooling")
     return kept if kept is not None else pooling_by_kind(config.get("fields") or {})
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bmfm.models.weights import read_config, read_json, some, weight_files
+from bmfm.models.folders import read_json
+from bmfm.models.weights import read_config, some, weight_files
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.dna import Vocabulary
 from bmfm.tokenizers.texts import by_number, read_texts
@@ -106,8 +107,11 @@ class ForeignTokenizer(Vocabulary):
             return cls(
                 AutoTokenizer.from_pretrained(folder, trust_remote_code=_REMOTE_CODE.get()), config.get("vocab_size"), positions(config)
             )
-        except (ValueError, OSError) as error:
-            raise _asks_for_code(error, folder) from error
+        except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise _refusal(folder) from error
+            said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            raise ValueError(f"{folder}: its tokenizer cannot be read ({said})") from error
 
     def __len__(self) -> int:
         return len(self.their_ids)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
-from bmfm.models.folders import find_folder, on_disk
+from bmfm.models.folders import find_folder, on_disk, read_json
 from bmfm.models.foreign import ForeignTokenizer, is_foreign, remote_code_is_allowed
 from bmfm.models.foreign import remote_code as allow_remote_code
 from bmfm.models.model import BmfmConfig, BmfmModel, read_folder
-from bmfm.models.weights import load_strictly, read_config, read_json, some
+from bmfm.models.weights import load_strictly, read_config, some
 
 
 def read_model(folder: Path) -> BmfmModel:
@@ -30,7 +30,25 @@ def read_model(folder: Path) -> BmfmModel:
 
 
 def read_tokenizer(folder: Path, **changes):
-    """The tokenizer of a model folder: `CellTokenizer` or `DnaTokenizer`."""
+    """The tokenizer of a model folder: `CellTokenizer` or `DnaTokenizer`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the folder, and what of it is no tokenizer's.
+    """
+    try:
+        return _read_tokenizer(folder, **changes)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        if str(folder) in str(error) or changes:
+            raise
+        said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        raise ValueError(f"{folder}: the files of its tokenizer are damaged or of another kind ({said})") from error
+
+
+def _read_tokenizer(folder: Path, **changes):
     from bmfm.tokenizers.rna import CellTokenizer
 
     if (folder / CellTokenizer.FILES[0]).is_file():
@@ -81,13 +99,18 @@ def from_checkpoint(
         Of the encoder, in place of the checkpoint's.
     scratch
         The same network with new weights: what pretraining is compared with.
+    genes
+        {token: id} of the tokenizer in use, which must be the checkpoint's; None does not compare them.
     remote_code
         Run Python code that comes with the checkpoint, if it needs any.
     """
     if trained not in ("all", "heads"):
         raise ValueError(f"model.trained={trained!r} is unknown; choose all or heads")
     with allow_remote_code(remote_code):
-        before = read_model(find_folder(checkpoint, revision))
+        folder = find_folder(checkpoint, revision)
+        before = read_model(folder)
+        if genes is not None:
+            _check_tokens(genes, read_tokenizer(folder), checkpoint)
     for name, options in fields.items():
         held = before.config.fields.get(name, {})
         if name not in before.config.fields or options.get("size", held.get("size")) != held.get("size"):
@@ -115,6 +138,17 @@ def from_checkpoint(
     if lora:
         add_lora(model, **lora)
     return model
+
+
+def _check_tokens(given: dict[str, int], tokenizer: Any, checkpoint: str) -> None:
+    """Raise a ValueError if a token stands for something else in the checkpoint: rows of an embedding have no names of their own."""
+    other = {name: i for i, name in enumerate(tokenizer.names)}
+    if moved := [name for name in given if other.get(name) != given[name]]:
+        there = f"has number {other[moved[0]]} there" if moved[0] in other else "is not there"
+        raise ValueError(
+            f"{checkpoint}: {len(moved):,} of {len(given):,} tokens of the tokenizer are others in the checkpoint "
+            f"(first: {moved[0]!r}, number {given[moved[0]]}, {there}): use the checkpoint's tokenizer, tokenizer=checkpoint"
+        )
 
 
 def _head_weights(name: str, before: BmfmModel, model: BmfmModel, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

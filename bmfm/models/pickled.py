@@ -28,7 +28,7 @@ DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
 }  # fmt: skip
-MAX_PICKLE, MAX_STEPS, MAX_COPIED, MAX_ENTRIES = 1 << 26, 10_000_000, 20_000_000, 200_000
+MAX_PICKLE, MAX_STEPS, MAX_COPIED, MAX_ENTRIES = 1 << 26, 3_000_000, 20_000_000, 200_000
 
 
 class Refused(Exception):

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.models.folders import read_json
 from bmfm.models.model import BmfmConfig, BmfmModel
 from bmfm.models.pickled import Bag, read_checkpoint
-from bmfm.models.weights import check_fit, read_json, some
+from bmfm.models.weights import check_fit, some
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
 LLAMA = {

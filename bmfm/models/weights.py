@@ -4,32 +4,15 @@ Weights come from safetensors alone. Nothing that a folder says is taken on trus
 another shape is an error, as a model with some random weights looks like any other.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from bmfm.files import require_file
+from bmfm.models.folders import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-def read_json(file: Path) -> dict:
-    """The object in a JSON file.
-
-    Raises
-    ------
-    ValueError
-        Naming the file and the line, if it holds anything else.
-    """
-    try:
-        held = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}): copy or download it again") from None
-    if not isinstance(held, dict):
-        raise ValueError(f"{file} holds a {type(held).__name__}, an object with named settings is expected")
-    return held
 
 
 def read_config(folder: Path) -> dict:
@@ -42,6 +25,7 @@ def read_config(folder: Path) -> dict:
     """
     file = require_file(folder / "config.json", "model folder (checkpoint), its")
     config = read_json(file)
+    _refuse_kernels(config, file)
     kind = config.get("model_type")
     if not isinstance(kind, str) and "auto_map" not in config:
         raise ValueError(f"{file} has no 'model_type': it describes no model")
@@ -52,6 +36,18 @@ def read_config(folder: Path) -> dict:
         if not isinstance(config["backbone"].get("kind"), str):
             raise ValueError(f"{file} has no 'kind' in 'backbone': modernbert, bert, llama or foreign is expected")
     return config
+
+
+def _refuse_kernels(config: dict, file: Path) -> None:
+    """Raise a ValueError if a configuration names attention code of a Hub repository, which transformers would fetch and run."""
+    parts: list = [config]
+    while parts:
+        part = parts.pop()
+        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+            if isinstance(value, dict | list):
+                parts.append(value)
+            elif str(key).strip("_").startswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
+                raise ValueError(f"{file} asks for code from the Hub ({key} {value!r}), which is not run: remove that setting")
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:

@@ -161,6 +161,44 @@ def test_a_vocabulary_of_another_length_is_named(tmp_path, cells_model, change):
         bmfm.load(folder)
 
 
+def test_tokenizers_that_cannot_be_read_are_named(tmp_path, cells_model, dna_model):
+    for source, file, text in (
+        (dna_model, "tokenizer.json", "{"),
+        (dna_model, "tokenizer.json", "{}"),
+        (cells_model, "cell_tokenizer.json", "{"),
+        (cells_model, "cell_tokenizer.json", '{"colour": 1}'),
+        (cells_model, "cell_tokenizer.json", '{"order": "alphabetical"}'),
+        (cells_model, "genes.txt", ""),
+        (cells_model, "genes.txt", "A\nB\n"),
+    ):
+        folder = shutil.copytree(source, tmp_path / "m")
+        (folder / file).write_text(text)
+        with pytest.raises(ValueError, match=str(folder)) as raised:
+            bmfm.load(folder)
+        assert "\n" not in str(raised.value)
+        shutil.rmtree(folder)
+
+
+def test_a_published_folder_is_told_how_to_become_a_model(tmp_path):
+    (tmp_path / "tokenizers").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"python -m bmfm.convert {tmp_path} TARGET"):
+        bmfm.load(tmp_path)
+    (tmp_path / "last.ckpt").write_text("x")
+    with pytest.raises(FileNotFoundError, match=r"bmfm\.convert .*last\.ckpt TARGET"):
+        bmfm.load(tmp_path / "last.ckpt")
+
+
+def test_a_tokenizer_of_the_same_size_and_other_tokens_is_refused(dna_model):
+    """As ref2vec and snp2vec, of 4,096 tokens each."""
+    names = bmfm.load(dna_model).tokenizer.names
+    own = {name: i for i, name in enumerate(names)}
+    assert from_checkpoint({}, HEADS, str(dna_model), genes=own)
+    swapped = own | {names[7]: 8, names[8]: 7}
+    with pytest.raises(ValueError, match=rf"2 of {len(names)} tokens .*{names[7]}.*number 8, has number 7 there.*tokenizer=checkpoint"):
+        from_checkpoint({}, HEADS, str(dna_model), genes=swapped)
+
+
+@pytest.mark.slow
 def test_transformers_without_the_package_names_the_kind(tmp_path, cells_model):
     """A folder brings no code; what transformers says is all that there is to go by, and the card tells what to import."""
     import subprocess

@@ -307,6 +307,22 @@ def test_broken_configurations(tmp_path, folders, kind, text, match):
     assert str(folder / "config.json") in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_attention_code_from_the_hub_is_not_fetched(tmp_path, folders, kind, monkeypatch):
+    """transformers takes an attention that is named like a repository for one with code to run."""
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("the Hub was asked"))
+    folder = shutil.copytree(folders[kind], tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in (
+        ("attn_implementation", "evil/kernel"),
+        ("_attn_implementation", "evil/kernel"),
+        ("deep", [{"attn_implementation": "a/b"}]),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(ValueError, match=r"config\.json asks for code from the Hub"):
+            bmfm.load(folder)
+
+
 def test_other_models_weights_must_fit_too(tmp_path):
 
     base = tmp_path / "base"
