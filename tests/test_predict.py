@@ -101,7 +101,7 @@ def test_cells_without_counts_get_no_class(cells_model, adata, tmp_path, capsys)
     assert missing.to_numpy()[7].all() and missing.to_numpy().sum() == 5 and np.isfinite(found.obsm["X_bmfm"]).all()
     with pytest.warns(UserWarning, match=f"first: '{adata.obs_names[7]}'"):
         said = bmfm.load(cells_model).predict(some)
-    assert said["type"][7] is None and np.isnan(said["score"].iloc[7])
+    assert said["type"].iloc[7] is None and np.isnan(said["score"].iloc[7])
 
 
 class Interrupted(Exception):
@@ -189,3 +189,29 @@ def test_options_reach_the_reader(cells_model, adata, tmp_path):
     )
     fresh = bmfm.load(cells_model).embed(adata, depth_target=4000)
     np.testing.assert_allclose(found.obsm["X_bmfm"], fresh, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["anndata 0.6", "h5mu", "mtx"])
+@pytest.mark.parametrize("target", ["h5ad", "zarr"])
+def test_other_layouts_become_what_the_suffix_says(cells_model, tmp_path, layout, target):
+    import h5py
+    import scipy.io
+    from anndata.io import write_elem
+
+    from tests.cells.test_inputs import GENES, TestLayouts, adata_of
+
+    matrix = np.random.default_rng(0).poisson(1.0, (30, 6)).astype(np.float32)
+    if layout == "anndata 0.6":
+        TestLayouts().old(path := tmp_path / "old.h5ad", matrix)
+    elif layout == "h5mu":
+        with h5py.File(path := tmp_path / "a.h5mu", "w") as file:
+            write_elem(file, "mod/rna", adata_of(matrix))
+    else:
+        (path := tmp_path / "mtx").mkdir()
+        scipy.io.mmwrite(path / "matrix.mtx", sp.csc_matrix(matrix.T.astype(int)))
+        (path / "barcodes.tsv").write_text("".join(f"cell{i}\n" for i in range(30)))
+        (path / "genes.tsv").write_text("".join(f"id{i}\t{g}\n" for i, g in enumerate(GENES)))
+    found = run(cells_model, path, tmp_path / f"out.{target}")
+    assert np.array_equal(found.X.toarray() if sp.issparse(found.X) else found.X, matrix)
+    np.testing.assert_allclose(found.obsm["X_bmfm"], bmfm.load(cells_model).embed(adata_of(matrix)), atol=1e-5)
+    assert found.obs_names.tolist() == [f"cell{i}" for i in range(30)] and found.var_names.tolist() == GENES
