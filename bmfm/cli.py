@@ -68,7 +68,7 @@ def register_resolvers() -> None:
     """``${asset:path}``: a file that ships with the package."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("asset", lambda path: literal(str(PACKAGE / "assets" / path)), replace=True)
+    OmegaConf.register_new_resolver("asset", lambda path: str(PACKAGE / "assets" / path), replace=True)
 
 
 def compose(config_name: str, overrides: list[str]):
@@ -99,13 +99,28 @@ def literal(value: Any) -> Any:
 def instantiate(config: Any, **more: Any) -> Any:
     """What a configuration with ``_target_`` describes, as `hydra.utils.instantiate` makes it, whatever signs its texts hold.
 
-    Hydra resolves a configuration and then reads it, so that an escaped ``${`` would be taken for a reference the second time.
+    ValueError where the target cannot be imported. Hydra resolves a configuration and then reads it, so that an escaped ``${`` would be taken for a reference the second time.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    return hydra_instantiate(literal(literal(plain)), **more)
+    try:
+        return hydra_instantiate(literal(literal(plain)), **more)
+    except InstantiationException as error:
+        if not str(error).startswith("Error locating target"):
+            raise
+        raise ValueError(f"{_not_found(str(error))}{_own_modules()}") from error
+
+
+def _not_found(said: str) -> str:
+    target = re.search(r"target '([^']+)'", said)
+    return f"_target_: {target[1] if target else '?'} cannot be imported: {' '.join(said.split())[:300]}"
+
+
+def _own_modules() -> str:
+    return "; a module of your own lies in the folder of --config-dir, is installed, or is on PYTHONPATH"
 
 
 def override(key: str, value: Any) -> str:
@@ -174,6 +189,8 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
         return f"+{missing[1]}=NAME is needed; choose from {', '.join(known)}" if known else f"{missing[1]}=... is needed"
     if group := re.search(r"Could not override '(suite|task|recipe)'", str(error)):
         return f"write +{group[1]}=NAME, with a plus: it is added to what there is"
+    if "OverrideParse" in type(error).__name__:
+        return f'{" ".join(str(error).split())[:300]}; put texts with signs in quotes: \'data.path=["/a/é=1.csv", "/b.csv"]\''
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^=']+)", text):
         return f"{text}: a comma separates the values of several runs (-m); where it is part of a name, quote it: '{sweep[1]}=\"...\"'"
     if "Interpolation" in type(error).__name__:
@@ -204,7 +221,8 @@ def check_files(config) -> None:
     data = config.get("data", {})
     for key, what in (("fasta", "FASTA file"), ("variants", "variant file"), ("path", "file"), ("orthologs", "table of orthologs")):
         given = data.get(key)
-        for path in [given] if isinstance(given, str) else given or []:
+        paths = [given] if isinstance(given, str) else given.values() if isinstance(given, Mapping) else given or []
+        for path in filter(None, paths):
             if not any(c in path for c in "*?["):
                 require_file(path, f"data.{key}: {what}", folder=key == "path")
 
@@ -219,6 +237,8 @@ def main(task: Callable, config_name: str) -> None:
 
     register_resolvers()
     given = [readable(a) for a in sys.argv[1:]]
+    if os.environ.get("LOCAL_RANK"):  # a process that Lightning started: it repeats the folder, in quotes that not every name survives
+        given = [a for a in given if not a.startswith('hydra.run.dir="')]
     arguments = get_args_parser().parse_intermixed_args(given)
     sys.argv[1:] = [a for a in given if a not in arguments.overrides] + arguments.overrides  # Hydra wants its options first
     try:
@@ -250,6 +270,8 @@ def _check(config_name: str, overrides: list[str], several: bool) -> None:
             raise ValueError(f"this recipe needs {', '.join(f'{key}=...' for key in missing)}")
         check_files(config)
     except Exception as error:
+        if type(error).__module__.split(".")[0] == "yaml":
+            raise ValueError(f"a file of the configuration is no YAML: {' '.join(str(error).split())}") from error
         if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
             raise
         raise ValueError(explain(error, config_name, overrides)) from error

@@ -221,13 +221,8 @@ def _model(entry: suites.Entry) -> str:
     name, url = escape(s["model"]["name"]), s["model"]["url"]
     if url and url.startswith(("http://", "https://")):
         name = f'<a href="{escape(url)}" rel="nofollow noopener noreferrer">{name}</a>'
-    badges = (
-        f'<span class="badge {"good" if said.startswith(GOOD) else "note"}">{escape(said)}</span>' for said in entry.words.split("; ")
-    )
+    badges = (f'<span class="badge {"good" if good else "note"}">{escape(said)}</span>' for said, good in entry.words)
     return f'<th scope="row" data-v="{escape(s["model"]["name"])}">{name} {" ".join(badges)}</th>'
-
-
-GOOD = ("repeated by", "scores recomputed from")
 
 
 def _group_table(board: suites.Board, entries: list[suites.Entry]) -> str:
@@ -290,7 +285,11 @@ def _check(given: argparse.Namespace) -> int:
     others = {f for file in given.files for f in (given.beside or file.parent).rglob("*.json")}
     entries, refused = suites.gather(list({f.resolve(): f for f in [*others, *given.files]}.values()), given.data_root, set(given.files))
     bad = {file: refused[file] for file in given.files if file in refused}
-    print(*_complaints(bad), *(f"{file}: valid; {entries[file].words}" for file in given.files if file in entries), sep="\n")
+    print(
+        *_complaints(bad),
+        *(f"{file}: valid; {'; '.join(w for w, _ in entries[file].words)}" for file in given.files if file in entries),
+        sep="\n",
+    )
     return int(bool(bad))
 
 

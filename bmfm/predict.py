@@ -1,48 +1,97 @@
 """Embeddings and predictions for a file: ``python -m bmfm.predict checkpoint=... data.path=... output=...``."""
 
+import sys
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 from bmfm.cli import main
 
+CELLS = (".h5ad", ".zarr")
 TABLES = (".csv", ".tsv", ".parquet")
 
 
 def predict(config) -> None:
     """Run a composed prediction; an interrupted one goes on where it was when it is started again."""
-    import hashlib
-    import json
     import shutil
 
-    from omegaconf import OmegaConf
-
-    from bmfm.files import fingerprint
     from bmfm.inference import load
 
     output = Path(config.output)
     if output.exists() and not config.overwrite:
         raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
     model = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
-    settings = {k: v for k, v in OmegaConf.to_container(config, resolve=True).items() if k not in ("progress", "overwrite", "device")}  # type: ignore[union-attr]
-    key = json.dumps([settings, fingerprint(Path(config.data.path))], sort_keys=True, default=str)
-    parts = output.with_name(f".{output.name}.{hashlib.sha256(key.encode()).hexdigest()[:12]}")
+    check_suffix(output, CELLS if model.is_rna else TABLES, "cells" if model.is_rna else "sequences")
+    parts = output.with_name(f".{output.name}.{work_key(config, model)}")
     options = {k: config[k] for k in ("batch_size", "max_tokens", "precision", "progress")} | {"parts": parts}
     if model.is_rna:
-        check_suffix(output, (".h5ad", ".zarr"), "cells")
-        data: object = config.data.path
-        options |= {k: config.data[k] for k in ("counts", "gene_column", "expects")}
+        data: object = list(config.data.path) if not isinstance(config.data.path, str) else config.data.path
+        options |= {k: config.data[k] for k in ("counts", "gene_column", "orthologs", "expects", "min_matched", "depth_target", "order")}
     else:
-        check_suffix(output, TABLES, "sequences")
         data = read_inputs(config.data)
     asked = config.predictions if config.predictions != "auto" else bool(model.labels)
-    embedded, said = model.embed_and_predict(data, bool(config.embeddings), bool(asked), config.pooling, config.layer, **options)
+    with _plain_warnings():
+        embedded, said = model.embed_and_predict(data, bool(config.embeddings), bool(asked), config.pooling, config.layer, **options)
     if model.is_rna:
-        write_cells(Path(config.data.path), output, embedded, said)
-        print(f"genes: {model.match}")
+        from bmfm.cells.formats import find_sources
+        from bmfm.inference.annotate import write_annotated
+
+        written = write_annotated(find_sources(data), output, embedded, said)
+        for file, match in (model.match if isinstance(model.match, dict) else {"genes": model.match}).items():
+            print(f"{file}: {match}")
+        for name, where in written.items():
+            if where not in ("obsm/X_bmfm", f"obs/{name}"):
+                print(f"{name} is written to {where}: {'obsm/X_bmfm' if name == 'embedding' else f'obs/{name}'} was there already")
     else:
         write_table(output, model.inputs.names, embedded, said)
     shutil.rmtree(parts, ignore_errors=True)
     print("; ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in model.counts.items()))
     print(f"written to {output}")
+
+
+def work_key(config, predictor) -> str:
+    """What finished parts depend on, as 12 hexadecimal digits: model and data by content or identity, options, version.
+
+    A model is known by the hash of its files, wherever it lies; data by size and time of every file.
+    """
+    import hashlib
+    import json
+
+    from omegaconf import OmegaConf
+
+    from bmfm import __version__
+    from bmfm.cells.formats import find_sources
+    from bmfm.evaluation.cards import content_hash
+    from bmfm.models.folders import find_folder
+    from bmfm.models.load import adapter_base
+
+    checkpoint = Path(config.checkpoint).expanduser()
+    folders = (
+        [predictor.folder] if predictor.folder else [checkpoint, find_folder(adapter_base(checkpoint))]
+    )  # of an adapter, its model too
+    model = content_hash(sorted(p for f in folders for p in f.iterdir() if p.is_file() and not p.name.startswith(".")))
+    settings: dict = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    aside = ("checkpoint", "revision", "output", "progress", "overwrite", "device", "hydra")
+    paths = config.data.path if isinstance(config.data.path, str) else list(config.data.path)
+    files = find_sources(paths) if predictor.is_rna else [paths]
+    data = [fingerprint_tree(Path(p).expanduser()) for p in (*files, config.data.bed, config.data.orthologs) if p]
+    key = [__version__, model, data, {k: v for k, v in settings.items() if k not in aside}]
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def fingerprint_tree(path: Path) -> list[dict]:
+    """Identity of a file, or of every file of a folder."""
+    from bmfm.files import fingerprint
+
+    return [fingerprint(p) for p in (sorted(q for q in path.rglob("*") if q.is_file()) if path.is_dir() else [path])]
+
+
+@contextmanager
+def _plain_warnings():
+    """Warnings as lines for people, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"bmfm: {message}", file=sys.stderr)  # type: ignore[assignment]
+        yield
 
 
 def check_suffix(output: Path, suffixes: tuple[str, ...], what: str) -> None:
@@ -65,39 +114,6 @@ def read_inputs(data):
     if data.id and data.id not in table:
         raise KeyError(f"{path} has no column {data.id!r} for data.id; it has {', '.join(map(str, table.columns))}")
     return (table.set_index(data.id) if data.id else table)[[data.sequence, data.second] if data.second else data.sequence]
-
-
-def write_cells(source: Path, output: Path, embedded, said) -> None:
-    """A copy of the AnnData with ``.obsm["X_bmfm"]`` and the predictions in ``.obs``, made without reading its matrix."""
-    import shutil
-
-    import h5py
-    import zarr
-    from anndata.io import read_elem, write_elem
-
-    partial = output.with_name(f".{output.name}.partial")
-    if source.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
-        group = zarr.open_group(partial, mode="r+", use_consolidated=False)
-    else:
-        shutil.copyfile(source, partial)
-        partial.chmod(0o644)
-        group = h5py.File(partial, "r+")
-    if embedded is not None:
-        if "obsm" not in group:
-            write_elem(group, "obsm", {})
-        write_elem(group, "obsm/X_bmfm", embedded)
-    if said is not None:
-        obs = read_elem(group["obs"])
-        write_elem(group, "obs", obs.drop(columns=[c for c in said if c in obs]).join(said))
-    if isinstance(group, h5py.File):
-        group.close()
-    else:
-        zarr.consolidate_metadata(group.store)
-    if output.is_dir():
-        shutil.rmtree(output)
-    partial.rename(output)
 
 
 def write_table(output: Path, names, embedded, said) -> None:

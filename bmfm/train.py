@@ -148,9 +148,6 @@ def _save(model, data, run_dir: Path, settings: dict, metrics: dict, facts: dict
 
     if has_lora(model):
         if main_process:
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.requires_grad = True  # those that nothing reads belong to the file, too
             data_settings, lora = settings["data"], settings["model"]["lora"]
             save_adapter(model, run_dir / "adapter", settings["checkpoint"], lora, data.tokenizer, data_settings["max_tokens"])
         merge_lora(model)

@@ -127,6 +127,8 @@ def test_several_runs_in_odd_places(odd_places):
         (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=/a,b.csv"], "'data.path=\"...\"'"),
         (["bmfm.train", "+recipe=dna_fintune", "-m", "seed=0,1"], "no recipe is named 'dna_fintune'; did you mean dna_finetune"),
         (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=/nowhere/é=b.csv"], "'/nowhere/é=b.csv' does not exist"),
+        (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=[/a/é.csv,/b.csv]"], "put texts with signs in quotes"),
+        (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path={train: /a/b.csv}"], "'/a/b.csv' does not exist"),
         (["bmfm.benchmark", "+suite=demo_dna", "--config-dir", "/nowhere"], "/nowhere is no folder"),
     ],
 )
@@ -136,6 +138,16 @@ def test_mistakes_end_with_one_line(arguments, said, monkeypatch, capsys):
         main(lambda config: None, arguments[0].removeprefix("bmfm."))
     stderr = capsys.readouterr().err
     assert ended.value.code == 2 and said in stderr and stderr.startswith("bmfm: ") and stderr.count("\n") == 1, stderr
+
+
+def test_processes_of_other_devices_read_the_same_folder(tmp_path, monkeypatch):
+    """Lightning starts them with the command line as it is and the run's folder between quotation marks."""
+    folder, seen = str(tmp_path / ODD), []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    more = [f'hydra.run.dir="{folder}"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
+    monkeypatch.setattr(sys, "argv", ["train", "+recipe=dna_snp", override("run_dir", folder), *more])
+    main(lambda config: seen.append(config.run_dir), "train")
+    assert seen == [folder]
 
 
 def test_the_status_tells_of_every_run(tmp_path):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from bmfm.hashing import mix
+
 
 @dataclass
 class Counts:
@@ -13,7 +15,7 @@ class Counts:
     Attributes
     ----------
     ids
-        Vocabulary ids, ``int32`` [nnz], each once a cell.
+        Vocabulary ids, ``int32`` [nnz], each once a cell; in the file's order, or ascending (`by_gene`).
     counts
         ``float32`` [nnz], none of them 0.
     offsets
@@ -54,21 +56,23 @@ def first_fault(data, whole):
 
 
 @numba.njit(cache=True)
-def _align(indptr, indices, data, gene_ids, merge, vocab_size, ids, counts, offsets):
-    """CSR rows of a file to vocabulary ids: unknown genes and zeros left out, genes with one id added up if `merge`."""
+def _align(indptr, indices, data, gene_ids, vocab_size, ids, counts, offsets):
+    """CSR rows of a file to vocabulary ids: unknown genes and zeros left out, entries of one id added up."""
     n = 0
-    place = np.full(vocab_size if merge else 0, -1, np.int64)
+    place = np.full(vocab_size, -1, np.int64)
+    sums = np.empty(vocab_size, np.float64)  # so that a sum hardly depends on the order of its parts
     for row in range(len(indptr) - 1):
         begin = n
         for i in range(indptr[row], indptr[row + 1]):
             g = gene_ids[indices[i]]
             if g < 0 or data[i] == 0:
                 continue
-            if merge:
-                if place[g] >= begin:
-                    counts[place[g]] += data[i]
-                    continue
-                place[g] = n
+            if place[g] >= begin:
+                sums[g] += data[i]
+                counts[place[g]] = sums[g]
+                continue
+            place[g] = n
+            sums[g] = data[i]
             ids[n] = g
             counts[n] = data[i]
             n += 1
@@ -81,15 +85,70 @@ def align(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_ids: n
 
     Parameters
     ----------
+    indptr, indices, data
+        As scipy has them; a row may hold several entries of one column, which are added as scipy adds them.
     gene_ids
         Vocabulary id of each column, -1 for none; several columns may share one, their counts are added.
     """
-    known = gene_ids[gene_ids >= 0]
-    merge = len(np.unique(known)) < len(known)
     ids, counts = np.empty(len(indices), np.int32), np.empty(len(indices), np.float32)
     offsets = np.zeros(len(indptr), np.int64)
-    n = _align(indptr, indices, data, gene_ids, merge, vocab_size, ids, counts, offsets)
+    n = _align(indptr, indices, data, gene_ids, vocab_size, ids, counts, offsets)
     return Counts(ids[:n].copy() if n < 0.7 * len(ids) else ids[:n], counts[:n].copy() if n < 0.7 * len(ids) else counts[:n], offsets)
+
+
+@numba.njit(cache=True)
+def _is_ascending(ids, offsets):
+    for b in range(len(offsets) - 1):
+        for i in range(offsets[b] + 1, offsets[b + 1]):
+            if ids[i] < ids[i - 1]:
+                return False
+    return True
+
+
+@numba.njit(cache=True)
+def _by_gene(ids, counts, offsets, vocab_size, out_ids, out_counts):
+    """Two counting sorts: all entries by gene, then, in that order, back to their cells."""
+    begins = np.zeros(vocab_size + 1, np.int64)
+    for i in range(len(ids)):
+        begins[ids[i] + 1] += 1
+    for g in range(vocab_size):
+        begins[g + 1] += begins[g]
+    entry, cell = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+    for b in range(len(offsets) - 1):
+        for i in range(offsets[b], offsets[b + 1]):
+            at = begins[ids[i]]
+            entry[at], cell[at] = i, b
+            begins[ids[i]] += 1
+    place = offsets[:-1].copy()
+    for k in range(len(ids)):
+        at = place[cell[k]]
+        out_ids[at], out_counts[at] = ids[entry[k]], counts[entry[k]]
+        place[cell[k]] += 1
+
+
+def by_gene(counts: Counts, vocab_size: int) -> Counts:
+    """The same cells, each with its genes by ascending id: what a file's order of genes has no part in."""
+    if _is_ascending(counts.ids, counts.offsets):
+        return counts
+    out = Counts(np.empty_like(counts.ids), np.empty_like(counts.counts), counts.offsets)
+    _by_gene(counts.ids, counts.counts, counts.offsets, vocab_size, out.ids, out.counts)
+    return out
+
+
+@numba.njit(cache=True)
+def _content_keys(ids, bits, offsets, keys):
+    for b in range(len(offsets) - 1):
+        total = np.uint64(0)
+        for i in range(offsets[b], offsets[b + 1]):
+            total += mix(mix(np.uint64(71), ids[i]), bits[i])
+        keys[b] = mix(total, 73)
+
+
+def content_keys(counts: Counts) -> np.ndarray:
+    """A ``uint64`` key for each cell [B] from its (gene id, count) pairs alone, whatever their order."""
+    keys = np.empty(len(counts), np.uint64)
+    _content_keys(counts.ids, counts.counts.view(np.uint32), counts.offsets, keys)
+    return keys
 
 
 @numba.njit(cache=True)

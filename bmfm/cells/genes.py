@@ -49,11 +49,19 @@ class GeneMatch:
         The ``.var`` column that was read (``index`` for ``var_names``).
     how
         Number of genes by the way they were found, or why they were not.
+    n_other
+        Features that are no genes by ``.var["feature_types"]``: antibodies, guides, peaks. They are not matched.
     """
 
     ids: np.ndarray
     column: str
     how: dict[str, int] = field(default_factory=dict)
+    n_other: int = 0
+
+    @property
+    def n_genes(self) -> int:
+        """Genes of the file."""
+        return len(self.ids) - self.n_other
 
     @property
     def n_matched(self) -> int:
@@ -62,11 +70,11 @@ class GeneMatch:
     @property
     def share(self) -> float:
         """Matched genes over all genes of the file."""
-        return self.n_matched / max(1, len(self.ids))
+        return self.n_matched / max(1, self.n_genes)
 
     def __str__(self) -> str:
         said = ", ".join(f"{n:,} {way}" for way, n in self.how.items() if n)
-        return f"{self.n_matched:,} of {len(self.ids):,} genes in the vocabulary ({self.share:.1%}, by var {self.column}: {said})"
+        return f"{self.n_matched:,} of {self.n_genes:,} genes in the vocabulary ({self.share:.1%}, by var {self.column}: {said})"
 
 
 class GeneVocabulary:
@@ -143,6 +151,9 @@ class GeneVocabulary:
     def match(self, var: pd.DataFrame, column: str | None = None, orthologs: dict[str, str] | None = None) -> GeneMatch:
         """Find a file's genes: exact symbols first, then aliases, then Ensembl ids with or without a version.
 
+        Where ``.var["feature_types"]`` says that features are no genes (antibodies of CITE-seq, peaks), they are left out,
+        whatever they are called.
+
         Parameters
         ----------
         column
@@ -157,15 +168,16 @@ class GeneVocabulary:
         """
         columns = {"index": var.index} | {c: var[c] for c in var.columns}
         if column is not None and column not in columns:
-            raise KeyError(f"there is no .var column {column!r}; there are {', '.join(map(str, columns))}")
+            raise KeyError(f"there is no .var column {column!r} (gene_column); there are {', '.join(map(str, columns))}")
         tried = [column] if column else ["index", *(c for c in (*_LIKELY_COLUMNS, *_LIKELY_ID_COLUMNS) if c in columns)]
-        return max((self._match(columns[c].astype(str).tolist(), str(c), orthologs) for c in tried), key=lambda m: m.n_matched)
+        other = _other_features(var)
+        return max((self._match(columns[c].astype(str).tolist(), str(c), orthologs, other) for c in tried), key=lambda m: m.n_matched)
 
-    def _match(self, names: list[str], column: str, orthologs: dict[str, str] | None) -> GeneMatch:
+    def _match(self, names: list[str], column: str, orthologs: dict[str, str] | None, other: list[str | None]) -> GeneMatch:
         asked = [orthologs.get(n, n) for n in names] if orthologs else names
         ids = np.full(len(names), -1, np.int32)
         how: dict[str, int] = {}
-        found = [self.find(name) for name in asked]
+        found = [self.find(name) if kind is None else (-1, f"no genes but {kind}") for name, kind in zip(asked, other, strict=True)]
         exact = {i for i, way in found if way == "by symbol"}
         for k, (i, way) in enumerate(found):
             if way == "by alias" and i in exact:
@@ -175,7 +187,41 @@ class GeneVocabulary:
         matched = ids[ids >= 0]
         if n_merged := len(matched) - len(np.unique(matched)):
             how["of them sharing a gene (their counts are added)"] = n_merged
-        return GeneMatch(ids, column, how)
+        return GeneMatch(ids, column, how, sum(kind is not None for kind in other))
+
+
+_GENE_KINDS = ("gene expression", "gex", "gene", "genes", "rna")
+_OTHER_KINDS = (
+    "capture",
+    "antibody",
+    "adt",
+    "protein expression",
+    "hto",
+    "crispr",
+    "guide",
+    "peak",
+    "atac",
+    "chromatin",
+    "custom",
+    "multiplex",
+)
+
+
+def _other_features(var: pd.DataFrame) -> list[str | None]:
+    """Of each feature None if it is a gene, or what else ``.var["feature_types"]`` calls it.
+
+    Where no feature is called Gene Expression, only what is plainly something else is left out: the column may classify
+    genes.
+    """
+    if "feature_types" not in var:
+        return [None] * len(var)
+    kinds = var["feature_types"].astype(object).where(var["feature_types"].notna(), "").astype(str).str.strip()
+    lower = kinds.str.lower()
+    if lower.isin(_GENE_KINDS).any():
+        is_gene = lower.isin(_GENE_KINDS)
+    else:
+        is_gene = ~lower.map(lambda kind: any(word in kind for word in _OTHER_KINDS))
+    return [None if gene else kind or "unnamed features" for gene, kind in zip(is_gene, kinds, strict=True)]
 
 
 def read_orthologs(path: str | Path) -> dict[str, str]:

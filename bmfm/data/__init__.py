@@ -14,4 +14,6 @@ Rows hold one example each, or several packed ones (N examples in R rows of leng
 
 The objectives' `prepare` then adds ``tokens`` (``input_ids`` before anything was hidden), ``labels`` {name: [R, L] or
 [N, ...]} with -100 or NaN as "no label", and ``unseen`` [R, L] bool if hidden tokens shall not see each other.
+Training batches have ``window``: the batch's ``number`` in its optimiser step, the ``size`` of the step in batches, and
+``label_counts``, how many labels each loss has in all of them on this device.
 """

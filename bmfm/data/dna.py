@@ -14,7 +14,7 @@ from bmfm.data.stream import PARTS
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import intersect, read_regions, split_by_block, split_by_contig
 from bmfm.genome.representation import Representation
-from bmfm.genome.variants import VariantFilter, VariantTable
+from bmfm.genome.variants import NO_FREQUENCY, VariantFilter, VariantTable
 from bmfm.genome.windows import WindowSampler
 from bmfm.special import CLS
 from bmfm.tokenizers.dna import DnaTokenizer, TokenBatch
@@ -172,6 +172,10 @@ class DnaDataModule(BatchModule):
         for verdict, reason, n, example in found.rows():
             table.add_row(verdict, reason, f"{n:,}", example)
         Console().print(table)
+        if not len(self.variants):
+            reason = next(iter(found.skipped.most_common(1)), ("", 0))[0]
+            remedy = "; data.variant_filter.missing_frequency gives one to such alleles" if reason == NO_FREQUENCY else ""
+            Console().print(f"No allele was taken, so that every window is the reference. Most were left out for: {reason}{remedy}.")
 
     @property
     def card(self) -> dict[str, str]:

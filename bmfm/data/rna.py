@@ -1,77 +1,66 @@
 """Cells as a Lightning data module: AnnData in, batches out."""
 
-import glob
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from bmfm.cells.counts import gather
+from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
-from bmfm.cells.sources import AnnDataView, Cells, CellSource, find_counts, open_source
+from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
 from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.hashing import example_keys
 from bmfm.special import PAD
-from bmfm.tokenizers.rna import CellTokenizer
-
-SUFFIXES = (".h5ad", ".zarr")
-
-
-def find_sources(path: Any) -> list[Any]:
-    """AnnData files of a path, a pattern, a folder of files, or a list of any of these; AnnData objects pass through."""
-    if isinstance(path, list | tuple):
-        return [found for p in path for found in find_sources(p)]
-    if not isinstance(path, str | Path):
-        return [path]
-    given = Path(path).expanduser()
-    if any(c in str(path) for c in "*?[") and not given.exists():
-        found = sorted(glob.glob(str(given)))  # noqa: PTH207 (a pattern may be absolute)
-        if not found:
-            raise FileNotFoundError(f"data.path={str(path)!r}: no file matches this pattern")
-        return list(found)
-    if given.is_dir() and not any((given / mark).exists() for mark in (".zgroup", "zarr.json", ".zattrs")):
-        inside = sorted(str(p) for p in given.iterdir() if p.suffix in SUFFIXES)
-        if not inside:
-            raise FileNotFoundError(f"data.path={str(path)!r} is a folder without .h5ad or .zarr inside")
-        return list(inside)
-    return [path]
+from bmfm.tokenizers.rna import CellTokenizer, Truncation
 
 
 class CellExamples(Dataset):
     """Batches of tokenized cells; asked for a list of (epoch, index) pairs at a time.
+
+    Cells that are held out get the tokens that inference makes of them (`CellTokenizer.for_inference`), so that a model's
+    figures are those of its use. Objectives that reconstruct what of a cell is not shown are measured on cells that are
+    shown in part, as in training: dropout and thinning stay, drawn by the cell's content.
 
     Parameters
     ----------
     order
         Which cell stands at which index in an epoch.
     seed
-        Of the cells' keys.
+        Of the keys of training cells, and of the objectives' masks.
+    held_out
+        Whether the cells are for validation or test.
     """
 
-    def __init__(self, cells: Cells, order, seed: int, tokenizer: CellTokenizer, max_tokens: int, packing: bool):
-        self.cells, self.order, self.seed, self.tokenizer = cells, order, seed, tokenizer
-        self.max_tokens, self.packing = max_tokens, packing
+    def __init__(self, cells: Cells, order, seed: int, tokenizer: CellTokenizer, max_tokens: int, packing: bool, held_out: bool = False):
+        self.cells, self.order, self.seed, self.trained_with = cells, order, seed, tokenizer
+        self.max_tokens, self.packing, self.held_out = max_tokens, packing, held_out
         self.labels: dict[str, np.ndarray] = {}
-        self.whole_cells = False
+        self.whole_cells = self.shown_in_part = False
         self.measured = cells.measured
         self.measured_ids = [np.flatnonzero(row).astype(np.int32) for row in self.measured]
 
     def __len__(self) -> int:
         return len(self.order)
 
+    @cached_property
+    def tokenizer(self) -> CellTokenizer:
+        """Made at the first batch, when the tokenizer is settled and the objectives have said what they need."""
+        return self.trained_with.for_inference(shown_in_part=self.shown_in_part) if self.held_out else self.trained_with
+
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> dict:
         epochs, places = np.array(pairs, np.int64).T
         numbers = self.order(epochs, places)
         keys = example_keys(self.seed, epochs, places)
         source = self.cells.source_of(numbers)
-        counts = self.cells.take(numbers)
         tokenizer = self.tokenizer
-        tokens = tokenizer(counts, keys, source, self.measured_ids, self.max_tokens)
+        counts, token_keys = tokenizer.arrange(self.cells.take(numbers), keys)
+        tokens = tokenizer(counts, token_keys, source, self.measured_ids, self.max_tokens)
         flat: dict = {"values": (tokens.values, -(PAD + 1.0))}
         lowered = tokenizer.depth["kind"] in ("downsample", "poisson")
         if lowered:
@@ -94,7 +83,8 @@ class RnaDataModule(BatchModule):
     Parameters
     ----------
     path
-        .h5ad files or zarr folders: one, a list, a pattern, a folder; or `anndata.AnnData` objects.
+        .h5ad files or zarr folders: one, a list, a pattern, a folder; or `anndata.AnnData` objects, and what else
+        `cells.formats.find_sources` takes.
     census
         A callable that opens more sources with the vocabulary, see `cells.census`.
     split
@@ -110,7 +100,7 @@ class RnaDataModule(BatchModule):
     gene_column
         ``.var`` column of gene names; None takes the one that matches best.
     orthologs
-        Table of (other species' gene, human gene).
+        Table of (other species' gene, human gene); it is saved with the tokenizer. None takes the tokenizer's.
     min_matched
         Least share of a file's genes in the vocabulary.
     storage
@@ -171,10 +161,10 @@ class RnaDataModule(BatchModule):
         if tokenizer.vocabulary is None:
             tokenizer.use(self._vocabulary_of_data(paths))
         assert tokenizer.vocabulary is not None
-        orthologs = read_orthologs(self.orthologs) if self.orthologs else None
-        sources = [
-            open_source(p, tokenizer.vocabulary, self.counts, self.gene_column, orthologs, self.expects, self.min_matched) for p in paths
-        ]
+        if self.orthologs:
+            tokenizer.orthologs = read_orthologs(self.orthologs)
+        how = (self.counts, self.gene_column, tokenizer.orthologs, self.expects, self.min_matched)
+        sources = [open_source(p, tokenizer.vocabulary, *how) for p in paths]
         if self.census is not None:
             sources += self.census(tokenizer.vocabulary)
         if not sources:
@@ -192,10 +182,7 @@ class RnaDataModule(BatchModule):
         if empty.all():
             raise ValueError(f"{sources[0].view.name}: no cell has a count in any gene of the vocabulary")
         if n := int(empty.sum()):
-            first = int(np.flatnonzero(empty)[0])
-            where = int(self.cells.source_of(np.array([first]))[0])
-            name = sources[where].view.obs.index[first - int(self.cells.first[where])]
-            self.note("cells without any count", f"{n:,}, left out (first: {name!r} of {sources[where].name})")
+            self.note("cells without any count", f"{n:,}, left out (first: {self.cells.name_of(int(np.flatnonzero(empty)[0]))})")
         parts = split_examples(self.split, len(self.cells), self.cells.column)
         self.numbers = {part: cells[~empty[cells]] for part, cells in parts.items()}
         if not len(self.numbers["train"]):
@@ -210,12 +197,23 @@ class RnaDataModule(BatchModule):
         orders["train"] = Order(self.numbers["train"], self.seed, blocks, self.buffer_blocks, classes)  # type: ignore[assignment]
         seeds = part_seeds(self.seed, self.split)
         self.parts = {
-            part: CellExamples(self.cells, orders[part], seeds[part], tokenizer, self.max_tokens, self.packing)
+            part: CellExamples(self.cells, orders[part], seeds[part], tokenizer, self.max_tokens, self.packing, part != "train")
             for part in PARTS
             if len(self.numbers[part])
         }
-        if tokenizer.values["target_sum"] == "median" or tokenizer.depth["kind"] == "auto":
+        if not tokenizer.is_settled:
             tokenizer.settle(self._some_cells.totals)
+        self._note_truncation()
+
+    def _note_truncation(self) -> None:
+        """Say what `max_tokens` leaves out of training cells, from some of them."""
+        source, cut, seen = self.cells.source_of(self._some_numbers), Truncation(), self.tokenizer.for_inference()
+        for start in range(0, len(source), 512):
+            part = slice(start, start + 512)
+            counts, keys = seen.arrange(gather(self._some_cells, np.arange(len(source))[part]), np.empty(0, np.uint64))
+            cut.add(counts, seen(counts, keys, source[part], self.parts["train"].measured_ids, self.max_tokens))
+        if said := cut.said(seen, self.max_tokens, int(self.cells.measured.sum(1).max())):
+            self.note("truncation, of some training cells", said)
 
     @cached_property
     def _some_numbers(self) -> np.ndarray:
@@ -237,10 +235,11 @@ class RnaDataModule(BatchModule):
         ``token_counts``, ``value_sums``, ``zero_counts`` of the tokens a model sees; ``profile_mean`` and
         ``profile_zero_rate`` over cells whose file has the gene; ``bin_log_frequency`` [n_bins] where values are bins.
         """
-        counts, numbers, n_genes = self._some_cells, self._some_numbers, len(self.tokenizer)
+        numbers, n_genes = self._some_numbers, len(self.tokenizer)
+        counts, keys = self.tokenizer.arrange(self._some_cells, example_keys(self.seed, 1 << 40, numbers))
         source = self.cells.source_of(numbers)
         train = self.parts["train"]
-        tokens = self.tokenizer(counts, example_keys(self.seed, 1 << 40, numbers), source, train.measured_ids, self.max_tokens)
+        tokens = self.tokenizer(counts, keys, source, train.measured_ids, self.max_tokens)
         cells_with = (np.bincount(source, minlength=len(train.measured))[:, None] * train.measured).sum(0)
         out = {
             "token_counts": np.bincount(tokens.ids, minlength=n_genes),
@@ -253,6 +252,12 @@ class RnaDataModule(BatchModule):
             share = np.bincount(tokens.targets.astype(np.int64), minlength=n_bins) + 1.0
             out["bin_log_frequency"] = np.log(share / share.sum()).astype(np.float32)
         return out
+
+    def where(self, number: int) -> str:
+        """File and name of a cell."""
+        source = int(self.cells.source_of(np.array([number]))[0])
+        name = self.sources[source].view.obs.index[number - int(self.cells.first[source])]
+        return f"{self.sources[source].name}, cell {name!r}"
 
     @property
     def training_examples(self) -> np.ndarray:
@@ -273,7 +278,7 @@ class RnaDataModule(BatchModule):
     def need(self, needs: set[str]) -> None:
         """Serve what objectives asked for."""
         for dataset in self.parts.values():
-            dataset.whole_cells = "whole_cell" in needs
+            dataset.whole_cells, dataset.shown_in_part = "whole_cell" in needs, "shown_in_part" in needs
 
     def report(self) -> None:
         """Print how each file's genes were found."""
@@ -295,5 +300,6 @@ class RnaDataModule(BatchModule):
         v, d = self.tokenizer.values, self.tokenizer.depth
         facts["values"] = v["kind"] + (f" to {v['target_sum']:,.0f}" if "normalise" in v["kind"] else "")
         if d["kind"] != "none":
-            facts["read depth"] = d["kind"] + (f" to {d['target']:,.0f}" if d["target"] else "")
+            thins = d["kind"] in ("downsample", "poisson")
+            facts["read depth"] = d["kind"] + (f"{', in use aligned' if thins else ''} to {d['target']:,.0f}" if d["target"] else "")
         return facts | self.notes

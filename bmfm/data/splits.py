@@ -28,6 +28,8 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
     by = split["by"]
     if by not in ("random", "stratified", "group", "column", "file"):
         raise ValueError(f"data.split.by={by!r} is unknown; choose random, stratified, group, column or file")
+    if by in ("stratified", "group", "column") and split.get("column") is None:
+        raise ValueError(f"data.split.by={by} needs the name of a column: +data.split.column=...")
     if by in ("column", "file"):
         return _by_value(split, column("file" if by == "file" else split["column"]), "file" if by == "file" else split["column"])
     shares = {part: float(split.get(part, 0.0)) for part in ("validation", "test")}

@@ -266,6 +266,11 @@ class SequenceTable(BatchModule):
         train = np.concatenate([self.ids[n] for n in self.numbers["train"]])
         return {"token_counts": np.bincount(train, minlength=len(self.tokenizer))}
 
+    def where(self, number: int) -> str:
+        """File and row of an example, rows counted as in a file with a header in row 1."""
+        part = self.table["bmfm part"].to_numpy()
+        return f"{find_tables(self.path)[part[number]]}, row {int((part[:number] == part[number]).sum()) + 2}"
+
     @property
     def training_examples(self) -> np.ndarray:
         return self.numbers["train"]

@@ -83,11 +83,13 @@ class Entry(NamedTuple):
         return self.evidence == "recomputed" or bool(self.repeated_by)
 
     @property
-    def words(self) -> str:
+    def words(self) -> list[tuple[str, bool]]:
+        """What is known, in words, each with whether it speaks for the figures."""
         if self.submission["status"] == "reported":
-            return "reported"
-        said = f"repeated by {', '.join(self.repeated_by)}" if self.repeated_by else "submitted, not repeated"
-        return f"{said}; {'scores recomputed from its predictions' if self.evidence == 'recomputed' else self.evidence}"
+            return [("reported", False)]
+        repeated = (f"repeated by {', '.join(self.repeated_by)}", True) if self.repeated_by else ("submitted, not repeated", False)
+        recomputed = self.evidence == "recomputed"
+        return [repeated, ("scores recomputed from its predictions" if recomputed else self.evidence, recomputed)]
 
 
 def gather(files: Sequence[Path], data_root: str | Path, new: Container[Path] = ()) -> tuple[dict[Path, Entry], dict[Path, list[str]]]:

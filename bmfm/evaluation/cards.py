@@ -195,7 +195,10 @@ def _omics(name: str) -> str | None:
     import yaml
 
     file = config_file("task", name)
-    content = (yaml.safe_load(file.read_text(encoding="utf-8")) if file else None) or {}
+    try:
+        content = (yaml.safe_load(file.read_text(encoding="utf-8")) if file else None) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
     if own := (content.get("task") or {}).get("omics"):
         return own
     below = (d.removeprefix("/task/") for d in content.get("defaults") or () if isinstance(d, str) and d.startswith("/task/"))

@@ -242,7 +242,11 @@ def _match(named: pd.DataFrame, figures: np.ndarray, examples: Examples, file: P
     if examples.card.omics == "rna":
         names = examples.adata.obs_names.astype(str).tolist()
         if len(set(names)) < len(names):
-            raise ValueError(f"{examples.card.name}: several cells have one name, so that no table can be matched; use ordered: true")
+            if given == names:
+                return list(range(len(names)))
+            raise ValueError(
+                f"{examples.card.name}: several cells have one name, so that rows must have the cells' names in their order; {file} has others"
+            )
     elif first in _unique_columns(examples):
         names = joined(examples.data.table[[first]])
     else:

@@ -98,7 +98,7 @@ class Examples:
         """The cells of all files, in the order of their numbers."""
         import anndata
 
-        from bmfm.data.rna import find_sources
+        from bmfm.cells.formats import find_sources
 
         files = find_sources(self.data.path)
         read = [anndata.read_h5ad(f) if str(f).endswith(".h5ad") else anndata.read_zarr(f) for f in files]

@@ -54,7 +54,16 @@ def functions(settings: Mapping[str, Mapping]) -> dict[str, Callable[[np.ndarray
 
     from hydra.utils import get_method
 
-    return {name: partial(get_method(s["_target_"]), **_arguments(s)) for name, s in settings.items()}
+    found: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {}
+    for name, given in settings.items():
+        try:
+            found[name] = partial(get_method(given["_target_"]), **_arguments(given))
+        except Exception as error:  # whatever an import can raise
+            raise ValueError(
+                f"task.metrics.{name}: {given['_target_']} cannot be imported ({' '.join(str(error).split())[:200]}); "
+                "a module of your own lies in the folder of --config-dir, is installed, or is on PYTHONPATH"
+            ) from error
+    return found
 
 
 def _arguments(settings: Mapping) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from bmfm.files import cached_folder, fingerprint, require_file
 from bmfm.genome.alphabet import N, base_table
 from bmfm.genome.contigs import ContigNames
+from bmfm.genome.derived import derived_arrays
 from bmfm.genome.fasta import fasta_pieces
 
 SOFT_MASK_BIT = np.uint8(0x80)
@@ -155,12 +156,13 @@ class Reference:
 
         Found once for a genome, and kept beside its store.
         """
-
-        def build(partial: Path) -> None:
-            np.save(partial / "intervals.npy", _known_intervals(self.codes, self.starts, self.ends, max_n_run))
-
-        key = {"format": 1, "genome": self.folder.name, "max_n_run": max_n_run}
-        return np.load(cached_folder("known_intervals", key, build, self.folder.parents[1]) / "intervals.npy")
+        arrays = derived_arrays(
+            "known_intervals",
+            self.folder,
+            {"format": 1, "max_n_run": max_n_run},
+            lambda: {"intervals": _known_intervals(self.codes, self.starts, self.ends, max_n_run)},
+        )
+        return np.array(arrays["intervals"])
 
 
 @numba.njit(cache=True)

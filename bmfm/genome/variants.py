@@ -17,9 +17,9 @@ import numpy as np
 from bmfm.files import cached_folder, fingerprint, require_file
 from bmfm.genome import vcf_store
 from bmfm.genome.reference import Reference
-from bmfm.genome.vcf_filter import KINDS, VariantFilter, VariantReport
+from bmfm.genome.vcf_filter import KINDS, NO_FREQUENCY, VariantFilter, VariantReport
 
-__all__ = ["KINDS", "VariantFilter", "VariantReport", "VariantTable"]
+__all__ = ["KINDS", "NO_FREQUENCY", "VariantFilter", "VariantReport", "VariantTable"]
 
 _FORMAT = 3
 

@@ -1,10 +1,12 @@
-"""From located fields to edits: is a record for this genome, how frequent are its alleles, and what do they change."""
+"""From located fields to edits: is a record for this genome, and what do its alleles change."""
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
-from bmfm.genome.vcf_genotypes import count_carriers
-from bmfm.genome.vcf_scan import ABSENT, FLAG, FLOAT, INT8, INT32, TEXT, integer, uint32, width
+from bmfm.genome import vcf_filter
+from bmfm.genome.vcf_scan import ABSENT, FLAG, INT8, INT32, TEXT, integer, width
 
 ELIGIBLE, NO_ALT, NO_CONTIG, TELOMERE, MISMATCH, NOT_PASSED, NO_FLAG, NO_FREQUENCY = range(8)  # of a record
 SKIPS = {
@@ -13,7 +15,7 @@ SKIPS = {
     TELOMERE: "before the first or after the last base of the contig",
     MISMATCH: "REF disagrees with the genome",
     NOT_PASSED: "FILTER is not PASS",
-    NO_FREQUENCY: "no frequency stated",
+    NO_FREQUENCY: vcf_filter.NO_FREQUENCY,
 }
 TAKEN, NO_BASES, OUT_OF_BOUNDS, IS_REF, WRONG_KIND, OF_SKIPPED = 0, 1, 2, 3, 4, 255  # of an allele; a WRONG_KIND is 4 + its kind
 ALT_SKIPS = {
@@ -21,10 +23,67 @@ ALT_SKIPS = {
     OUT_OF_BOUNDS: "frequency out of bounds",
     IS_REF: "ALT equals REF",
 }
-FIGURES, COUNTS, FREQ, CAF, GENOTYPES = range(5)  # steps of a plan to find frequencies
 MISFIT, PARTIAL, DEFAULT, RESCALED = 1, 2, 4, 8  # bits of what is noted of a record
-UNSTATED, STATED, HARD = 0, 1, 2  # whether frequencies are stated; HARD: the plain functions of `frequency` must look
+UNSTATED, STATED, HARD = 0, 1, 2  # whether frequencies are stated; HARD: see `vcf_figures`
 SNV, MNV, INSERTION, DELETION, COMPLEX = range(5)
+
+
+class Genome(NamedTuple):
+    """`Reference.codes`, the ends of its contigs, and the codes of letters."""
+
+    codes: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    table: np.ndarray
+
+
+class Verdicts(NamedTuple):
+    """What is found out about R records with A alleles; the kernels fill it in turn.
+
+    Attributes
+    ----------
+    reason : uint8 [R]
+        `ELIGIBLE`, or why the record is left out: a key of `SKIPS`, or `NO_FLAG`.
+    state : uint8 [R]
+        `UNSTATED`, `STATED` or `HARD`.
+    notes : uint8 [R]
+        Bits `MISFIT`, `PARTIAL`, `DEFAULT`, `RESCALED`.
+    frequency : float64 [A]
+    alt_reason : uint8 [A]
+        `TAKEN`, a key of `ALT_SKIPS` or `WRONG_KIND` + kind; `OF_SKIPPED` where the whole record is left out.
+    """
+
+    reason: np.ndarray
+    state: np.ndarray
+    notes: np.ndarray
+    frequency: np.ndarray
+    alt_reason: np.ndarray
+
+
+class Edits(NamedTuple):
+    """Room for the edits of A alleles.
+
+    Attributes
+    ----------
+    numbers : int64 [6, A]
+        Start, end, bases of ALT, record, allele, kind.
+    slices : float32 [2, A]
+        Low and high.
+    alt : uint8
+        State codes of the bases of all ALTs.
+    """
+
+    numbers: np.ndarray
+    slices: np.ndarray
+    alt: np.ndarray
+
+
+class Wanted(NamedTuple):
+    """What `VariantFilter` asks of alleles: frequency of those that state none (NaN: left out), float32 bounds, kinds."""
+
+    default: float
+    bounds: np.ndarray
+    kinds: np.ndarray
 
 
 @numba.njit(nogil=True, cache=True)
@@ -51,7 +110,7 @@ def _is_set(data, kind, start, end):
 
 
 @numba.njit(nogil=True, cache=True)
-def check(data, r, contig, codes, table, starts, ends, pass_only, flag, reason, disorder):
+def check(data, r, contig, genome, pass_only, flag, reason, disorder):
     """Why each record is left out, or `ELIGIBLE`.
 
     Parameters
@@ -65,6 +124,7 @@ def check(data, r, contig, codes, table, starts, ends, pass_only, flag, reason, 
     disorder : int64 [2]
         Written: records that stand before their predecessor, and the first of them.
     """
+    codes, starts, ends, table = genome
     last_contig = last_position = np.int64(-1)
     disorder[0], disorder[1] = 0, -1
     for i in range(len(reason)):
@@ -89,218 +149,6 @@ def check(data, r, contig, codes, table, starts, ends, pass_only, flag, reason, 
             reason[i] = NO_FLAG
         else:
             reason[i] = ELIGIBLE
-
-
-_POWERS = np.array([10.0**k for k in range(23)])
-
-
-@numba.njit(nogil=True, cache=True)
-def _number(data, start, end):
-    """(whether it is plain, value): a decimal figure that float64 holds exactly up to one rounding; NaN for ``.``."""
-    if start == end or (end == start + 1 and data[start] == 46):
-        return True, np.nan
-    i = start
-    mantissa, n_digits, n_fraction, exponent, some = np.int64(0), 0, 0, 0, False
-    in_fraction = False
-    while i < end:
-        byte = data[i]
-        if 48 <= byte <= 57:
-            some = True
-            mantissa = 10 * mantissa + byte - 48
-            n_digits += mantissa > 0
-            n_fraction += in_fraction
-            if n_digits > 15:
-                return False, 0.0
-        elif byte == 46 and not in_fraction:
-            in_fraction = True
-        else:
-            break
-        i += 1
-    if not some:
-        return False, 0.0
-    if i < end:
-        if data[i] | 32 != 101 or i + 1 == end:
-            return False, 0.0
-        negative = data[i + 1] == 45
-        i += 2 if negative or data[i + 1] == 43 else 1
-        if i == end or end - i > 3:
-            return False, 0.0
-        while i < end:
-            if data[i] < 48 or data[i] > 57:
-                return False, 0.0
-            exponent = 10 * exponent + data[i] - 48
-            i += 1
-        exponent = -exponent if negative else exponent
-    exponent -= n_fraction
-    if exponent < -22 or exponent > 22:
-        return False, 0.0
-    return True, mantissa / _POWERS[-exponent] if exponent < 0 else mantissa * _POWERS[exponent]
-
-
-@numba.njit(nogil=True, cache=True)
-def _text_figures(data, start, end, passed_over, out):
-    """Figures between commas, without the first `passed_over`; -1 if one needs a closer look."""
-    n, i = -passed_over, start
-    while True:
-        stop = i
-        while stop < end and data[stop] != 44:
-            stop += 1
-        if n >= 0:
-            plain, value = _number(data, i, stop)
-            if not plain:
-                return -1
-            if n < len(out):
-                out[n] = value
-        n += 1
-        if stop == end:
-            return max(n, 0)
-        i = stop + 1
-
-
-@numba.njit(nogil=True, cache=True)
-def _binary_figures(data, kind, start, end, passed_over, out):
-    n, size = -passed_over, width(kind)
-    bits = np.empty(1, np.uint32)
-    for i in range(start, end, size):
-        if kind == FLOAT:
-            bits[0] = uint32(data, i)
-            if bits[0] == 0x7F800002:  # the end of a value that is shorter than others
-                break
-            value = np.float64(bits.view(np.float32)[0])
-        else:
-            whole, least = integer(data, i, kind), -(1 << (8 * size - 1))
-            if whole == least + 1:
-                break
-            value = np.nan if whole == least else np.float64(whole)
-        if 0 <= n < len(out):
-            out[n] = value
-        n += 1
-    return max(n, 0)
-
-
-@numba.njit(nogil=True, cache=True)
-def _figures(data, kind, start, end, passed_over, out):
-    if kind == TEXT:
-        return _text_figures(data, start, end, passed_over, out)
-    if kind in (FLAG, ABSENT):
-        return 0
-    return _binary_figures(data, kind, start, end, passed_over, out)
-
-
-@numba.njit(nogil=True, cache=True)
-def _settle(figures, n, out):
-    """(state, note): copy the figures of one record to `out` if there is one for each ALT; see `frequency._per_alt`."""
-    missing = 0
-    for i in range(min(n, len(figures))):
-        missing += np.isnan(figures[i])
-        if figures[i] < 0 or figures[i] > 1:
-            return HARD, 0
-    if missing == n:
-        return UNSTATED, 0
-    if n != len(out):
-        return UNSTATED, MISFIT
-    for i in range(n):
-        out[i] = 0.0 if np.isnan(figures[i]) else figures[i]
-    return STATED, PARTIAL if missing else 0
-
-
-@numba.njit(nogil=True, cache=True)
-def _single(figures, n):
-    for i in range(min(n, len(figures))):
-        figures[i] = np.float64(np.float32(figures[i]))
-
-
-@numba.njit(nogil=True, cache=True)
-def _mean_over_studies(data, start, end, figures, out):
-    """See `frequency.dbsnp_freq`."""
-    n_alts, note = len(out), 0
-    sums, counts = np.zeros(n_alts), np.zeros(n_alts, np.int64)
-    i = start
-    while i <= end:
-        stop, first = i, i
-        while stop < end and data[stop] != 124:
-            if data[stop] == 58:
-                first = stop + 1
-            stop += 1
-        n = _text_figures(data, first, stop, 1, figures)
-        if n < 0:
-            return HARD, 0
-        missing = 0
-        for k in range(min(n, len(figures))):
-            missing += np.isnan(figures[k])
-            if figures[k] < 0 or figures[k] > 1:
-                return HARD, 0
-        if missing < n and n != n_alts:
-            note = MISFIT
-        elif missing < n:
-            for k in range(n_alts):
-                if not np.isnan(figures[k]):
-                    sums[k] += figures[k]
-                    counts[k] += 1
-        i = stop + 1
-    for k in range(n_alts):
-        sums[k] = sums[k] / counts[k] if counts[k] else np.nan
-    state, other = _settle(sums, n_alts, out)
-    return state, note | other
-
-
-@numba.njit(nogil=True, cache=True)
-def _by_step(data, r, i, step, key, figures, out, in_bcf, gt_key, n_samples):
-    """(state, note) of one record after one step of the plan."""
-    if step == GENOTYPES:
-        counts = np.zeros(len(out) + 1, np.int64)
-        if not count_carriers(data, r, i, in_bcf, gt_key, n_samples, counts):
-            return HARD, 0
-        for a in range(len(out) if counts.sum() else 0):
-            out[a] = counts[a + 1] / counts.sum()
-        return STATED if counts.sum() else UNSTATED, 0
-    kind, start, end = r.value_type[i, key], r.value_start[i, key], r.value_end[i, key]
-    if kind == ABSENT or (step == FREQ and kind != TEXT):
-        return UNSTATED, 0
-    if step == FREQ:
-        return _mean_over_studies(data, start, end, figures, out)
-    if step == CAF and kind == TEXT and end > start + 1 and data[start] == 91 and data[end - 1] == 93:
-        start, end = start + 1, end - 1
-    if step == COUNTS:  # the key after that of the counts is AN
-        n = _figures(data, r.value_type[i, key + 1], r.value_start[i, key + 1], r.value_end[i, key + 1], 0, figures)
-        total = figures[0] if n else np.nan
-        if n < 0 or n > 1:
-            return HARD, 0
-        if total == 0 or np.isnan(total):
-            return UNSTATED, 0
-    n = _figures(data, kind, start, end, 1 if step == CAF else 0, figures)
-    if n < 0 or n > len(figures):
-        return HARD, 0
-    if step == COUNTS:
-        for a in range(n):
-            figures[a] = figures[a] / total
-    else:
-        _single(figures, n)
-    return _settle(figures, n, out)
-
-
-@numba.njit(nogil=True, cache=True)
-def read_frequencies(data, r, reason, steps, step_key, in_bcf, gt_key, n_samples, frequency, state, notes):
-    """Frequencies of the alleles of eligible records, by the first step of a plan that finds them.
-
-    Parameters
-    ----------
-    steps, step_key : int64 [steps]
-        What is tried, and the number of the INFO value that it reads.
-    frequency : float64 [A], state : uint8 [R], notes : uint8 [R]
-        Written.
-    """
-    for i in range(len(reason)):
-        state[i] = notes[i] = 0
-        if reason[i] != ELIGIBLE:
-            continue
-        out = frequency[r.first_alt[i] : r.first_alt[i + 1]]
-        figures = np.empty(len(out) + 2)
-        for s in range(len(steps)):
-            state[i], note = _by_step(data, r, i, steps[s], step_key[s], figures, out, in_bcf, gt_key, n_samples)
-            notes[i] |= note
-            if state[i] != UNSTATED:
-                break
 
 
 @numba.njit(nogil=True, cache=True)
@@ -331,37 +179,29 @@ def _kind(n_ref, n_alt):
 
 
 @numba.njit(nogil=True, cache=True)
-def make_edits(data, r, reason, offset, table, default, frequency, state, notes, bounds, wanted, alt_reason, columns, slices, alt):
+def make_edits(data, r, offset, table, wanted, verdicts, edits):
     """Write the edits of eligible records, and why each other allele is left out.
 
     Parameters
     ----------
     offset : int64 [R]
         Where the record's contig begins in `Reference.codes`.
-    default
-        Frequency of alleles whose record states none; NaN leaves them out.
-    bounds : float32 [2]
-        Least and greatest frequency.
-    wanted : bool [5]
-        Kinds to take.
-    alt_reason : uint8 [A]
-        Written: `TAKEN`, a key of `ALT_SKIPS` or `WRONG_KIND` + kind; `OF_SKIPPED` where the whole record is left out.
-    columns : int64 [6, A], slices : float32 [2, A], alt : uint8
-        Written: start, end, bases of ALT, record, allele, kind; low, high; state codes.
 
     Returns
     -------
     (edits, bases of ALT)
     """
+    reason, state, notes, frequency, alt_reason = verdicts
+    numbers, slices, alt = edits
     n = n_bases = 0
     for i in range(len(reason)):
         first, stop = r.first_alt[i], r.first_alt[i + 1]
         if reason[i] == ELIGIBLE and state[i] != STATED:
-            if np.isnan(default):
+            if np.isnan(wanted.default):
                 reason[i] = NO_FREQUENCY
             else:
                 notes[i] |= DEFAULT
-                frequency[first:stop] = default
+                frequency[first:stop] = wanted.default
         if reason[i] != ELIGIBLE:
             alt_reason[first:stop] = OF_SKIPPED
             continue
@@ -381,7 +221,7 @@ def make_edits(data, r, reason, offset, table, default, frequency, state, notes,
             if not _plain_bases(data, r.alt_start[a], r.alt_end[a], table):
                 alt_reason[a] = NO_BASES
                 continue
-            if not bounds[0] <= rounded <= bounds[1]:
+            if not wanted.bounds[0] <= rounded <= wanted.bounds[1]:
                 alt_reason[a] = OUT_OF_BOUNDS
                 continue
             shift, short_ref_end, short_alt_end = _trimmed(data, ref, ref_end, r.alt_start[a], r.alt_end[a], table)
@@ -390,13 +230,13 @@ def make_edits(data, r, reason, offset, table, default, frequency, state, notes,
                 alt_reason[a] = IS_REF
                 continue
             kind = _kind(n_ref, n_alt)
-            if not wanted[kind]:
+            if not wanted.kinds[kind]:
                 alt_reason[a] = WRONG_KIND + kind
                 continue
             alt_reason[a] = TAKEN
             start = offset[i] + r.position[i] + shift
-            columns[0, n], columns[1, n], columns[2, n] = start, start + n_ref, n_alt
-            columns[3, n], columns[4, n], columns[5, n] = i, a - first + 1, kind
+            numbers[0, n], numbers[1, n], numbers[2, n] = start, start + n_ref, n_alt
+            numbers[3, n], numbers[4, n], numbers[5, n] = i, a - first + 1, kind
             slices[0, n], slices[1, n] = low, high
             n += 1
             for k in range(r.alt_start[a] + shift, short_alt_end):

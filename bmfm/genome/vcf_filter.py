@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 KINDS = ("snv", "mnv", "insertion", "deletion", "complex")
+NO_FREQUENCY = "no frequency stated"
+"""Why an allele is left out whose record states no frequency, where none is given by the filter."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Genotypes of VCF and BCF records: the two copies of chosen samples, and the alleles that all samples carry."""
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
@@ -13,6 +15,38 @@ NOTES = (
     "heterozygous genotype without phase (order in the file used)",
     "genotype names an allele that its record lacks (read as the reference)",
 )
+
+
+class Format(NamedTuple):
+    """How genotypes are written: as text or as BCF, the numbers of GT and PS in a BCF's header, and how many samples there are."""
+
+    in_bcf: bool
+    gt_key: int
+    ps_key: int
+    n_samples: int
+
+
+class Genotypes(NamedTuple):
+    """What is read from the genotypes of one record.
+
+    Attributes
+    ----------
+    copies : int16 [chosen, 2]
+        Alleles of the chosen samples; -1 where not called.
+    phase_sets : int64 [chosen]
+        A number for the phase set of each phased heterozygous genotype.
+    noted : int64 [NOTES]
+        Oddities of the chosen samples are added.
+    counts : int64 [n_alts + 1] or [0]
+        Carriers of each allele among all samples are added; not if empty.
+    """
+
+    copies: np.ndarray
+    phase_sets: np.ndarray
+    noted: np.ndarray
+    counts: np.ndarray
+
+
 _MOST = 64  # copies of one genotype that are looked at
 _GT = np.frombuffer(b"GT", np.uint8)
 _PS = np.frombuffer(b"PS", np.uint8)
@@ -126,18 +160,16 @@ def _text_phase_set(data, start, end):
 
 
 @numba.njit(nogil=True, cache=True)
-def read_text(data, start, end, n_samples, slot, n_alts, wanted, out, phase_sets, noted, counts):
+def read_text(data, start, end, slot, n_alts, wanted, into):
     """Genotypes of one record of text.
 
     Parameters
     ----------
     slot : int64 [samples]
-        Row of `out` for each sample, -1 for one that was not asked for.
+        Row of `into` for each sample, -1 for one that was not asked for.
     wanted
-        Whether oddities of the chosen samples are counted in `noted`, and phase sets noted.
-    out : int16 [chosen, 2]
-    counts : int64 [n_alts + 1] or [0]
-        Carriers of each allele among all samples; not counted if empty.
+        Whether oddities and phase sets of the chosen samples are noted.
+    into : Genotypes
 
     Returns
     -------
@@ -145,16 +177,17 @@ def read_text(data, start, end, n_samples, slot, n_alts, wanted, out, phase_sets
         False if a column is no genotype.
     """
     alleles = np.empty(_MOST, np.int64)
-    ignored = noted if wanted else np.empty_like(noted)
+    counts = into.counts
+    noted = into.noted if wanted else np.empty_like(into.noted)
     format_end = start
     while format_end < end and data[format_end] != 9:
         format_end += 1
     gt, ps = _field_of(data, start, format_end, _GT), _field_of(data, start, format_end, _PS)
     if gt < 0:
-        ignored[NO_GT] += len(out)
+        noted[NO_GT] += len(into.copies)
         return True
     i = format_end + 1
-    for sample in range(n_samples):
+    for sample in range(len(slot)):
         stop = i
         while stop < end and data[stop] != 9:
             stop += 1
@@ -167,18 +200,19 @@ def read_text(data, start, end, n_samples, slot, n_alts, wanted, out, phase_sets
             for a in range(min(n, _MOST) if len(counts) else 0):
                 if 0 <= alleles[a] < len(counts):
                     counts[alleles[a]] += 1
-            if row >= 0 and _take(alleles, n, phased, n_alts, out[row], ignored) and ps >= 0 and wanted:
+            if row >= 0 and _take(alleles, n, phased, n_alts, into.copies[row], noted) and ps >= 0 and wanted:
                 first, last = _field(data, i, stop, ps)
-                phase_sets[row] = _text_phase_set(data, first, last)
+                into.phase_sets[row] = _text_phase_set(data, first, last)
         i = stop + 1
     return True
 
 
 @numba.njit(nogil=True, cache=True)
-def read_bcf(data, start, end, n_samples, slot, n_alts, wanted, gt_key, ps_key, out, phase_sets, noted, counts):
-    """Genotypes of one record of a BCF; `gt_key` and `ps_key` are the header's numbers of GT and PS. See `read_text`."""
+def read_bcf(data, start, end, slot, n_alts, wanted, form, into):
+    """Genotypes of one record of a BCF, whose `Format` is `form`; see `read_text`."""
     alleles = np.empty(_MOST, np.int64)
-    ignored = noted if wanted else np.empty_like(noted)
+    n_samples, counts = len(slot), into.counts
+    noted = into.noted if wanted else np.empty_like(into.noted)
     gt_kind, gt_n, gt_at = 0, 0, np.int64(-1)
     ps_kind, ps_n, ps_at = 0, 0, np.int64(-1)
     at = start
@@ -192,13 +226,13 @@ def read_bcf(data, start, end, n_samples, slot, n_alts, wanted, gt_key, ps_key, 
             return False
         if first + n_samples * n * width(kind) > end:
             return False
-        if key == gt_key and kind <= INT32:
+        if key == form.gt_key and kind <= INT32:
             gt_kind, gt_n, gt_at = kind, n, first
-        if key == ps_key:
+        if key == form.ps_key:
             ps_kind, ps_n, ps_at = kind, n, first
         at = first + n_samples * n * width(kind)
     if gt_at < 0:
-        ignored[NO_GT] += len(out)
+        noted[NO_GT] += len(into.copies)
         return True
     for sample in range(n_samples):
         row = slot[sample]
@@ -207,8 +241,8 @@ def read_bcf(data, start, end, n_samples, slot, n_alts, wanted, gt_key, ps_key, 
             for a in range(min(n, _MOST) if len(counts) else 0):
                 if 0 <= alleles[a] < len(counts):
                     counts[alleles[a]] += 1
-            if row >= 0 and _take(alleles, n, phased, n_alts, out[row], ignored) and ps_at >= 0 and wanted:
-                phase_sets[row] = _binary_phase_set(data, ps_at + sample * ps_n * width(ps_kind), ps_kind, ps_n)
+            if row >= 0 and _take(alleles, n, phased, n_alts, into.copies[row], noted) and ps_at >= 0 and wanted:
+                into.phase_sets[row] = _binary_phase_set(data, ps_at + sample * ps_n * width(ps_kind), ps_kind, ps_n)
     return True
 
 
@@ -226,14 +260,14 @@ def _binary_phase_set(data, at, kind, n):
 
 
 @numba.njit(nogil=True, cache=True)
-def read_genotypes(data, r, in_bcf, gt_key, ps_key, slot, eligible, out, phase_sets, noted, first_noted):
+def read_genotypes(data, r, form, slot, eligible, copies, phase_sets, noted, first_noted):
     """Genotypes of the chosen samples in all records; -1 if all can be read, or else the record that cannot.
 
     Parameters
     ----------
     eligible : bool [R]
         Records whose alleles may be taken: only their oddities are counted.
-    out : int16 [R, chosen, 2], phase_sets : int64 [R, chosen]
+    copies : int16 [R, chosen, 2], phase_sets : int64 [R, chosen]
         Both hold -1 and 0 before.
     noted, first_noted : int64 [NOTES]
         Genotypes that are odd in each way, and the first record with one.
@@ -244,12 +278,11 @@ def read_genotypes(data, r, in_bcf, gt_key, ps_key, slot, eligible, out, phase_s
         n_alts = r.first_alt[i + 1] - r.first_alt[i]
         before[:] = noted
         start, end = r.genotypes_start[i], r.line_end[i]
-        if in_bcf:
-            good = read_bcf(
-                data, start, end, len(slot), slot, n_alts, eligible[i], gt_key, ps_key, out[i], phase_sets[i], noted, nothing
-            )  # fmt: skip
+        into = Genotypes(copies[i], phase_sets[i], noted, nothing)
+        if form.in_bcf:
+            good = read_bcf(data, start, end, slot, n_alts, eligible[i], form, into)
         else:
-            good = read_text(data, start, end, len(slot), slot, n_alts, eligible[i], out[i], phase_sets[i], noted, nothing)
+            good = read_text(data, start, end, slot, n_alts, eligible[i], into)
         if not good:
             return i
         for k in range(len(noted)):
@@ -259,11 +292,11 @@ def read_genotypes(data, r, in_bcf, gt_key, ps_key, slot, eligible, out, phase_s
 
 
 @numba.njit(nogil=True, cache=True)
-def count_carriers(data, r, record, in_bcf, gt_key, n_samples, counts):
+def count_carriers(data, r, record, form, counts):
     """Carriers of each allele of one record among all samples, into `counts` [n_alts + 1]; False if it cannot be read."""
     start, end = r.genotypes_start[record], r.line_end[record]
-    noted, out, phase_sets = np.zeros(5, np.int64), np.empty((0, 2), np.int16), np.empty(0, np.int64)
-    slot = np.full(n_samples, -1, np.int64)
-    if in_bcf:
-        return read_bcf(data, start, end, n_samples, slot, 0, False, gt_key, -1, out, phase_sets, noted, counts)
-    return read_text(data, start, end, n_samples, slot, 0, False, out, phase_sets, noted, counts)
+    into = Genotypes(np.empty((0, 2), np.int16), np.empty(0, np.int64), np.zeros(5, np.int64), counts)
+    nobody = np.full(form.n_samples, -1, np.int64)
+    if form.in_bcf:
+        return read_bcf(data, start, end, nobody, 0, False, form, into)
+    return read_text(data, start, end, nobody, 0, False, into)

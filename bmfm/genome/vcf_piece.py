@@ -9,6 +9,7 @@ import numpy as np
 
 from bmfm.genome import frequency as plain
 from bmfm.genome import vcf_edits as edits
+from bmfm.genome import vcf_figures
 from bmfm.genome import vcf_genotypes as genotypes
 from bmfm.genome.alphabet import base_table
 from bmfm.genome.reference import Reference
@@ -26,7 +27,7 @@ RECORD_NOTES = {
     edits.RESCALED: "frequencies add up to more than 1 (rescaled)",
 }
 DISORDER = "record out of order (sorted)"
-_STEPS = {"figures": edits.FIGURES, "counts": edits.COUNTS, "freq": edits.FREQ, "caf": edits.CAF}
+_STEPS = {"figures": vcf_figures.FIGURES, "counts": vcf_figures.COUNTS, "freq": vcf_figures.FREQ, "caf": vcf_figures.CAF}
 _REFERENCE_BLOCKS = (b"<NON_REF>", b"<*>")
 
 
@@ -78,32 +79,35 @@ class PieceReader:
         fields = plain.sources(keep.frequency_source)
         self._require_declared(fields)
         self.keys: list[str] = []
-        self.steps, step_key = [], []
+        steps: list[int] = []
+        step_key: list[int] = []
         for name in fields:
             kind = plain.FORMATS.get(name, "figures")
-            self.steps.append(_STEPS[kind])
+            steps.append(_STEPS[kind])
             step_key.append(len(self.keys))
             self.keys += [name, "AN"] if kind == "counts" else [name]
         if keep.frequency_source in ("auto", "genotypes") and header.samples:
-            self.steps.append(edits.GENOTYPES)
+            steps.append(vcf_figures.GENOTYPES)
             step_key.append(-1)
         self.flag = len(self.keys) if keep.info_flag else -1
         self.keys += [keep.info_flag] if keep.info_flag else []
-        self.step_key = np.array(step_key, np.int64)
+        self.steps, self.step_key = np.array(steps, np.int64), np.array(step_key, np.int64)
         self.key_bytes = np.frombuffer("".join(self.keys).encode(), np.uint8)
         self.first_key = np.concatenate([[0], np.cumsum([len(k.encode()) for k in self.keys])]).astype(np.int64)
         self.key_ids = np.array([header.keys.get(k, -1) for k in self.keys], np.int64)
-        self.gt_key, self.ps_key = header.keys.get("GT", -1), header.keys.get("PS", -1)
+        self.form = genotypes.Format(header.is_bcf, header.keys.get("GT", -1), header.keys.get("PS", -1), len(header.samples))
         chosen = [header.samples.index(s) for s in keep.samples]
         columns, self.slot_of_sample = np.unique(np.array(chosen, np.int64), return_inverse=True)
         self.slot = np.full(len(header.samples), -1, np.int64)
         self.slot[columns] = np.arange(len(columns))
         self.n_chosen = len(columns)
         self.contigs: dict[str, int] = {}
-        self.table = base_table()
-        self.bounds = np.array([keep.min_frequency, keep.max_frequency], np.float32)
-        self.wanted = np.array([kind in keep.kinds for kind in KINDS])
-        self.default = np.nan if keep.missing_frequency is None else keep.missing_frequency
+        self.genome = edits.Genome(reference.codes, reference.starts, reference.ends, base_table())
+        self.wanted = edits.Wanted(
+            np.nan if keep.missing_frequency is None else float(keep.missing_frequency),
+            np.array([keep.min_frequency, keep.max_frequency], np.float32),
+            np.array([kind in keep.kinds for kind in KINDS]),
+        )
 
     def _require_declared(self, fields: tuple[str, ...]) -> None:
         keep, header = self.keep, self.header
@@ -143,33 +147,25 @@ class PieceReader:
         return self._read(raw, data, r), at
 
     def _read(self, raw: bytes, data: np.ndarray, r: Records) -> Piece:
-        n, keep, reference = len(r.position), self.keep, self.reference
+        n, n_alts, reference = len(r.position), len(r.alt_start), self.reference
         report = VariantReport(str(self.path), records=n)
-        contig = self._contigs(raw, r)
-        reason, disorder = np.zeros(n, np.uint8), np.zeros(2, np.int64)
-        edits.check(
-            data, r, contig, reference.codes, self.table, reference.starts, reference.ends, keep.pass_only, self.flag, reason, disorder
-        )  # fmt: skip
+        contig, disorder = self._contigs(raw, r), np.zeros(2, np.int64)
+        reason, state, notes = np.zeros((3, n), np.uint8)
+        verdicts = edits.Verdicts(reason, state, notes, np.zeros(n_alts), np.zeros(n_alts, np.uint8))
+        edits.check(data, r, contig, self.genome, self.keep.pass_only, self.flag, reason, disorder)
         copies, phase_sets = self._genotypes(raw, data, r, reason == edits.ELIGIBLE, report)
-        frequency, state, notes = np.zeros(len(r.alt_start)), np.zeros(n, np.uint8), np.zeros(n, np.uint8)
-        edits.read_frequencies(
-            data, r, reason, np.array(self.steps, np.int64), self.step_key, self.header.is_bcf, self.gt_key, len(self.header.samples),
-            frequency, state, notes,
+        vcf_figures.read_frequencies(data, r, self.steps, self.step_key, self.form, verdicts)
+        for i in np.flatnonzero(verdicts.state == edits.HARD).tolist():
+            self._look_closer(raw, data, r, i, verdicts)
+        room = edits.Edits(
+            np.empty((6, n_alts), np.int64), np.empty((2, n_alts), np.float32), np.empty(int((r.alt_end - r.alt_start).sum()), np.uint8)
         )  # fmt: skip
-        for i in np.flatnonzero(state == edits.HARD).tolist():
-            self._look_closer(raw, data, r, i, frequency, state, notes)
-        alt_reason = np.zeros(len(r.alt_start), np.uint8)
-        columns, slices = np.empty((6, len(r.alt_start)), np.int64), np.empty((2, len(r.alt_start)), np.float32)
-        alt = np.empty(int((r.alt_end - r.alt_start).sum()), np.uint8)
         offset = reference.starts[np.maximum(contig, 0)]
-        n_edits, n_bases = edits.make_edits(
-            data, r, reason, offset, self.table, self.default, frequency, state, notes, self.bounds, self.wanted,
-            alt_reason, columns, slices, alt,
-        )  # fmt: skip
+        n_edits, n_bases = edits.make_edits(data, r, offset, self.genome.table, self.wanted, verdicts, room)
         where = self._where(raw, r)
-        self._count(raw, r, reason, alt_reason, notes, disorder, where, report)
-        named = dict(zip(("start", "end", "alt_length", "record", "allele", "kind"), columns[:, :n_edits], strict=True))
-        named |= {"low": slices[0, :n_edits], "high": slices[1, :n_edits], "alt": alt[:n_bases]}
+        self._count(raw, r, verdicts, disorder, report)
+        named = dict(zip(("start", "end", "alt_length", "record", "allele", "kind"), room.numbers[:, :n_edits], strict=True))
+        named |= {"low": room.slices[0, :n_edits], "high": room.slices[1, :n_edits], "alt": room.alt[:n_bases]}
         named = self._inside(named, report)
         report.kept = Counter({KINDS[k]: c for k, c in enumerate(np.bincount(named.pop("kind"), minlength=5).tolist()) if c})
         on_genome = np.flatnonzero((reason != edits.NO_ALT) & (reason != edits.NO_CONTIG))
@@ -180,7 +176,7 @@ class PieceReader:
             columns=sort_edits(named),
             n_compared=int((reason[on_genome] != edits.TELOMERE).sum()),
             n_mismatched=int((reason == edits.MISMATCH).sum()),
-            n_alternatives=self._alternatives(raw, r, alt_reason),
+            n_alternatives=self._alternatives(raw, r, verdicts.alt_reason),
             first=ends[0],
             last=ends[1],
             first_where=where(int(on_genome[0])) if len(on_genome) else "",
@@ -197,7 +193,7 @@ class PieceReader:
             names = [self.header.contigs.get(int(c), f"contig number {c} of the header") for c in numbers]
         else:
             back = r.contig
-            names = [raw[start:end].decode("utf-8", "replace") for start, end in r.runs.tolist()]
+            names = [raw[start:end].decode("utf-8", "replace") for start, end in zip(r.run_start.tolist(), r.run_end.tolist(), strict=True)]
         for name in names:
             if name not in self.contigs:
                 found = self.reference.names.find(name)
@@ -209,20 +205,20 @@ class PieceReader:
             if self.header.is_bcf:
                 name = self.header.contigs.get(int(r.contig[i]), str(r.contig[i]))
             else:
-                start, end = r.runs[r.contig[i]]
+                start, end = r.run_start[r.contig[i]], r.run_end[r.contig[i]]
                 name = raw[start:end].decode("utf-8", "replace")
             return f"{name}:{r.position[i] + 1}"
 
         return where
 
-    def _genotypes(self, raw, data, r, eligible, report) -> tuple[np.ndarray, np.ndarray]:
+    def _genotypes(
+        self, raw: bytes, data: np.ndarray, r: Records, eligible: np.ndarray, report: VariantReport
+    ) -> tuple[np.ndarray, np.ndarray]:
         n = len(r.position)
         copies, phase_sets = np.full((n, self.n_chosen, 2), -1, np.int16), np.zeros((n, self.n_chosen), np.int64)
         if self.n_chosen:
             noted, first = np.zeros(len(genotypes.NOTES), np.int64), np.full(len(genotypes.NOTES), -1)
-            bad = genotypes.read_genotypes(
-                data, r, self.header.is_bcf, self.gt_key, self.ps_key, self.slot, eligible, copies, phase_sets, noted, first
-            )  # fmt: skip
+            bad = genotypes.read_genotypes(data, r, self.form, self.slot, eligible, copies, phase_sets, noted, first)
             where = self._where(raw, r)
             if bad >= 0:
                 raise BadRecord(bad, where(bad), "a genotype (GT) is not of the form 0|1")
@@ -230,7 +226,7 @@ class PieceReader:
                 report.note(genotypes.NOTES[k], where(int(first[k])), int(noted[k]))
         return copies[:, self.slot_of_sample], phase_sets[:, self.slot_of_sample]
 
-    def _look_closer(self, raw, data, r, i, frequency, state, notes) -> None:
+    def _look_closer(self, raw: bytes, data: np.ndarray, r: Records, i: int, verdicts: edits.Verdicts) -> None:
         """Frequencies of a record that the kernel leaves to the plain functions; they tell what is wrong with it."""
         info: dict[str, str] = {}
         for k, key in enumerate(self.keys):
@@ -243,18 +239,19 @@ class PieceReader:
             raise BadRecord(
                 i, self._where(raw, r)(i), f"{error}. Mend the record, or name another INFO field in frequency_source"
             ) from None
-        if figures is None and edits.GENOTYPES in self.steps:
+        if figures is None and vcf_figures.GENOTYPES in self.steps:
             counts = np.zeros(stop - first + 1, np.int64)
-            if not genotypes.count_carriers(data, r, i, self.header.is_bcf, self.gt_key, len(self.header.samples), counts):
+            if not genotypes.count_carriers(data, r, i, self.form, counts):
                 raise BadRecord(i, self._where(raw, r)(i), "a genotype (GT) is not of the form 0|1")
             figures = (counts[1:] / counts.sum()).tolist() if counts.sum() else None
-        notes[i] |= (edits.MISFIT if "misfit" in noted else 0) | (edits.PARTIAL if "partial" in noted else 0)
-        state[i] = edits.UNSTATED if figures is None else edits.STATED
+        verdicts.notes[i] |= (edits.MISFIT if "misfit" in noted else 0) | (edits.PARTIAL if "partial" in noted else 0)
+        verdicts.state[i] = edits.UNSTATED if figures is None else edits.STATED
         if figures is not None:
-            frequency[first:stop] = figures
+            verdicts.frequency[first:stop] = figures
 
-    def _count(self, raw, r, reason, alt_reason, notes, disorder, where, report) -> None:
-        n_alts = np.diff(r.first_alt)
+    def _count(self, raw: bytes, r: Records, verdicts: edits.Verdicts, disorder: np.ndarray, report: VariantReport) -> None:
+        reason, _, notes, _, alt_reason = verdicts
+        n_alts, where = np.diff(r.first_alt), self._where(raw, r)
         for code, name in {**edits.SKIPS, edits.NO_FLAG: NO_FLAG.format(self.keep.info_flag)}.items():
             chosen = np.flatnonzero(reason == code)
             if len(chosen):

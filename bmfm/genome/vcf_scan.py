@@ -25,8 +25,8 @@ class Records(NamedTuple):
     Attributes
     ----------
     contig : int64 [R]
-        Text: number of the stretch of records that name the same contig, see `runs`. BCF: number in the header.
-    runs : int64 [stretches, 2]
+        Text: number of the stretch of records that name the same contig, see `run_start`. BCF: number in the header.
+    run_start, run_end : int64 [stretches]
         Bytes of the contig's name; empty for BCF.
     position : int64 [R]
         0-based; -1 is POS 0, the telomere.
@@ -45,7 +45,8 @@ class Records(NamedTuple):
     """
 
     contig: np.ndarray
-    runs: np.ndarray
+    run_start: np.ndarray
+    run_end: np.ndarray
     position: np.ndarray
     ref_start: np.ndarray
     ref_end: np.ndarray
@@ -67,7 +68,7 @@ class Records(NamedTuple):
 def _empty_records(n, n_keys):
     wide = np.zeros((9, n), np.int64)
     return Records(
-        wide[0], np.zeros((0, 2), np.int64), wide[1], wide[2], wide[3], np.zeros(n + 1, np.int64), np.empty(2 * n + 16, np.int64),
+        wide[0], wide[7, :0], wide[8, :0], wide[1], wide[2], wide[3], np.zeros(n + 1, np.int64), np.empty(2 * n + 16, np.int64),
         np.empty(2 * n + 16, np.int64), np.zeros(n, np.bool_), np.zeros((n, n_keys), np.uint8), np.zeros((n, n_keys), np.int64),
         np.zeros((n, n_keys), np.int64), wide[4], wide[5], wide[6], np.zeros(n, np.bool_), np.zeros(n, np.uint8),
     )  # fmt: skip
@@ -76,16 +77,17 @@ def _empty_records(n, n_keys):
 @numba.njit(nogil=True, cache=True)
 def _grown(array):
     out = np.empty(2 * len(array), np.int64)
-    out[: len(array)] = array
+    for i in range(len(array)):  # a copy of slices takes numba seconds to compile
+        out[i] = array[i]
     return out
 
 
 @numba.njit(nogil=True, cache=True)
-def _finished(r, n, alt_start, alt_end, runs):
+def _finished(r, n, alt_start, alt_end, run_start, run_end):
     """The first `n` records, with the columns whose length was not known before."""
     a = r.first_alt[n]
     return Records(
-        r.contig[:n], runs, r.position[:n], r.ref_start[:n], r.ref_end[:n], r.first_alt[: n + 1], alt_start[:a], alt_end[:a],
+        r.contig[:n], run_start, run_end, r.position[:n], r.ref_start[:n], r.ref_end[:n], r.first_alt[: n + 1], alt_start[:a], alt_end[:a],
         r.passes[:n], r.value_type[:n], r.value_start[:n], r.value_end[:n], r.line_start[:n], r.line_end[:n], r.genotypes_start[:n],
         r.more_columns[:n], r.trouble[:n],
     )  # fmt: skip
@@ -160,7 +162,7 @@ def scan_text(data, n_lines, keys, first_key, n_samples):
         Names of the wanted INFO fields, in one array of bytes, and where each begins.
     """
     r = _empty_records(n_lines, len(first_key) - 1)
-    alt_start, alt_end, runs = r.alt_start, r.alt_end, np.empty((16, 2), np.int64)
+    alt_start, alt_end, run_start, run_end = r.alt_start, r.alt_end, np.empty(16, np.int64), np.empty(16, np.int64)
     tabs = np.empty(9, np.int64)
     n = n_runs = n_alts = at = 0
     while at < len(data):
@@ -180,12 +182,10 @@ def scan_text(data, n_lines, keys, first_key, n_samples):
         if n_tabs >= 8 and n_samples:
             r.genotypes_start[n] = tabs[7] + 1
         r.more_columns[n] = n_tabs > 8 + n_samples
-        if n_runs == 0 or not same_bytes(data, at, tabs[0], data, runs[n_runs - 1, 0], runs[n_runs - 1, 1]):
-            if n_runs == len(runs):
-                longer = np.empty((2 * n_runs, 2), np.int64)
-                longer[:n_runs] = runs
-                runs = longer
-            runs[n_runs, 0], runs[n_runs, 1] = at, tabs[0]
+        if n_runs == 0 or not same_bytes(data, at, tabs[0], data, run_start[n_runs - 1], run_end[n_runs - 1]):
+            if n_runs == len(run_start):
+                run_start, run_end = _grown(run_start), _grown(run_end)
+            run_start[n_runs], run_end[n_runs] = at, tabs[0]
             n_runs += 1
         r.contig[n] = n_runs - 1
         r.position[n] = _digits(data, tabs[0] + 1, tabs[1]) - 1
@@ -212,7 +212,7 @@ def scan_text(data, n_lines, keys, first_key, n_samples):
         _find_values(data, tabs[6] + 1, stop, keys, first_key, r.value_type[n], r.value_start[n], r.value_end[n])
         n += 1
         at = newline + 1
-    return _finished(r, n, alt_start, alt_end, runs[:n_runs])
+    return _finished(r, n, alt_start, alt_end, run_start[:n_runs], run_end[:n_runs])
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -339,5 +339,5 @@ def scan_bcf(data, n_records, key_ids, n_samples):
         at = end + n_genotypes
         if not good:
             r.trouble[n] = BINARY
-            return _finished(r, n + 1, alt_start, alt_end, np.empty((0, 2), np.int64))
-    return _finished(r, n_records, alt_start, alt_end, np.empty((0, 2), np.int64))
+            return _finished(r, n + 1, alt_start, alt_end, r.run_start, r.run_end)
+    return _finished(r, n_records, alt_start, alt_end, r.run_start, r.run_end)

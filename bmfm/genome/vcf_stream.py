@@ -1,5 +1,6 @@
 """Bytes of a VCF or BCF whatever its compression, in order and checked to the end; blocks of bgzip are inflated on threads."""
 
+import gzip
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,8 +8,10 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-_READ = 1 << 20  # compressed bytes read at a time
-_BLOCKS = 64  # of at most 64 KiB of text each, that are inflated as one piece
+from bmfm.files import open_whole
+
+_READ = 1 << 19  # compressed bytes read at a time
+_BLOCKS = 32  # of at most 64 KiB of text each, that are inflated as one piece
 _BGZF = b"\x1f\x8b\x08\x04"
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
@@ -32,21 +35,19 @@ def read_pieces(path: Path, pool: Executor, ahead: int) -> Iterator[tuple[bytes,
     ValueError
         If a compressed file is damaged or ends early; names the file.
     """
-    with path.open("rb") as source:
-        start = source.read(18)
-        source.seek(0)
-        try:
-            if start.startswith(_BGZF) and start[12:16] == b"BC\x02\x00":
-                yield from in_order(pool, _inflate, _block_groups(source), ahead)
-            elif start.startswith(b"\x1f\x8b"):
-                yield from _gunzip(source)
-            else:
-                while data := source.read(4 * _READ):
-                    yield data, source.tell()
-        except (zlib.error, _Damaged) as error:
-            raise ValueError(
-                f"{path}: the compressed file is damaged or ends early ({error}); copy or download it again, and check it with gzip -t"
-            ) from None
+    with path.open("rb") as file:
+        start = file.read(18)
+        file.seek(0)
+        if start.startswith(_BGZF) and start[12:16] == b"BC\x02\x00":
+            try:
+                yield from in_order(pool, _inflate, _block_groups(file), ahead)
+            except (zlib.error, _Damaged) as error:
+                raise ValueError(f"{path}: the bgzip data are cut or damaged ({error}); copy or download the file again") from None
+            return
+    with open_whole(path) as source:
+        raw = source.fileobj if isinstance(source, gzip.GzipFile) else source
+        while data := source.read(4 * _READ):
+            yield data, raw.tell()
 
 
 class _Damaged(Exception):
@@ -90,27 +91,6 @@ def _inflate(group: tuple[list[bytes], int]) -> tuple[bytes, int]:
             raise _Damaged(f"a checksum before byte {offset:,} is wrong")
         pieces.append(data)
     return b"".join(pieces), offset
-
-
-def _gunzip(source) -> Iterator[tuple[bytes, int]]:
-    """Pieces of a plain gzip file of any number of members."""
-    inflate, rest, began = zlib.decompressobj(wbits=31), b"", False
-    while True:
-        data = rest or source.read(_READ // 4)
-        if not data:
-            break
-        if not began and not data.strip(b"\0"):  # padding after the last member
-            rest = b""
-            continue
-        began = True
-        out = inflate.decompress(data, 4 * _READ)
-        rest = inflate.unconsumed_tail
-        if inflate.eof:
-            rest, inflate, began = inflate.unused_data, zlib.decompressobj(wbits=31), False
-        if out:
-            yield out, source.tell() - len(rest)
-    if began:
-        raise _Damaged("its last bytes are missing")
 
 
 def cut_at_records(pieces: Iterable[tuple[bytes, int]], first: bytes, last_end: Callable[[bytes], int]) -> Iterator[tuple[bytes, int]]:

@@ -1,16 +1,20 @@
-"""Cells of an AnnData as tokenized examples."""
+"""Cells as tokenized examples."""
 
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from bmfm.cells.formats import TAKEN, find_sources
+from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
-from bmfm.hashing import example_keys
 from bmfm.inference.inputs import CHUNK, Inputs
-from bmfm.tokenizers.rna import CellTokenizer
+from bmfm.tokenizers.rna import CellTokenizer, Truncation
 
 
 def read_cells(
@@ -19,27 +23,82 @@ def read_cells(
     max_tokens: int,
     counts: str = "auto",
     gene_column: str | None = None,
+    orthologs: str | Path | Mapping[str, str] | None = None,
     expects: str = "counts",
     min_matched: float = 0.3,
+    depth_target: float | None = None,
+    order: str | None = None,
 ) -> Inputs:
-    """Examples of (ids, values, read depth) of an AnnData, or of the path of one."""
-    tokenizer = tokenizer.for_inference()
+    """Examples of (ids, values, read depth) of cells; a cell's is a function of the cell alone.
+
+    Warns once, at the end, of cells without any gene of the vocabulary, and of genes that `max_tokens` leaves out where
+    that is more than 1% of what the cells express.
+
+    Parameters
+    ----------
+    data
+        An AnnData (in memory or backed), a DataFrame of cells x genes, a path, pattern or folder, or a list of these:
+        what `cells.formats.find_sources` takes, and training too. Rows follow one another in that order.
+    counts
+        Where raw counts are: ``auto``, ``X``, ``raw``, ``layers/NAME``.
+    gene_column
+        ``.var`` column of gene names; None takes the one that matches best.
+    orthologs
+        {gene of another species: human gene}, or a table of both; None takes those that the model was trained with.
+    expects
+        ``counts`` (whole numbers, or an error) or ``normalised``.
+    min_matched
+        Least share of a file's genes in the vocabulary.
+    depth_target
+        Of a read-depth aware model: the total of counts that it is asked for; None takes the one saved with it.
+    order
+        Of genes, where not all of a cell fit: None as the model was trained, or ``descending`` expression; see
+        `CellTokenizer.for_inference`.
+
+    Raises
+    ------
+    ValueError
+        If no cell has a count in any gene of the vocabulary, or the data are of no kind above.
+    """
+    tokenizer = tokenizer.for_inference(depth_target, order)
     assert tokenizer.vocabulary is not None
-    source = open_source(data, tokenizer.vocabulary, counts, gene_column, None, expects, min_matched)
-    cells = Cells([source], block=CHUNK, cached_blocks=2)
-    measured = [np.flatnonzero(source.measured).astype(np.int32)]
-    if tokenizer.depth["kind"] == "auto" and not tokenizer.depth["target"]:
-        tokenizer.settle(cells.take(np.arange(min(len(cells), 2 * CHUNK))).totals)
+    table = read_orthologs(orthologs) if isinstance(orthologs, str | Path) else dict(orthologs) if orthologs else tokenizer.orthologs
+    found = find_sources(data)
+    if not found:
+        raise ValueError(f"there are no cells in an empty list: give {TAKEN}")
+    sources = [open_source(s, tokenizer.vocabulary, counts, gene_column, table, expects, min_matched) for s in found]
+    cells = Cells(sources, block=CHUNK, cached_blocks=2)
+    measured = [np.flatnonzero(row).astype(np.int32) for row in cells.measured]
     counted: Counter[str] = Counter()
+    empty = np.zeros(len(cells), bool)
 
     def chunks() -> Iterator:
+        cut = Truncation()
         for start in range(0, len(cells), CHUNK):
             numbers = np.arange(start, min(start + CHUNK, len(cells)))
-            held = cells.take(numbers)
-            tokens = tokenizer(held, example_keys(0, 0, numbers), np.zeros(len(numbers), np.int64), measured, max_tokens)
+            held, keys = tokenizer.arrange(cells.take(numbers), np.empty(0, np.uint64))
+            tokens = tokenizer(held, keys, cells.source_of(numbers), measured, max_tokens)
+            empty[numbers] = np.diff(held.offsets) == 0
             counted.update(tokens.counted(held))
+            cut.add(held, tokens)
             depth = tokens.depth if tokens.depth is not None else [None] * len(numbers)
             cuts = [slice(a, b) for a, b in pairwise(tokens.offsets)]
             yield start, [(tokens.ids[c], tokens.values[c], d) for c, d in zip(cuts, depth, strict=True)]
+        if empty.all():
+            raise ValueError(f"{sources[0].view.name}, {sources[0].key}: no cell has a count in any gene of the vocabulary")
+        if n := int(empty.sum()):
+            first = cells.name_of(int(np.flatnonzero(empty)[0]))
+            warnings.warn(f"{n:,} of {len(cells):,} cells have no count in any gene of the vocabulary (first: {first}): nothing is predicted "
+                          "for them, and their embedding is that of an empty input", stacklevel=2)  # fmt: skip
+        if said := cut.said(tokenizer, max_tokens, max(map(len, measured))):
+            warnings.warn(said, stacklevel=2)
 
-    return Inputs(source.view.obs.index, len(cells), chunks(), counts=counted, match=source.match)
+    match = sources[0].match if len(sources) == 1 else {s.name: s.match for s in sources}
+    return Inputs(cells.names, len(cells), chunks(), counts=counted, match=match, empty=empty)
+
+
+def without_empty(said: pd.DataFrame, empty: np.ndarray) -> pd.DataFrame:
+    """Predictions with those of empty cells missing (None of classes, NaN of numbers)."""
+    if not empty.any():
+        return said
+    return pd.DataFrame({c: said[c].where(~empty, None if said[c].dtype == object else np.nan) for c in said}, index=said.index)

@@ -31,7 +31,9 @@ class Inputs:
     counts
         What was seen, truncated or unknown; complete once `chunks` is used up.
     match
-        How the genes of an AnnData were found.
+        How the genes of an AnnData were found; of several files {file: how}.
+    empty
+        Of cells, which have no count in any gene of the vocabulary, ``bool`` [n]; complete once `chunks` is used up.
     """
 
     names: pd.Index
@@ -43,3 +45,4 @@ class Inputs:
     room: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     match: Any = None
+    empty: np.ndarray | None = None

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.inference.cells import read_cells
+from bmfm.inference.annotate import annotate
+from bmfm.inference.cells import read_cells, without_empty
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.sequences import tokenize_sequences
 from bmfm.models.folders import find_folder, written_files
@@ -129,21 +130,26 @@ class Predictor:
         Parameters
         ----------
         data
-            AnnData, or path of .h5ad/zarr (cells); sequences, pairs of them, or path of a FASTA (DNA).
+            Cells: an AnnData, a DataFrame of cells x genes, or a path, pattern or folder of files, or a list of these
+            (`inference.cells.read_cells`). DNA: sequences, pairs of them, or path of a FASTA.
         pooling
             Number of a CLS token, ``mean``, ``mean_all`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
         layer
             Take the states after this layer (0 is the first) rather than the last.
         options
             ``batch_size``, ``max_tokens``, ``precision`` (``fp32``, ``bf16``, ``fp16``), ``progress`` (None shows a bar
-            on stderr if there is work for more than three seconds); of cells ``counts``, ``gene_column``, ``expects``.
+            on stderr if there is work for more than three seconds); of cells ``counts``, ``gene_column``, ``orthologs``,
+            ``expects``, ``min_matched``, ``depth_target``, ``order``, see `inference.cells.read_cells`.
         """
         embedded, _ = self.embed_and_predict(data, True, False, pooling, layer, **options)
         assert embedded is not None
         return embedded
 
     def predict(self, data: Any, **options) -> pd.DataFrame:
-        """Classes with their probabilities, or numbers, for every label head; rows as in the data."""
+        """Classes with their probabilities, or numbers, for every label head; rows as in the data.
+
+        Nothing is predicted for a cell without any gene of the vocabulary: its row is missing (None, NaN).
+        """
         _, said = self.embed_and_predict(data, False, True, **options)
         assert said is not None
         return said
@@ -166,7 +172,18 @@ class Predictor:
             raise ValueError("nothing is asked for: embeddings=true or, with label heads, predictions=true")
         out = self._run(data, wanted, layer, **options)
         said = self._frame({n: out[f"label {n}"] for n in self.labels}, self.inputs.names) if predictions else None
+        if said is not None and self.inputs.empty is not None:
+            said = without_empty(said, self.inputs.empty)
         return out.get("embedding"), said
+
+    def annotate(self, adata: Any, pooling: str | int | None = None, overwrite: bool = False, **options) -> dict[str, str]:
+        """Write embeddings and, of a model with label heads, predictions into an AnnData; see `inference.annotate.annotate`.
+
+        Results go to rows by their place, so that cells' names may repeat, and beside what is there: ``.obsm["X_bmfm"]``,
+        and ``.obs["cell_type_predicted"]`` where there is a ``cell_type``. Returns {result: where it was written}.
+        """
+        embedded, said = self.embed_and_predict(adata, True, bool(self.labels), pooling, **options)
+        return annotate(adata, embedded, said, overwrite)
 
     def push_to_hub(self, repo_id: str, private: bool = True, token: str | None = None, message: str = "Upload model") -> str:
         """Upload what the package wrote into the model's folder (weights, tokenizer, card, recipe; of models of others their

@@ -3,7 +3,8 @@
 An objective has
 
 - ``heads``: the heads it needs, {name: description} (`models.heads.Heads`), known once it is bound;
-- ``needs``: what it wants of the data beside tokens, a set of ``"whole_cell"`` or nothing;
+- ``needs``: what it wants of the data beside tokens, a set of ``"whole_cell"`` (every gene of a cell) and ``"shown_in_part"`` (held-out
+  cells with dropout and thinning as in training, for what reconstructs the rest), or nothing;
 - ``bind(name, data)``: learn classes and baselines from the training part;
 - ``baseline``: logits [size] that know nothing of the input, as the frequencies of tokens: where the head's bias begins;
 - ``prepare(batch, keys, training)``: change a CPU batch in place: hide tokens, add ``labels``; depends on the examples'

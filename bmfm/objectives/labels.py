@@ -67,7 +67,7 @@ class Label(ABC):
         self.where = data.where
         values = data.column(self.column)
         text = pd.Series(values, dtype=object)
-        missing = text.isna() | text.astype(str).isin(self.silenced | {"", "nan"})
+        missing = self._missing(text)
         train = np.zeros(len(values), bool)
         train[data.training_examples] = True
         labels = self.encode(text.where(~missing, None).to_numpy(), train & ~missing.to_numpy())
@@ -82,6 +82,9 @@ class Label(ABC):
         self.unscored = parts_without_labels(name, self.column, labelled)
         head = {"size": self.size, "kind": self.kind, "column": self.column, "pooling": self.pooling, "classes": self.classes}
         self.heads = {name: head | {"reversal": self.reversal, "dropout": self.dropout}}
+
+    def _missing(self, text: pd.Series) -> pd.Series:
+        return text.isna() | text.astype(str).isin(self.silenced | {"", "nan"})
 
     @staticmethod
     def _given(labels: np.ndarray) -> np.ndarray:
@@ -182,7 +185,7 @@ def parts_without_labels(name: str, column: str | None, labelled: Mapping[str, b
     for part in sorted(parts):
         warnings.warn(
             f"objective {name}: no {part} example has a label in column {column!r} that training knows: it is not scored there; "
-            "a split by data.split={by: stratified, column: ...} gives every part its share",
+            "a split by data.split.by=stratified +data.split.column=... gives every part its share",
             stacklevel=3,
         )
     return parts
@@ -261,10 +264,14 @@ class MultiLabel(Label):
             if (wrong := ~(np.isnan(self.given) | np.isin(self.given, (0, 1)))).any():
                 row, column = np.argwhere(wrong)[0]
                 raise ValueError(
-                    f"objective {name}: column {self.named[column]!r} holds {self.given[row, column]} in row {row}; 0 or 1 is needed"
+                    f"objective {name}: column {self.named[column]!r}, {data.where(row)}: found {self.given[row, column]:g}, 0 or 1 is needed"
                 )
             self.column = self.named[0]
         super().bind(name, data)
+
+    def _missing(self, text: pd.Series) -> pd.Series:
+        """Examples without a label in any of the columns."""
+        return super()._missing(text) if self.given is None else pd.Series(np.isnan(self.given).all(1))
 
     def encode(self, values: np.ndarray, train: np.ndarray) -> np.ndarray:
         if self.given is not None:

@@ -67,7 +67,7 @@ class Objectives:
         if all("validation" in o.unscored for o in watched.values()):
             raise ValueError(
                 f"no validation example has a label of {', '.join(watched)}: the best checkpoint could not be chosen. Split by "
-                "data.split={by: stratified, column: ...}, make data.split.validation larger, or data.split.validation=0 to train without"
+                "data.split.by=stratified +data.split.column=..., or leave the validation part out (data.split.validation=0)"
             )
 
     def begin_at_baselines(self, model) -> None:

@@ -34,7 +34,7 @@ class TokenClassification(Classification):
     def bind(self, name: str, data) -> None:
         if not hasattr(data, "add_token_labels"):
             raise ValueError(f"objective {name}: only DNA from tables (data=table) has labels of tokens")
-        self.name, self.column = name, self.column or name
+        self.name, self.column, self.where = name, self.column or name, data.where
         bases = [self.of_bases(value) for value in data.column(self.column)]
         if not any(bases[n] for n in data.training_examples):
             raise ValueError(f"objective {name}: no training example has a label in column {self.column!r}")
@@ -72,7 +72,7 @@ class TokenClassification(Classification):
         if bases is None:
             return out
         if not cut and len(bases) != lengths.sum():
-            raise ValueError(f"column {self.column!r}, row {row + 1}: {len(bases)} labels for {lengths.sum()} bases; write one a base")
+            raise ValueError(f"column {self.column!r}, {self.where(row)}: {len(bases)} labels for {lengths.sum()} bases; write one a base")
         starts = np.concatenate([[0], np.cumsum(lengths)])
         for i in range(len(lengths)):
             own = [b for b in bases[starts[i] : starts[i + 1]] if b not in self.silenced]

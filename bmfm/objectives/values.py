@@ -27,6 +27,8 @@ class MaskedValues:
         Leave values of 0 out of ``mse``.
     """
 
+    needs = frozenset({"shown_in_part"})
+
     def __init__(self, masking: Masking, losses: Mapping[str, float], ignore_zeros: bool = False):
         if unknown := sorted(set(losses) - set(KINDS)):
             raise ValueError(f"losses {unknown} are unknown; choose from {', '.join(KINDS)}")

@@ -32,7 +32,7 @@ class WholeCellDecoder:
         Number of the CLS token that is decoded.
     """
 
-    needs = frozenset({"whole_cell"})
+    needs = frozenset({"whole_cell", "shown_in_part"})
 
     def __init__(self, targets: Sequence[str], losses: Mapping[str, float], ignore_zeros: bool = False, cls: int = 0):
         for given, known in ((targets, TARGETS), (losses, KINDS)):
@@ -59,28 +59,35 @@ class WholeCellDecoder:
         """Nothing to hide: the targets are the batch's whole cells."""
 
     def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:
-        truth, masks = self._targets(batch)
-        return {f"{t}_{k}": self._counted(k, masks[t], truth).sum() for k in self.kinds for t in self.targets}
+        masks = self._masks(batch)
+        truth = self._truth(batch) if self.ignore_zeros else None
+        every = {target: torch.count_nonzero(masks[target]) for target in self.targets}
+        return {
+            f"{t}_{k}": every[t] if truth is None else self._counted(k, masks[t], truth).sum() for k in self.kinds for t in self.targets
+        }
 
-    def _targets(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """True values [N, V], and which genes each target averages over {target: [N, V]}."""
-        cell, n = batch["cell"], len(batch["first"])
-        truth = cell["value"].new_zeros((n, len(self.genes)), dtype=torch.float32)
-        truth.index_put_((cell["row"], cell["gene"]), cell["value"].float())
+    def _truth(self, batch: dict) -> torch.Tensor:
+        """True values [N, V]."""
+        cell = batch["cell"]
+        truth = torch.zeros((len(batch["first"]), len(self.genes)), device=cell["value"].device)
+        return truth.index_put_((cell["row"], cell["gene"]), cell["value"].float())
+
+    def _masks(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Which genes each target averages over {target: [N, V]}."""
+        n, example = len(batch["first"]), batch["example"].flatten()
         measured = batch["measured"][batch["source"]]
-        seen = torch.zeros((n + 1, len(self.genes)), dtype=torch.bool, device=truth.device)
-        example = batch["example"].flatten()
+        seen = torch.zeros((n + 1, len(self.genes)), dtype=torch.bool, device=measured.device)
         seen[torch.where(example < 0, n, example), batch["input_ids"].flatten()] = True
         seen = seen[:n]
-        return truth, {"all": measured, "input": measured & seen, "non_input": measured & ~seen}
+        return {"all": measured, "input": measured & seen, "non_input": measured & ~seen}
 
     def _outputs(
         self, model, batch: dict, hidden_BLH: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits {kind: [N, V]}, and what `_targets` gives."""
+        """Logits {kind: [N, V]}, true values [N, V] and masks {target: [N, V]}."""
         states_NH = hidden_BLH.flatten(0, 1)[batch["first"] + self.cls]
         logits_NVK = model.head(self.name, states_NH).float().view(len(states_NH), len(self.genes), len(self.kinds))
-        return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, *self._targets(batch)
+        return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, self._truth(batch), self._masks(batch)
 
     def _each(self, outputs: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
         each = {}

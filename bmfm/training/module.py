@@ -40,7 +40,7 @@ class Training(pl.LightningModule):
         self.batches_seen = 0
         self.counts: Counter[str] = Counter()
         self.sums: dict[str, torch.Tensor] = {}
-        self._scores: list[dict[str, torch.Tensor]] = []
+        self._rows: dict[str, list[torch.Tensor]] = {}
         self._n_scored = 0
         self._step_labels: dict[str, torch.Tensor] = {}
         self._step_losses: dict[str, torch.Tensor] = {}
@@ -91,13 +91,16 @@ class Training(pl.LightningModule):
         self._begin_scores("test")
 
     def _begin_scores(self, part: str) -> None:
-        self._scores, self._n_scored = [], len(self.trainer.datamodule.held_out_batches(part))
+        self.sums, self._rows, self._n_scored = {}, {}, len(self.trainer.datamodule.held_out_batches(part))
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        if batch_idx < self._n_scored:  # others are there so that all devices take as many steps
-            self._scores.append(self.objectives.score(self.model, batch, self.encode(batch)))
-        if len(self._scores) == 64:  # sums of many batches need not be kept one by one
-            self._scores = [add_up(self._scores)]
+        if batch_idx >= self._n_scored:
+            return  # it is there so that all devices take as many steps
+        for name, value in self.objectives.score(self.model, batch, self.encode(batch)).items():
+            if "/each/" in name:
+                self._rows.setdefault(name, []).append(value)
+            else:
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def test_step(self, batch: dict, batch_idx: int) -> None:
         """As in validation, but in full precision, as `bmfm.load(...).predict` computes."""
@@ -112,8 +115,9 @@ class Training(pl.LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        scores = add_up(self._scores)
-        self.sums = add_up(of_every_device(scores)) if self.trainer.world_size > 1 else scores
+        self.sums |= {name: torch.cat(rows) for name, rows in self._rows.items()}
+        if self.trainer.world_size > 1:
+            self.sums = add_up(of_every_device(self.sums))
         for name, value in self.objectives.summarise(self.sums).items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "loss")
 

@@ -111,4 +111,8 @@ def adamw(
                 split[called]["params"].append(p)
         groups = list(split.values())
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
+    # A fused optimiser would undo a gradient scaler's factor itself, after clipping; Lightning, which refuses to clip then
+    # even where bf16 needs no scaler, undoes it first when the optimiser does not say so.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer

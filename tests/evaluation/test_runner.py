@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -230,6 +231,20 @@ def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
     with pytest.raises(ValueError, match="ordered: true"):
         Embedding("t", path=str(tmp_path / "t.npy")).embed(promoters)
     assert (Embedding("t", path=str(tmp_path / "t.npy"), ordered=True).embed(promoters)[:, 0] == value).all()
+
+
+def test_embeddings_of_pairs_and_of_named_rows(tmp_path):
+    """Of pairs the first two columns are the key; a column that the card's table has under the same name is one, too."""
+    table = pd.DataFrame({"a": ["AC", "AC", "GT"], "b": ["G", "T", "G"], "probe": [7, 8, 9], "label": [0, 1, 0]})
+    given = SimpleNamespace(card=SimpleNamespace(omics="dna", name="x/y"), data=SimpleNamespace(table=table), inputs=table[["a", "b"]])
+    by_pair = pd.DataFrame({"a": ["GT", "AC", "AC"], "b": ["G", "T", "G"], "e0": [3.0, 2, 1]})
+    by_name = pd.DataFrame({"probe": [9, 7, 8], "e0": [3.0, 1, 2]})
+    for made in (by_pair, by_name, pd.concat([by_name, by_name])):
+        made.to_csv(tmp_path / "t.csv", index=False)
+        assert Embedding("t", path=str(tmp_path / "t.csv")).embed(given)[:, 0].tolist() == [1, 2, 3]
+    by_name.assign(probe=[9, 7, 5]).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match=r"no row for 1 of 3 examples of x/y \(first: '8'\)"):
+        Embedding("t", path=str(tmp_path / "t.csv")).embed(given)
 
 
 def test_a_failed_cell_shows_in_the_exit_status(run, tmp_path, monkeypatch, capsys):

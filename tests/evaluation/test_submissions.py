@@ -152,8 +152,8 @@ def test_who_repeats_is_named_and_who_copies_is_refused(folder, runs, examples, 
         copied.with_suffix(".npz").write_bytes(file.with_suffix(".npz").read_bytes())
     entries, refused = boards.gather(list(file.parent.glob("*.json")), "data")
     words = {f.stem: e.words for f, e in entries.items()}
-    assert words["one"] == "repeated by Ben; scores recomputed from its predictions"
-    assert words["two"].startswith("repeated by Ann <ann@example.org>; ")
+    assert words["one"] == [("repeated by Ben", True), ("scores recomputed from its predictions", True)]
+    assert words["two"][0] == ("repeated by Ann <ann@example.org>", True)
     assert {f.stem for f in refused} == {"three", "four"} and all("by the same predictions" in why for (why,) in refused.values())
     # what is being submitted comes last, whatever date it bears
     rewrite(copied, lambda s: s.update(date="2026-01-01T00:00:00+00:00"))

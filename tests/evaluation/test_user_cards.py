@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmfm import leaderboard
 from bmfm.cli import CONFIG_DIR, compose, main, options, use_config_folder
+from bmfm.evaluation import board as boards
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.cards import card_names, read_card, read_suite
 from bmfm.evaluation.metrics import METRICS, Metric
@@ -55,7 +55,7 @@ def own(place, monkeypatch):
     yield place
     METRICS.clear()
     METRICS.update(known)
-    leaderboard.read_board.cache_clear()
+    boards.read_board.cache_clear()
 
 
 def test_the_page_runs(place):
@@ -82,7 +82,7 @@ def test_what_is_in_the_folder_is_chosen_by_name(own):
     card = read_card("mine/purine", ["checkpoint=none", "data_root=data"])
     assert card.metric == "confident_accuracy" and METRICS["confident_accuracy"].words == "accuracy of confident predictions"
     assert compose("benchmark", ["+suite=mine", "baseline=[purine_count]"]).baselines.purine_count.name == "count of purines"
-    board = leaderboard.read_board("mine")
+    board = boards.read_board("mine")
     assert board.metrics == {"mine/purine": "confident_accuracy"}
     with pytest.raises(ValueError, match="no task is named 'mine/purin'; did you mean mine/purine"):
         read_card("mine/purin")
@@ -111,6 +111,32 @@ def test_a_recipe_of_ones_own_trains(own, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["train", "+recipe=shorter", "--config-dir", str(own / "mine"), f"run_dir={tmp_path}"])
     main(lambda config: seen.append((config.trainer.max_steps, config.name)), "train")
     assert seen == [(7, "dna_snp")]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("task/mine/purine.yaml", "mine_methods.conf", "mine_metods.conf", "task.metrics.confident_accuracy: mine_metods.confident_accuracy cannot"),
+        ("baseline/purine_count.yaml", "PurineCount", "PurineKount", "mine_methods.PurineKount cannot be imported"),
+        ("task/mine/purine.yaml", "column: label", "column: [label", "is no YAML"),
+        ("suite/mine.yaml", "mine/purine", "mine/purines", "no task is named 'mine/purines'; did you mean mine/purine"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_ones_own_files_end_with_one_line(own, tmp_path, monkeypatch, capsys, file, old, new, said):
+    import shutil
+
+    import bmfm.benchmark
+
+    folder = shutil.copytree(own / "mine", tmp_path / "mine")
+    content = (folder / file).read_text()
+    assert old in content
+    (folder / file).write_text(content.replace(old, new))
+    options = ["+suite=mine", "baseline=[purine_count]", f"data_root={own / 'data'}", f"run_dir={tmp_path / 'run'}"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *options, "--config-dir", str(folder)])
+    with pytest.raises(SystemExit) as ended:
+        main(bmfm.benchmark.run, "benchmark")
+    stderr = capsys.readouterr().err
+    assert ended.value.code == 2 and said in stderr and stderr.count("\n") == 1, stderr
 
 
 def _accuracy(truth, scores):

@@ -1,5 +1,6 @@
-"""What `VariantTable.from_vcf` gives, in plain Python over the records of pysam: the kernels must agree with it."""
+"""What `VariantTable.from_vcf` gives of a text file, in plain Python over the records of pysam: the kernels must agree with it."""
 
+import gzip
 from collections import Counter
 
 import numpy as np
@@ -30,10 +31,13 @@ def kind_of(ref: str, alt: str) -> str:
     return "insertion" if not ref else "deletion" if not alt else "complex"
 
 
-def _info(record) -> dict[str, str]:
-    """INFO as text, as htslib writes it; flags are left out."""
-    items = str(record).rstrip("\n").split("\t")[7].split(";")
-    return {key: value for key, equals, value in (item.partition("=") for item in items) if equals}
+def _infos(path):
+    """INFO of each record as it is written (pysam rounds figures); flags are left out."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        for line in lines:
+            if not line.startswith("#"):
+                items = (item.partition("=") for item in line.rstrip("\n").split("\t")[7].split(";"))
+                yield {key: value for key, equals, value in items if equals}
 
 
 def _copies(sample, n_alts, note) -> tuple[int, int]:
@@ -57,7 +61,7 @@ def read(path, reference, keep: VariantFilter) -> tuple[list[tuple], list, Varia
     report, rows, genotypes = VariantReport(str(path)), [], []
     table, last, phase = base_table() & 0x7F, (-1, -1), {}
     regions = None if keep.regions is None else read_regions(keep.regions, reference)
-    for number, record in enumerate(source):
+    for number, (record, info) in enumerate(zip(source, _infos(path), strict=True)):
         report.records += 1
         alts, ref = record.alts or (), record.ref.upper()
         contig = reference.names.find(record.chrom)
@@ -95,7 +99,7 @@ def read(path, reference, keep: VariantFilter) -> tuple[list[tuple], list, Varia
                 if phase.get((s, contig), sample["PS"]) != sample["PS"]:
                     report.note("phase set (PS) changes within a contig (the phase between sets is unknown)", "")
                 phase[s, contig] = sample["PS"]
-        figures, found = frequency.stated(_info(record), len(alts), keep.frequency_source)
+        figures, found = frequency.stated(info, len(alts), keep.frequency_source)
         report.noted.update(frequency.NOTES[key] for key in found)
         if figures is None and keep.frequency_source in ("auto", "genotypes"):
             carried = Counter(a for sample in record.samples.values() for a in sample.allele_indices if a is not None)

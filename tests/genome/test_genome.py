@@ -12,7 +12,8 @@ from bmfm.genome.contigs import ContigNames, canonical_name
 from bmfm.genome.frequency import dbsnp_freq
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import intersect, merge, read_regions, split_by_block, split_by_contig, within
-from bmfm.genome.representation import BiAllele, Haplotype, ReferenceSequence, site_table
+from bmfm.genome.representation import BiAllele, Haplotype, ReferenceSequence
+from bmfm.genome.sites import site_table
 from bmfm.genome.variants import VariantFilter, VariantTable
 from bmfm.genome.windows import Windows, WindowSampler
 from tests.conftest import SLICE_FASTA, vcf

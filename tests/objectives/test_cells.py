@@ -10,6 +10,7 @@ from torch.nn import functional
 from bmfm.models.heads import reverse_gradient
 from bmfm.objectives import labels as label_tasks
 from bmfm.objectives.masking import Masking
+from bmfm.objectives.mlm import MaskedLanguageModel
 from bmfm.objectives.statistics import binary_metrics, histogram, moments, pearson, row_pearson
 from bmfm.objectives.together import Objectives, weighted_mean
 from bmfm.objectives.values import MaskedValues
@@ -317,3 +318,41 @@ def test_label_metrics_are_those_of_scikit_learn(small_model, kind):
         chance = chance[:, np.unique(true)]
         expected |= {"auroc": sk.roc_auc_score(there, chance, average="macro"), "auprc": sk.average_precision_score(there, chance)}
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("ignore_zeros", [False, True])
+def test_labels_are_counted_without_a_model(small_model, ignore_zeros):
+    """What a step's losses are divided by is known before any of them is computed."""
+    objectives = {
+        "values": MaskedValues(Masking(share=0.3), {"mse": 1.0, "is_zero": 1.0}, ignore_zeros),
+        "genes": MaskedLanguageModel(Masking(share=0.3)),
+        "wced": WholeCellDecoder(["input", "non_input", "all"], {"mse": 1.0, "is_zero": 1.0}, ignore_zeros),
+        "y": label_tasks.Classification(column="t", class_weights={"b": 3.0}),
+        "z": label_tasks.MultiLabel(column="many"),
+    }
+    many = np.array(["x|y", "y", None, "x"] * 10, object)
+    data = FakeData(columns={"t": CLASSES, "many": many})
+    together = bound(data, **objectives)
+    batch = _cells_batch()
+    batch["values"] = torch.where(batch["special"], -3.0, torch.randint(0, 3, batch["special"].shape).float())
+    batch["labels"] = {name: torch.from_numpy(data.labels[name][[1, 2]]) for name in "yz"}
+    batch = together.prepare(batch, KEYS[:2])
+    model = small_model(together.heads, FIELDS, {"kind": "mlp_special"})
+    losses = together.losses(model, batch, model.encode(batch))
+    assert together.label_counts(batch) == {name: float(loss.n) for name, loss in losses.items()}
+    assert together.label_counts(batch)["y/cross_entropy"] == 6.0 and together.label_counts(batch)["z/binary_cross_entropy"] == 2.0
+
+
+def test_labels_of_many_columns_are_missing_where_all_are():
+    """The first of 40 rows lacks one column, the second both: only that one has no label; frequencies are over what is there."""
+    data = FakeData(columns={"m1": np.zeros(40)})
+    table = np.tile(np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), (20, 1))
+    table[0, 0], table[1] = np.nan, np.nan
+    data.columns = lambda pattern: ["m1", "m2"]
+    data.numbers_of = lambda names: table
+    data.column = lambda name: table[:, 0].astype(object)
+    task = label_tasks.MultiLabel(columns="m.")
+    bound(data, y=task)
+    assert task.n_missing == 1 and "1 examples have none" in data.notes["labels y"]
+    share = [(14 + 0.5) / (28 + 1), (14 + 0.5) / (29 + 1)]  # of the 30 training rows
+    assert torch.sigmoid(task.baseline).tolist() == pytest.approx(share)

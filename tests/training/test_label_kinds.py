@@ -54,7 +54,7 @@ def test_labels_of_bases_that_were_read_as_numbers_are_refused(tmp_path, dna_mod
 def test_labels_of_bases_that_do_not_fit_are_named(tmp_path, dna_model):
     table = pd.DataFrame({"sequence": _sequences(20), "label": ["01" * 24] * 19 + ["01"]})
     table.to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(ValueError, match="row 20: 2 labels for 48 bases"):
+    with pytest.raises(ValueError, match=r"t\.csv, row 21: 2 labels for 48 bases"):
         finetune(
             tmp_path / "run", f"checkpoint={dna_model}", f"data.path={tmp_path / 't.csv'}", "objective=[token_label]", "data.text=[label]"
         )
@@ -73,7 +73,7 @@ def test_many_columns_of_zero_and_one(tmp_path, dna_model):
     with pytest.raises(ValueError, match="no column's name matches"):
         finetune(tmp_path / "no", *options, "objectives.label.columns=peak_.*")
     table.assign(mark_a=3).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match=r"'mark_a' holds 3\.0 in row 0"):
+    with pytest.raises(ValueError, match=r"'mark_a', .*t\.parquet, row 2: found 3, 0 or 1"):
         finetune(tmp_path / "no", *options, "objectives.label.columns=mark_.*")
 
 

@@ -1,0 +1,155 @@
+"""Results beside the cells they belong to: row by row, in an AnnData or in a copy of its file, over nothing that is there."""
+
+import shutil
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bmfm.cells.formats import AnnDataView
+
+KEY = "X_bmfm"
+FORMATS = (".h5ad", ".zarr")
+
+
+@dataclass
+class Results:
+    """Embeddings and predictions under names that are free.
+
+    Attributes
+    ----------
+    obsm, obs
+        Arrays [n, H] and columns [n] by their new names; classes are categorical.
+    written
+        {result: where it goes}, as ``{"cell_type": "obs/cell_type_predicted"}``.
+    """
+
+    obsm: dict[str, np.ndarray] = field(default_factory=dict)
+    obs: dict[str, Any] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+
+
+def _free(name: str, taken: Container) -> str:
+    """The name, or the first of NAME_2, NAME_3, ... that is not taken."""
+    return next(n for n in chain([name], (f"{name}_{i}" for i in count(2))) if n not in taken)
+
+
+def name_results(
+    embedded: np.ndarray | None, said: pd.DataFrame | None, obs: Container, obsm: Container, overwrite: bool = False
+) -> Results:
+    """Names for results beside the columns of ``.obs`` and the keys of ``.obsm`` that are there; see `annotate`."""
+    results = Results()
+    if embedded is not None:
+        key = KEY if overwrite else _free(KEY, obsm)
+        results.obsm[key] = embedded
+        results.written["embedding"] = f"obsm/{key}"
+    for name in [] if said is None else map(str, said.columns):
+        column = name if overwrite or name not in obs else _free(f"{name}_predicted", obs)
+        values = said[name].to_numpy()  # type: ignore[index]
+        results.obs[column] = pd.Categorical(values) if values.dtype == object else values
+        results.written[name] = f"obs/{column}"
+    return results
+
+
+def annotate(adata: Any, embedded: np.ndarray | None, said: pd.DataFrame | None, overwrite: bool = False) -> dict[str, str]:
+    """Write results into an AnnData, row by row whatever its cells are called; what is there is kept.
+
+    An embedding goes to ``.obsm["X_bmfm"]`` (``X_bmfm_2``, ... where that exists), a prediction NAME to ``.obs[NAME]``, or
+    to ``NAME_predicted`` (``NAME_predicted_2``, ...) where such a column exists.
+
+    Parameters
+    ----------
+    overwrite
+        Replace what has the name.
+
+    Returns
+    -------
+    dict
+        {result: where it was written}.
+    """
+    results = name_results(embedded, said, adata.obs, adata.obsm, overwrite)
+    for key, values in results.obsm.items():
+        adata.obsm[key] = values
+    for column, values in results.obs.items():
+        adata.obs[column] = values
+    return results.written
+
+
+def write_annotated(sources: Sequence[Any], output: Path, embedded: np.ndarray | None, said: pd.DataFrame | None) -> dict[str, str]:
+    """A copy of the cells' file with the results in it, in the format that the suffix of `output` names.
+
+    A file of the same format is copied and added to, so that its matrices are never read. Any other is read and written by
+    anndata; several are joined (all genes, absent ones 0; ``.obs["file"]`` says which file a cell is of, if there is no
+    such column).
+
+    Returns
+    -------
+    dict
+        {result: where it was written}, see `annotate`.
+    """
+    partial = output.with_name(f".{output.name}.partial{output.suffix}")
+    _remove(partial)
+    view = AnnDataView(sources[0])
+    source = Path(str(sources[0])).expanduser()
+    same = ".zarr" if source.is_dir() else ".h5ad"
+    if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
+        written = _add_to_copy(source, partial, embedded, said)
+    else:
+        adata = view.whole() if len(sources) == 1 else _joined(sources)
+        written = annotate(adata, embedded, said)
+        adata.write_zarr(partial) if output.suffix == ".zarr" else adata.write_h5ad(partial)
+    _remove(output)
+    partial.rename(output)
+    return written
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _joined(sources: Sequence[Any]) -> Any:
+    import anndata
+
+    read = [AnnDataView(s).whole() for s in sources]
+    label = "file" if all("file" not in a.obs for a in read) else None
+    for a in read:
+        if not a.var_names.is_unique:
+            a.var_names_make_unique()
+    joined = anndata.concat(read, join="outer", merge="first", fill_value=0)
+    if label:
+        joined.obs[label] = pd.Categorical(np.repeat([Path(str(s)).name for s in sources], [a.n_obs for a in read]))
+    return joined
+
+
+def _add_to_copy(source: Path, partial: Path, embedded: np.ndarray | None, said: pd.DataFrame | None) -> dict[str, str]:
+    import h5py
+    import zarr
+    from anndata.io import read_elem, write_elem
+
+    group: Any
+    if source.is_dir():
+        shutil.copytree(source, partial)
+        group = zarr.open_group(partial, mode="r+", use_consolidated=False)
+    else:
+        shutil.copyfile(source, partial)
+        partial.chmod(0o644)
+        group = h5py.File(partial, "r+")
+    obs = read_elem(group["obs"])
+    results = name_results(embedded, said, obs, set(group["obsm"]) if "obsm" in group else set())
+    if results.obsm and "obsm" not in group:
+        write_elem(group, "obsm", {})
+    for key, values in results.obsm.items():
+        write_elem(group, f"obsm/{key}", values)
+    if results.obs:
+        for column, values in results.obs.items():
+            obs[column] = values
+        write_elem(group, "obs", obs)
+    if isinstance(group, h5py.File):
+        group.close()
+    else:
+        zarr.consolidate_metadata(group.store)
+    return results.written
