@@ -20,13 +20,14 @@ def convert(
     max_tokens: int | None = None,
     values_kind: str | None = None,
     pooling: str | int | None = None,
+    depth_target: float | None = None,
 ) -> None:
     """Write the model of a published checkpoint, and its tokenizer, into a folder.
 
     Parameters
     ----------
-    depth
-        Read-depth tokens of an RDA model, see `CellTokenizer`.
+    depth, depth_target
+        Read-depth tokens of an RDA model, and the total that they align to, see `CellTokenizer`.
     local_rope_theta
         Rotary base of ModernBERT's local layers, if other than the configuration says.
     max_tokens
@@ -54,8 +55,11 @@ def convert(
         raise ValueError(f"{source} does not say how long its inputs were: add --max-tokens N (published models: {known})")
     if config.max_tokens < 3:
         raise ValueError(f"--max-tokens {config.max_tokens}: at least 3 are needed, for [CLS], one token and [SEP]")
+    if depth == "none" and any(".rda" in part for part in (str(source), folder.name)):
+        raise ValueError(f"{source} was trained with read-depth tokens: add --depth auto, or --depth align --depth-target TOTAL")
+    settings = {"kind": depth} | ({"target": depth_target} if depth_target else {})
     config.pooling = model.check_pooling(pooling if pooling is not None else config.pooling)
-    tokenizer = _cell_tokenizer(model, folder, depth, values_kind) if "values" in config.fields else _dna_tokenizer(folder)
+    tokenizer = _cell_tokenizer(model, folder, settings, values_kind) if "values" in config.fields else _dna_tokenizer(folder)
     out = Path(target)
     out.mkdir(parents=True, exist_ok=True)
     if "values" in config.fields:
@@ -79,7 +83,7 @@ def _dna_tokenizer(folder: Path) -> Any:
     return dna.load(chunks[0])
 
 
-def _cell_tokenizer(model: Any, folder: Path, depth: str, values_kind: str | None) -> Any:
+def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | None) -> Any:
     """The tokenizer of a model of cells: its genes, its CLS tokens, and what its values and positions are."""
     from bmfm.cells.genes import GeneVocabulary
     from bmfm.models.published import gene_names
@@ -102,7 +106,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: str, values_kind: str | Non
     poolings = [config.pooling, *(h.get("pooling") for h in config.heads.values())]
     n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
     positions = config.backbone["kind"] == "modernbert"  # whose rotary embeddings turn by them; the others have none
-    tokenizer = CellTokenizer("from_data", depth={"kind": depth}, n_cls=n_cls, values=values, positions=positions)
+    tokenizer = CellTokenizer("from_data", depth=depth, n_cls=n_cls, values=values, positions=positions)
     tokenizer.use(GeneVocabulary(gene_names(folder)))
     if len(tokenizer) != config.fields["input_ids"]["size"]:
         raise ValueError(
@@ -138,6 +142,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("target")
     parser.add_argument("--depth", default="none", help="read-depth tokens of an RDA model: equal, downsample, align, auto")
+    parser.add_argument("--depth-target", type=float, help="total of counts that an RDA model's input is taken to have, for --depth align")
     parser.add_argument("--local-rope-theta", type=float, help="rotary base of local layers, if other than the configuration says")
     parser.add_argument("--revision", help="of a Hub repository")
     parser.add_argument("--max-tokens", type=int, help="longest input in training, where neither the checkpoint nor its name tells")

@@ -188,6 +188,14 @@ def test_length_of_inputs_is_what_training_had_or_asked_for(tmp_path, published,
         convert_folder(str(named), str(tmp_path / "out"), max_tokens=2)
 
 
+def test_models_with_read_depth_ask_for_it(tmp_path, published):
+    folder = published[0].rename(tmp_path / "biomed.rna.bert.110m.mlm.rda.v1")
+    with pytest.raises(ValueError, match=r"read-depth tokens: add --depth auto, or --depth align --depth-target TOTAL"):
+        convert_folder(str(folder), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"lacks \[S\], \[T\]"):  # this small vocabulary has none
+        convert_folder(str(folder), str(tmp_path / "out"), depth="align", depth_target=1e4)
+
+
 def test_binned_models_are_fed_bins(tmp_path, published):
     import anndata
 
