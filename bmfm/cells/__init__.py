@@ -1,5 +1,5 @@
 """AnnData to cells: counts by gene of one vocabulary, whatever the files call them (NumPy, anndata; no torch).
 
-``sources.CellSources`` (files, aligned by gene) -> ``counts.Counts`` (cells as rows of (gene id, count) pairs), with
-normalisation, read-depth thinning and the ontologies of labels beside.
+``formats.AnnDataView`` (what users have) -> ``matrix.Matrix`` (rows, whatever the layout) -> ``sources.Cells`` (aligned by
+gene) -> ``counts.Counts`` (cells as rows of (gene id, count) pairs), with normalisation, read-depth thinning and the ontologies of labels beside.
 """
