@@ -294,6 +294,8 @@ def read(folder: Path):
 
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"{folder} holds no weights (safetensors or bin); a published .ckpt is made readable by bmfm.convert")
+    if (folder / "adapter_config.json").exists():  # by which transformers would load another model, maybe from the Hub
+        raise ValueError(f"{folder} holds a peft adapter: merge it into its model (merge_and_unload), save that, and load it")
     brought = read_config(folder).get("auto_map", {})
     if "AutoModel" in brought and not _REMOTE_CODE.get():
         raise _refusal(folder)

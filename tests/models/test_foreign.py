@@ -272,6 +272,14 @@ def test_weights_that_are_absent_are_named(tmp_path, dnabert):
         read_model(folder)
 
 
+def test_a_folder_that_names_another_model_is_refused(tmp_path, dnabert):
+    """transformers follows `adapter_config.json` to the model that it names, wherever that is."""
+    shutil.copytree(dnabert, tmp_path / "m")
+    (tmp_path / "m" / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "someone/else"}')
+    with pytest.raises(ValueError, match="holds a peft adapter: merge it"):
+        bmfm.load(tmp_path / "m")
+
+
 def test_new_weights(dnabert):
     fields = read_tokenizer(dnabert).fields
     heads = {"label": {"size": 2, "pooling": 0, "classes": ["a", "b"], "kind": "cross_entropy"}}
