@@ -1,4 +1,4 @@
-"""From FASTA and VCF to encoded windows of sequence. NumPy, numba and pysam only; no torch.
+"""From FASTA and VCF to encoded windows of sequence. NumPy and numba only; no torch.
 
 A base pair's way through this floor::
 
