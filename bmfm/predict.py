@@ -29,6 +29,7 @@ def predict(config) -> None:
         options |= {k: config.data[k] for k in ("counts", "gene_column", "orthologs", "expects", "min_matched", "depth_target", "order")}
     else:
         data = read_inputs(config.data)
+        options["alphabet"] = config.data.alphabet
     asked = config.predictions if config.predictions != "auto" else bool(model.labels)
     with _plain_warnings():
         embedded, said = model.embed_and_predict(data, bool(config.embeddings), bool(asked), config.pooling, config.layer, **options)

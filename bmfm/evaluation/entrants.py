@@ -28,6 +28,9 @@ from bmfm.evaluation.examples import Examples
 from bmfm.files import cached_folder, require_file
 from bmfm.special import IGNORE
 
+READING = ("counts", "gene_column", "orthologs", "expects", "min_matched")
+"""Settings of a card's data by which its cells are read."""
+
 
 class Entrant:
     """Defaults of what the module's text lists."""
@@ -118,7 +121,7 @@ class Checkpoint(Entrant):
         config = examples.card.config.data
         options: dict[str, Any] = {"pooling": self.pooling, "precision": self.precision, "max_tokens": int(config.max_tokens)}
         if examples.card.omics == "rna":
-            options |= {k: config[k] for k in ("counts", "gene_column", "expects", "min_matched")}
+            options |= {k: config[k] for k in READING}
         columns = {k: config.get(k) for k in ("sequence", "second")}
 
         def build(folder: Path) -> None:
@@ -398,7 +401,7 @@ class FineTuned(Entrant):
     def _reading(card) -> dict:
         data = card.config.data
         options = {"max_tokens": int(data.max_tokens)}
-        return options | ({k: data[k] for k in ("counts", "gene_column", "expects", "min_matched")} if card.omics == "rna" else {})
+        return options | ({k: data[k] for k in READING} if card.omics == "rna" else {})
 
 
 def _scores(said: pd.DataFrame, name: str, kind: str, classes: list[str], separator: str) -> np.ndarray:

@@ -98,10 +98,9 @@ class Examples:
         """The cells of all files, in the order of their numbers."""
         import anndata
 
-        from bmfm.cells.formats import find_sources
+        from bmfm.cells.formats import AnnDataView, find_sources
 
-        files = find_sources(self.data.path)
-        read = [anndata.read_h5ad(f) if str(f).endswith(".h5ad") else anndata.read_zarr(f) for f in files]
+        read = [AnnDataView(source).whole() for source in find_sources(self.data.path)]
         return read[0] if len(read) == 1 else anndata.concat(read, join="outer", fill_value=0)
 
     def column(self, name: str) -> np.ndarray:

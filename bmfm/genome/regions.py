@@ -137,6 +137,10 @@ def split_by_contig(reference: Reference, held_out: Mapping[str, Sequence[str]])
     """Interval sets ``train``, ``validation``, ``test``: whole contigs held out by name, the rest for training."""
     part_of = {}
     for part, names in held_out.items():
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ValueError(
+                f"data.split.{part}={names!r}: a split by contig takes lists of names, as {part}=[chr8]; shares are for by=block"
+            )
         for name in names:
             part_of[reference.names.require(name, f"split {part}")] = part
     parts: dict[str, list] = {"train": [], "validation": [], "test": []}

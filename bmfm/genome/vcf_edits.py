@@ -161,13 +161,20 @@ def _plain_bases(data, start, end, table):
 
 @numba.njit(nogil=True, cache=True)
 def _trimmed(data, ref, ref_end, alt, alt_end, table):
-    """REF and ALT without the bases that both share at the end, then at the start; how many were cut at the start."""
+    """REF and ALT without the bases that both share at the end, then at the start; how many were cut at the start.
+
+    One base is kept for the start at first, so that an indel begins after the base before it. What then still ends alike
+    is anchored by the base after it, as at the first position of a contig (``C`` to ``TTC``).
+    """
     while ref_end - ref > 1 and alt_end - alt > 1 and (table[data[ref_end - 1]] ^ table[data[alt_end - 1]]) & 0x7F == 0:
         ref_end -= 1
         alt_end -= 1
     shift = 0
     while ref + shift < ref_end and alt + shift < alt_end and (table[data[ref + shift]] ^ table[data[alt + shift]]) & 0x7F == 0:
         shift += 1
+    while ref_end > ref + shift and alt_end > alt + shift and (table[data[ref_end - 1]] ^ table[data[alt_end - 1]]) & 0x7F == 0:
+        ref_end -= 1
+        alt_end -= 1
     return shift, ref_end, alt_end
 
 

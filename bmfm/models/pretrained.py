@@ -15,13 +15,17 @@ def read_vectors(path: str | Path) -> pd.DataFrame:
     The first column of a CSV, TSV or Parquet file names the gene, all others are the vector; an ``.npz`` file holds
     ``genes`` [G] and ``vectors`` [G, D].
     """
-    from bmfm.files import require_file
+    from bmfm.files import open_whole, require_file
 
     file = require_file(path, "table of gene vectors (model.pretrained_genes.path)")
     if file.suffix == ".npz":
         held = np.load(file, allow_pickle=False)
         return pd.DataFrame(held["vectors"].astype(np.float32), index=held["genes"].astype(str))
-    table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, sep="\t" if ".tsv" in file.name else ",")
+    if file.suffix == ".parquet":
+        table = pd.read_parquet(file)
+    else:
+        with open_whole(file) as lines:
+            table = pd.read_csv(lines, sep="\t" if ".tsv" in file.name else ",")
     if not isinstance(table.index, pd.Index) or table.index.dtype.kind in "iu":
         table = table.set_index(table.columns[0])
     try:

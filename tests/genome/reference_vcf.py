@@ -13,7 +13,7 @@ from bmfm.genome.vcf_filter import VariantFilter, VariantReport
 
 
 def trim(ref: str, alt: str) -> tuple[int, str, str]:
-    """Shift, REF and ALT after the bases that both share at the end, then at the start, are cut away."""
+    """Shift, REF and ALT after the bases that both share at the end (but one), at the start, and at the end again, are cut away."""
     shared = 0
     while shared < min(len(ref), len(alt)) - 1 and ref[-1 - shared] == alt[-1 - shared]:
         shared += 1
@@ -21,7 +21,10 @@ def trim(ref: str, alt: str) -> tuple[int, str, str]:
     shift = 0
     while shift < min(len(ref), len(alt)) and ref[shift] == alt[shift]:
         shift += 1
-    return shift, ref[shift:], alt[shift:]
+    ref, alt = ref[shift:], alt[shift:]
+    while ref and alt and ref[-1] == alt[-1]:
+        ref, alt = ref[:-1], alt[:-1]
+    return shift, ref, alt
 
 
 def kind_of(ref: str, alt: str) -> str:

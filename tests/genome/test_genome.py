@@ -163,6 +163,7 @@ def test_frequencies():
     assert dbsnp_freq("A:0.9,0.1|B:0.8,.|C:.,.", 1, set()) == [0.1]
     assert dbsnp_freq("A:.,.", 1, set()) is None
     assert trim("CAGT", "CGT") == (1, "A", "") and trim("A", "AGG") == (1, "", "GG") and trim("AT", "GC") == (0, "AT", "GC")
+    assert trim("C", "TTC") == (0, "", "TT") and trim("ACG", "G") == (0, "AC", "")  # anchored by the base after, as at a contig's start
 
 
 def test_phased_genotypes_write_the_samples_chromosomes(small, write):
