@@ -46,7 +46,8 @@ def whole(tmp_path_factory):
     return folder, run(folder, 9)
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4, 6])  # nowhere; at a validation; at a checkpoint; at a second validation
+# nowhere; at a validation; at a checkpoint; at a second validation
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow), 6])
 def test_a_run_that_ended_at_any_step_goes_on(tmp_path, whole, stop):
     folder, expected = whole
     run(tmp_path, stop)
