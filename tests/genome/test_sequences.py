@@ -14,11 +14,13 @@ from pandas._libs.parsers import STR_NA_VALUES
 import bmfm
 from bmfm.cells.genes import read_orthologs
 from bmfm.cells.ontology import Ontology
+from bmfm.cli import compose
 from bmfm.data.table import SequenceTable, read_table
 from bmfm.genome.alphabet import decode, read_text
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import read_regions
 from bmfm.inference.sequences import read_regions_of_fasta, read_sequences
+from bmfm.predict import predict
 from bmfm.tokenizers import dna
 from bmfm.tokenizers.texts import read_texts
 
@@ -271,12 +273,100 @@ def test_missing_sequences_are_refused(dna_model, missing):
 
 def test_a_sequence_is_no_path(dna_model):
     model = bmfm.load(dna_model)
-    for text in ("ACGTACGTNN", "acgu" * 100):
+    for text in ("ACGTACGTNN", "acgu" * 100, "ACGT", "ACGTRYACGT", "ACGT ACGT", "AB高X\n"):
         with pytest.raises(ValueError, match="give \\[sequence\\]"):
             model.embed(text)
     with pytest.raises(ValueError, match="no sequences"):
         model.embed([])
     assert (model.embed({"a": "ACGT"}) == model.embed(["ACGT"])).all()
+
+
+@pytest.mark.parametrize("what", [None, 5, 1.5, np.float32(1), np.array("ACGT"), object()])
+def test_what_holds_no_sequences_is_told_what_is_taken(dna_model, what):
+    with pytest.raises(ValueError, match="holds no sequences: give a list, Series"):
+        bmfm.load(dna_model).embed(what)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "A.CSV", "x.tsv.gz", "x.Parquet", "seqs.txt", "seqs"])
+def test_a_file_that_is_no_fasta_is_told_what_to_do(write, dna_model, name):
+    with pytest.raises(ValueError, match=r"bmfm\.predict.* data\.path" if "s" != name[0] else r"read_text\(\)\.split\(\)") as error:
+        bmfm.load(dna_model).embed(write(name, "ACGT\nACGT\n") if not name.endswith("gz") else write(name, ""))
+    assert name in str(error.value)
+
+
+def test_frames_say_which_columns_are_sequences():
+    one, two, names = ["ACGT", "GG"], ["CC", "TTT"], ["GATA1", "TAT"]
+    for frame, expected in (
+        ({"x": one}, (one, None)),
+        ({"id": names, "sequence": one, "label": [0, 1]}, (one, None)),
+        ({"id": names, "second": two, "sequence": one}, (one, two)),
+        ({"sequence": one, "second": two}, (one, two)),
+        ({"enhancer": one, "promoter": two}, (one, two)),
+    ):
+        assert read_sequences(pd.DataFrame(frame))[1:] == expected
+    for columns in (("id", "sequence"), ("sequence", "label"), ("gene_name", "text"), ("Unnamed: 0", "a"), ("a", "b", "c"), ()):
+        with pytest.raises(ValueError, match="which columns of the frame are sequences"):
+            read_sequences(pd.DataFrame({c: one for c in columns}, index=[0, 1]))
+
+
+def predicted(checkpoint, tmp_path, path, *more, output="out.csv") -> pd.DataFrame:
+    target = tmp_path / output
+    predict(
+        compose("predict", [f"checkpoint={checkpoint}", f"data.path={path}", f"output={target}", "progress=false", "overwrite=true", *more])
+    )
+    return pd.read_csv(target, dtype={0: str}, keep_default_na=False)
+
+
+def test_ids_are_written_as_they_were_read(write, dna_model, tmp_path):
+    ids = ["001", "1", "1e5", "NA", "", "1.0", " x", "002"]
+    path = write("x.csv", "sequence,id\n" + "".join(f"{'ACGT' * (n + 1)},{name}\n" for n, name in enumerate(ids)))
+    expected = bmfm.load(dna_model).embed(["ACGT" * (n + 1) for n in range(len(ids))])
+    found = predicted(dna_model, tmp_path, path, "data.id=id")
+    assert found["id"].tolist() == ids
+    np.testing.assert_allclose(found.drop(columns="id"), expected, atol=1e-4)
+    with pytest.raises(KeyError, match=r"no column 'x'.*data\.id"):
+        predicted(dna_model, tmp_path, path, "data.id=x")
+    pd.DataFrame({"id": [1, 2], "sequence": ["ACGT", ""]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="row 2, column sequence"):
+        predicted(dna_model, tmp_path, tmp_path / "x.parquet", "data.id=id")
+    with pytest.raises(ValueError, match=r"sequence 2 \(1, counted from 0\) is ''"):
+        read_sequences(pd.DataFrame({"sequence": ["ACGT", ""]}, index=np.array([1, 2])))
+
+
+def test_columns_that_predict_reads(write, dna_model, tmp_path):
+    model = bmfm.load(dna_model)
+    one, two = ["ACGT" * 5, "GGGT"], ["CC", "TTTA"]
+    path = write("X.CSV", "a,1,sequence\n" + "".join(f"{a},{b},{a}\n" for a, b in zip(one, two, strict=True)))
+    for options, expected in (
+        (("data.sequence=1",), model.embed(two)),
+        (("data.sequence=null",), model.embed(one)),
+        (("data.sequence=a", "data.second=1"), model.embed(list(zip(one, two, strict=True)))),
+        (("data.second=1",), model.embed(list(zip(one, two, strict=True)))),
+    ):
+        np.testing.assert_allclose(predicted(dna_model, tmp_path, path, *options).drop(columns="id"), expected, atol=1e-4)
+    with pytest.raises(KeyError, match=r"X\.CSV has no column '2'; it has a, 1, sequence\. Name it by data\.sequence"):
+        predicted(dna_model, tmp_path, path, "data.sequence=2")
+
+
+def test_files_are_predicted_one_after_the_other(write, dna_model, tmp_path):
+    a, b = write("a.csv", "sequence\nACGT\nGGGT\n"), write("b.tsv", "n\tsequence\n1\tCC\n")
+    one, two = write("a.fa", ">x\nACGT\n>y\nGGGT\n"), write("b.fa", ">z\nCC\n")
+    expected = bmfm.load(dna_model).embed(["ACGT", "GGGT", "CC"])
+    for paths, names in ((f"[{a},{b}]", ["0", "1", "2"]), (f"[{one},{two}]", ["x", "y", "z"])):
+        found = predicted(dna_model, tmp_path, paths)
+        assert found.iloc[:, 0].tolist() == names
+        np.testing.assert_allclose(found.iloc[:, 1:], expected, atol=1e-4)
+    with pytest.raises(ValueError, match="empty list"):
+        predicted(dna_model, tmp_path, "[]")
+
+
+def test_alphabet_on_the_command_line(write, dna_model, tmp_path, capsys):
+    path = write("x.csv", "sequence\nACGTACGTBX\n")  # B: A before an insertion, or C, G or T; X: a deletion, or any base
+    for alphabet, n_replaced in (("auto", 2), ("plain", 2), ("snp", 0)):
+        predicted(dna_model, tmp_path, path, f"data.alphabet={alphabet}")
+        assert f"characters read as N {n_replaced}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="alphabet"):
+        predicted(dna_model, tmp_path, path, "data.alphabet=dna")
 
 
 @pytest.mark.parametrize("cell", ["", "NA", "NaN", "nan", "NULL", "None"])
