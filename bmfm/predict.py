@@ -74,7 +74,7 @@ def work_key(config, predictor) -> str:
     settings: dict = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     aside = ("checkpoint", "revision", "output", "progress", "overwrite", "device", "hydra")
     paths = config.data.path if isinstance(config.data.path, str) else list(config.data.path)
-    files = find_sources(paths) if predictor.is_rna else [paths]
+    files = find_sources(paths) if predictor.is_rna else [paths] if isinstance(paths, str) else paths
     data = [fingerprint_tree(Path(p).expanduser()) for p in (*files, config.data.bed, config.data.orthologs) if p]
     key = [__version__, model, data, {k: v for k, v in settings.items() if k not in aside}]
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -101,20 +101,42 @@ def check_suffix(output: Path, suffixes: tuple[str, ...], what: str) -> None:
 
 
 def read_inputs(data):
-    """FASTA records, regions of a FASTA, or a table's sequences, as {name: sequence}."""
-    path = Path(data.path)
+    """FASTA records, regions of a FASTA, or a table's sequences, of each file of a list after the other.
+
+    Returns
+    -------
+    pandas.Series of sequences, or a frame of the columns ``sequence`` and ``second`` for pairs, by their names: those of
+    records or regions, those of the table's column `data.id` to the letter, or numbers from 0 on.
+    """
+    import pandas as pd
+
+    paths = [data.path] if isinstance(data.path, str | Path) else list(data.path)
+    if not paths:
+        raise ValueError("data.path is an empty list: name a FASTA file or a table")
+    read = [_read_file(Path(str(path)).expanduser(), data) for path in paths]
+    if len({r.ndim for r in read}) > 1:
+        raise ValueError("data.path: pairs and single sequences are mixed; predict them one after the other")
+    return read[0] if len(read) == 1 else pd.concat(read, ignore_index=all(isinstance(r.index, pd.RangeIndex) for r in read))
+
+
+def _read_file(path: Path, data):
+    import pandas as pd
+
+    from bmfm.data.table import is_table, read_table
+    from bmfm.inference.sequences import read_regions_of_fasta, read_sequences
+
     if data.bed:
-        from bmfm.inference.sequences import read_regions_of_fasta
-
         return read_regions_of_fasta(path, data.bed)
-    if not any(path.name.endswith((s, s + ".gz")) for s in TABLES):
-        return str(path)
-    from bmfm.data.table import read_table
-
-    table = read_table(path, sequences=[c for c in (data.sequence, data.second) if c])
-    if data.id and data.id not in table:
-        raise KeyError(f"{path} has no column {data.id!r} for data.id; it has {', '.join(map(str, table.columns))}")
-    return (table.set_index(data.id) if data.id else table)[[data.sequence, data.second] if data.second else data.sequence]
+    if not is_table(path):
+        names, texts, _ = read_sequences(path)
+        return pd.Series(texts, index=names)
+    # names are text, of columns that are named by figures too; without one, the first column, as in training
+    sequence, second, name = (None if c in (None, "") else str(c) for c in (data.sequence, data.second, data.id))
+    table = read_table(path, sequences=[0 if sequence is None else sequence, *([second] if second else [])], ids=[name] if name else [])
+    if name:
+        table = table.set_index(name, drop=False)
+    first = table[sequence] if sequence else table.iloc[:, 0]
+    return pd.DataFrame({"sequence": first, "second": table[second]}) if second else first
 
 
 def write_table(output: Path, names, embedded, said) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +24,106 @@ from bmfm.tokenizers.texts import check_texts
 
 FILE_NAMES = {"train": ("train",), "validation": ("dev", "validation", "valid", "val"), "test": ("test",)}
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
+COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zip", ".zst")
 
 
-def read_table(path: str | Path, text: Sequence[str] = (), sequences: Sequence[str | int] = ()) -> pd.DataFrame:
+def is_table(path: str | Path) -> bool:
+    """Whether a file is a table of a kind that a sequence file is not (CSV, TSV, Parquet), by its suffix in either case."""
+    return _suffix(path) in (".csv", ".tsv", ".parquet")
+
+
+def _suffix(path: str | Path) -> str:
+    """The last suffix in lower case, before that of a compression."""
+    suffixes = [s.lower() for s in Path(path).suffixes]
+    return next((s for s in reversed(suffixes) if s not in COMPRESSED), "")
+
+
+def read_table(path: str | Path, text: Sequence[str] = (), sequences: Sequence[str | int] = (), ids: Sequence[str] = ()) -> pd.DataFrame:
     """A CSV, TSV (by their suffix, compressed or not) or Parquet file.
+
+    Lines of text may end in one more separator than the header has (as some programs write them): nothing stands behind it.
+    Where something does, the file is refused, since either the header lacks a name, or (``write.table`` of R) the first
+    column is one of row names, and no one can tell which. Blank lines at the end are no rows.
 
     Parameters
     ----------
     text
-        Columns that are not read as numbers.
+        Columns that are not read as numbers; what stands for "no value" (empty, ``NA``) is missing.
     sequences
-        Columns, by name or place, that hold sequences: read to the letter, and refused where one is missing or no text
-        (see `tokenizers.texts.check_texts`).
+        Columns, by name or place, that hold sequences: read to the letter but for white space, which is left out, and
+        refused where one is missing or no text (see `tokenizers.texts.check_texts`).
+    ids
+        Columns that are read to the letter: ``001``, ``1e5`` and ``NA`` stay what they are.
 
     Raises
     ------
     KeyError
-        If there is no such column of sequences.
+        If there is no such column of sequences or ids.
     ValueError
         Naming the file and, where it is known, the row.
     """
     file = require_file(path, "table (CSV, TSV or Parquet)")
-    is_parquet = file.suffix == ".parquet"
+    is_parquet = _suffix(file) == ".parquet"
     try:
-        table = pd.read_parquet(file) if is_parquet else _read_lines(file, text, sequences)
+        table = pd.read_parquet(file) if is_parquet else _read_lines(file, text, sequences, ids)
     except (ValueError, OSError) as error:  # of pandas and pyarrow, which name no file
         if str(error).startswith(str(file)):
             raise
         raise ValueError(f"{file}: cannot be read as a table of the kind that its name says: {error}") from error
-    for column in sequences:
-        name = table.columns[column] if isinstance(column, int) else column
-        if name not in table:
-            raise KeyError(f"{file} has no column {name!r}; it has {', '.join(map(str, table.columns))}. Name it by data.sequence")
-        check_texts(table[name], partial(_cell, file, name, 1 if is_parquet else 2))
+    _names(file, table, ids, "data.id")
+    for name in _names(file, table, sequences, "data.sequence"):
+        table[name] = check_texts(table[name], partial(_cell, file, name, 1 if is_parquet else 2))
     return table
+
+
+def _names(file: Path, table: pd.DataFrame, columns: Sequence[str | int], option: str) -> list[str]:
+    """Names of columns that are given by name or place."""
+    names = [table.columns[c] if isinstance(c, int) else c for c in columns]
+    if absent := [n for n in names if n not in table]:
+        raise KeyError(f"{file} has no column {absent[0]!r}; it has {', '.join(map(str, table.columns))}. Name it by {option}")
+    return names
 
 
 def _cell(file: Path, column: str, first: int, number: int) -> str:
     return f"{file}: row {number + first}, column {column}"
 
 
-def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int]) -> pd.DataFrame:
+def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str]) -> pd.DataFrame:
+    data = _read_bytes(file).rstrip(b"\r\n ")  # blank lines at the end; an empty cell has quotes or a separator
     options: dict[str, Any] = {
-        "sep": "\t" if ".tsv" in file.name or ".txt" in file.name else ",",
-        "dtype": {c: str for c in text if c not in sequences},
-        "converters": dict.fromkeys(sequences, str),  # to the letter: "NA" stays what it is
+        "sep": "\t" if _suffix(file) in (".tsv", ".txt", ".tab") else ",",
+        "encoding": "utf-8-sig",
         "skip_blank_lines": not sequences,  # in a table of one column, an empty line is a missing sequence
     }
-    if file.suffix in (".bz2", ".xz", ".zip", ".zst"):
-        table = pd.read_csv(file, **options)
-    else:
-        with open_whole(file) as stream:
-            table = pd.read_csv(stream, **options)
-    if sequences:
-        is_empty = (table.isna() | (table == "")).all(axis=1).to_numpy()
-        table = table.iloc[: len(table) - int(np.argmin(is_empty[::-1])) if not is_empty.all() else 0]  # empty lines at the end
-    return table
+    head = pd.read_csv(BytesIO(data), nrows=1, **options)
+    letters = [*_names(file, head, sequences, "data.sequence"), *_names(file, head, ids, "data.id")]
+    options |= {"dtype": {c: str for c in text if c not in letters}, "converters": dict.fromkeys(letters, str)}
+    if isinstance(head.index, pd.RangeIndex):
+        return pd.read_csv(BytesIO(data), **options)
+    # pandas takes the first columns for an index where the first line has more cells than the header
+    more = [f"cell {len(head.columns) + i + 1}" for i in range(head.index.nlevels)]
+    options["converters"] |= dict.fromkeys(more, str.strip)
+    table = pd.read_csv(BytesIO(data), header=0, names=[*head.columns, *more], index_col=False, **options)
+    held = np.flatnonzero(table[more].fillna("").ne("").any(axis=1))
+    if len(held):
+        remedy = "Give every column a name"
+        if len(more) == 1:
+            remedy += "; names of rows, as R writes them, too: write.csv, or write.table(..., col.names=NA)"
+        raise ValueError(
+            f"{file}: row {int(held[0]) + 2} has more cells than the header has names ({', '.join(map(str, head.columns))}), so that "
+            f"which is which is not known. {remedy}"
+        )
+    return table[list(head.columns)]
+
+
+def _read_bytes(file: Path) -> bytes:
+    if file.suffix.lower() in (".bz2", ".xz", ".zip", ".zst"):
+        from pandas.io.common import get_handle
+
+        with get_handle(file, "rb", compression="infer", is_text=False) as opened:
+            return opened.handle.read()  # type: ignore[return-value]
+    with open_whole(file) as stream:
+        return stream.read()
 
 
 def find_tables(path: Any) -> dict[str, Path]:
@@ -144,7 +189,8 @@ class SequenceTable(BatchModule):
         More columns, {name: expression over columns}, as ``{mean: "(a + 2 * b) / (a + b)"}``: arithmetic, comparisons and the
         functions of `bmfm.expressions`, and nothing else, since a task card may come from anyone.
     text
-        Columns of a CSV that are text though they look like numbers, as labels of bases do.
+        Columns of a CSV that are text though they look like numbers, as labels of bases do. The column of `split` by group or
+        by column is text anyway.
     split
         Of one table, or of the training table where there is no validation: see `data.splits.split_examples`.
     max_tokens
@@ -171,19 +217,25 @@ class SequenceTable(BatchModule):
         super().__init__()
         self.alphabet = alphabet
         self.path, self.split, self.max_tokens, self.batch_size = path, dict(split), max_tokens, batch_size
-        self.sequence, self.second, self.derived = sequence, second, dict(derived or {})
+        self.sequence, self.second = (None if name is None else str(name) for name in (sequence, second))
+        self.derived = dict(derived or {})
         self.text, self.packing, self.num_workers, self.seed = text, packing, num_workers, seed
 
     def _read(self) -> pd.DataFrame:
         tables = []
         for part, file in find_tables(self.path).items():
             sequences = [0 if self.sequence is None else self.sequence, *([self.second] if self.second else [])]
-            table = read_table(file, self.text, sequences)
+            table = read_table(file, [*self.text, *self._groups()], sequences)
             self.sequence = self.sequence or str(table.columns[0])
             for name, expression in self.derived.items():
                 table[name] = self._derive(table, name, str(expression), file)
             tables.append(table.assign(**{"bmfm part": part}))
         return pd.concat(tables, ignore_index=True)
+
+    def _groups(self) -> list[str]:
+        """The column whose values say which part an example is in, unless arithmetic needs it: donors 001 and 1 are two."""
+        column = self.split.get("column") if self.split.get("by") in ("group", "column") else None
+        return [str(column)] if column is not None and not any(str(column) in str(e) for e in self.derived.values()) else []
 
     def _derive(self, table: pd.DataFrame, name: str, expression: str, file: Path) -> np.ndarray:
         """A derived column; rows of which it has no finite value (a missing number, log of 0) are counted and warned of."""

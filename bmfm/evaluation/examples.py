@@ -90,8 +90,8 @@ class Examples:
     def inputs(self) -> Any:
         if self.card.omics == "rna":
             return self.adata
-        columns = [c for c in (self.data.sequence, self.data.second) if c]
-        return self.data.table[columns if len(columns) > 1 else columns[0]]
+        table, sequence, second = self.data.table, self.data.sequence, self.data.second
+        return table[[sequence, second]].set_axis(["sequence", "second"], axis=1) if second else table[sequence]
 
     @cached_property
     def adata(self):

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,27 +77,31 @@ def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
     return pd.Series(texts, index=pd.Index(names, name="region"))
 
 
+TAKEN = "a list, Series or {name: sequence} of texts; tuples of two texts, or a frame, for pairs; or the path of a FASTA or FASTQ file"
+
+
 def read_sequences(data: str | Path | Mapping | pd.Series | pd.DataFrame | Sequence) -> tuple[pd.Index, list[str], list[str] | None]:
     """Names, texts and, of pairs, second texts: of a FASTA or FASTQ file (plain, gzip or bgzip), or of sequences as they are.
 
-    Pairs are a frame of two columns, or tuples; a Series, frame or mapping has names.
+    Pairs are tuples of two texts or a frame (see `_columns`); a Series, frame or mapping has names. White space in a text
+    stands for no base and is left out.
 
     Raises
     ------
     ValueError
-        If a sequence is missing or no text (see `tokenizers.texts.check_texts`), naming it; if there is none; or if a
-        text stands where a file or a list is expected.
+        If a sequence is missing or no text (see `tokenizers.texts.check_texts`), naming it; if there is none; if a frame
+        does not say which columns are sequences; or if a text stands where a file or a list is expected.
     """
     if isinstance(data, Mapping):
         data = pd.Series(dict(data), dtype=object)
     if isinstance(data, pd.Series):
         columns, names = [data], data.index
     elif isinstance(data, pd.DataFrame):
-        if data.shape[1] != 2:
-            raise ValueError(f"pairs of sequences need a frame of two columns, this one has {list(data.columns)}")
-        columns, names = [data.iloc[:, 0], data.iloc[:, 1]], data.index
+        columns, names = _columns(data), data.index
     elif isinstance(data, str | Path):
         names, columns = _read_file(data)
+    elif not isinstance(data, Iterable) or (isinstance(data, np.ndarray) and not data.ndim):
+        raise ValueError(f"{str(data)[:40]!r} ({type(data).__name__}) holds no sequences: give {TAKEN}")
     else:
         texts = list(data)
         is_pairs = any(isinstance(t, tuple | list) for t in texts)
@@ -110,17 +114,64 @@ def read_sequences(data: str | Path | Mapping | pd.Series | pd.DataFrame | Seque
     return names, read[0], read[1] if len(read) > 1 else None
 
 
+def _columns(frame: pd.DataFrame) -> list[pd.Series]:
+    """The columns of a frame that hold sequences, one or, of pairs, two.
+
+    ``sequence`` and ``second`` are a pair, whatever else the frame has; its one column, or ``sequence`` among three or more,
+    holds single sequences; two columns of other names are a pair. Two columns of which one is named as names are
+    (``id``, ``gene_name``, ...), or just one is ``sequence``, might be meant either way and are refused.
+    """
+    names = [str(c) for c in frame.columns]
+    if "sequence" in names and "second" in names:
+        return [frame.iloc[:, names.index("sequence")], frame.iloc[:, names.index("second")]]
+    if len(names) == 1 or ("sequence" in names and len(names) > 2):
+        return [frame.iloc[:, names.index("sequence") if "sequence" in names else 0]]
+    if len(names) == 2 and "sequence" not in names and not any(map(_NAMES.fullmatch, names)):
+        return [frame.iloc[:, 0], frame.iloc[:, 1]]
+    raise ValueError(
+        f"which columns of the frame are sequences? It has {', '.join(map(repr, names)) or 'none'}. For single sequences give one column, "
+        "as frame.set_index(NAMES)[COLUMN]; for pairs name the two columns sequence and second"
+    )
+
+
+_NAMES = re.compile(r"(.*[ _.])?(ids?|names?|index|key|gene|transcript|region|contig|chrom|accession|label)|unnamed.*", re.IGNORECASE)
+
+
 def _where(names: pd.Index, number: int) -> str:
-    return by_number(number) if isinstance(names, pd.RangeIndex) else f"sequence {names[number]!r} ({number}, counted from 0)"
+    if isinstance(names, pd.RangeIndex):
+        return by_number(number)
+    name = names[number]
+    return f"sequence {name.item() if isinstance(name, np.generic) else name!r} ({number}, counted from 0)"
 
 
 def _read_file(path: str | Path) -> tuple[pd.Index, list[list[str]]]:
+    from bmfm.data.table import is_table
     from bmfm.files import require_file
     from bmfm.genome.fasta import read_records
 
-    if re.fullmatch(r"[ACGTUNacgtun]{8,}", str(path)) and (len(str(path)) > 200 or not Path(path).exists()):
-        raise ValueError(f"{str(path)[:20]!r}... is a sequence, where a file or a list is expected: give [sequence]")
-    records = list(read_records(require_file(path, "FASTA file")))
+    if _is_sequence(str(path)) and (len(str(path)) > 200 or not Path(path).exists()):
+        raise ValueError(
+            f"{str(path)[:20]!r}: there is no such file; if it is a sequence, where a file or a list is expected, give [sequence]"
+        )
+    file = require_file(path, "FASTA file")
+    if is_table(file):
+        raise ValueError(
+            f"{file} is a table: read it and give its column of sequences, as pandas.read_csv(...)['sequence'], or run "
+            f"python -m bmfm.predict checkpoint=... data.path={file} output=..."
+        )
+    try:
+        records = list(read_records(file))
+    except ValueError as error:
+        if "not a FASTA file" in str(error):
+            raise ValueError(f"{error}; of a file with a sequence in each line give Path(...).read_text().split()") from None
+        raise
     if empty := [name for name, text in records if not text]:
         raise ValueError(f"{path}: {len(empty):,} of {len(records):,} records have no sequence: {', '.join(empty[:5])}. Remove them")
     return pd.Index([name for name, _ in records], name="name"), [[text for _, text in records]]
+
+
+def _is_sequence(text: str) -> bool:
+    """Whether a text holds nothing but letters of nucleotides (IUPAC codes, symbols of the SNP-aware alphabet), and white space."""
+    from bmfm.genome.alphabet import IUPAC_AMBIGUOUS, SYMBOLS
+
+    return set("".join(text.split()).upper()) <= {*"ACGTUN", *IUPAC_AMBIGUOUS, *SYMBOLS}

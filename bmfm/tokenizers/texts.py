@@ -6,8 +6,16 @@ import numpy as np
 
 from bmfm.genome.alphabet import read_text
 
-MISSING = frozenset(("", "-", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "None", "none", "NULL", "null"))
-"""How tables and programs write "no value", to the letter: no such text is a sequence, not even ``NA`` (two bases otherwise)."""
+MISSING = frozenset(
+    "".join(word.split()).lower()
+    for word in (
+        *("", "-", "--", ".", "?", "NA", "N/A", "N.A.", "N.A", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaN", "-NaN", "NIL", "\\N"),
+        *("None", "NULL", "#NULL!", "ND", "N/D", "N.D.", "N.D", "not available", "not determined", "unknown", "unk", "missing"),
+        *("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "#VALUE!", "#REF!", "#NAME?", "#DIV/0!", "#NUM!"),
+    )
+)
+"""How tables and programs write "no value", in lower case and without white space. No such text is a sequence in either
+case, not even ``NA``, ``ND`` or ``NAN`` (bases, and an IUPAC code, otherwise); ``N`` and ``NN`` are sequences."""
 
 
 def by_number(number: int) -> str:
@@ -15,13 +23,13 @@ def by_number(number: int) -> str:
 
 
 def check_texts(values: Iterable, where: Callable[[int], str] = by_number) -> list[str]:
-    """The values as a list of texts.
+    """The values as a list of texts without white space: line ends and gaps stand for no base, as in FASTA files.
 
     Raises
     ------
     ValueError
-        If one is missing (None, NaN, empty, or spelled as in `MISSING`) or no text; says how many and names the first
-        by ``where(number)``.
+        If one is missing (None, NaN, empty, or spelled as in `MISSING`) or no text; says how many and names the first by
+        ``where(number)``.
     """
     import pandas as pd
 
@@ -29,7 +37,8 @@ def check_texts(values: Iterable, where: Callable[[int], str] = by_number) -> li
     missing, others = [], []
     for number, value in enumerate(texts):
         if isinstance(value, str):
-            if value.strip() in MISSING:
+            texts[number] = "".join(value.split())
+            if len(texts[number]) < 20 and texts[number].lower() in MISSING:
                 missing.append(number)
         elif pd.api.types.is_scalar(value) and pd.isna(value):
             missing.append(number)
