@@ -50,13 +50,16 @@ class GeneMatch:
     how
         Number of genes by the way they were found, or why they were not.
     n_other
-        Features that are no genes by ``.var["feature_types"]``: antibodies, guides, peaks. They are not matched.
+        Features that are no genes by ``.var`` (`_other_features`): antibodies, guides, peaks. They are not matched.
+    matrix
+        Where the counts were read: ``X``, ``raw``, ``layers/NAME``.
     """
 
     ids: np.ndarray
     column: str
     how: dict[str, int] = field(default_factory=dict)
     n_other: int = 0
+    matrix: str = "X"
 
     @property
     def n_genes(self) -> int:
@@ -74,7 +77,8 @@ class GeneMatch:
 
     def __str__(self) -> str:
         said = ", ".join(f"{n:,} {way}" for way, n in self.how.items() if n)
-        return f"{self.n_matched:,} of {self.n_genes:,} genes in the vocabulary ({self.share:.1%}, by var {self.column}: {said})"
+        where = f"; counts from {self.matrix}" if self.matrix != "X" else ""
+        return f"{self.n_matched:,} of {self.n_genes:,} genes in the vocabulary ({self.share:.1%}, by var {self.column}: {said}){where}"
 
 
 class GeneVocabulary:
