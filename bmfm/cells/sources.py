@@ -206,7 +206,7 @@ def open_source(
         raise ValueError(f"{view.name} holds no cell")
     key = find_counts(view, counts, whole)
     var = view.var(key)
-    match = vocabulary.match(var, gene_column, orthologs)
+    match = vocabulary.match(var, gene_column, orthologs, view.var("X") if key == "raw" else None)
     match.matrix = key
     n_genes = vocabulary.plain_ids[1] - vocabulary.plain_ids[0]
     if match.share < min_matched and match.n_matched < 0.5 * n_genes:

@@ -11,8 +11,12 @@ import scipy.sparse as sp
 
 from bmfm.cells.genes import GeneVocabulary
 from bmfm.cells.sources import Cells, open_source
+from bmfm.data.rna import RnaDataModule
+from bmfm.inference.cells import read_cells
+from bmfm.tokenizers.rna import CellTokenizer
 
 GENES = ["TP53", "CD3E", "MS4A1", "GNLY", "LYZ", "NKG7"]
+SPLIT = {"by": "random", "validation": 0.2, "test": 0.2}
 vocabulary = GeneVocabulary.of_genes(GENES)
 
 
@@ -122,3 +126,95 @@ class TestDamagedFiles:
             file["obs"].create_dataset("_index", data=names)
         with pytest.raises(ValueError, match="is damaged: it has 40 rows for 30 cells in obs"):
             open_source(tmp_path / "a.h5ad", vocabulary)
+
+
+class TestGenes:
+    @pytest.mark.parametrize("column", ["feature_types", "Feature_Type", "modality", "feature_class", "Feature Types"])
+    @pytest.mark.parametrize(
+        "gene, other",
+        [
+            ("Gene Expression", "Antibody Capture"), ("gene_expression", "protein"), ("Transcriptome", "Protein"), ("mRNA", "AbSeq"),
+            ("protein_coding", "ADT"), ("lncRNA", "HTO"), ("GEX", "something"), ("rna", "prot"), ("Gene", "Multiplexing Capture"),
+        ],
+    )  # fmt: skip
+    def test_antibodies_of_any_spelling(self, counts, column, gene, other):
+        adata = adata_of(np.concatenate([counts, np.full((40, 2), 50, np.float32)], 1), [*GENES, "CD3E", "GNLY"])
+        adata.var[column] = pd.Categorical([gene] * 6 + [other] * 2)
+        source = open_source(adata, vocabulary)
+        source.load()
+        assert np.array_equal(source.held.totals, counts.sum(1)) and f"2 no genes but {other}" in str(source.match)
+
+    def test_biotypes_are_genes(self, counts):
+        adata = adata_of(counts)
+        adata.var["gene_biotype"] = ["protein_coding", "lncRNA", "TEC", "IG_C_gene", "processed_pseudogene", "antisense"]
+        adata.var["type"] = ["a", "b", "c", "d", "e", np.nan]
+        assert open_source(adata, vocabulary).match.n_matched == 6
+
+    def test_raw_asks_var(self, counts):
+        both = adata_of(np.concatenate([counts, np.full((40, 1), 50, np.float32)], 1), [*GENES, "CD4"])
+        adata = both.copy()
+        adata.raw = both
+        adata.X = np.log1p(adata.X / 3)
+        adata.var["feature_types"] = ["Gene Expression"] * 6 + ["Antibody Capture"]
+        source = open_source(adata, GeneVocabulary.of_genes([*GENES, "CD4"]))
+        source.load()
+        assert source.key == "raw" and np.array_equal(source.held.totals, counts.sum(1))
+        data = RnaDataModule(adata, SPLIT, 20, 4)
+        tokenizer = CellTokenizer("from_data")
+        data.connect(tokenizer)
+        assert tokenizer.names[tokenizer.n_special :] == GENES
+
+    def test_assemblies_before_names(self, counts):
+        for prefix in ("GRCh38_", "hg19_", "GRCh38______"):
+            mouse = [f"mm10_{n}" for n in ("Trp53", "Cd3e")]
+            adata = adata_of(np.concatenate([counts, counts[:, :2]], 1), [*(prefix + g for g in GENES), *mouse])
+            source = open_source(adata, vocabulary)
+            source.load()
+            assert np.array_equal(source.held.totals, counts.sum(1)) and "after" in str(source.match)
+
+    def test_a_column_called_index(self, counts):
+        adata = adata_of(counts)
+        adata.var["index"] = list("123456")
+        assert open_source(adata, vocabulary).match.n_matched == 6
+
+    def test_orthologs(self, counts):
+        mouse = [f"ENSMUSG{i:011d}" for i in range(6)]
+        table = dict(zip(mouse, GENES, strict=True))
+        versions = [f"{m}.{i}" for i, m in enumerate(mouse)]
+        for given in (table, pd.Series(table), pd.DataFrame({"m": mouse, "h": GENES}), dict(zip(versions, GENES, strict=True))):
+            for names in (mouse, versions):
+                assert read_cells(CellTokenizer(GENES), adata_of(counts, names), 20, orthologs=given).match.n_matched == 6
+        tokenizer = CellTokenizer("from_data")
+        RnaDataModule(adata_of(counts, versions), SPLIT, 20, 4, orthologs=table).connect(tokenizer)
+        assert tokenizer.names[tokenizer.n_special :] == GENES
+
+
+class TestExpects:
+    def trained(self, folder, adata, kind, expects):
+        tokenizer = CellTokenizer(GENES, values={"kind": kind})
+        RnaDataModule(adata, SPLIT, 20, 4, expects=expects).connect(tokenizer)
+        folder.mkdir(exist_ok=True)
+        tokenizer.save_pretrained(folder)
+        return CellTokenizer.from_pretrained(folder)
+
+    def test_it_is_saved_and_asked_of_other_cells(self, tmp_path, counts):
+        logs = adata_of(np.log1p(counts / 3))
+        saved = self.trained(tmp_path, logs, "as_is", "normalised")
+        assert read_cells(saved, logs, 20).n == 40
+        for wrong, more in ((adata_of(counts), {}), (logs, {"expects": "counts"})):
+            with pytest.raises(ValueError, match=r"normalised"):
+                read_cells(saved, wrong, 20, **more)
+        with pytest.raises(ValueError, match=r"trained with expects=normalised; give it such values"):
+            RnaDataModule(logs, SPLIT, 20, 4, expects="counts").connect(saved)
+
+    @pytest.mark.parametrize("kind", ["log_normalise", "normalise", "log1p", "bins"])
+    def test_nothing_is_normalised_twice(self, tmp_path, counts, kind):
+        logs = adata_of(np.log1p(counts / 3))
+        with pytest.raises(ValueError, match=r"would normalise twice; give raw counts"):
+            self.trained(tmp_path, logs, kind, "normalised")
+        saved = self.trained(tmp_path, adata_of(counts), kind, "counts")
+        with pytest.raises(ValueError, match=r"would normalise twice; give raw counts"):
+            read_cells(saved, logs, 20, expects="normalised")
+
+    def test_ranks_take_both(self, tmp_path, counts):
+        assert self.trained(tmp_path, adata_of(np.log1p(counts / 3)), "ranks", "normalised").expects == "normalised"
