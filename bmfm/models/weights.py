@@ -1,4 +1,4 @@
-"""Weights and configuration of a model folder: read whole, or refused with the file and the key that are wrong.
+"""Weights of a model folder: read whole, or refused with the file and the key that are wrong.
 
 Weights come from safetensors alone. Nothing that a folder says is taken on trust: a key that is missing, left over or of
 another shape is an error, as a model with some random weights looks like any other.
@@ -9,45 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfm.files import require_file
 from bmfm.models.folders import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-def read_config(folder: Path) -> dict:
-    """``config.json`` of a model folder, with the keys that are needed to tell which model it is.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Naming the file and the key.
-    """
-    file = require_file(folder / "config.json", "model folder (checkpoint), its")
-    config = read_json(file)
-    _refuse_kernels(config, file)
-    kind = config.get("model_type")
-    if not isinstance(kind, str) and "auto_map" not in config:
-        raise ValueError(f"{file} has no 'model_type': it describes no model")
-    if kind == "bmfm":
-        for key in ("backbone", "fields", "heads"):
-            if not isinstance(config.get(key), dict):
-                raise ValueError(f"{file} has no {key!r} (an object), which a model of bmfm needs")
-        if not isinstance(config["backbone"].get("kind"), str):
-            raise ValueError(f"{file} has no 'kind' in 'backbone': modernbert, bert, llama or foreign is expected")
-    return config
-
-
-def _refuse_kernels(config: dict, file: Path) -> None:
-    """Raise a ValueError if a configuration names attention code of a Hub repository, which transformers would fetch and run."""
-    parts: list = [config]
-    while parts:
-        part = parts.pop()
-        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-            if isinstance(value, dict | list):
-                parts.append(value)
-            elif str(key).strip("_").startswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
-                raise ValueError(f"{file} asks for code from the Hub ({key} {value!r}), which is not run: remove that setting")
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
