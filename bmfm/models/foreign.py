@@ -18,7 +18,7 @@ from torch import nn
 
 from bmfm.models.described import check_foreign, offline, read_config, without_choices
 from bmfm.models.folders import read_json
-from bmfm.models.weights import some, weight_files
+from bmfm.models.weights import refuse_not_finite, some, weight_files
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.dna import Vocabulary
 from bmfm.tokenizers.texts import by_number, read_texts
@@ -364,6 +364,7 @@ def _read_body(folder: Path, described: dict, with_code: bool) -> Any:
         raise ValueError(f"{folder}: weights {some([f'{k} {tuple(a)} instead of {tuple(b)}' for k, a, b in other])} have another shape")
     if extra := sorted(k for k in told["unexpected_keys"] if _belongs(k, body)):
         raise ValueError(f"{folder}: weights {some(extra)} have no place in the {type(body).__name__} that its config.json describes")
+    refuse_not_finite(dict(body.named_parameters()), folder)
     return body
 
 

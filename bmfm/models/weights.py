@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bmfm.models.described import shown
 from bmfm.models.folders import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -76,6 +77,18 @@ def load_strictly(model: nn.Module, given: dict[str, torch.Tensor], source: obje
     model.load_state_dict({name: given[key] for name, key in keys.items() if key in given}, strict=False)
 
 
+def refuse_not_finite(given: dict[str, torch.Tensor], source: object) -> None:
+    """Raise a ValueError that names the weights with a NaN or an infinite number, which would make every prediction one."""
+    floats = [(key, w) for key, w in given.items() if w.is_floating_point() and not w.is_meta]
+    odd = [
+        key for key, w in floats if not w.sum(dtype=torch.float32).isfinite() and not w.isfinite().all()
+    ]  # sums are fast, and may overflow
+    if odd:
+        raise ValueError(
+            f"{source}: weights {some([shown(key) for key in odd], n=3)} hold numbers that are NaN or infinite: the file is spoiled"
+        )
+
+
 def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
     """Raise a ValueError unless `given` are the weights that a model with the state dict `own` needs.
 
@@ -91,7 +104,8 @@ def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], sour
     Raises
     ------
     ValueError
-        Naming `source` and the keys that are missing, left over, of another shape or no numbers of the same kind.
+        Naming `source` and the keys that are missing, left over, of another shape, no numbers of the same kind, NaN or
+        infinite.
     """
     called = names or {}
     held = {name: given[called.get(name, name)] for name in own if called.get(name, name) in given}
@@ -101,16 +115,17 @@ def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], sour
         key = called.get(name, name)
         if name not in held:
             if _place(weight) is None or _place(weight) not in there:
-                missing.append(f"{key} is missing")
+                missing.append(f"{shown(key)[1:-1]} is missing")
         elif weight.shape != held[name].shape:
-            wrong.append(f"{key} has shape {tuple(held[name].shape)}, {tuple(weight.shape)} is expected")
+            wrong.append(f"{shown(key)[1:-1]} has shape {tuple(held[name].shape)}, {tuple(weight.shape)} is expected")
         elif weight.is_floating_point() != held[name].is_floating_point():
-            wrong.append(f"{key} holds {held[name].dtype}, {weight.dtype} is expected")
+            wrong.append(f"{shown(key)[1:-1]} holds {held[name].dtype}, {weight.dtype} is expected")
     places = {called.get(name, name) for name in own}
-    extra = [f"{key} has no place" for key in given if key not in places]
+    extra = [f"{shown(key)[1:-1]} has no place" for key in given if key not in places]
     if n := len(missing) + len(extra) + len(wrong):
         listed = [some(kind, "; ", 3) for kind in (missing, extra, wrong) if kind]
         raise ValueError(f"{source}: {n:,} weights do not fit: {'; '.join(listed)}")
+    refuse_not_finite(given, source)
 
 
 def _place(weight: torch.Tensor) -> tuple | None:

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 import bmfm
@@ -158,3 +159,45 @@ def test_settings_of_another_kind_are_named(changed, what):
         bmfm.load(folder)
     said = str(raised.value)
     assert said.startswith(str(folder / "config.json")) and said.isprintable()
+
+
+@pytest.mark.parametrize("kind", ["cells", "plain", "theirs", "saved"])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(changed, kind, odd):
+    folder = changed(kind, lambda c: None)
+    state = load_file(folder / "model.safetensors")
+    name = next(k for k in sorted(state, reverse=True) if state[k].ndim == 2 and "layer" in k)
+    state[name][-1, -1] = odd
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights '\S+' hold numbers that are NaN or infinite") as raised:
+        bmfm.load(folder)
+    assert name.removeprefix("bert.") in str(raised.value)
+
+
+def test_large_weights_are_numbers(changed):
+    """Whose sum is none in 32 bits."""
+    from bmfm.models.weights import refuse_not_finite
+
+    refuse_not_finite({"a": torch.full((4,), 3e38), "b": torch.full((9,), 65504.0, dtype=torch.float16), "c": torch.zeros(0)}, "x")
+
+
+def test_nothing_is_predicted_from_what_is_no_number(cells_model):
+    """torch.nn.functional.softmax of NaN is NaN, and no class is the likeliest."""
+    import anndata
+    import numpy as np
+
+    model = bmfm.load(cells_model)
+    genes = model.tokenizer.names[100:160]
+    counts = np.random.default_rng(0).poisson(2.0, (3, 60)).astype(np.float32)
+    adata = anndata.AnnData(counts)
+    adata.var_names = genes
+    before = model.predict(adata)
+    logits = model._logits
+    model._logits = lambda name, hidden, batch: torch.where(
+        batch["example"].new_tensor([[0], [1], [0]]) > 0, torch.nan, logits(name, hidden, batch)
+    )
+    with pytest.warns(UserWarning, match="NaN or infinite numbers for 1 of 3 examples"):
+        said = model.predict(adata)
+    odd = said["type"].isna().to_numpy()
+    assert odd.sum() == 1 and said[odd].isna().all(axis=None) and said["tags"].isna().tolist() == odd.tolist()
+    assert said[~odd].equals(before[~odd])
