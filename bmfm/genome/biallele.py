@@ -4,7 +4,7 @@ import numba
 import numpy as np
 
 from bmfm.genome.alphabet import DEL, INSERTED
-from bmfm.genome.copies import any_reaches, applied_edits, begun_before, carried_edits
+from bmfm.genome.copies import any_reaches, applied_edits, begun_before, carried_edits, gives_way
 from bmfm.genome.haplotype import _complement_base
 
 _VARIANT = np.uint8(0x80)
@@ -28,7 +28,7 @@ def _mark_dirty(place, b, target, copies, window_of, touched, n_touched):
 
 @numba.njit(cache=True)
 def _first_carried(edits, place, key, sample, copy, carried):
-    """The first insertion at `place` that a copy carries, and the first longer edit that begins there; -1 for none."""
+    """The first insertion at `place` that a copy carries, and the applied longer edit that begins there; -1 for none."""
     first, last = np.searchsorted(edits.start, place), np.searchsorted(edits.start, place, "right")
     insertion = longer = np.int64(-1)
     for e in range(first, last):
@@ -36,8 +36,8 @@ def _first_carried(edits, place, key, sample, copy, carried):
         if n and (carried[0, 1] >> copy) & 1:
             if edits.end[e] == place:
                 insertion = e if insertion < 0 else insertion
-            else:
-                longer = e if longer < 0 else longer
+            elif longer < 0 and not gives_way(edits, e, key, sample, copy):
+                longer = e
     return insertion, longer
 
 
@@ -95,7 +95,7 @@ def write_pairs(start, end, reverse, key, edits, samples, offsets, out, pair):
             begun = beyond = np.int64(-1)
             if may_have_begun:
                 begun = begun_before(edits, first, start[b], key[b], sample, copy, chain)
-            n = applied_edits(v_start, v_end, begun, carried, n_carried, copy, chosen)
+            n = applied_edits(edits, begun, carried, n_carried, key[b], sample, copy, chosen)
             if reverse[b] and begun >= 0:
                 beyond = _insertion_before(edits, begun, start[b], key[b], sample, copy, scratch, chain)
             elif not reverse[b] and n and v_end[chosen[n - 1]] >= end[b]:

@@ -1,9 +1,11 @@
 """Which edits a chromosome copy carries, and which of them are applied where they overlap.
 
 A copy is read from its contig's first base: an edit that it carries is applied unless it begins inside one that was
-applied before. Whether an edit at some place is applied thus depends on what lies to its left, but only on edits that
-overlap it, or overlap those, and so on. `begun_before` follows these alone, over an index of how far blocks of edits
-reach, so that a window costs the same wherever it begins and however long the longest edit of the table is.
+applied before, or gives way to an indel of an earlier record (`gives_way`). Of edits that begin at the same base, that
+of the earlier record is applied, as by ``bcftools consensus``. Whether an edit at some place is applied thus depends on
+what lies to its left, but only on edits that overlap it, or overlap those, and so on. `begun_before` follows these alone,
+over an index of how far blocks of edits reach, so that a window costs the same wherever it begins and however long the
+longest edit of the table is.
 """
 
 from typing import NamedTuple
@@ -74,6 +76,24 @@ def _is_carried(edits, e, key, sample, copy):
         return edits.genotypes[edits.record[e], sample, copy] == edits.allele[e]
     point = _point(mix(mix(key, 11), edits.record[e]), copy)
     return edits.low[e] <= point and point < edits.high[e]
+
+
+@numba.njit(cache=True)
+def gives_way(edits, e, key, sample, copy):
+    """Whether a copy carries an edit of an earlier record that begins at the second of the bases that edit e replaces.
+
+    That is an indel whose anchor is the first of these bases: its record stands before that of e, though its bases begin
+    after those of e.
+    """
+    place = edits.start[e] + 1
+    if edits.end[e] <= place:
+        return False
+    other = e + 1
+    while other < len(edits.start) and edits.start[other] <= place:
+        if edits.start[other] == place and edits.record[other] < edits.record[e] and _is_carried(edits, other, key, sample, copy):
+            return True
+        other += 1
+    return False
 
 
 @numba.njit(cache=True)
@@ -162,24 +182,26 @@ def begun_before(edits, limit, place, key, sample, copy, chain):
         i += 1
     reached = last = np.int64(-1)
     for e in np.sort(chain[:n]):
-        if edits.start[e] >= reached:
+        if edits.start[e] >= reached and not gives_way(edits, e, key, sample, copy):
             reached, last = edits.end[e], e
     return last if reached >= place else np.int64(-1)
 
 
 @numba.njit(cache=True)
-def applied_edits(v_start, v_end, begun, carried, n_carried, copy, chosen):
+def applied_edits(edits, begun, carried, n_carried, key, sample, copy, chosen):
     """Write to `chosen` the edit that has begun, if one has, and those of the carried ones that are applied; how many."""
     n = 0
     reached = last_insertion = np.int64(-1)
     if begun >= 0:
         chosen[n] = begun
         n += 1
-        reached = v_end[begun]
+        reached = edits.end[begun]
     for c in range(n_carried):
         e = carried[c, 0]
-        start, end = v_start[e], v_end[e]
+        start, end = edits.start[e], edits.end[e]
         if not (carried[c, 1] >> copy) & 1 or start < reached or (start == end and start == last_insertion):
+            continue
+        if end > start + 1 and gives_way(edits, e, key, sample, copy):
             continue
         reached = end
         if start == end:

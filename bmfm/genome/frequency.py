@@ -13,6 +13,9 @@ import numpy as np
 FORMATS = {"AF": "figures", "AC": "counts", "FREQ": "freq", "CAF": "caf"}
 """How a field is read; a field of another name has one figure for each ALT, like AF."""
 
+ROUNDING = 1e-6
+"""By how much a frequency, or the sum of those of a record, may be above 1 and is taken for 1."""
+
 NOTES = {
     "misfit": "number of frequencies does not fit the ALT alleles (not read)",
     "partial": "no frequency for one of several ALT alleles (0 used)",
@@ -38,9 +41,9 @@ def number(text: str) -> float:
 
 def share(value: float) -> float:
     """A frequency, or NaN; ValueError where there can be no such frequency."""
-    if value < 0 or value > 1:
-        raise ValueError(f"{value:g} is no frequency, which lies between 0 and 1")
-    return value
+    if value < 0 or value > 1 + ROUNDING:
+        raise ValueError(f"{value:.10g} is no frequency, which lies between 0 and 1")
+    return min(value, 1.0) if value > 1 else value
 
 
 def _per_alt(figures: list[float], n_alts: int, notes: set[str]) -> list[float] | None:
@@ -71,7 +74,13 @@ def dbsnp_freq(text: str, n_alts: int, notes: set[str]) -> list[float] | None:
     """Mean over the studies of a dbSNP FREQ: ``1000Genomes:0.9,0.1|TOPMED:0.8,.`` (REF first); missing figures do not count."""
     sums, counts = [0.0] * n_alts, [0] * n_alts
     for study in text.split("|"):
-        values = [share(number(v)) for v in study.rpartition(":")[2].split(",")[1:]]
+        _, named, figures = study.rpartition(":")
+        if not named and study not in ("", "."):
+            raise ValueError(
+                "FREQ is read in the form of dbSNP, STUDY:0.9,0.1 (REF first); for another form name a field that states "
+                "frequencies, or genotypes, in frequency_source, or add AF by bcftools +fill-tags"
+            )
+        values = [share(number(v)) for v in figures.split(",")[1:]]
         if all(math.isnan(v) for v in values):
             continue
         if len(values) != n_alts:

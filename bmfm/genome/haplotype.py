@@ -51,7 +51,7 @@ def haplotype_edits(start, limit, key, edits, samples):
             grown = np.empty(2 * (n + n_carried + 1), np.int64)
             grown[:n] = chosen[:n]
             chosen = grown
-        n += applied_edits(v_start, v_end, begun, carried, n_carried, copy, chosen[n:])
+        n += applied_edits(edits, begun, carried, n_carried, key[b], sample, copy, chosen[n:])
         first_edit[b + 1] = n
     return chosen[:n], first_edit
 

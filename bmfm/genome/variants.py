@@ -21,12 +21,15 @@ from bmfm.genome.vcf_filter import KINDS, NO_FREQUENCY, VariantFilter, VariantRe
 
 __all__ = ["KINDS", "NO_FREQUENCY", "VariantFilter", "VariantReport", "VariantTable"]
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
 class VariantTable:
-    """Edits of one genome, sorted by (start, end). Positions index `Reference.codes`.
+    """Edits of one genome. Positions index `Reference.codes`.
+
+    They are sorted by start; of those that begin at the same base, insertions come first, and then each in the order of
+    records and alleles.
 
     Attributes
     ----------

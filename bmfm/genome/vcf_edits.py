@@ -6,14 +6,17 @@ import numba
 import numpy as np
 
 from bmfm.genome import vcf_filter
+from bmfm.genome.frequency import ROUNDING
 from bmfm.genome.vcf_scan import ABSENT, FLAG, INT8, INT32, TEXT, integer, width
 
-ELIGIBLE, NO_ALT, NO_CONTIG, TELOMERE, MISMATCH, NOT_PASSED, NO_FLAG, NO_FREQUENCY = range(8)  # of a record
+ELIGIBLE, NO_ALT, NO_CONTIG, TELOMERE, MISMATCH, NOT_PASSED, NO_FLAG, NO_FREQUENCY, BEYOND, AMBIGUOUS = range(10)  # of a record
 SKIPS = {
     NO_ALT: "no ALT allele",
     NO_CONTIG: "contig not in the genome",
     TELOMERE: "before the first or after the last base of the contig",
     MISMATCH: "REF disagrees with the genome",
+    BEYOND: "beyond the end of the contig",
+    AMBIGUOUS: "contig may be either of several in the genome",
     NOT_PASSED: "FILTER is not PASS",
     NO_FREQUENCY: vcf_filter.NO_FREQUENCY,
 }
@@ -116,7 +119,7 @@ def check(data, r, contig, genome, pass_only, flag, reason, disorder):
     Parameters
     ----------
     contig : int64 [R]
-        Number of the record's contig in the genome, -1 if it has none.
+        Number of the record's contig in the genome, -1 if it has none, -2 if it may be either of several.
     flag
         Number of the INFO value that must be set, -1 for none.
     reason : uint8 [R]
@@ -133,7 +136,7 @@ def check(data, r, contig, genome, pass_only, flag, reason, disorder):
             reason[i] = NO_ALT
             continue
         if c < 0:
-            reason[i] = NO_CONTIG
+            reason[i] = NO_CONTIG if c == -1 else AMBIGUOUS
             continue
         if c < last_contig or (c == last_contig and position < last_position):
             disorder[1] = i if disorder[0] == 0 else disorder[1]
@@ -141,6 +144,8 @@ def check(data, r, contig, genome, pass_only, flag, reason, disorder):
         last_contig, last_position = c, position
         if position < 0 or position == ends[c] - starts[c]:
             reason[i] = TELOMERE
+        elif position + r.ref_end[i] - r.ref_start[i] > ends[c] - starts[c]:
+            reason[i] = BEYOND
         elif not _agrees(codes, table, starts[c] + position, ends[c], data, r.ref_start[i], r.ref_end[i]):
             reason[i] = MISMATCH
         elif pass_only and not r.passes[i]:
@@ -216,7 +221,7 @@ def make_edits(data, r, offset, table, wanted, verdicts, edits):
         for a in range(first, stop):
             total += frequency[a]
         if total > 1:
-            notes[i] |= RESCALED
+            notes[i] |= RESCALED if total > 1 + ROUNDING else 0
             for a in range(first, stop):
                 frequency[a] /= total
         high = 0.0

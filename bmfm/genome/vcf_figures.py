@@ -143,6 +143,8 @@ def _mean_over_studies(data, start, end, figures, out):
             if data[stop] == 58:
                 first = stop + 1
             stop += 1
+        if first == i and not (stop == i or (stop == i + 1 and data[i] == 46)):
+            return HARD, 0  # no name of a study
         n = _text_figures(data, first, stop, 1, figures)
         if n < 0:
             return HARD, 0
@@ -179,8 +181,10 @@ def _by_step(data, r, i, step, key, figures, out, form):
             out[a] = counts[a + 1] / n_called
         return STATED if n_called else UNSTATED, 0
     kind, start, end = r.value_type[i, key], r.value_start[i, key], r.value_end[i, key]
-    if kind == ABSENT or (step == FREQ and kind != TEXT):
+    if kind == ABSENT or (step == FREQ and kind == FLAG):
         return UNSTATED, 0
+    if step == FREQ and kind != TEXT:
+        return HARD, 0
     if step == FREQ:
         return _mean_over_studies(data, start, end, figures, out)
     if step == CAF and kind == TEXT and end > start + 1 and data[start] == 91 and data[end - 1] == 93:

@@ -63,8 +63,8 @@ class VariantFilter:
         for name in ("kinds", "samples"):
             object.__setattr__(self, name, names_of(getattr(self, name)))
         if self.regions is not None:
-            one = isinstance(self.regions, (str, Path, int))
-            object.__setattr__(self, "regions", str(self.regions) if one else names_of(self.regions))
+            given = str(self.regions) if isinstance(self.regions, (str, Path, int)) else names_of(self.regions)
+            object.__setattr__(self, "regions", given)
         if not 0 <= self.min_frequency <= self.max_frequency <= 1:
             raise ValueError(
                 f"min_frequency={self.min_frequency}, max_frequency={self.max_frequency}: no frequency lies between them; "

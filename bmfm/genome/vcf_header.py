@@ -59,6 +59,7 @@ def read_header(path: Path, pieces: Iterator[tuple[bytes, int]]) -> tuple[Header
 
 def _parse(path: Path, text: bytes, is_bcf: bool) -> Header:
     header = Header(is_bcf=is_bcf)
+    contigs: set[str] = set()
     for line in text.decode("utf-8", "replace").splitlines():
         if line.startswith("#CHROM"):
             columns = line.split("\t")
@@ -81,7 +82,8 @@ def _parse(path: Path, text: bytes, is_bcf: bool) -> Header:
             kind = re.search(r"[<,]Type=(\w+)", rest)
             header.info.setdefault(name, kind[1] if kind else "")
         if section == "contig":
-            if name not in header.contigs.values():
+            if name not in contigs:
+                contigs.add(name)
                 header.contigs[int(index[1]) if index else len(header.contigs)] = name
         elif name not in header.keys:
             header.keys[name] = int(index[1]) if index else len(header.keys)

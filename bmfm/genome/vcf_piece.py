@@ -46,7 +46,7 @@ class Piece:
     Attributes
     ----------
     columns
-        Edits, sorted by (start, end): the columns of `variants.VariantTable`, with ``alt_length`` for ``alt_start``.
+        Edits, sorted as by `sort_edits`: the columns of `variants.VariantTable`, with ``alt_length`` for ``alt_start``.
     frontier
         Where the last record lies in `Reference.codes`: no edit of later records of a sorted file begins before it.
     first, last : (contig, position) or None
@@ -171,14 +171,14 @@ class PieceReader:
         named |= {"low": room.slices[0, :n_edits], "high": room.slices[1, :n_edits], "alt": room.alt[:n_bases]}
         named = self._inside(named, report)
         report.kept = Counter({KINDS[k]: c for k, c in enumerate(np.bincount(named.pop("kind"), minlength=5).tolist()) if c})
-        on_genome = np.flatnonzero((reason != edits.NO_ALT) & (reason != edits.NO_CONTIG))
+        on_genome = np.flatnonzero((reason != edits.NO_ALT) & (reason != edits.NO_CONTIG) & (reason != edits.AMBIGUOUS))
         ends = [(int(contig[i]), int(r.position[i])) for i in on_genome[[0, -1]]] if len(on_genome) else [None, None]
         return Piece(
             n_records=n,
             report=report,
             columns=sort_edits(named),
             n_compared=int((reason[on_genome] != edits.TELOMERE).sum()),
-            n_mismatched=int((reason == edits.MISMATCH).sum()),
+            n_mismatched=int(((reason == edits.MISMATCH) | (reason == edits.BEYOND)).sum()),
             n_alternatives=self._alternatives(raw, r, verdicts.alt_reason),
             first=ends[0],
             last=ends[1],
@@ -190,7 +190,7 @@ class PieceReader:
         )
 
     def _contigs(self, raw: bytes, r: Records) -> np.ndarray:
-        """Number in the genome of each record's contig, -1 where it has none; int64 [R]."""
+        """Number in the genome of each record's contig, -1 where it has none, -2 where it may be either of several; int64 [R]."""
         if self.header.is_bcf:
             numbers, back = np.unique(r.contig, return_inverse=True)
             names = [self.header.contigs.get(int(c), f"contig number {c} of the header") for c in numbers]
@@ -199,8 +199,8 @@ class PieceReader:
             names = [raw[start:end].decode("utf-8", "replace") for start, end in zip(r.run_start.tolist(), r.run_end.tolist(), strict=True)]
         for name in names:
             if name not in self.contigs:
-                found = self.reference.names.find(name)
-                self.contigs[name] = -1 if found is None else found
+                meant = self.reference.names.meant(name)
+                self.contigs[name] = meant[0] if len(meant) == 1 else -2 if meant else -1
         return np.array([self.contigs[name] for name in names], np.int64)[back] if names else np.empty(0, np.int64)
 
     def _where(self, raw: bytes, r: Records) -> Callable[[int], str]:
@@ -301,19 +301,23 @@ def value_text(data: np.ndarray, kind: int, start: int, end: int) -> str:
         return data[start:end].tobytes().decode("utf-8", "replace")
     if kind == FLOAT:
         figures = np.frombuffer(data[start:end].tobytes(), "<f4")
-        return ",".join("." if np.isnan(f) else f"{f:g}" for f in figures)
+        return ",".join("." if np.isnan(f) else str(f).removesuffix(".0") for f in figures)
     least = -(1 << (8 * width(kind) - 1))
     values = [integer(data, i, kind) for i in range(start, end, width(kind))]
     return ",".join("." if v == least else str(v) for v in values if v != least + 1)
 
 
+def places(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """What edits are sorted by, int64: their start, and there insertions come before what replaces bases."""
+    return 2 * start + (end > start)
+
+
 def sort_edits(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Edits by (start, end), equal ones in the order in which they came."""
-    start, end = columns["start"], columns["end"]
-    falls = (start[1:] < start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] < end[:-1]))
-    if not falls.any():
+    """Edits by `places`, equal ones in the order in which they came: that of their records and alleles."""
+    place = places(columns["start"], columns["end"])
+    if (place[1:] >= place[:-1]).all():
         return columns
-    order = np.lexsort((end, start))
+    order = np.argsort(place, kind="stable")
     lengths = columns["alt_length"]
     alt = np.empty_like(columns["alt"])
     edits.gather(columns["alt"], np.cumsum(lengths) - lengths, lengths, order, alt)

@@ -14,9 +14,10 @@ from numpy.lib import format as npy
 
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import read_regions
+from bmfm.genome.vcf_edits import BEYOND, MISMATCH, SKIPS, TELOMERE
 from bmfm.genome.vcf_filter import VariantFilter, VariantReport
 from bmfm.genome.vcf_header import read_header
-from bmfm.genome.vcf_piece import DISORDER, BadRecord, Piece, PieceReader, sort_edits
+from bmfm.genome.vcf_piece import DISORDER, BadRecord, Piece, PieceReader, places, sort_edits
 from bmfm.genome.vcf_scan import bcf_records
 from bmfm.genome.vcf_stream import cut_at_records, in_order, read_pieces
 
@@ -102,11 +103,12 @@ class StoreWriter:
         for row, stop in zip([0, *borders.tolist()], [*borders.tolist(), len(start)], strict=True):
             if row == stop:
                 continue
-            first, last, at = (int(start[row]), int(end[row])), (int(start[stop - 1]), int(end[stop - 1])), self.columns["start"].rows
+            first, last = places(start[[row, stop - 1]], end[[row, stop - 1]]).tolist()
+            at = self.columns["start"].rows
             if self.runs and row == 0 and self.runs[-1].contig == contigs[0] and first >= self.runs[-1].last:
                 self.runs[-1].last, self.runs[-1].stop = last, at + stop
             else:
-                contig = int(np.searchsorted(self.starts, first[0], "right"))
+                contig = int(np.searchsorted(self.starts, start[row], "right"))
                 self.runs.append(_Run(contig, at + row, at + stop, first, last))
         for name, column in self.columns.items():
             column.append(columns[name])
@@ -124,13 +126,13 @@ class StoreWriter:
 
 @dataclass
 class _Run:
-    """Sorted rows [row, stop) of one contig, and the (start, end) of the first and the last of them."""
+    """Sorted rows [row, stop) of one contig, and the `places` of the first and the last of them."""
 
     contig: int
     row: int
     stop: int
-    first: tuple[int, int]
-    last: tuple[int, int]
+    first: int
+    last: int
 
 
 def _split(columns: dict[str, np.ndarray], n: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -153,16 +155,16 @@ def _put_in_order(folder: Path, runs: list[_Run]) -> None:
     groups: list[list[_Run]] = []
     reached = -1
     for run in sorted(runs, key=lambda run: (run.first, run.row)):
-        if run.first[0] > reached:
+        if run.first > reached:
             groups.append([])
         groups[-1].append(run)
-        reached = max(reached, run.last[0])
+        reached = max(reached, run.last)
     for group in groups:
         rows = None
         first, stop = group[0].row, group[0].stop
         if len(group) > 1:
             rows = np.concatenate([np.arange(run.row, run.stop) for run in sorted(group, key=lambda run: run.row)])
-            rows = rows[np.lexsort((old["end"][rows], old["start"][rows]))]
+            rows = rows[np.argsort(places(old["start"][rows], old["end"][rows]), kind="stable")]
             first, stop = 0, len(rows)
         for at in range(first, stop, _MANY):
             _copy_rows(old, new, np.arange(at, min(at + _MANY, stop)) if rows is None else rows[at : at + _MANY])
@@ -182,12 +184,18 @@ def _copy_rows(old: dict[str, np.ndarray], new: dict[str, GrowingColumn], rows: 
 
 
 @numba.njit(cache=True)
-def _overlaps(start, end):
-    """How many edits begin before an earlier one ends."""
-    n = reached = 0
+def _overlaps(start, end, record):
+    """How many edits begin before an earlier one of another record ends."""
+    n = reached = others = 0  # the furthest end, and the furthest of the records but the one that reaches it
+    furthest = -1
     for e in range(len(start)):
-        n += start[e] < reached
-        reached = max(reached, end[e])
+        n += start[e] < (others if record[e] == furthest else reached)
+        if record[e] == furthest:
+            reached = max(reached, end[e])
+        elif end[e] > reached:
+            reached, others, furthest = end[e], reached, record[e]
+        else:
+            others = max(others, end[e])
     return n
 
 
@@ -246,7 +254,7 @@ def build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) -
     report.records = writer.n_records
     _require_sense(path, reference, keep, report, n_compared, n_mismatched, n_alternatives)
     writer.finish()
-    n_overlaps = _overlaps(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("start", "end")))
+    n_overlaps = _overlaps(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("start", "end", "record")))
     for reason, n in ((OVERLAP, int(n_overlaps)), (PHASE_SETS, phase.n)):
         if n:
             report.note(reason, "", n)
@@ -265,8 +273,13 @@ def _require_sense(path, reference, keep, report, n_compared, n_mismatched, n_al
     if n_mismatched > keep.max_ref_mismatch * n_compared:
         raise ValueError(
             f"{path}: REF disagrees with {reference.source} in {n_mismatched:,} of {n_compared:,} records "
-            f"(first: {report.examples['REF disagrees with the genome']}). This looks like the wrong assembly: use the "
+            f"(first: {next(report.examples[r] for r in (SKIPS[MISMATCH], SKIPS[BEYOND]) if r in report.examples)}). This looks like the wrong assembly: use the "
             "FASTA that the variants were called against, or raise max_ref_mismatch to leave those records out"
+        )
+    if not n_compared and (n := report.skipped[SKIPS[TELOMERE]]):
+        raise ValueError(
+            f"{path}: none of its {report.records:,} records can be applied: those on a contig of {reference.source} ({n:,} alleles) "
+            f"stand before its first base or after its last, on the telomere; first: {report.examples[SKIPS[TELOMERE]]}"
         )
     if not n_compared:
         raise ValueError(

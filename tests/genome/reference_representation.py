@@ -23,11 +23,12 @@ def carries(variants, e, key, copy, sample):
 def applied(variants, contig, key, copy, sample):
     """Edits (start, end, alt) on one chromosome copy of the contig [first, last), overlaps resolved from its first base."""
     reached, last_insertion, chosen = -1, -1, []
-    for e in range(len(variants)):
+    carried = [e for e in range(len(variants)) if carries(variants, e, key, copy, sample)]
+    for e in carried:
         s, t = int(variants.start[e]), int(variants.end[e])
         if not contig[0] <= s <= contig[1] or s < reached or (s == t and s == last_insertion):
             continue
-        if carries(variants, e, key, copy, sample):
+        if t < s + 2 or not any(variants.start[o] == s + 1 and variants.record[o] < variants.record[e] for o in carried):
             reached = t
             last_insertion = s if s == t else last_insertion
             chosen.append((s, t, [int(a) for a in variants.alt[variants.alt_start[e] : variants.alt_start[e + 1]]]))

@@ -83,9 +83,12 @@ def read(path, reference, keep: VariantFilter) -> tuple[list[tuple], list, Varia
         if record.start in (-1, length):
             report.skip("before the first or after the last base of the contig", "", len(alts))
             continue
+        if record.start + len(ref) > length:
+            report.skip("beyond the end of the contig", "", len(alts))
+            continue
         at = int(reference.starts[contig]) + record.start
         codes = table[np.frombuffer(ref.encode(), np.uint8)]
-        if record.start + len(ref) > length or (codes != reference.codes[at : at + len(ref)] & 0x7F).any():
+        if (codes != reference.codes[at : at + len(ref)] & 0x7F).any():
             report.skip("REF disagrees with the genome", "", len(alts))
             continue
         if keep.pass_only and list(record.filter) not in ([], ["PASS"]):
@@ -115,7 +118,8 @@ def read(path, reference, keep: VariantFilter) -> tuple[list[tuple], list, Varia
             report.note("no frequency stated (default used)", "", len(alts))
             figures = [keep.missing_frequency] * len(alts)
         if (total := sum(figures)) > 1:
-            report.note("frequencies add up to more than 1 (rescaled)", "")
+            if total > 1 + 1e-6:
+                report.note("frequencies add up to more than 1 (rescaled)", "")
             figures = [f / total for f in figures]
         high = 0.0
         for allele, (alt, figure) in enumerate(zip(alts, figures, strict=True), start=1):
@@ -142,10 +146,8 @@ def read(path, reference, keep: VariantFilter) -> tuple[list[tuple], list, Varia
                 else:
                     report.kept[kind] += 1
                     rows.append((start, end, short_alt, np.float32(low), np.float32(high), number, allele))
-    rows.sort(key=lambda row: row[:2])
-    reached = 0
-    for start, end, *_ in rows:
-        if start < reached:
+    rows.sort(key=lambda row: (row[0], row[1] > row[0]))
+    for i, (start, _, _, _, _, number, _) in enumerate(rows):
+        if any(row[1] > start and row[5] != number for row in rows[:i]):
             report.note("edit overlaps an earlier one (one of them is applied at a time)", "")
-        reached = max(reached, end)
     return rows, genotypes, report

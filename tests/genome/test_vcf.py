@@ -225,6 +225,64 @@ def test_counts_of_two_alleles_one_missing(small, write):
     assert slices(VariantTable.from_vcf(write("x.vcf", text_of("chr1 1 . A G,T . . AC=1,.;AN=4")), small)) == [0.25, 0]
 
 
+@pytest.mark.parametrize("binary", [False, True], ids=["vcf", "bcf"])
+@pytest.mark.parametrize(
+    ("declared", "info", "said"),
+    [("Float", "FREQ=0.125", "FREQ=0.125"), ("String", "FREQ=12.5%", "FREQ=12.5%"), ("Float", "AF=1.00002", "AF=1.00002: 1.0000")],
+)
+def test_a_freq_that_is_not_that_of_dbsnp_is_named(small, write, tmp_path, binary, declared, info, said):
+    text = text_of("chr1 1 . A G . . AF=0.5;FREQ=.", f"chr1 3 . G T . . {info}").replace(
+        "ID=FREQ,Number=.,Type=String", f"ID=FREQ,Number=.,Type={declared}"
+    )
+    path = write("x.vcf", text)
+    if binary:
+        pysam.bcftools.view("-Ob", "-o", str(tmp_path / "x.bcf"), str(path), catch_stdout=False)
+        path = tmp_path / "x.bcf"
+    with pytest.raises(ValueError) as caught:
+        VariantTable.from_vcf(path, small)
+    assert f"{path}: record 2 at chr1:3" in str(caught.value) and said in str(caught.value)
+    if "FREQ" in info:
+        assert "STUDY:0.9,0.1" in str(caught.value) and "+fill-tags" in str(caught.value)
+        with_af = write("y.vcf", text.replace(info, f"{info};AF=0.25"))  # as long as AF is there, FREQ may be anything
+        assert slices(VariantTable.from_vcf(with_af, small)) == [0.5, 0.25]
+
+
+def test_what_is_above_1_by_rounding_is_1(small, write):
+    text = text_of("chr1 1 . A G . . AF=1.0000001", "chr1 2 . C G,T . . AF=0.6,0.4", "chr1 3 . G T,A . . AF=0.7,0.4")
+    variants = VariantTable.from_vcf(write("x.vcf", text), small)
+    assert slices(variants) == [1.0, 0.6, 0.4, 0.6364, 0.3636]
+    assert variants.report.noted == {"frequencies add up to more than 1 (rescaled)": 1}
+
+
+def test_records_that_lie_nowhere_are_told_apart(write):
+    two = Reference.from_fasta(write("two.fa", ">chrM\nACGT\n>chrMT\nACGT\n>chr1\nACGT\n"))
+    text = text_of(
+        "MT 1 . A G . . AF=0.5", "chrM 1 . A G . . AF=0.5", "chr1 7 . A G . . AF=0.5", "chr1 4 . TA T . . AF=0.5", "9 1 . A G . . AF=0.5"
+    )
+    path = write("x.vcf", text)
+    variants = VariantTable.from_vcf(path, two, VariantFilter(max_ref_mismatch=1))
+    assert variants.report.skipped == {
+        "contig may be either of several in the genome": 1, "beyond the end of the contig": 2, "contig not in the genome": 1
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"disagrees with .* in 2 of 3 records \(first: chr1:7"):
+        VariantTable.from_vcf(path, two)
+    with pytest.raises(ValueError, match=r"none of its 1 records can be applied.*telomere; first: chr1:5"):
+        VariantTable.from_vcf(write("y.vcf", text_of("chr1 5 . N <DEL> . . AF=0.5")), two)
+
+
+def test_headers_and_genomes_of_many_contigs_are_read_in_a_moment(small, write):
+    from time import perf_counter
+
+    from bmfm.genome.vcf_header import read_header
+
+    n = 60_000
+    head = "".join(f"##contig=<ID=scaffold_{i},length=9>\n" for i in range(n))
+    data = vcf().replace("##FILTER", head + "##FILTER", 1).encode()
+    start = perf_counter()
+    header, _ = read_header(write("x.vcf", ""), iter([(data, 0)]))
+    assert len(header.contigs) == n + 3 and perf_counter() - start < 5  # half a minute, where each is compared with each
+
+
 @pytest.mark.parametrize(
     ("info", "said"),
     [
