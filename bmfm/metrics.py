@@ -126,10 +126,19 @@ def _ranks(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
-    n = weight.sum()
-    x, y = x - (weight @ x) / n, y - (weight @ y) / n
-    spread = np.sqrt((weight @ (x * x)) * (weight @ (y * y)))
-    return float((weight @ (x * y)) / spread) if spread > 1e-12 * n else 0.0
+    return float(weight @ (_standard(x, weight) * _standard(y, weight)))
+
+
+def _standard(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Values less their weighted mean, of weighted norm 1; zeros where they vary by no more than rounding, whatever their unit."""
+    x, n = x.astype(float), weight.sum()
+    largest = np.abs(x[weight > 0]).max(initial=0.0)
+    if not largest:
+        return np.zeros_like(x)
+    x = x / largest  # so that no square underflows
+    x = x - (weight @ x) / n
+    norm = np.sqrt(weight @ (x * x))
+    return x / norm if norm > 1e-13 * np.sqrt(n) else np.zeros_like(x)
 
 
 def _regression(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
@@ -159,7 +168,7 @@ KINDS = {"classification": _classification, "multilabel": _multilabel, "regressi
 
 
 def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0, seed: int = 0, groups: np.ndarray | None = None):
-    """Metrics of predictions, and how far they would move with other test examples.
+    """Metrics of predictions, and how far they would move with other test examples; ValueError where there are none.
 
     Parameters
     ----------
@@ -180,6 +189,8 @@ def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0
     truth, scores = np.asarray(truth), np.asarray(scores, float)
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} predictions are not finite")
+    if not len(truth):
+        raise ValueError("there are no examples to score: the part is empty, or none of it has a label")
     of = KINDS[kind](truth, scores)
     rng, n_bootstrap = np.random.default_rng(seed), min(n_bootstrap, max(20, int(2e9 / scores.size)))
     metrics = of(np.ones(len(truth)))

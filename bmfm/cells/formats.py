@@ -126,14 +126,14 @@ class AnnDataView:
             self.group = group
 
     def keys(self) -> list[str]:
-        """Matrices that may hold counts, likeliest first: ``X``, ``raw``, ``layers/...``."""
+        """Matrices that may hold counts, likeliest first: ``X``, ``raw``, layers named as counts are, other layers by name."""
         if self.adata is not None:
             held = [f"layers/{k}" for k in self.adata.layers]
             first = (["X"] if self.adata.isbacked or self.adata.X is not None else []) + (["raw"] if self.adata.raw is not None else [])
         else:
             held = [f"layers/{k}" for k in self.group.get("layers", ())]
             first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
-        return first + sorted(held, key=lambda k: ("count" not in k.lower(), k))
+        return first + sorted(held, key=lambda k: (_rank(k.removeprefix("layers/")), k))
 
     def matrix(self, key: str):
         """The matrix of a key, as `Matrix` takes it."""
@@ -168,6 +168,20 @@ class AnnDataView:
             return anndata.io.read_elem(self.group)
         path = Path(self.name).expanduser()
         return (anndata.io.read_zarr if path.is_dir() else anndata.io.read_h5ad)(path)
+
+
+_COUNTS = ("counts", "count", "raw_counts", "rawcounts", "counts_raw", "raw", "umi", "umis", "umi_counts", "matrix")
+_DERIVED = ("norm", "log", "binar", "scale", "denoised", "decont", "corrected")
+
+
+def _rank(layer: str) -> int:
+    """How likely a layer of this name holds all raw counts, 0 first; ``matrix`` is velocyto's name for them."""
+    name = layer.lower()
+    if name in _COUNTS:
+        return _COUNTS.index(name)
+    if any(word in name for word in _DERIVED):
+        return len(_COUNTS) + 2
+    return len(_COUNTS) + (0 if any(word in name for word in ("count", "umi", "raw")) else 1)
 
 
 def _is_null(element: Any) -> bool:

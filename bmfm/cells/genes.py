@@ -2,10 +2,11 @@
 
 import gzip
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ EXTRA_CLS = tuple(f"[CLS_{i}]" for i in range(31))
 DEPTH = ("[S]", "[T]")
 SHIPPED = ("protein_coding", "all_genes", "gene2vec")
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})")
+_VERSIONED = re.compile(r"(ENS[A-Z]*G\d{11})\.\d+")
+_ASSEMBLY = re.compile(r"(GRCh3[78]|hg19|hg38|GRCm3[89]|mm10|mm39)_+")
 _LIKELY_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "symbol", "gene_name", "gene_names", "gene_short_name")
 _LIKELY_ID_COLUMNS = ("feature_id", "gene_ids", "gene_id", "ensembl_id", "ensembl", "ensembl_gene_id")
 
@@ -50,13 +53,16 @@ class GeneMatch:
     how
         Number of genes by the way they were found, or why they were not.
     n_other
-        Features that are no genes by ``.var["feature_types"]``: antibodies, guides, peaks. They are not matched.
+        Features that are no genes by ``.var`` (`other_features`): antibodies, guides, peaks. They are not matched.
+    matrix
+        Where the counts were read: ``X``, ``raw``, ``layers/NAME``.
     """
 
     ids: np.ndarray
     column: str
     how: dict[str, int] = field(default_factory=dict)
     n_other: int = 0
+    matrix: str = "X"
 
     @property
     def n_genes(self) -> int:
@@ -74,7 +80,8 @@ class GeneMatch:
 
     def __str__(self) -> str:
         said = ", ".join(f"{n:,} {way}" for way, n in self.how.items() if n)
-        return f"{self.n_matched:,} of {self.n_genes:,} genes in the vocabulary ({self.share:.1%}, by var {self.column}: {said})"
+        where = f"; counts from {self.matrix}" if self.matrix != "X" else ""
+        return f"{self.n_matched:,} of {self.n_genes:,} genes in the vocabulary ({self.share:.1%}, by var {self.column}: {said}){where}"
 
 
 class GeneVocabulary:
@@ -133,7 +140,13 @@ class GeneVocabulary:
         return {ensembl: i for ensembl, i in found}
 
     def find(self, name: str) -> tuple[int, str]:
-        """Id of a gene, or -1, and the way it was found."""
+        """Id of a gene, or -1, and the way it was found.
+
+        The name of a human assembly before a gene's (``GRCh38_TP53``, as files of two species have it) is left out.
+        """
+        if (prefix := _ASSEMBLY.match(name)) and prefix[1] in ("GRCh37", "GRCh38", "hg19", "hg38"):
+            number, way = self.find(name[prefix.end() :])
+            return number, f"{way} after {prefix[1]}_" if number >= 0 else way
         if (own := self.ids.get(name, UNK)) >= self.plain_ids[0]:
             return own, "by symbol"
         names, index = _known_genes()
@@ -148,33 +161,42 @@ class GeneVocabulary:
             return found.pop(), way
         return -1, "ambiguous" if found else "not in the vocabulary"
 
-    def match(self, var: pd.DataFrame, column: str | None = None, orthologs: dict[str, str] | None = None) -> GeneMatch:
+    def match(
+        self,
+        var: pd.DataFrame,
+        column: str | None = None,
+        orthologs: Mapping[str, str] | None = None,
+        beside: pd.DataFrame | None = None,
+    ) -> GeneMatch:
         """Find a file's genes: exact symbols first, then aliases, then Ensembl ids with or without a version.
 
-        Where ``.var["feature_types"]`` says that features are no genes (antibodies of CITE-seq, peaks), they are left out,
-        whatever they are called.
+        Where a column of ``.var`` says that features are no genes (antibodies of CITE-seq, peaks), they are left out,
+        whatever they are called; see `other_features`.
 
         Parameters
         ----------
         column
-            The ``.var`` column that names genes; None tries ``var_names`` and the usual columns and takes the best.
+            The ``.var`` column that names genes, ``index`` for ``var_names``; None tries these and the usual columns and
+            takes the best.
         orthologs
-            {name in the file: human gene}, for other species.
+            {name in the file: human gene}, for other species; Ensembl ids with or without a version.
+        beside
+            ``.var`` where `var` is that of raw: it says what features are if `var` does not.
 
         Raises
         ------
         KeyError
             If there is no such column.
         """
-        columns = {"index": var.index} | {c: var[c] for c in var.columns}
+        columns = {c: var[c] for c in var.columns} | {"index": var.index}
         if column is not None and column not in columns:
             raise KeyError(f"there is no .var column {column!r} (gene_column); there are {', '.join(map(str, columns))}")
         tried = [column] if column else ["index", *(c for c in (*_LIKELY_COLUMNS, *_LIKELY_ID_COLUMNS) if c in columns)]
-        other = _other_features(var)
+        other = other_features(var, beside)
         return max((self._match(columns[c].astype(str).tolist(), str(c), orthologs, other) for c in tried), key=lambda m: m.n_matched)
 
-    def _match(self, names: list[str], column: str, orthologs: dict[str, str] | None, other: list[str | None]) -> GeneMatch:
-        asked = [orthologs.get(n, n) for n in names] if orthologs else names
+    def _match(self, names: list[str], column: str, orthologs: Mapping[str, str] | None, other: list[str | None]) -> GeneMatch:
+        asked = human_names(names, orthologs)
         ids = np.full(len(names), -1, np.int32)
         how: dict[str, int] = {}
         found = [self.find(name) if kind is None else (-1, f"no genes but {kind}") for name, kind in zip(asked, other, strict=True)]
@@ -190,45 +212,125 @@ class GeneVocabulary:
         return GeneMatch(ids, column, how, sum(kind is not None for kind in other))
 
 
-_GENE_KINDS = ("gene expression", "gex", "gene", "genes", "rna")
-_OTHER_KINDS = (
-    "capture",
-    "antibody",
-    "adt",
-    "protein expression",
-    "hto",
-    "crispr",
-    "guide",
-    "peak",
-    "atac",
-    "chromatin",
-    "custom",
-    "multiplex",
+_KIND_COLUMNS = (
+    "feature_types", "feature_type", "featuretypes", "featuretype", "feature_class", "feature_kind", "feature_category", "modality",
+    "modalities", "library_type", "gene_type", "gene_biotype", "biotype", "type", "assay",
+)  # fmt: skip
+_ASSAYS = {"gene expression", "gex", "gene", "genes", "rna", "mrna", "transcriptome", "transcript", "transcripts", "transcriptomics"}
+_NO_GENES = set(
+    [
+        "antibody",
+        "antibodies",
+        "adt",
+        "adts",
+        "protein",
+        "proteins",
+        "prot",
+        "proteomics",
+        "abseq",
+        "cite",
+        "citeseq",
+        "totalseq",
+        "hto",
+        "htos",
+        "hashtag",
+        "hashtags",
+        "hashing",
+        "isotype",
+        "crispr",
+        "guide",
+        "guides",
+        "grna",
+        "sgrna",
+        "peak",
+        "peaks",
+        "atac",
+        "chromatin",
+        "multiplex",
+        "multiplexing",
+        "cmo",
+        "capture",
+        "custom",
+        "vdj",
+        "surface",
+    ]
 )
 
 
-def _other_features(var: pd.DataFrame) -> list[str | None]:
-    """Of each feature None if it is a gene, or what else ``.var["feature_types"]`` calls it.
+def _words(text: Any) -> str:
+    """In small letters, words apart by one space: ``Gene_Expression`` is ``gene expression``."""
+    return " ".join(re.findall("[a-z0-9]+", str(text).lower()))
 
-    Where no feature is called Gene Expression, only what is plainly something else is left out: the column may classify
-    genes.
+
+def other_features(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> list[str | None]:
+    """Of each feature None if it is a gene, or what a column of ``.var`` calls it.
+
+    Columns are known by name (``feature_types``, ``feature_type``, ``modality``, ``feature_class``, ..., capitals or not).
+    What such a column calls by a word for other things (antibody, protein, ADT, HTO, AbSeq, peaks, guide, ...) is no gene;
+    ``protein_coding`` and other biotypes are. Where some features are called Gene Expression, RNA, mRNA, transcriptome or
+    alike, the column is one of assays, and whatever else stands there is no gene; else, what is not known is kept.
+
+    Parameters
+    ----------
+    beside
+        Another table, which is asked by name where `var` has no such column.
     """
-    if "feature_types" not in var:
-        return [None] * len(var)
-    kinds = var["feature_types"].astype(object).where(var["feature_types"].notna(), "").astype(str).str.strip()
-    lower = kinds.str.lower()
-    if lower.isin(_GENE_KINDS).any():
-        is_gene = lower.isin(_GENE_KINDS)
-    else:
-        is_gene = ~lower.map(lambda kind: any(word in kind for word in _OTHER_KINDS))
-    return [None if gene else kind or "unnamed features" for gene, kind in zip(is_gene, kinds, strict=True)]
+    columns = [c for c in var.columns if _words(c).replace(" ", "_") in _KIND_COLUMNS]
+    if not columns and beside is not None:
+        there = dict(zip(beside.index, other_features(beside), strict=True))
+        return [there.get(name) for name in var.index]
+    out: list[str | None] = [None] * len(var)
+    for column in columns:
+        kinds = var[column].astype(object).where(var[column].notna(), "").astype(str).str.strip()
+        words = {kind: _words(kind) for kind in kinds.unique()}
+        of_assays = any(w in _ASSAYS for w in words.values())
+        is_other = {
+            kind: w not in _ASSAYS and (of_assays or bool(_NO_GENES & set(w.replace("protein coding", "").split())))
+            for kind, w in words.items()
+        }
+        out = [old or ((kind or "unnamed features") if is_other[kind] else None) for old, kind in zip(out, kinds, strict=True)]
+    return out
 
 
-def read_orthologs(path: str | Path) -> dict[str, str]:
-    """{gene of another species: human gene} from the first two columns of a CSV or TSV table with a header."""
-    file = require_file(path, "table of orthologs")
-    with open_whole(file) as stream:
-        table = pd.read_csv(stream, sep="\t" if ".tsv" in file.name or ".txt" in file.name else ",", dtype=str).dropna()
+def human_names(names: Iterable[str], orthologs: Mapping[str, str] | None) -> list[str]:
+    """Names as a table of orthologs translates them: as they stand, else without the version of an Ensembl id or the name of
+    an assembly before them; those it does not know stay."""
+    names = list(names)
+    if not orthologs:
+        return names
+    bare = {_VERSIONED.sub(r"\1", name): human for name, human in orthologs.items()} | dict(orthologs)
+
+    def human(name: str) -> str:
+        plain = _VERSIONED.sub(r"\1", _ASSEMBLY.sub("", name, count=1))
+        return bare.get(name) or bare.get(plain) or name
+
+    return [human(name) for name in names]
+
+
+def read_orthologs(table: Any) -> dict[str, str]:
+    """{gene of another species: human gene}.
+
+    Parameters
+    ----------
+    table
+        A mapping or Series of these; a DataFrame, or a CSV or TSV file with a header, with them as the first two columns.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or has fewer columns.
+    """
+    if isinstance(table, Mapping | pd.Series):
+        return {str(name): str(human) for name, human in table.items() if pd.notna(human)}
+    name = "the DataFrame of orthologs"
+    if isinstance(table, str | Path):
+        file = require_file(table, "table of orthologs")
+        with open_whole(file) as stream:
+            frame = pd.read_csv(stream, sep="\t" if ".tsv" in file.name or ".txt" in file.name else ",", dtype=str)
+        table, name = frame, str(file)
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"orthologs of type {type(table).__name__} cannot be read: give a dict, a table of two columns, or its path")
     if table.shape[1] < 2:
-        raise ValueError(f"{file}: two columns are needed, the other species' gene and the human gene")
-    return dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
+        raise ValueError(f"{name}: two columns are needed, the other species' gene and the human gene")
+    pairs = table.dropna().astype(str)
+    return dict(zip(pairs.iloc[:, 0], pairs.iloc[:, 1], strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bmfm.cells.counts import first_fault
+from bmfm.cells.counts import FRACTION, first_fault
 
 _AS: dict[str, np.dtype] = {"?": np.dtype(np.uint8), "e": np.dtype(np.float32), "g": np.dtype(np.float64)}  # bool, half and long double
 
@@ -43,21 +43,23 @@ class Matrix:
         data set of a backed file.
     name
         For errors: the file and the key.
+    cells
+        Names of the rows, for errors.
 
     Raises
     ------
     ValueError
-        If it holds no real numbers.
+        If it holds no real numbers, or if its parts contradict one another.
     """
 
-    def __init__(self, stored: Any, name: str):
+    def __init__(self, stored: Any, name: str, cells: Any = None):
         from anndata.abc import CSCDataset, CSRDataset
 
         if isinstance(stored, CSRDataset | CSCDataset):
             stored = stored.group
         if sp.issparse(stored) and stored.format not in ("csr", "csc"):
             stored = stored.tocsr()
-        self.stored, self.name = stored, name
+        self.stored, self.name, self.cells = stored, name, cells
         self.on_disk = not sp.issparse(stored)
         attrs = dict(getattr(stored, "attrs", {})) if self.on_disk else {}
         kind = attrs.get("encoding-type") or attrs.get("h5sparse_format", "")
@@ -72,7 +74,34 @@ class Matrix:
         dtype = np.dtype(stored.dtype if self.format == "dense" else self._array("data").dtype)
         if dtype.kind not in "biuf":
             raise ValueError(f"{name} holds values of type {dtype}, real numbers are needed: adata.X = adata.X.astype('float32')")
-        self.indptr = self._array("indptr")[:].astype(np.int64) if self.format == "csr" else None
+        self.indptr = self._checked_indptr() if self.format != "dense" else None
+
+    def _checked_indptr(self) -> np.ndarray:
+        """Where rows (CSR) or columns (CSC) begin, once it is sure that they lie within the values."""
+        indptr = self._array("indptr")[:].astype(np.int64)
+        n_major, n_values = self.shape[self.format == "csc"], self._array("data").shape[0]
+        if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > n_values:
+            raise self._damaged(
+                f"its indptr does not cut {n_values:,} values into {n_major:,} {'rows' if self.format == 'csr' else 'columns'}"
+            )
+        if self._array("indices").shape[0] != n_values:
+            raise self._damaged(f"it has {self._array('indices').shape[0]:,} indices for {n_values:,} values")
+        return indptr
+
+    def _damaged(self, how: str) -> ValueError:
+        return ValueError(f"{self.name} is damaged: {how}; copy the file again, or make it again")
+
+    def _within(self, indices: np.ndarray, indptr: np.ndarray, first: int) -> np.ndarray:
+        """The indices of rows (CSR) or columns (CSC) from `first` on, if all lie within the matrix; kernels do not look."""
+        size = self.shape[self.format == "csr"]
+        if len(indices) and (indices.min() < 0 or indices.max() >= size):
+            place = int(np.flatnonzero((indices < 0) | (indices >= size))[0])
+            major = first + int(np.searchsorted(indptr, place, "right")) - 1
+            if self.format == "csc":
+                raise self._damaged(f"column {major} has an entry in row {indices[place]} of {size:,} cells")
+            cell = f"cell {self.cells[major]!r} (row {major})" if self.cells is not None else f"row {major}"
+            raise self._damaged(f"{cell} has an entry in column {indices[place]} of {size:,} genes")
+        return indices
 
     def _array(self, name: str):
         return self.stored[name] if self.on_disk else getattr(self.stored, name)
@@ -86,7 +115,9 @@ class Matrix:
         if self.format == "csr":
             assert self.indptr is not None
             lo, hi = int(self.indptr[start]), int(self.indptr[stop])
-            return self.indptr[start : stop + 1] - lo, _native(self._array("indices")[lo:hi]), _native(self._array("data")[lo:hi])
+            indptr = self.indptr[start : stop + 1] - lo
+            indices = self._within(_native(self._array("indices")[lo:hi]), indptr, start)
+            return indptr, indices, _native(self._array("data")[lo:hi])
         if self.format == "dense":
             part = self.stored[start:stop]
             part = part.tocsr() if sp.issparse(part) else sp.csr_matrix(_native(part))
@@ -97,8 +128,9 @@ class Matrix:
 
     @cached_property
     def _as_csr(self):
-        parts = tuple(_native(self._array(n)[:]) for n in ("data", "indices", "indptr"))
-        return sp.csc_matrix(parts, shape=self.shape).tocsr()
+        assert self.indptr is not None
+        data, indices = _native(self._array("data")[:]), _native(self._array("indices")[:])
+        return sp.csc_matrix((data, self._within(indices, self.indptr, 0), self.indptr), shape=self.shape).tocsr()
 
     def forget(self) -> None:
         """Give up what was kept of a matrix stored by column."""
@@ -119,29 +151,55 @@ class Matrix:
         return _native(part.toarray() if sp.issparse(part) else part).ravel()
 
     def sample(self, n: int = 4096) -> list[tuple[int, np.ndarray]]:
-        """Some stored values from the beginning, the middle and the end, with the place of the first of each."""
+        """Some stored values, with the place of the first of each run: `n` from the beginning, the middle and the end of a
+        sparse matrix, four rows at sixteen places of a dense one. If all of these are 0, the first run that is not."""
+        if not self.n_values:
+            return []
         if self.format == "dense":
-            rows = sorted({0, self.shape[0] // 2, max(0, self.shape[0] - 1)}) if self.n_values else []
-            return [(r * self.shape[1], self._dense(r, r + 1)) for r in rows]
-        data, size = self._array("data"), self.n_values
-        return [(s, _native(data[s : s + n])) for s in sorted({0, max(0, size // 2 - n), max(0, size - n)})] if size else []
+            starts = np.unique(np.linspace(0, max(0, self.shape[0] - 4), 16).astype(int)).tolist()
+            runs = [(r * self.shape[1], self._dense(r, r + 4)) for r in starts]
+        else:
+            data, size = self._array("data"), self.n_values
+            runs = [(s, _native(data[s : s + n])) for s in sorted({0, max(0, size // 2 - n), max(0, size - n)})]
+        if not any(values.any() for _, values in runs):
+            runs += next(([run] for run in self._parts(1 << 22) if run[1].any()), [])
+        return runs
 
     def place(self, number: int) -> tuple[int, int]:
         """Row and column of the stored value of this number."""
         if self.format == "dense":
             return divmod(number, self.shape[1])
-        major = int(np.searchsorted(self._array("indptr")[:], number, "right")) - 1
+        assert self.indptr is not None
+        major = int(np.searchsorted(self.indptr, number, "right")) - 1
         minor = int(self._array("indices")[number])
         return (major, minor) if self.format == "csr" else (minor, major)
 
-    def odd_value(self, whole: bool) -> tuple[float, int, int] | None:
-        """The first value of the sample that is no count, with its row and column."""
+    def odd_value(self, whole: bool) -> tuple[float, int, int, int] | None:
+        """The first value of the sample that is no count: value, row, column, kind of fault (`counts.FAULTS`).
+
+        A fraction, which says that a matrix is of another kind, goes before a fault that one cell may have.
+        """
+        odd = None
         for start, values in self.sample():
             at, fault = first_fault(values, whole)
-            if fault:
-                return float(values[at]), *self.place(start + int(at))
-        return None
+            if fault and fault != FRACTION and whole:
+                fine = np.isfinite(values) & (values != np.floor(values))
+                if fine.any():
+                    at, fault = int(np.argmax(fine)), FRACTION
+            if fault and (odd is None or fault == FRACTION):
+                odd = (float(values[at]), *self.place(start + int(at)), int(fault))
+                if fault == FRACTION:
+                    return odd
+        return odd
+
+    def is_whole(self) -> bool:
+        """Whether all values of the sample are whole numbers."""
+        return all((values == np.floor(values)).all() for _, values in self.sample())
+
+    def exceeds(self, limit: int) -> bool:
+        """Whether any value is above this."""
+        return any((v > limit).any() for _, v in self.sample()) or any((v > limit).any() for _, v in self._parts(1 << 22))
 
     def is_empty(self) -> bool:
         """Whether every value is 0."""
-        return not any(values.any() for _, values in self.sample()) and not any(values.any() for _, values in self._parts(1 << 22))
+        return not any(values.any() for _, values in self.sample())

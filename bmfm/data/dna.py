@@ -93,7 +93,7 @@ class DnaDataModule(BatchModule):
         batch_size: int,
         variants: str | None = None,
         variant_filter: VariantFilter | None = None,
-        regions: str | Sequence[str] | None = None,
+        regions: str | int | Sequence[str | int] | None = None,
         max_n_run: int = 10,
         packing: bool = False,
         num_workers: int = 0,

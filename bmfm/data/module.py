@@ -62,6 +62,10 @@ class BatchModule(pl.LightningDataModule):
         """A column of labels of all examples, object [n]."""
         raise KeyError(f"{type(self).__name__} has no labels, {name!r} was asked for")
 
+    def text_column(self, name: str) -> np.ndarray:
+        """A column of names of all examples, object [n]: as it is written, where a source might read it as numbers."""
+        return self.column(name)
+
     def where(self, number: int) -> str:
         """An example as messages name it: its file and row, or cell."""
         return f"example {number + 1}"

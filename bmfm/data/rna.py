@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from bmfm.cells.counts import gather
 from bmfm.cells.formats import AnnDataView, find_sources
-from bmfm.cells.genes import GeneVocabulary, read_orthologs
+from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
 from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
 from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
@@ -96,7 +96,7 @@ class RnaDataModule(BatchModule):
     counts
         Where raw counts are: ``auto``, ``X``, ``raw``, ``layers/NAME``.
     expects
-        ``counts`` (whole numbers, or an error) or ``normalised``.
+        ``counts`` (whole numbers, or an error) or ``normalised``; saved with the tokenizer. None takes the tokenizer's.
     gene_column
         ``.var`` column of gene names; None takes the one that matches best.
     orthologs
@@ -122,9 +122,9 @@ class RnaDataModule(BatchModule):
         max_tokens: int,
         batch_size: int,
         counts: str = "auto",
-        expects: str = "counts",
+        expects: str | None = None,
         gene_column: str | None = None,
-        orthologs: str | None = None,
+        orthologs: Any = None,
         min_matched: float = 0.3,
         storage: str = "auto",
         memory_limit: float = 8e9,
@@ -147,22 +147,27 @@ class RnaDataModule(BatchModule):
         self.block, self.buffer_blocks, self.balance = block, buffer_blocks, balance
         self.statistics_cells, self.seed = statistics_cells, seed
 
-    def _vocabulary_of_data(self, sources: list[Any]) -> GeneVocabulary:
+    def _vocabulary_of_data(self, sources: list[Any], orthologs: Mapping[str, str] | None) -> GeneVocabulary:
+        """The genes of all files, by their human names where there are orthologs; what is no gene is left out."""
         names: dict[str, None] = {}
         for source in sources:
             view = AnnDataView(source)
-            var = view.var(find_counts(view, self.counts, self.expects == "counts"))
-            names |= dict.fromkeys((var[self.gene_column] if self.gene_column else var.index).astype(str))
+            key = find_counts(view, self.counts, self.expects == "counts")
+            var = view.var(key)
+            found = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), orthologs)
+            other = other_features(var, view.var("X") if key == "raw" else None)
+            names |= dict.fromkeys(name for name, kind in zip(found, other, strict=True) if kind is None)
         return GeneVocabulary.of_genes(names)
 
     def connect(self, tokenizer: CellTokenizer) -> None:
         """Bind the tokenizer, open the files, split their cells."""
+        tokenizer.expects = self.expects = tokenizer.reading(self.expects)
         paths = find_sources(self.path) if self.path is not None else []
-        if tokenizer.vocabulary is None:
-            tokenizer.use(self._vocabulary_of_data(paths))
-        assert tokenizer.vocabulary is not None
-        if self.orthologs:
+        if self.orthologs is not None:
             tokenizer.orthologs = read_orthologs(self.orthologs)
+        if tokenizer.vocabulary is None:
+            tokenizer.use(self._vocabulary_of_data(paths, tokenizer.orthologs))
+        assert tokenizer.vocabulary is not None
         how = (self.counts, self.gene_column, tokenizer.orthologs, self.expects, self.min_matched)
         sources = [open_source(p, tokenizer.vocabulary, *how) for p in paths]
         if self.census is not None:

@@ -342,6 +342,18 @@ class SequenceTable(BatchModule):
             raise KeyError(f"the table has no column {name!r} for labels; it has {', '.join(map(str, self.table.columns[:-1]))}")
         return self.table[name].to_numpy(object)
 
+    def text_column(self, name: str) -> np.ndarray:
+        """A column as it is written, ``01`` and ``NA`` too; of Parquet and of derived columns, which have types, as `column`."""
+        values = self.column(name)
+        if name in self.derived or all(isinstance(v, str) for v in values):
+            return values
+        read, part = [], self.table["bmfm part"].to_numpy()
+        sequences = [str(self.sequence), *([self.second] if self.second else [])]
+        for which, file in find_tables(self.path).items():
+            typed = file.suffix == ".parquet"
+            read.append(values[part == which] if typed else _read_lines(file, (), [*sequences, name])[name].to_numpy(object))
+        return np.concatenate(read)
+
     @cached_property
     def _kmers(self):
         """A row for each sequence [n, k-mers]: sublinear counts of 1- to 6-mers times their inverse frequency in training."""

@@ -52,18 +52,27 @@ class ContigNames:
         for index, name in enumerate(self.names):
             self._aliases.setdefault(canonical_name(name), []).append(index)
 
-    def _meant(self, name: str) -> list[int]:
+    def __contains__(self, name: str) -> bool:
+        """Whether the genome itself has this name."""
+        return name in self._exact
+
+    def meant(self, name: str) -> list[int]:
+        """Numbers of the contigs that a name may mean."""
         index = self._exact.get(name)
         return [index] if index is not None else self._aliases.get(canonical_name(name), [])
 
     def find(self, name: str) -> int | None:
         """Index of the contig that `name` means; None if there is none, or more than one under another style."""
-        meant = self._meant(name)
+        meant = self.meant(name)
         return meant[0] if len(meant) == 1 else None
 
-    def require(self, name: str, where: str) -> int:
-        """Like `find`, but a name that means no contig, or several, is a ValueError that says where it stood and what exists."""
-        meant = self._meant(name)
+    def require(self, name: str | int, where: str) -> int:
+        """Like `find`, but a name that means no contig, or several, is a ValueError that says where it stood and what exists.
+
+        A number (which YAML and the command line make of ``21``) is the name that is written so.
+        """
+        name = str(name)
+        meant = self.meant(name)
         if len(meant) > 1:
             raise ValueError(
                 f"{where}: contig {name!r} may be any of {', '.join(self.names[i] for i in meant)} of the genome; "

@@ -136,15 +136,15 @@ class Reference:
         contig = int(np.searchsorted(self.starts, position, "right")) - 1
         return self.contigs[contig]["name"], int(position - self.starts[contig])
 
-    def fetch(self, contig: str, start: int, end: int) -> np.ndarray:
+    def fetch(self, contig: str | int, start: int, end: int) -> np.ndarray:
         """State codes, ``uint8`` [end - start], of a 0-based half-open interval, without the soft-mask bit."""
         return self._interval(contig, start, end) & ~SOFT_MASK_BIT
 
-    def soft_masked(self, contig: str, start: int, end: int) -> np.ndarray:
+    def soft_masked(self, contig: str | int, start: int, end: int) -> np.ndarray:
         """Whether each base of the interval was lower case in the FASTA, ``bool`` [end - start]."""
         return self._interval(contig, start, end) >= SOFT_MASK_BIT
 
-    def _interval(self, contig: str, start: int, end: int) -> np.ndarray:
+    def _interval(self, contig: str | int, start: int, end: int) -> np.ndarray:
         index = self.names.require(contig, str(self.source))
         length = self.contigs[index]["length"]
         if not 0 <= start <= end <= length:

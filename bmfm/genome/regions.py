@@ -45,8 +45,26 @@ def within(start: np.ndarray, end: np.ndarray, intervals: np.ndarray) -> np.ndar
     return (intervals[holder, 0] <= start) & (end <= intervals[holder, 1])
 
 
-def read_regions(regions: str | Path | Sequence[str], reference: Reference) -> np.ndarray:
-    """Interval set of a BED file (plain or gzip), or of words: ``chr20`` or ``chr20:1,001-2,000`` (1-based, inclusive).
+def inside_regions(start: np.ndarray, end: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Whether each edit [start, end) lies in one interval, ``bool`` [N]; an insertion, by the base before or after it."""
+    insertion = start == end
+    return within(start, np.maximum(end, start + 1), regions) | (insertion & within(start - 1, start, regions))
+
+
+def regions_file(regions: object) -> Path | None:
+    """The BED file that these regions are, or None if they are words."""
+    if not isinstance(regions, (str, Path)):
+        return None
+    path = Path(regions).expanduser()
+    return path if path.is_file() or str(regions).endswith((".bed", ".bed.gz")) else None
+
+
+def read_regions(regions: str | Path | int | Sequence[str | int], reference: Reference) -> np.ndarray:
+    """Interval set of a BED file (plain or gzip), or of words.
+
+    A word is a contig, ``chr20``, or a part of it, 1-based and inclusive: ``chr20:1,001-2,000``, ``chr20:1,001-`` from
+    there to its end, ``chr20:-2,000`` from its beginning. ``chr20:1,001`` is refused: it is one base to bcftools, and all
+    from there to samtools. Numbers are names of contigs.
 
     Raises
     ------
@@ -54,10 +72,10 @@ def read_regions(regions: str | Path | Sequence[str], reference: Reference) -> n
         Naming file and line, if a line is malformed, its contig unknown, or its interval empty or outside the contig; or
         if there is no region at all.
     """
-    if isinstance(regions, (str, Path)) and (Path(regions).is_file() or str(regions).endswith((".bed", ".bed.gz"))):
-        rows = [(r.where, *locate(r, reference)) for r in bed_rows(require_file(regions, "BED file"))]
+    if path := regions_file(regions):
+        rows = [(r.where, *locate(r, reference)) for r in bed_rows(require_file(path, "BED file"))]
     else:
-        words = [str(regions)] if isinstance(regions, (str, Path)) else list(regions)
+        words = [str(regions)] if isinstance(regions, (str, Path, int)) else [str(word) for word in regions]
         rows = [(f"region {word!r}", *_locate_word(word, reference)) for word in words]
         if not rows:
             raise ValueError("the list of regions is empty: name some, or leave regions out for the whole genome")
@@ -95,7 +113,7 @@ def bed_rows(path: Path) -> Iterator[BedRow]:
             if not line.strip() or line.startswith("#"):
                 continue
             columns = line.split("\t") if "\t" in line else line.split()
-            has_interval = len(columns) > 2 and columns[1].strip().isdigit() and columns[2].strip().isdigit()
+            has_interval = len(columns) > 2 and all(c.strip().isascii() and c.strip().isdigit() for c in columns[1:3])
             if not has_interval and line.split()[0] in ("track", "browser"):
                 continue
             where = f"{path}:{number}"
@@ -116,13 +134,19 @@ def locate(row: BedRow, reference: Reference) -> tuple[int, int, int]:
 
 def _locate_word(word: str, reference: Reference) -> tuple[int, int, int]:
     where = f"region {word!r}"
-    match = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", word)
-    if match is None or word in reference.names.names:
+    if ":" not in word or word in reference.names:
         contig = reference.names.require(word, where)
         return contig, 0, reference.contigs[contig]["length"]
+    match = re.fullmatch(r"(.+):([0-9,]*)-([0-9,]*)", word)
+    if match is None or (":" in match[1] and not reference.names.meant(match[1])):
+        raise ValueError(
+            f"{where}: it is no contig of the genome, nor contig:start-end, contig:start- or contig:-end; one base is "
+            "contig:7-7, and several regions are a list of words"
+        )
     contig = reference.names.require(match[1], where)
-    start, end = (int(match[i].replace(",", "")) for i in (2, 3))
-    return contig, *_inside(where, match[1], start - 1, end, reference.contigs[contig]["length"])
+    length = reference.contigs[contig]["length"]
+    start, end = (int(match[i].replace(",", "") or default) for i, default in ((2, 1), (3, length)))
+    return contig, *_inside(where, match[1], start - 1, end, length)
 
 
 def _inside(where: str, contig: str, start: int, end: int, length: int) -> tuple[int, int]:
@@ -133,7 +157,7 @@ def _inside(where: str, contig: str, start: int, end: int, length: int) -> tuple
     return start, end
 
 
-def split_by_contig(reference: Reference, held_out: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+def split_by_contig(reference: Reference, held_out: Mapping[str, Sequence[str | int]]) -> dict[str, np.ndarray]:
     """Interval sets ``train``, ``validation``, ``test``: whole contigs held out by name, the rest for training."""
     part_of = {}
     for part, names in held_out.items():

@@ -6,6 +6,7 @@ Each representation turns `Windows` into `Encoded` symbols of `alphabet`, alread
 `tests/genome/reference_representation.py` says the same in plain Python.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from bmfm.genome.haplotype import haplotype_edits, haplotype_lengths, write_hapl
 from bmfm.genome.reference import Reference
 from bmfm.genome.sites import stored_sites, write_sites
 from bmfm.genome.variants import VariantTable
+from bmfm.genome.vcf_filter import names_of
 from bmfm.genome.windows import Windows
 
 _BARE = np.uint8(0x7F)
@@ -80,12 +82,12 @@ class BiAllele:
     written. Before the first base of a contig, as it is read, there is none to mark.
     """
 
-    def __init__(self, reference: Reference, variants: VariantTable | None, pairing: str = "frequency", sample: str | None = None):
+    def __init__(self, reference: Reference, variants: VariantTable | None, pairing: str = "frequency", sample: str | int | None = None):
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing {pairing!r} is unknown; choose from {', '.join(PAIRINGS)}")
         self.reference, self.pairing = reference, pairing
         self.variants = _require(variants, "biallele")
-        self.samples = _sample_numbers(self.variants, [sample] if sample else [])
+        self.samples = _sample_numbers(self.variants, () if sample is None else sample)
         if pairing == "always":
             self.sites = [stored_sites(reference, self.variants, reverse) for reverse in (False, True)]
         else:
@@ -122,10 +124,16 @@ class Haplotype:
     that holds the base after it, and after a contig's last base to the window that ends there.
     """
 
-    def __init__(self, reference: Reference, variants: VariantTable | None, samples: list[str] | None = None, positions: bool = False):
+    def __init__(
+        self,
+        reference: Reference,
+        variants: VariantTable | None,
+        samples: str | int | Sequence[str | int] | None = None,
+        positions: bool = False,
+    ):
         self.reference, self.positions = reference, positions
         self.variants = _require(variants, "haplotype")
-        self.samples = _sample_numbers(self.variants, samples or [])
+        self.samples = _sample_numbers(self.variants, () if samples is None else samples)
         self.edits = index_edits(self.variants)
 
     def __call__(self, windows: Windows) -> Encoded:
@@ -149,7 +157,8 @@ def _require(variants: VariantTable | None, name: str) -> VariantTable:
     return variants
 
 
-def _sample_numbers(variants: VariantTable, names: list[str]) -> np.ndarray:
+def _sample_numbers(variants: VariantTable, given: str | int | Sequence[str | int]) -> np.ndarray:
+    names = names_of(given)
     if lacking := [name for name in names if name not in variants.samples]:
         raise ValueError(f"genotypes of {', '.join(lacking)} were not read; name them in the variant filter's samples")
     return np.array([variants.samples.index(name) for name in names], np.int64)

@@ -16,6 +16,7 @@ import numpy as np
 from bmfm.files import cached_folder, fingerprint, require_file
 from bmfm.genome import vcf_store
 from bmfm.genome.reference import Reference
+from bmfm.genome.regions import regions_file
 from bmfm.genome.vcf_filter import KINDS, NO_FREQUENCY, VariantFilter, VariantReport
 
 __all__ = ["KINDS", "NO_FREQUENCY", "VariantFilter", "VariantReport", "VariantTable"]
@@ -90,8 +91,8 @@ class VariantTable:
             raise ValueError(f"variant file {str(vcf)!r} is a folder; give the VCF or BCF itself")
         keep = keep or VariantFilter()
         key = {"format": _FORMAT, "vcf": fingerprint(path), "genome": fingerprint(reference.source), "filter": asdict(keep)}
-        if isinstance(keep.regions, str) and Path(keep.regions).is_file():
-            key["regions"] = fingerprint(Path(keep.regions))
+        if bed := regions_file(keep.regions):
+            key["regions"] = fingerprint(require_file(bed, "BED file"))
         folder = cached_folder("variants", key, lambda partial: vcf_store.build(path, reference, keep, partial), cache_dir)
         columns = {
             f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r").view(np.ndarray)

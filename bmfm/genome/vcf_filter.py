@@ -3,10 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 KINDS = ("snv", "mnv", "insertion", "deletion", "complex")
 NO_FREQUENCY = "no frequency stated"
 """Why an allele is left out whose record states no frequency, where none is given by the filter."""
+
+
+def names_of(given: str | int | Sequence[str | int]) -> tuple[str, ...]:
+    """Names as texts: of one name alone, of several, and of numbers, which YAML and the command line make of names of digits."""
+    return (str(given),) if isinstance(given, (str, int)) else tuple(str(name) for name in given)
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,11 @@ class VariantFilter:
     kinds
         Subset of ``snv mnv insertion deletion complex``.
     regions
-        BED file or ``contig:start-end`` words (1-based, inclusive) that an edit must lie in.
+        BED file or ``contig:start-end`` words (1-based, inclusive) that an edit must lie in; an insertion lies where the
+        base before it or the base after it does.
     samples
-        Samples whose genotypes are kept, for phased haplotypes. A copy that is not called is the reference; of a genotype
+        Samples whose genotypes are kept, for phased haplotypes. One name alone, here and in `kinds`, and numbers, which
+        YAML and the command line make of names of digits, are taken for names. A copy that is not called is the reference; of a genotype
         of more than two copies the first two are read.
     max_ref_mismatch
         Share of records whose REF may disagree with the genome before the file is refused.
@@ -47,13 +55,21 @@ class VariantFilter:
     pass_only: bool = False
     info_flag: str | None = None
     kinds: Sequence[str] = KINDS
-    regions: str | Sequence[str] | None = None
+    regions: str | Path | Sequence[str] | None = None
     samples: Sequence[str] = ()
     max_ref_mismatch: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("kinds", "samples"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, names_of(getattr(self, name)))
+        if self.regions is not None:
+            one = isinstance(self.regions, (str, Path, int))
+            object.__setattr__(self, "regions", str(self.regions) if one else names_of(self.regions))
+        if not 0 <= self.min_frequency <= self.max_frequency <= 1:
+            raise ValueError(
+                f"min_frequency={self.min_frequency}, max_frequency={self.max_frequency}: no frequency lies between them; "
+                "frequencies are from 0 to 1"
+            )
         if unknown := set(self.kinds) - set(KINDS):
             raise ValueError(f"variant kinds {sorted(unknown)} are unknown; choose from {', '.join(KINDS)}")
         if self.missing_frequency is not None and not 0 <= self.missing_frequency <= 1:

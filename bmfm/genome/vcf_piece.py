@@ -13,7 +13,7 @@ from bmfm.genome import vcf_figures
 from bmfm.genome import vcf_genotypes as genotypes
 from bmfm.genome.alphabet import base_table
 from bmfm.genome.reference import Reference
-from bmfm.genome.regions import within
+from bmfm.genome.regions import inside_regions
 from bmfm.genome.vcf_filter import KINDS, VariantFilter, VariantReport
 from bmfm.genome.vcf_header import Header
 from bmfm.genome.vcf_scan import ABSENT, FLAG, FLOAT, TEXT, TROUBLE, Records, bcf_records, integer, scan_bcf, scan_text, width
@@ -282,7 +282,7 @@ class PieceReader:
         if self.regions is None:
             return columns
         start, end, lengths = columns["start"], columns["end"], columns["alt_length"]
-        inside = within(start, np.maximum(end, start + 1), self.regions)
+        inside = inside_regions(start, end, self.regions)
         if not inside.all():
             report.skip("outside the regions", "", int((~inside).sum()))
         alt = columns.pop("alt")[np.repeat(inside, lengths)]

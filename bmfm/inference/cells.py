@@ -2,9 +2,8 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ def read_cells(
     max_tokens: int,
     counts: str = "auto",
     gene_column: str | None = None,
-    orthologs: str | Path | Mapping[str, str] | None = None,
-    expects: str = "counts",
+    orthologs: Any = None,
+    expects: str | None = None,
     min_matched: float = 0.3,
     depth_target: float | None = None,
     order: str | None = None,
@@ -44,9 +43,11 @@ def read_cells(
     gene_column
         ``.var`` column of gene names; None takes the one that matches best.
     orthologs
-        {gene of another species: human gene}, or a table of both; None takes those that the model was trained with.
+        {gene of another species: human gene}, or a table of both (`cells.genes.read_orthologs`); None takes those that the
+        model was trained with.
     expects
-        ``counts`` (whole numbers, or an error) or ``normalised``.
+        ``counts`` (whole numbers, or an error) or ``normalised``; None takes what the model was trained with, see
+        `CellTokenizer.reading`.
     min_matched
         Least share of a file's genes in the vocabulary.
     depth_target
@@ -62,7 +63,8 @@ def read_cells(
     """
     tokenizer = tokenizer.for_inference(depth_target, order)
     assert tokenizer.vocabulary is not None
-    table = read_orthologs(orthologs) if isinstance(orthologs, str | Path) else dict(orthologs) if orthologs else tokenizer.orthologs
+    expects = tokenizer.reading(expects)
+    table = read_orthologs(orthologs) if orthologs is not None else tokenizer.orthologs
     found = find_sources(data)
     if not found:
         raise ValueError(f"there are no cells in an empty list: give {TAKEN}")

@@ -1,5 +1,6 @@
 """The one path from data to embeddings and predictions of a trained model."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -204,36 +205,54 @@ class Predictor:
         return self.model.head(name, self.model.pool(hidden_BLH, batch, self.labels[name]["pooling"]))
 
     def _token_classes(self, name: str, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
-        """Number of the likeliest class at each token [B, room for tokens]; those beyond an example's end mean nothing."""
-        first = self.model.head(name, hidden_BLH[:, 1:].flatten(0, 1)).argmax(1).view(len(hidden_BLH), -1)
+        """Number of the likeliest class at each token [B, room for tokens], -1 where logits are no numbers; those beyond an
+        example's end mean nothing."""
+        logits = self.model.head(name, hidden_BLH[:, 1:].flatten(0, 1))
+        first = torch.where(logits.isfinite().all(1), logits.argmax(1), -1).view(len(hidden_BLH), -1)
         return torch.nn.functional.pad(first, (0, max(0, self.inputs.room - first.shape[1])))[:, : self.inputs.room]
 
     def _frame(self, logits: dict[str, np.ndarray], index) -> pd.DataFrame:
+        """Predictions from the logits of every label head; none (None, NaN) from logits that are NaN or infinite, with a warning."""
         columns: dict[str, Any] = {}
+        bad = np.zeros(len(index), bool)
         for name, values in logits.items():
             head, classes = self.labels[name], self.labels[name]["classes"]
             if head["pooling"] == "token":
                 columns[name] = self._of_bases(head, values.astype(np.int64))
+                bad |= np.array([said is None for said in columns[name]], bool)
                 continue
+            odd = ~np.isfinite(values).all(1)
+            bad |= odd
+            values = np.where(odd[:, None], 0, values)
             if head["kind"] == "mse":
-                columns[name] = values[:, 0] * head.get("scale", 1.0) + head.get("center", 0.0)
+                columns[name] = np.where(odd, np.nan, values[:, 0] * head.get("scale", 1.0) + head.get("center", 0.0)).astype(values.dtype)
                 continue
             if head["kind"] == "binary_cross_entropy":
                 chance = 1 / (1 + np.exp(-values))
-                columns[name] = ["|".join(c for c, p in zip(classes, row, strict=True) if p > 0.5) for row in chance]
+                said = ["|".join(c for c, p in zip(classes, row, strict=True) if p > 0.5) for row in chance]
             else:
                 chance = np.exp(values - values.max(1, keepdims=True))
                 chance /= chance.sum(1, keepdims=True)
-                columns[name] = np.array(classes, object)[values.argmax(1)]
+                said = np.array(classes, object)[values.argmax(1)].tolist()
+            columns[name] = np.array([None if o else c for c, o in zip(said, odd, strict=True)], object)
+            chance = np.where(odd[:, None], np.nan, chance).astype(values.dtype)
             columns |= {f"{name}_p_{c}": chance[:, i] for i, c in enumerate(classes)}
+        if bad.any():
+            warnings.warn(
+                f"the model gives NaN or infinite numbers for {bad.sum():,} of {len(bad):,} examples (first: {index[int(bad.argmax())]}): "
+                "nothing is predicted for them; precision=fp32 is the widest range of numbers",
+                stacklevel=3,
+            )
         return pd.DataFrame(columns, index=index)
 
-    def _of_bases(self, head: dict, numbers: np.ndarray) -> list[str]:
-        """The class of every base of every sequence, from those of the tokens of windows [n, room]."""
+    def _of_bases(self, head: dict, numbers: np.ndarray) -> list[str | None]:
+        """The class of every base of every sequence, from those of the tokens of windows [n, room]; None where one has none."""
         classes, out = np.array(head["classes"], object), [[] for _ in range(len(self.inputs.names))]  # type: ignore[var-annotated]
+        without: set[int] = set()
         for (ids, owner), row in zip(self.inputs.windows, numbers, strict=True):
+            without |= {owner} if (row[: len(ids)] < 0).any() else set()
             out[owner] += np.repeat(classes[row[: len(ids)]], self.tokenizer.lengths(ids)).tolist()
-        return [head["separator"].join(bases) for bases in out]
+        return [None if i in without else head["separator"].join(bases) for i, bases in enumerate(out)]
 
     def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
              precision: str | None = None, progress: bool | None = None, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip

@@ -6,7 +6,7 @@ model's own. Where a model has no [CLS] or no [SEP], that place is not shown to 
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from bmfm.models.described import check_foreign, offline, read_config, without_choices
 from bmfm.models.folders import read_json
-from bmfm.models.weights import read_config, some, weight_files
+from bmfm.models.weights import refuse_not_finite, some, weight_files
 from bmfm.special import CLS, MASK, PAD, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.dna import Vocabulary
 from bmfm.tokenizers.texts import by_number, read_texts
@@ -67,6 +68,30 @@ def _refusal(source: object) -> ValueError:
     )
 
 
+def _shut() -> Any:
+    """Without the Hub, unless code of a checkpoint may run, which may lie in another repository."""
+    return nullcontext() if _REMOTE_CODE.get() else offline()
+
+
+def _configuration(given: dict, source: object = None) -> Any:
+    """The transformers configuration of a model of others, which chooses no code for its attention.
+
+    Parameters
+    ----------
+    given
+        What its ``config.json`` holds.
+    source
+        Folder with the code of the model, where it has any; its configuration is read by that.
+    """
+    from transformers import AutoConfig
+
+    if source is None:
+        return AutoConfig.for_model(**without_choices(given))
+    config = AutoConfig.from_pretrained(source, trust_remote_code=_REMOTE_CODE.get())
+    config._attn_implementation = None
+    return config
+
+
 class ForeignTokenizer(Vocabulary):
     """A tokenizer of others behind the calls of `DnaTokenizer`, in this project's ids.
 
@@ -104,9 +129,9 @@ class ForeignTokenizer(Vocabulary):
         config = read_config(folder)
         config = config.get("backbone", {}).get("config", config)
         try:
-            return cls(
-                AutoTokenizer.from_pretrained(folder, trust_remote_code=_REMOTE_CODE.get()), config.get("vocab_size"), positions(config)
-            )
+            with _shut():
+                read = AutoTokenizer.from_pretrained(folder, trust_remote_code=_REMOTE_CODE.get())
+            return cls(read, config.get("vocab_size"), positions(config))
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise _refusal(folder) from error
@@ -197,16 +222,14 @@ class Foreign(nn.Module):
     reads_ids = True
 
     def __init__(self, options: dict):
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoModel
 
         super().__init__()
         given = {k: v for k, v in options["config"].items() if k != "transformers_version"}
         try:
-            if options.get("source"):
-                config = AutoConfig.from_pretrained(options["source"], trust_remote_code=_REMOTE_CODE.get())
-            else:
-                config = AutoConfig.for_model(**given)
-            self.body = AutoModel.from_config(config, trust_remote_code=_REMOTE_CODE.get())
+            with _shut():
+                config = _configuration(given, options.get("source"))
+                self.body = AutoModel.from_config(config, trust_remote_code=_REMOTE_CODE.get())
         except ValueError as error:
             raise _asks_for_code(error, options.get("source")) from error
         self.config = self.body.config
@@ -296,11 +319,14 @@ def read(folder: Path):
         raise FileNotFoundError(f"{folder} holds no weights (safetensors or bin); a published .ckpt is made readable by bmfm.convert")
     if (folder / "adapter_config.json").exists():  # by which transformers would load another model, maybe from the Hub
         raise ValueError(f"{folder} holds a peft adapter: merge it into its model (merge_and_unload), save that, and load it")
-    brought = read_config(folder).get("auto_map", {})
+    described = read_config(folder)
+    brought = described.get("auto_map", {})
     if "AutoModel" in brought and not _REMOTE_CODE.get():
         raise _refusal(folder)
+    if "AutoModel" not in brought:
+        check_foreign(described, folder / "config.json")
     tokenizer = ForeignTokenizer.from_folder(folder)
-    body = _read_body(folder)
+    body = _read_body(folder, described, "AutoModel" in brought)
     config = {k: v for k, v in body.config.to_dict().items() if k != "_name_or_path"}  # which may be a path of this machine
     backbone = {"kind": "foreign", "config": config, "their_ids": tokenizer.their_ids.tolist()}
     backbone |= {"source": str(folder)} if "AutoModel" in brought else {}
@@ -312,17 +338,19 @@ def read(folder: Path):
     return model
 
 
-def _read_body(folder: Path) -> Any:
+def _read_body(folder: Path, described: dict, with_code: bool) -> Any:
     """The encoder of a folder as `transformers.AutoModel` reads it, whole."""
     from transformers import AutoModel
 
     if any(folder.glob("*.safetensors")):
         weight_files(folder)
     try:
-        with _quiet():
+        with _quiet(), _shut():
+            config = _configuration(described, folder if with_code else None)
             body, told = AutoModel.from_pretrained(
-                folder, trust_remote_code=_REMOTE_CODE.get(), output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
-            )
+                folder, config=config, trust_remote_code=_REMOTE_CODE.get(), output_loading_info=True, ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+            )  # fmt: skip
     except Exception as error:  # what a damaged file meets first: transformers, torch, safetensors, pickle, struct, zip, ...
         if "trust_remote_code" in str(error):
             raise _refusal(folder) from error
@@ -336,6 +364,7 @@ def _read_body(folder: Path) -> Any:
         raise ValueError(f"{folder}: weights {some([f'{k} {tuple(a)} instead of {tuple(b)}' for k, a, b in other])} have another shape")
     if extra := sorted(k for k in told["unexpected_keys"] if _belongs(k, body)):
         raise ValueError(f"{folder}: weights {some(extra)} have no place in the {type(body).__name__} that its config.json describes")
+    refuse_not_finite(dict(body.named_parameters()), folder)
     return body
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.models.described import read_config
 from bmfm.models.folders import find_folder, on_disk, read_json
 from bmfm.models.foreign import ForeignTokenizer, is_foreign, remote_code_is_allowed
 from bmfm.models.foreign import remote_code as allow_remote_code
 from bmfm.models.model import BmfmConfig, BmfmModel, read_folder
-from bmfm.models.weights import load_strictly, read_config, some
+from bmfm.models.weights import load_strictly, some
 
 
 def read_model(folder: Path) -> BmfmModel:

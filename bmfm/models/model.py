@@ -12,11 +12,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bmfm.models.attention import attention_inputs, check_name, choose_for, flattened
 from bmfm.models.backbones import KINDS
+from bmfm.models.described import read_config, without_choices
 from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
 from bmfm.models.folders import find_folder, pooling_by_kind
 from bmfm.models.foreign import CODE, ForeignEmbeddings, save_code
 from bmfm.models.heads import Decoder, Heads
-from bmfm.models.weights import load_strictly, read_config, read_weights
+from bmfm.models.weights import load_strictly, read_weights
 
 POOLINGS = ("mean", "mean_all", "pooler")
 
@@ -52,7 +53,7 @@ class BmfmConfig(PreTrainedConfig):
         positions: bool | None = None,
         **kwargs,
     ):
-        self.backbone, self.fields, self.heads = dict(backbone or {}), dict(fields or {}), dict(heads or {})
+        self.backbone, self.fields, self.heads = without_choices(backbone or {}), dict(fields or {}), dict(heads or {})
         self.positions = positions if positions is not None else "values" not in self.fields and self.backbone.get("kind") != "bert"
         self.pooling = pooling if pooling is not None else pooling_by_kind(self.fields)
         self.heads = {
@@ -61,7 +62,7 @@ class BmfmConfig(PreTrainedConfig):
         body = self.backbone.get("config", self.backbone)
         self.hidden_size = body.get("hidden_size", body.get("d_model"))
         self.num_hidden_layers = body.get("num_hidden_layers", body.get("n_layer"))
-        super().__init__(**kwargs)
+        super().__init__(**without_choices(kwargs))
 
 
 class BmfmModel(PreTrainedModel):
@@ -290,7 +291,7 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
             f"{folder / 'config.json'} describes a {described.get('model_type')!r}, which bmfm.load reads; this is for models of bmfm"
         )
     if config is None:
-        config = BmfmConfig.from_pretrained(folder)
+        config = BmfmConfig.from_dict(described)
     if "pooling" not in described:  # written before a model had its own, when the mean was over every token
         config.heads = {n: h | {"pooling": "mean_all"} if h.get("pooling") == "mean" else h for n, h in config.heads.items()}
     if config.backbone["kind"] not in KINDS:

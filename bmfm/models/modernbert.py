@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from bmfm.models.described import read_config
 from bmfm.models.model import BmfmConfig, BmfmModel
-from bmfm.models.weights import load_strictly, read_config, read_weights
+from bmfm.models.weights import load_strictly, read_weights
 
 HEAD = "mlm"
 
@@ -115,7 +116,7 @@ def read(folder: Path) -> BmfmModel:
     described = read_config(folder)
     weights = read_weights(folder)
     try:
-        config = ModernBertConfig.from_pretrained(folder)
+        config = ModernBertConfig.from_dict(dict(described))
     except Exception as error:
         raise ValueError(f"{folder / 'config.json'} is no configuration of a ModernBERT: {type(error).__name__}: {error}") from error
     model = from_weights(config, weights, folder)

@@ -1,4 +1,4 @@
-"""Weights and configuration of a model folder: read whole, or refused with the file and the key that are wrong.
+"""Weights of a model folder: read whole, or refused with the file and the key that are wrong.
 
 Weights come from safetensors alone. Nothing that a folder says is taken on trust: a key that is missing, left over or of
 another shape is an error, as a model with some random weights looks like any other.
@@ -9,45 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfm.files import require_file
+from bmfm.models.described import shown
 from bmfm.models.folders import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-def read_config(folder: Path) -> dict:
-    """``config.json`` of a model folder, with the keys that are needed to tell which model it is.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Naming the file and the key.
-    """
-    file = require_file(folder / "config.json", "model folder (checkpoint), its")
-    config = read_json(file)
-    _refuse_kernels(config, file)
-    kind = config.get("model_type")
-    if not isinstance(kind, str) and "auto_map" not in config:
-        raise ValueError(f"{file} has no 'model_type': it describes no model")
-    if kind == "bmfm":
-        for key in ("backbone", "fields", "heads"):
-            if not isinstance(config.get(key), dict):
-                raise ValueError(f"{file} has no {key!r} (an object), which a model of bmfm needs")
-        if not isinstance(config["backbone"].get("kind"), str):
-            raise ValueError(f"{file} has no 'kind' in 'backbone': modernbert, bert, llama or foreign is expected")
-    return config
-
-
-def _refuse_kernels(config: dict, file: Path) -> None:
-    """Raise a ValueError if a configuration names attention code of a Hub repository, which transformers would fetch and run."""
-    parts: list = [config]
-    while parts:
-        part = parts.pop()
-        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-            if isinstance(value, dict | list):
-                parts.append(value)
-            elif str(key).strip("_").startswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
-                raise ValueError(f"{file} asks for code from the Hub ({key} {value!r}), which is not run: remove that setting")
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
@@ -112,6 +77,18 @@ def load_strictly(model: nn.Module, given: dict[str, torch.Tensor], source: obje
     model.load_state_dict({name: given[key] for name, key in keys.items() if key in given}, strict=False)
 
 
+def refuse_not_finite(given: dict[str, torch.Tensor], source: object) -> None:
+    """Raise a ValueError that names the weights with a NaN or an infinite number, which would make every prediction one."""
+    floats = [(key, w) for key, w in given.items() if w.is_floating_point() and not w.is_meta]
+    odd = [
+        key for key, w in floats if not w.sum(dtype=torch.float32).isfinite() and not w.isfinite().all()
+    ]  # sums are fast, and may overflow
+    if odd:
+        raise ValueError(
+            f"{source}: weights {some([shown(key) for key in odd], n=3)} hold numbers that are NaN or infinite: the file is spoiled"
+        )
+
+
 def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
     """Raise a ValueError unless `given` are the weights that a model with the state dict `own` needs.
 
@@ -127,7 +104,8 @@ def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], sour
     Raises
     ------
     ValueError
-        Naming `source` and the keys that are missing, left over, of another shape or no numbers of the same kind.
+        Naming `source` and the keys that are missing, left over, of another shape, no numbers of the same kind, NaN or
+        infinite.
     """
     called = names or {}
     held = {name: given[called.get(name, name)] for name in own if called.get(name, name) in given}
@@ -137,16 +115,17 @@ def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], sour
         key = called.get(name, name)
         if name not in held:
             if _place(weight) is None or _place(weight) not in there:
-                missing.append(f"{key} is missing")
+                missing.append(f"{shown(key)[1:-1]} is missing")
         elif weight.shape != held[name].shape:
-            wrong.append(f"{key} has shape {tuple(held[name].shape)}, {tuple(weight.shape)} is expected")
+            wrong.append(f"{shown(key)[1:-1]} has shape {tuple(held[name].shape)}, {tuple(weight.shape)} is expected")
         elif weight.is_floating_point() != held[name].is_floating_point():
-            wrong.append(f"{key} holds {held[name].dtype}, {weight.dtype} is expected")
+            wrong.append(f"{shown(key)[1:-1]} holds {held[name].dtype}, {weight.dtype} is expected")
     places = {called.get(name, name) for name in own}
-    extra = [f"{key} has no place" for key in given if key not in places]
+    extra = [f"{shown(key)[1:-1]} has no place" for key in given if key not in places]
     if n := len(missing) + len(extra) + len(wrong):
         listed = [some(kind, "; ", 3) for kind in (missing, extra, wrong) if kind]
         raise ValueError(f"{source}: {n:,} weights do not fit: {'; '.join(listed)}")
+    refuse_not_finite(given, source)
 
 
 def _place(weight: torch.Tensor) -> tuple | None:

@@ -13,6 +13,10 @@ from bmfm.metrics import probabilities, score
 from bmfm.objectives import Loss
 from bmfm.special import IGNORE
 
+FEW, MANY = 20, {True: 0.5, False: 0.9}
+"""Of so many training examples or more, classes (those that could be numbers, and others) are no larger a share, else the column
+holds numbers, or names of examples."""
+
 
 class Label(ABC):
     """What all label tasks share.
@@ -38,6 +42,8 @@ class Label(ABC):
     """
 
     kind = ""
+    of_text = True
+    """Labels are names, read as they are written though they look like numbers: 01 is not 1."""
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class Label(ABC):
                 f"objective {name}: pooling={self.pooling!r} is unknown; give the number of a CLS token, mean, mean_all, pooler or auto"
             )
         self.where = data.where
-        values = data.column(self.column)
+        values = data.text_column(self.column) if self.of_text else data.column(self.column)
         text = pd.Series(values, dtype=object)
         missing = self._missing(text)
         train = np.zeros(len(values), bool)
@@ -84,7 +90,8 @@ class Label(ABC):
         self.heads = {name: head | {"reversal": self.reversal, "dropout": self.dropout}}
 
     def _missing(self, text: pd.Series) -> pd.Series:
-        return text.isna() | text.astype(str).isin(self.silenced | {"", "nan"})
+        written = text.astype(str)
+        return text.isna() | written.isin(self.silenced) | written.str.lower().isin(["", "nan"])
 
     @staticmethod
     def _given(labels: np.ndarray) -> np.ndarray:
@@ -166,7 +173,14 @@ class Label(ABC):
 
 
 def _classes(values: np.ndarray, train: np.ndarray, column: str | None) -> list[str]:
-    return _at_least_two(sorted({str(v) for v in values[train]}), column)
+    classes, n = sorted({str(v) for v in values[train]}), int(train.sum())
+    numbers = bool(pd.to_numeric(pd.Series(classes, dtype=object), errors="coerce").notna().all())
+    if n >= FEW and len(classes) > MANY[numbers] * n:
+        raise ValueError(
+            f"column {column!r}: {n:,} training examples have {len(classes):,} classes, so that it looks like "
+            f"{'numbers' if numbers else 'ids'} rather than classes; learn numbers by objective=[regression], or choose another column"
+        )
+    return _at_least_two(classes, column)
 
 
 def _at_least_two(classes: list[str], column: str | None) -> list[str]:
@@ -260,6 +274,7 @@ class MultiLabel(Label):
         if self.columns and not self.named:
             raise ValueError(f"objective {name}: no column's name matches columns={self.columns!r}")
         self.given = data.numbers_of(self.named) if self.named else None
+        self.of_text = self.given is None
         if self.given is not None:
             if (wrong := ~(np.isnan(self.given) | np.isin(self.given, (0, 1)))).any():
                 row, column = np.argwhere(wrong)[0]
@@ -275,7 +290,7 @@ class MultiLabel(Label):
 
     def encode(self, values: np.ndarray, train: np.ndarray) -> np.ndarray:
         if self.given is not None:
-            self.classes, self.size = self.named, len(self.named)
+            self.classes, self.size, self.n_partly = self.named, len(self.named), 0
             return self._begin(self.given, train)
         sets = [None if v is None else {s.strip() for s in str(v).split(self.separator) if s.strip()} for v in values]
         self.classes = sorted(set().union(*(s for s, t in zip(sets, train, strict=True) if t and s)))
@@ -283,10 +298,25 @@ class MultiLabel(Label):
         number = {c: i for i, c in enumerate(self.classes)}
         labels = np.full((len(values), self.size), np.nan, np.float32)
         for i, s in enumerate(sets):
-            if s is not None:
+            known = [number[c] for c in s or () if c in number]
+            if known or s == set():  # of whom only classes are named that training lacks, nothing is known of the others
                 labels[i] = 0
-                labels[i, [number[c] for c in s if c in number]] = 1
+                labels[i, known] = 1
+        partly = [i for i, s in enumerate(sets) if s and not s <= number.keys()]
+        self.n_partly = len(partly)
+        if partly:
+            warnings.warn(
+                f"objective {self.name}: {len(partly):,} held-out examples have classes in column {self.column!r} that training lacks "
+                f"(first: {values[partly[0]]!r}, {self.where(partly[0])}); these classes are not scored, nor examples that have no other",
+                stacklevel=2,
+            )
         return self._begin(labels, train)
+
+    def _said(self, labels: np.ndarray, text: pd.Series, unknown: np.ndarray) -> str:
+        said = super()._said(labels, text, unknown)
+        return said + (
+            f"; {n:,} held-out examples are scored without classes that training lacks" if (n := self.n_partly - self.n_unknown) else ""
+        )
 
     def _begin(self, labels: np.ndarray, train: np.ndarray) -> np.ndarray:
         share = (np.nansum(labels[train], 0) + 0.5) / ((~np.isnan(labels[train])).sum(0) + 1)
@@ -311,12 +341,13 @@ class Regression(Label):
     """A number an example; squared error of the number scaled to mean 0 and deviation 1 over the training examples."""
 
     kind = "mse"
+    of_text = False
     size = 1
 
     def encode(self, values: np.ndarray, train: np.ndarray) -> np.ndarray:
         labels = np.array([self._number(i, v) for i, v in enumerate(values)], np.float64)
         self.center, self.scale = float(np.mean(labels[train])), float(np.std(labels[train]))
-        if not self.scale:
+        if np.ptp(labels[train]) == 0 or not self.scale:  # of equal numbers the mean is rounded, and the deviation then not 0
             raise ValueError(
                 f"column {self.column!r}: all training examples have the number {self.center:g}, from which nothing can be learned; "
                 "choose another column or data.split, or leave this objective out"

@@ -3,6 +3,8 @@
 import torch
 
 BINS = 512
+ROUNDING = 1e-12
+"""What a difference of sums of squares may be beside them, and mean nothing."""
 
 
 def moments(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -12,11 +14,12 @@ def moments(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def pearson(sums: torch.Tensor) -> torch.Tensor:
-    """Pearson correlation from sums [..., 6]; NaN where one side does not vary."""
+    """Pearson correlation from sums [..., 6]; NaN where one side does not vary by more than the rounding of its sums."""
     n, x, y, xx, yy, xy = sums.double().unbind(-1)
-    spread = (n * xx - x * x).clamp(min=0) * (n * yy - y * y).clamp(min=0)
-    r = (n * xy - x * y) / spread.sqrt()
-    return torch.where(spread > 1e-9 * (n * n).clamp(min=1), r, torch.nan)
+    spreads = n * xx - x * x, n * yy - y * y
+    varies = (spreads[0] > ROUNDING * n * xx) & (spreads[1] > ROUNDING * n * yy)  # beside their own size: the unit has no say
+    r = (n * xy - x * y) / (spreads[0].clamp(min=0).sqrt() * spreads[1].clamp(min=0).sqrt())
+    return torch.where(varies, r, torch.nan)
 
 
 def row_pearson(x_NV: torch.Tensor, y_NV: torch.Tensor, mask_NV: torch.Tensor) -> torch.Tensor:

@@ -131,6 +131,9 @@ class CellTokenizer:
     orthologs
         {gene of another species: human gene}, by which the training files' genes were found; saved, and used for the
         cells of inference.
+    expects
+        ``counts`` or ``normalised``: what the training files held; saved, and asked of the cells of inference
+        (`reading`). None if that is not known.
 
     Attributes
     ----------
@@ -152,6 +155,7 @@ class CellTokenizer:
         n_cls: int = 1,
         positions: bool = False,
         orthologs: dict[str, str] | None = None,
+        expects: str | None = None,
     ):
         for what, given, known in (("order", order, ORDERS), ("zeros", zeros, ZEROS)):
             if given not in known:
@@ -168,6 +172,7 @@ class CellTokenizer:
             raise ValueError(f"sequence_dropout={sequence_dropout} and zero_share={zero_share} must be at least 0 and below 1")
         self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout
         self.n_cls, self.positions, self.orthologs = n_cls, positions, orthologs
+        self.expects = expects
         self.by_content = False
         self.vocabulary: GeneVocabulary | None = None
         if not isinstance(genes, str):
@@ -226,6 +231,30 @@ class CellTokenizer:
             self.values["target_sum"] = float(np.median(totals))
         if self.depth["kind"] in ("downsample", "poisson", "auto") and not self.depth["target"]:
             self.depth["target"] = float(totals.max())
+
+    def reading(self, expects: str | None = None) -> str:
+        """What files must hold, ``counts`` or ``normalised``; None takes what the training files held.
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer's values are not made from that: normalised values would be normalised again, and a model of
+            normalised values would see counts.
+        """
+        kind, asked = self.values["kind"], expects or self.expects or "counts"
+        if asked not in ("counts", "normalised"):
+            raise ValueError(f"expects={asked!r} (data.expects) is unknown; choose counts or normalised")
+        if asked == "normalised" and kind in ("log_normalise", "normalise", "log1p", "bins"):
+            raise ValueError(
+                f"expects=normalised (data.expects): this model makes its values from counts (tokenizer.values.kind={kind}), and would "
+                "normalise twice; give raw counts, or train with tokenizer.values.kind=as_is"
+            )
+        if self.expects and asked != self.expects and kind == "as_is":
+            raise ValueError(
+                f"expects={asked} (data.expects): this model takes values as they are (tokenizer.values.kind=as_is) and was trained with "
+                f"expects={self.expects}; give it such values"
+            )
+        return asked
 
     @property
     def is_settled(self) -> bool:
@@ -345,7 +374,9 @@ class CellTokenizer:
     @property
     def settings(self) -> dict:
         names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "depth", "n_cls", "positions")
-        return {name: getattr(self, name) for name in names} | ({"orthologs": self.orthologs} if self.orthologs else {})
+        return {name: getattr(self, name) for name in names} | {
+            name: getattr(self, name) for name in ("orthologs", "expects") if getattr(self, name)
+        }
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``cell_tokenizer.json`` and ``genes.txt``."""

@@ -134,7 +134,10 @@ def read(path, reference, keep: VariantFilter) -> tuple[list[tuple], list, Varia
                 end = start + len(short_ref)
                 if kind not in keep.kinds:
                     report.skip(f"kind {kind} not wanted", "")
-                elif regions is not None and not within(np.array([start]), np.array([max(end, start + 1)]), regions)[0]:
+                elif regions is not None and not any(
+                    within(np.array([a]), np.array([b]), regions)[0]
+                    for a, b in ([(start, end)] if end > start else [(start - 1, start), (start, start + 1)])
+                ):
                     report.skip("outside the regions", "")
                 else:
                     report.kept[kind] += 1

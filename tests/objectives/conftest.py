@@ -37,6 +37,8 @@ class FakeData:
     def column(self, name):
         return pd.Series(self.columns[name], dtype=object).to_numpy()
 
+    text_column = column
+
     def where(self, number):
         return f"row {number + 1}"
 

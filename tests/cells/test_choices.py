@@ -1,0 +1,220 @@
+"""Which matrix holds the counts, which features are genes, and what damaged files say; expected values are built by hand."""
+
+import warnings
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from bmfm.cells.genes import GeneVocabulary
+from bmfm.cells.sources import Cells, open_source
+from bmfm.data.rna import RnaDataModule
+from bmfm.inference.cells import read_cells
+from bmfm.tokenizers.rna import CellTokenizer
+
+GENES = ["TP53", "CD3E", "MS4A1", "GNLY", "LYZ", "NKG7"]
+SPLIT = {"by": "random", "validation": 0.2, "test": 0.2}
+vocabulary = GeneVocabulary.of_genes(GENES)
+
+
+@pytest.fixture
+def counts():
+    return np.random.default_rng(0).poisson(2.0, (40, 6)).astype(np.float32) + (np.arange(40) == 7)[:, None]
+
+
+def adata_of(matrix, genes=GENES, **more):
+    obs = pd.DataFrame(index=[f"cell{i}" for i in range(len(matrix) if isinstance(matrix, np.ndarray) else matrix.shape[0])])
+    return ad.AnnData(matrix, obs=obs, var=pd.DataFrame(index=list(genes)), **more)
+
+
+class TestWhichMatrix:
+    @pytest.mark.parametrize(
+        "names, taken",
+        [
+            ("umi binary", "umi"), ("raw_counts counts_binarized", "raw_counts"), ("a_binary counts", "counts"),
+            ("ambiguous matrix spliced unspliced", "matrix"), ("counts spliced", "counts"), ("binary", "binary"),
+        ],
+    )  # fmt: skip
+    def test_layers(self, counts, names, taken):
+        adata = adata_of(np.log1p(counts / 3))
+        parts = {"spliced": counts // 2, "unspliced": counts - counts // 2, "ambiguous": counts * 0 + 2}
+        for name in names.split():
+            adata.layers[name] = (counts > 0).astype(np.float32) if "binar" in name else parts.get(name, counts)
+        assert open_source(adata, vocabulary).key == f"layers/{taken}"
+
+    def test_parts_of_counts_are_never_taken_by_themselves(self, counts):
+        adata = adata_of(np.log1p(counts / 3))
+        adata.layers["spliced"], adata.layers["ambiguous"] = counts, counts
+        with pytest.raises(ValueError, match=r"layers/ambiguous, layers/spliced hold parts of the counts.*counts=layers/ambiguous"):
+            open_source(adata, vocabulary)
+        assert open_source(adata, vocabulary, counts="layers/spliced").key == "layers/spliced"
+
+    def test_a_binary_x_gives_way(self, counts):
+        adata = adata_of((counts > 0).astype(np.float32))
+        adata.layers["counts"] = counts
+        assert open_source(adata, vocabulary).key == "layers/counts"
+
+    def test_others_are_said(self, counts):
+        adata = adata_of(np.log1p(counts / 3))
+        adata.layers["counts"] = adata.layers["umi"] = counts
+        with pytest.warns(UserWarning, match=r"read from layers/counts; layers/umi could be counts too"):
+            source = open_source(adata, vocabulary)
+        assert "layers/counts" in str(source.match)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert "layers" not in str(open_source(adata_of(counts), vocabulary).match)
+
+    @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+    def test_empty_cells_do_not_hide_what_a_matrix_is(self, counts, form):
+        many = np.tile(counts, (20, 1))
+        many[[0, 400, 799]] = 0
+        adata = adata_of(form(np.log1p(many / 3)))
+        adata.layers["counts"] = form(many)
+        assert open_source(adata, vocabulary).key == "layers/counts"
+
+    @pytest.mark.parametrize("value", [np.nan, -1, np.inf])
+    def test_one_wrong_value(self, counts, value):
+        wrong = counts.copy()
+        wrong[5, 1] = value
+        with pytest.raises(ValueError, match=r"cell 'cell5' \(row 5\), gene 'CD3E', is .*; correct or remove the cell$"):
+            open_source(adata_of(wrong), vocabulary)
+
+    def test_scaled_data_are_no_wrong_cell(self, counts):
+        with pytest.raises(ValueError, match=r"no matrix holds raw counts.*expects=normalised"):
+            open_source(adata_of(counts - counts.mean(0)), vocabulary)
+
+    def test_counts_where_normalised_values_are_asked_for(self, counts):
+        with pytest.raises(ValueError, match=r"no matrix holds normalised expression: X \(whole numbers"):
+            open_source(adata_of(counts), vocabulary, expects="normalised")
+        adata = adata_of(counts)
+        adata.layers["logs"] = np.log1p(counts / 3)
+        assert open_source(adata, vocabulary, expects="normalised").key == "layers/logs"
+
+
+class TestDamagedFiles:
+    @pytest.mark.parametrize("form", ["csr", "csc"])
+    @pytest.mark.parametrize("index", [10**6, -3])
+    def test_indices_out_of_range(self, tmp_path, counts, form, index):
+        made = {"csr": sp.csr_matrix, "csc": sp.csc_matrix}[form](counts)
+        adata_of(made).write_h5ad(tmp_path / "a.h5ad")
+        with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+            file["X/indices"][made.indptr[4]] = index
+        where = "cell 'cell4'" if form == "csr" else "column 4"
+        with pytest.raises(ValueError, match=rf"a\.h5ad, X is damaged: {where}.* {index} of"):
+            open_source(tmp_path / "a.h5ad", vocabulary).load()
+        with pytest.raises(ValueError, match="is damaged"):
+            Cells([open_source(tmp_path / "a.h5ad", vocabulary)]).take(np.arange(40))
+
+    @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix])
+    @pytest.mark.parametrize("value", [10**7, -1, 0])
+    def test_indptr(self, tmp_path, counts, form, value):
+        adata_of(form(counts)).write_h5ad(tmp_path / "a.h5ad")
+        with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+            file["X/indptr"][3] = value
+        with pytest.raises(ValueError, match=r"a\.h5ad, X is damaged: its indptr"):
+            open_source(tmp_path / "a.h5ad", vocabulary)
+
+    @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+    def test_obs_and_rows(self, tmp_path, counts, form):
+        adata_of(form(counts)).write_h5ad(tmp_path / "a.h5ad")
+        with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+            names = file["obs/_index"][:30]
+            del file["obs/_index"]
+            file["obs"].create_dataset("_index", data=names)
+        with pytest.raises(ValueError, match="is damaged: it has 40 rows for 30 cells in obs"):
+            open_source(tmp_path / "a.h5ad", vocabulary)
+
+
+class TestGenes:
+    @pytest.mark.parametrize("column", ["feature_types", "Feature_Type", "modality", "feature_class", "Feature Types"])
+    @pytest.mark.parametrize(
+        "gene, other",
+        [
+            ("Gene Expression", "Antibody Capture"), ("gene_expression", "protein"), ("Transcriptome", "Protein"), ("mRNA", "AbSeq"),
+            ("protein_coding", "ADT"), ("lncRNA", "HTO"), ("GEX", "something"), ("rna", "prot"), ("Gene", "Multiplexing Capture"),
+        ],
+    )  # fmt: skip
+    def test_antibodies_of_any_spelling(self, counts, column, gene, other):
+        adata = adata_of(np.concatenate([counts, np.full((40, 2), 50, np.float32)], 1), [*GENES, "CD3E", "GNLY"])
+        adata.var[column] = pd.Categorical([gene] * 6 + [other] * 2)
+        source = open_source(adata, vocabulary)
+        source.load()
+        assert np.array_equal(source.held.totals, counts.sum(1)) and f"2 no genes but {other}" in str(source.match)
+
+    def test_biotypes_are_genes(self, counts):
+        adata = adata_of(counts)
+        adata.var["gene_biotype"] = ["protein_coding", "lncRNA", "TEC", "IG_C_gene", "processed_pseudogene", "antisense"]
+        adata.var["type"] = ["a", "b", "c", "d", "e", np.nan]
+        assert open_source(adata, vocabulary).match.n_matched == 6
+
+    def test_raw_asks_var(self, counts):
+        both = adata_of(np.concatenate([counts, np.full((40, 1), 50, np.float32)], 1), [*GENES, "CD4"])
+        adata = both.copy()
+        adata.raw = both
+        adata.X = np.log1p(adata.X / 3)
+        adata.var["feature_types"] = ["Gene Expression"] * 6 + ["Antibody Capture"]
+        source = open_source(adata, GeneVocabulary.of_genes([*GENES, "CD4"]))
+        source.load()
+        assert source.key == "raw" and np.array_equal(source.held.totals, counts.sum(1))
+        data = RnaDataModule(adata, SPLIT, 20, 4)
+        tokenizer = CellTokenizer("from_data")
+        data.connect(tokenizer)
+        assert tokenizer.names[tokenizer.n_special :] == GENES
+
+    def test_assemblies_before_names(self, counts):
+        for prefix in ("GRCh38_", "hg19_", "GRCh38______"):
+            mouse = [f"mm10_{n}" for n in ("Trp53", "Cd3e")]
+            adata = adata_of(np.concatenate([counts, counts[:, :2]], 1), [*(prefix + g for g in GENES), *mouse])
+            source = open_source(adata, vocabulary)
+            source.load()
+            assert np.array_equal(source.held.totals, counts.sum(1)) and "after" in str(source.match)
+
+    def test_a_column_called_index(self, counts):
+        adata = adata_of(counts)
+        adata.var["index"] = list("123456")
+        assert open_source(adata, vocabulary).match.n_matched == 6
+
+    def test_orthologs(self, counts):
+        mouse = [f"ENSMUSG{i:011d}" for i in range(6)]
+        table = dict(zip(mouse, GENES, strict=True))
+        versions = [f"{m}.{i}" for i, m in enumerate(mouse)]
+        for given in (table, pd.Series(table), pd.DataFrame({"m": mouse, "h": GENES}), dict(zip(versions, GENES, strict=True))):
+            for names in (mouse, versions):
+                assert read_cells(CellTokenizer(GENES), adata_of(counts, names), 20, orthologs=given).match.n_matched == 6
+        tokenizer = CellTokenizer("from_data")
+        RnaDataModule(adata_of(counts, versions), SPLIT, 20, 4, orthologs=table).connect(tokenizer)
+        assert tokenizer.names[tokenizer.n_special :] == GENES
+
+
+class TestExpects:
+    def trained(self, folder, adata, kind, expects):
+        tokenizer = CellTokenizer(GENES, values={"kind": kind})
+        RnaDataModule(adata, SPLIT, 20, 4, expects=expects).connect(tokenizer)
+        folder.mkdir(exist_ok=True)
+        tokenizer.save_pretrained(folder)
+        return CellTokenizer.from_pretrained(folder)
+
+    def test_it_is_saved_and_asked_of_other_cells(self, tmp_path, counts):
+        logs = adata_of(np.log1p(counts / 3))
+        saved = self.trained(tmp_path, logs, "as_is", "normalised")
+        assert read_cells(saved, logs, 20).n == 40
+        for wrong, more in ((adata_of(counts), {}), (logs, {"expects": "counts"})):
+            with pytest.raises(ValueError, match=r"normalised"):
+                read_cells(saved, wrong, 20, **more)
+        with pytest.raises(ValueError, match=r"trained with expects=normalised; give it such values"):
+            RnaDataModule(logs, SPLIT, 20, 4, expects="counts").connect(saved)
+
+    @pytest.mark.parametrize("kind", ["log_normalise", "normalise", "log1p", "bins"])
+    def test_nothing_is_normalised_twice(self, tmp_path, counts, kind):
+        logs = adata_of(np.log1p(counts / 3))
+        with pytest.raises(ValueError, match=r"would normalise twice; give raw counts"):
+            self.trained(tmp_path, logs, kind, "normalised")
+        saved = self.trained(tmp_path, adata_of(counts), kind, "counts")
+        with pytest.raises(ValueError, match=r"would normalise twice; give raw counts"):
+            read_cells(saved, logs, 20, expects="normalised")
+
+    def test_ranks_take_both(self, tmp_path, counts):
+        assert self.trained(tmp_path, adata_of(np.log1p(counts / 3)), "ranks", "normalised").expects == "normalised"
