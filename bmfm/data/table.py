@@ -350,8 +350,8 @@ class SequenceTable(BatchModule):
         read, part = [], self.table["bmfm part"].to_numpy()
         sequences = [str(self.sequence), *([self.second] if self.second else [])]
         for which, file in find_tables(self.path).items():
-            typed = file.suffix == ".parquet"
-            read.append(values[part == which] if typed else _read_lines(file, (), [*sequences, name])[name].to_numpy(object))
+            typed = _suffix(file) == ".parquet"
+            read.append(values[part == which] if typed else _read_lines(file, (), sequences, [name])[name].to_numpy(object))
         return np.concatenate(read)
 
     @cached_property
