@@ -38,7 +38,9 @@ def _suffix(path: str | Path) -> str:
     return next((s for s in reversed(suffixes) if s not in COMPRESSED), "")
 
 
-def read_table(path: str | Path, text: Sequence[str] = (), sequences: Sequence[str | int] = (), ids: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(
+    path: str | Path, text: Sequence[str] = (), sequences: Sequence[str | int] = (), ids: Sequence[str | int] = ()
+) -> pd.DataFrame:
     """A CSV, TSV (by their suffix, compressed or not) or Parquet file.
 
     Lines of text may end in one more separator than the header has (as some programs write them): nothing stands behind it.
@@ -53,7 +55,7 @@ def read_table(path: str | Path, text: Sequence[str] = (), sequences: Sequence[s
         Columns, by name or place, that hold sequences: read to the letter but for white space, which is left out, and
         refused where one is missing or no text (see `tokenizers.texts.check_texts`).
     ids
-        Columns that are read to the letter: ``001``, ``1e5`` and ``NA`` stay what they are.
+        Columns, by name or place, that are read to the letter: ``001``, ``1e5`` and ``NA`` stay what they are.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def _cell(file: Path, column: str, first: int, number: int) -> str:
     return f"{file}: row {number + first}, column {column}"
 
 
-def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str]) -> pd.DataFrame:
+def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str | int]) -> pd.DataFrame:
     data = _read_bytes(file).rstrip(b"\r\n ")  # blank lines at the end; an empty cell has quotes or a separator
     options: dict[str, Any] = {
         "sep": "\t" if _suffix(file) in (".tsv", ".txt", ".tab") else ",",
@@ -348,8 +350,8 @@ class SequenceTable(BatchModule):
         read, part = [], self.table["bmfm part"].to_numpy()
         sequences = [str(self.sequence), *([self.second] if self.second else [])]
         for which, file in find_tables(self.path).items():
-            typed = file.suffix == ".parquet"
-            read.append(values[part == which] if typed else _read_lines(file, (), [*sequences, name])[name].to_numpy(object))
+            typed = _suffix(file) == ".parquet"
+            read.append(values[part == which] if typed else _read_lines(file, (), sequences, [name])[name].to_numpy(object))
         return np.concatenate(read)
 
     @cached_property

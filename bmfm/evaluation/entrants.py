@@ -179,7 +179,7 @@ class Embedding(Entrant):
                 raise ValueError(f"{examples.card.name}: .obsm has no {self.key!r}; it has {', '.join(examples.adata.obsm) or 'nothing'}")
             return np.asarray(examples.adata.obsm[self.key], np.float32)
         file, n = self._file(examples.card), len(examples.inputs)
-        table = pd.DataFrame(np.load(file)) if file.suffix == ".npy" else _read_named(file)
+        table = pd.DataFrame(np.load(file)) if file.suffix == ".npy" else _read_named(file, examples)
         keys = _key_columns(table, examples)
         figures = table.drop(columns=keys)
         if text := [str(c) for c, t in figures.dtypes.items() if not pd.api.types.is_numeric_dtype(t)]:
@@ -201,12 +201,20 @@ class Embedding(Entrant):
         return found
 
 
-def _read_named(file: Path) -> pd.DataFrame:
-    """A table, names of its rows (of an index) as its first column."""
+def _read_named(file: Path, examples: Examples) -> pd.DataFrame:
+    """A table, names of its rows (of an index) as its first column; names of cells to the letter, as 001 and 1e5."""
     from bmfm.data.table import read_table
 
-    table = read_table(file)
-    return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
+    if examples.card.omics == "dna":
+        table = read_table(file)
+        return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
+    table = read_table(file, ids=[0])
+    table = table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
+    first = table.columns[0]
+    if not set(examples.adata.obs_names.astype(str)) <= set(table[first]):
+        with contextlib.suppress(ValueError, TypeError):  # other names, which are refused by what they lack
+            table[first] = pd.to_numeric(table[first])
+    return table
 
 
 def _key_columns(table: pd.DataFrame, examples: Examples) -> list:

@@ -204,6 +204,17 @@ def test_embeddings_made_elsewhere(cells, promoters, tmp_path):
         Embedding("both", key="a", path="b")
 
 
+def test_cells_whose_names_look_like_numbers_are_matched_to_the_letter(tmp_path):
+    from types import SimpleNamespace
+
+    names = ["001", "1", "1e5", "100000", "NA"]
+    cells = SimpleNamespace(card=SimpleNamespace(omics="rna", name="five"), adata=SimpleNamespace(obs_names=pd.Index(names)), inputs=names)
+    (tmp_path / "t.csv").write_text("cell,e0\nNA,4\n100000,3\n001,0\n1e5,2\n1,1\n")
+    assert Embedding("t", path=str(tmp_path / "t.csv")).embed(cells)[:, 0].tolist() == [0, 1, 2, 3, 4]
+    (tmp_path / "t.csv").write_text("e0,e1\n" + "0.5,1\n" * 5)
+    assert Embedding("t", path=str(tmp_path / "t.csv"), ordered=True).embed(cells).tolist() == [[0.5, 1]] * 5
+
+
 def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
     """Rows in another order find their sequence; what does not say which row is which is taken in no order but a stated one."""
     texts = promoters.inputs.tolist()

@@ -289,7 +289,7 @@ def test_what_holds_no_sequences_is_told_what_is_taken(dna_model, what):
 
 @pytest.mark.parametrize("name", ["x.csv", "A.CSV", "x.tsv.gz", "x.Parquet", "seqs.txt", "seqs"])
 def test_a_file_that_is_no_fasta_is_told_what_to_do(write, dna_model, name):
-    with pytest.raises(ValueError, match=r"bmfm\.predict.* data\.path" if "s" != name[0] else r"read_text\(\)\.split\(\)") as error:
+    with pytest.raises(ValueError, match=r"bmfm\.predict.* data\.path" if name[0] != "s" else r"read_text\(\)\.split\(\)") as error:
         bmfm.load(dna_model).embed(write(name, "ACGT\nACGT\n") if not name.endswith("gz") else write(name, ""))
     assert name in str(error.value)
 
