@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.inference.annotate import annotate
+from bmfm.inference.annotate import annotate, free_name
 from bmfm.inference.cells import read_cells, without_empty
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.sequences import tokenize_sequences
@@ -225,7 +225,8 @@ class Predictor:
                 chance = np.exp(values - values.max(1, keepdims=True))
                 chance /= chance.sum(1, keepdims=True)
                 columns[name] = np.array(classes, object)[values.argmax(1)]
-            columns |= {f"{name}_p_{c}": chance[:, i] for i, c in enumerate(classes)}
+            for i, c in enumerate(classes):  # a head may be called as another's probability is
+                columns[free_name(f"{name}_p_{c}", {*columns, *logits})] = chance[:, i]
         return pd.DataFrame(columns, index=index)
 
     def _of_bases(self, head: dict, numbers: np.ndarray) -> list[str]:
