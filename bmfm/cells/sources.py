@@ -281,9 +281,27 @@ class Cells:
         back[order] = np.arange(len(order))
         return gather(concatenate(parts), back)
 
+    @cached_property
+    def totals(self) -> np.ndarray:
+        """Sum of each cell over the genes of the vocabulary, ``float64`` [n]; from disk by one pass over all files, with a bar."""
+        if self._all is not None:
+            held, step = self._all, 1 << 16
+            cuts = [held.offsets[s : s + step + 1] for s in range(0, len(self), step)]
+            parts = [Counts(held.ids[c[0] : c[-1]], held.counts[c[0] : c[-1]], c - c[0]).totals for c in cuts]
+            return np.concatenate(parts)
+        from tqdm.auto import tqdm
+
+        out = []
+        with tqdm(total=len(self), unit="cell", desc="looking for empty cells", delay=3) as bar:
+            for source in self.sources:
+                for start in range(0, len(source), self.block):
+                    out.append(source.read(start, min(start + self.block, len(source))).totals)
+                    bar.update(len(out[-1]))
+        return np.concatenate(out)
+
     def empty(self) -> np.ndarray:
-        """Which cells have no count in any gene of the vocabulary, ``bool`` [n]; known only where cells are in memory."""
-        return np.diff(self._all.offsets) == 0 if self._all is not None else np.zeros(len(self), bool)
+        """Which cells have no count in any gene of the vocabulary, ``bool`` [n]; see `totals`."""
+        return np.diff(self._all.offsets) == 0 if self._all is not None else self.totals == 0
 
     def name_of(self, number: int) -> str:
         """The name of a cell and of its file, for messages."""

@@ -104,7 +104,7 @@ class RnaDataModule(BatchModule):
     min_matched
         Least share of a file's genes in the vocabulary.
     storage
-        ``memory``, ``disk`` (read in blocks), or ``auto``: in memory up to `memory_limit` bytes over all files.
+        ``memory``, ``disk`` (read in blocks, once before training to find empty cells), or ``auto``: in memory up to `memory_limit` bytes over all files.
     block, buffer_blocks
         Cells read from disk at a time, and blocks that are shuffled together.
     balance
@@ -207,7 +207,7 @@ class RnaDataModule(BatchModule):
             if len(self.numbers[part])
         }
         if not tokenizer.is_settled:
-            tokenizer.settle(self._some_cells.totals)
+            tokenizer.settle(self.cells.totals[self.numbers["train"]])
         self._note_truncation()
 
     def _note_truncation(self) -> None:

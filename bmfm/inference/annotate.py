@@ -33,23 +33,30 @@ class Results:
     written: dict[str, str] = field(default_factory=dict)
 
 
-def _free(name: str, taken: Container) -> str:
+def free_name(name: str, taken: Container) -> str:
     """The name, or the first of NAME_2, NAME_3, ... that is not taken."""
     return next(n for n in chain([name], (f"{name}_{i}" for i in count(2))) if n not in taken)
 
 
 def name_results(
-    embedded: np.ndarray | None, said: pd.DataFrame | None, obs: Container, obsm: Container, overwrite: bool = False
+    embedded: np.ndarray | None, said: pd.DataFrame | None, obs: pd.DataFrame, obsm: Container, overwrite: bool = False
 ) -> Results:
-    """Names for results beside the columns of ``.obs`` and the keys of ``.obsm`` that are there; see `annotate`."""
+    """Names for results beside the columns of ``.obs``, its index and the keys of ``.obsm`` that are there, and beside one
+    another; see `annotate`."""
     results = Results()
     if embedded is not None:
-        key = KEY if overwrite else _free(KEY, obsm)
+        key = KEY if overwrite else free_name(KEY, obsm)
         results.obsm[key] = embedded
         results.written["embedding"] = f"obsm/{key}"
-    for name in [] if said is None else map(str, said.columns):
-        column = name if overwrite or name not in obs else _free(f"{name}_predicted", obs)
-        values = said[name].to_numpy()  # type: ignore[index]
+    names = [] if said is None else list(map(str, said.columns))
+    reserved = {obs.index.name} if overwrite else {*obs.columns, obs.index.name}
+    for place, name in enumerate(names):
+        plain = name.replace("/", "_")
+        column = plain
+        if plain in reserved or plain in results.obs:
+            # a name that is free may be that of a result yet to come
+            column = free_name(f"{plain}_predicted", {*reserved, *results.obs, *names})
+        values = said.iloc[:, place].to_numpy()  # type: ignore[union-attr]
         results.obs[column] = pd.Categorical(values) if values.dtype == object else values
         results.written[name] = f"obs/{column}"
     return results
@@ -59,7 +66,8 @@ def annotate(adata: Any, embedded: np.ndarray | None, said: pd.DataFrame | None,
     """Write results into an AnnData, row by row whatever its cells are called; what is there is kept.
 
     An embedding goes to ``.obsm["X_bmfm"]`` (``X_bmfm_2``, ... where that exists), a prediction NAME to ``.obs[NAME]``, or
-    to ``NAME_predicted`` (``NAME_predicted_2``, ...) where such a column exists.
+    to ``NAME_predicted`` (``NAME_predicted_2``, ...) where such a column, or an index of that name, exists. A slash, which
+    files of AnnData take for a group, becomes ``_``: ``cell_type_p_NK_T``.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.inference.annotate import annotate
+from bmfm.inference.annotate import annotate, free_name
 from bmfm.inference.cells import read_cells, without_empty
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.sequences import tokenize_sequences
@@ -236,7 +236,8 @@ class Predictor:
                 said = np.array(classes, object)[values.argmax(1)].tolist()
             columns[name] = np.array([None if o else c for c, o in zip(said, odd, strict=True)], object)
             chance = np.where(odd[:, None], np.nan, chance).astype(values.dtype)
-            columns |= {f"{name}_p_{c}": chance[:, i] for i, c in enumerate(classes)}
+            for i, c in enumerate(classes):  # a head may be called as another's probability is
+                columns[free_name(f"{name}_p_{c}", {*columns, *logits})] = chance[:, i]
         if bad.any():
             warnings.warn(
                 f"the model gives NaN or infinite numbers for {bad.sum():,} of {len(bad):,} examples (first: {index[int(bad.argmax())]}): "

@@ -162,13 +162,18 @@ def choose_tokens(
                 i -= 1
                 j = swaps[i]
                 pool[i], pool[j] = pool[j], pool[i]
-            if order_kind != 1:
+            if order_kind == 0:
                 for i in range(at - first - 1):
                     j = i + np.int64(uniform(mix(key, 67), i) * (at - first - i))
                     x, y = first + i, first + j
                     out_ids[x], out_ids[y] = out_ids[y], out_ids[x]
                     out_values[x], out_values[y] = out_values[y], out_values[x]
                     out_targets[x], out_targets[y] = out_targets[y], out_targets[x]
+        if order_kind == 2 and (n_zero > 0 or n_own < m):
+            by_id = np.argsort(out_ids[first:at])
+            out_ids[first:at] = out_ids[first:at][by_id]
+            out_values[first:at] = out_values[first:at][by_id]
+            out_targets[first:at] = out_targets[first:at][by_id]
         out_offsets[b + 1] = at
     return n_truncated, n_left_out
 

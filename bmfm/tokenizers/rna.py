@@ -110,7 +110,7 @@ class CellTokenizer:
         A shipped vocabulary, a file with a gene a line, or ``from_data`` (the genes of the training files).
     order
         ``random``, ``descending`` expression (ties in random order), or ``as_given``: by vocabulary id, whatever the
-        order of a file's columns; the first `max_tokens` are kept.
+        order of a file's columns, zeros among the rest; the first `max_tokens` of what is expressed are kept.
     zeros
         Genes that the file measures but the cell does not express: none (``expressed``); after the cell's own, any
         (``measured``), or first those that other cells of the batch express (``batch_wise``: a cell of training then
@@ -225,7 +225,7 @@ class CellTokenizer:
             raise ValueError(f"objective {who} reads CLS token {number}, but tokenizer.n_cls={self.n_cls}")
 
     def settle(self, totals: np.ndarray) -> None:
-        """Replace ``median`` and a missing target of read depth by figures of the training cells' totals."""
+        """Replace ``median`` and a missing target of read depth by the median and the largest of all training cells' totals."""
         totals = totals[totals > 0]
         if self.values["target_sum"] == "median":
             self.values["target_sum"] = float(np.median(totals))

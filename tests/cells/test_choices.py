@@ -1,6 +1,9 @@
 """Which matrix holds the counts, which features are genes, and what damaged files say; expected values are built by hand."""
 
+import hashlib
+import os
 import warnings
+from types import SimpleNamespace
 
 import anndata as ad
 import h5py
@@ -12,7 +15,10 @@ import scipy.sparse as sp
 from bmfm.cells.genes import GeneVocabulary
 from bmfm.cells.sources import Cells, open_source
 from bmfm.data.rna import RnaDataModule
+from bmfm.inference.annotate import annotate
 from bmfm.inference.cells import read_cells
+from bmfm.inference.predictor import Predictor
+from bmfm.predict import digest
 from bmfm.tokenizers.rna import CellTokenizer
 
 GENES = ["TP53", "CD3E", "MS4A1", "GNLY", "LYZ", "NKG7"]
@@ -218,3 +224,80 @@ class TestExpects:
 
     def test_ranks_take_both(self, tmp_path, counts):
         assert self.trained(tmp_path, adata_of(np.log1p(counts / 3)), "ranks", "normalised").expects == "normalised"
+
+
+class TestTraining:
+    def test_empty_cells_on_disk_are_left_out(self, tmp_path, counts):
+        counts[::2] = 0
+        adata_of(sp.csr_matrix(counts)).write_h5ad(tmp_path / "a.h5ad")
+        parts = {}
+        for storage in ("memory", "disk"):
+            data = RnaDataModule(tmp_path / "a.h5ad", SPLIT, 20, 4, storage=storage, block=7)
+            data.connect(CellTokenizer(GENES, values={"target_sum": "median"}))
+            parts[storage] = data.numbers
+            assert not any((numbers % 2 == 0).any() for numbers in data.numbers.values())
+            assert data.tokenizer.values["target_sum"] == np.median(counts[data.numbers["train"]].sum(1))
+        assert all(np.array_equal(parts["memory"][p], parts["disk"][p]) for p in parts["disk"])
+        adata_of(sp.csr_matrix(np.concatenate([counts * 0, np.ones((40, 1))], 1)), [*GENES, "other"]).write_h5ad(tmp_path / "none.h5ad")
+        with pytest.raises(ValueError, match="no cell has a count in any gene"):
+            RnaDataModule(tmp_path / "none.h5ad", SPLIT, 20, 4, storage="disk").connect(CellTokenizer(GENES))
+
+    def test_median_is_of_all_training_cells(self, counts):
+        data = RnaDataModule(adata_of(counts), SPLIT, 20, 4, statistics_cells=3)
+        data.connect(CellTokenizer(GENES, values={"target_sum": "median"}, depth={"kind": "downsample"}))
+        totals = counts[data.numbers["train"]].sum(1)
+        assert data.tokenizer.values["target_sum"] == np.median(totals) and data.tokenizer.depth["target"] == totals.max()
+
+    @pytest.mark.parametrize("zeros", ["measured", "interleaved", "all"])
+    @pytest.mark.parametrize("max_tokens", [6, 20])
+    def test_as_given_is_by_id(self, counts, zeros, max_tokens):
+        tokenizer = CellTokenizer(GENES, order="as_given", zeros=zeros, values={"kind": "as_is"}, positions=True)
+        examples = [e for _, part in read_cells(tokenizer, adata_of(counts[:, ::-1].copy(), GENES[::-1]), max_tokens).chunks for e in part]
+        first = tokenizer.plain_ids[0]
+        for cell, (ids, values, _) in zip(counts, examples, strict=True):
+            assert (np.diff(ids) > 0).all() and np.array_equal(values, cell[ids - first])
+
+
+class TestNamesOfResults:
+    def test_results_are_beside_one_another(self, tmp_path):
+        adata = adata_of(np.ones((3, 6), np.float32))
+        adata.obs["type"] = "truth"
+        adata.obs.index.name = "score"
+        said = pd.DataFrame(
+            {
+                "type": list("aba"),
+                "type_predicted": [1.0, 2, 3],
+                "type_p_NK/T": [4.0, 5, 6],
+                "type_p_NK_T": [7.0, 8, 9],
+                "score": [1.0, 0, 1],
+            },
+            index=adata.obs_names,
+        )
+        written = annotate(adata, None, said)
+        assert len(set(written.values())) == 5 and (adata.obs["type"] == "truth").all()
+        for suffix in ("h5ad", "zarr"):
+            path = tmp_path / f"a.{suffix}"
+            adata.write_zarr(path) if suffix == "zarr" else adata.write_h5ad(path)
+            again = ad.read_zarr(path) if suffix == "zarr" else ad.read_h5ad(path)
+            for name, where in written.items():
+                assert again.obs[where.removeprefix("obs/")].tolist() == said[name].tolist()
+
+    def test_a_head_called_as_a_probability(self):
+        predictor = Predictor.__new__(Predictor)
+        heads = {
+            "type": {"kind": "cross_entropy", "classes": ["a", "b"], "pooling": 0},
+            "type_p_a": {"kind": "mse", "classes": [], "pooling": 0, "center": 100.0},
+        }
+        predictor.model = SimpleNamespace(config=SimpleNamespace(heads=heads))
+        frame = predictor._frame({"type": np.zeros((2, 2)), "type_p_a": np.zeros((2, 1))}, pd.RangeIndex(2))
+        assert frame.columns.is_unique and frame["type_p_a"].tolist() == [100, 100] and frame["type_p_a_2"].tolist() == [0.5, 0.5]
+
+
+def test_data_are_known_by_content(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 100)
+    stat = path.stat()
+    assert digest(path) == hashlib.sha256(b"x" * 100).hexdigest()
+    path.write_bytes(b"x" * 50 + b"y" * 50)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert digest(path) == hashlib.sha256(b"x" * 50 + b"y" * 50).hexdigest()
