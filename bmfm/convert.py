@@ -43,8 +43,9 @@ def convert(
         Naming the file, what is wrong with it, or the flag that is needed.
     """
     from bmfm.models.folders import on_disk
-    from bmfm.models.modernbert import is_plain, to_transformers
+    from bmfm.models.load import save_together
     from bmfm.models.published import KNOWN, read_published
+    from bmfm.tokenizers import dna
 
     found = on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json"))
     model, folder = read_published(found, local_rope_theta)
@@ -66,8 +67,7 @@ def convert(
         config.positions = tokenizer.positions
     else:
         tokenizer.model_max_length = config.max_tokens
-    tokenizer.save_pretrained(out)
-    (to_transformers(model) if is_plain(model) else model).save_pretrained(out)
+    save_together(model, tokenizer if "values" in config.fields else dna.DnaTokenizer(tokenizer), out)
     n = sum(p.numel() for p in model.parameters())
     print(f"{n / 1e6:,.1f} M parameters, heads {', '.join(config.heads) or 'none'}, inputs of up to {config.max_tokens:,} tokens, "
           f"pooling {config.pooling}, written to {out}")  # fmt: skip
