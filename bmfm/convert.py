@@ -6,6 +6,7 @@ into bins) is known for the published models by their names, and asked for other
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ def convert(
     from bmfm.models.published import KNOWN, read_published
     from bmfm.tokenizers import dna
 
+    out = Path(target)
+    if file := next((p for p in (out, *out.parents) if p.is_file()), None):
+        raise ValueError(f"TARGET {out}: {file} is a file: name a folder, which is made if it is not there")
+    if local_rope_theta is not None and not 0 < local_rope_theta < math.inf:
+        raise ValueError(f"--local-rope-theta {local_rope_theta} must be a finite number above 0")
+    if depth_target is not None and not 0 < depth_target < math.inf:
+        raise ValueError(f"--depth-target {depth_target} must be a total of counts, above 0")
     found = on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json"))
     model, folder = read_published(found, local_rope_theta)
     config = model.config
@@ -58,11 +66,17 @@ def convert(
         raise ValueError(f"--max-tokens {config.max_tokens}: at least 3 are needed, for [CLS], one token and [SEP]")
     if depth == "none" and any(".rda" in part for part in (str(source), folder.name)):
         raise ValueError(f"{source} was trained with read-depth tokens: add --depth auto, or --depth align --depth-target TOTAL")
+    if "values" not in config.fields:
+        for flag, value in (
+            ("--depth", None if depth == "none" else depth),
+            ("--depth-target", depth_target),
+            ("--values-kind", values_kind),
+        ):
+            if value is not None:
+                raise ValueError(f"{flag} {value}: this is a model of DNA, which has no counts: leave it out")
     settings = {"kind": depth} | ({"target": depth_target} if depth_target else {})
     config.pooling = model.check_pooling(pooling if pooling is not None else config.pooling)
     tokenizer = _cell_tokenizer(model, folder, settings, values_kind) if "values" in config.fields else _dna_tokenizer(folder)
-    out = Path(target)
-    out.mkdir(parents=True, exist_ok=True)
     if "values" in config.fields:
         config.positions = tokenizer.positions
     else:

@@ -23,8 +23,15 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files), **hub))
+    if path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}, though there is {path.parent}; to mean a Hub id, call it where that is not")
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files), **hub))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"{name} is neither a folder nor a Hub id that could be fetched: {said}") from error
 
 
 def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:

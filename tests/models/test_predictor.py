@@ -307,3 +307,25 @@ def test_card_shows_lines_that_work(dna_model, cells_model, tmp_path, monkeypatc
         assert len(blocks) == (2 if plain else 1) and "bmfm.load" in blocks[0]
         for block in blocks:
             exec(block.split("```")[0], {})
+
+
+def test_a_name_that_is_nowhere(tmp_path, monkeypatch):
+    """A relative path with one slash looks like a Hub id; nothing is asked for where its parent is a folder here."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fetch(name, **options):
+        asked.append(name)
+        raise LocalEntryNotFoundError("Cannot find it in the cache,\nand the Hub cannot be reached")
+
+    asked: list = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder runs/typo, though there is runs"):
+        bmfm.load("runs/typo")
+    assert not asked
+    with pytest.raises(
+        FileNotFoundError, match=r"^someone/typo is neither a folder nor a Hub id that could be fetched: Cannot find"
+    ) as raised:
+        bmfm.load("someone/typo")
+    assert asked == ["someone/typo"] and "\n" not in str(raised.value)
