@@ -6,6 +6,7 @@ into bins) is known for the published models by their names, and asked for other
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,17 @@ def convert(
         Naming the file, what is wrong with it, or the flag that is needed.
     """
     from bmfm.models.folders import on_disk
-    from bmfm.models.modernbert import is_plain, to_transformers
+    from bmfm.models.load import save_together
     from bmfm.models.published import KNOWN, read_published
+    from bmfm.tokenizers import dna
 
+    out = Path(target)
+    if file := next((p for p in (out, *out.parents) if p.is_file()), None):
+        raise ValueError(f"TARGET {out}: {file} is a file: name a folder, which is made if it is not there")
+    if local_rope_theta is not None and not 0 < local_rope_theta < math.inf:
+        raise ValueError(f"--local-rope-theta {local_rope_theta} must be a finite number above 0")
+    if depth_target is not None and not 0 < depth_target < math.inf:
+        raise ValueError(f"--depth-target {depth_target} must be a total of counts, above 0")
     found = on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json"))
     model, folder = read_published(found, local_rope_theta)
     config = model.config
@@ -57,17 +66,22 @@ def convert(
         raise ValueError(f"--max-tokens {config.max_tokens}: at least 3 are needed, for [CLS], one token and [SEP]")
     if depth == "none" and any(".rda" in part for part in (str(source), folder.name)):
         raise ValueError(f"{source} was trained with read-depth tokens: add --depth auto, or --depth align --depth-target TOTAL")
+    if "values" not in config.fields:
+        for flag, value in (
+            ("--depth", None if depth == "none" else depth),
+            ("--depth-target", depth_target),
+            ("--values-kind", values_kind),
+        ):
+            if value is not None:
+                raise ValueError(f"{flag} {value}: this is a model of DNA, which has no counts: leave it out")
     settings = {"kind": depth} | ({"target": depth_target} if depth_target else {})
     config.pooling = model.check_pooling(pooling if pooling is not None else config.pooling)
     tokenizer = _cell_tokenizer(model, folder, settings, values_kind) if "values" in config.fields else _dna_tokenizer(folder)
-    out = Path(target)
-    out.mkdir(parents=True, exist_ok=True)
     if "values" in config.fields:
         config.positions = tokenizer.positions
     else:
         tokenizer.model_max_length = config.max_tokens
-    tokenizer.save_pretrained(out)
-    (to_transformers(model) if is_plain(model) else model).save_pretrained(out)
+    save_together(model, tokenizer if "values" in config.fields else dna.DnaTokenizer(tokenizer), out)
     n = sum(p.numel() for p in model.parameters())
     print(f"{n / 1e6:,.1f} M parameters, heads {', '.join(config.heads) or 'none'}, inputs of up to {config.max_tokens:,} tokens, "
           f"pooling {config.pooling}, written to {out}")  # fmt: skip

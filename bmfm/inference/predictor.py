@@ -1,5 +1,6 @@
 """The one path from data to embeddings and predictions of a trained model."""
 
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -258,6 +259,13 @@ class Predictor:
     def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
              precision: str | None = None, progress: bool | None = None, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
         """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
+        takes = set(inspect.signature(read_cells if self.is_rna else tokenize_sequences).parameters) - {"tokenizer", "data", "max_tokens"}
+        if unknown := sorted(options.keys() - takes):
+            known = ", ".join(["batch_size", "max_tokens", "precision", "progress", *sorted(takes)])
+            raise ValueError(f"{', '.join(unknown)}: no such option for a model of {'cells' if self.is_rna else 'DNA'}; there are {known}")
+        for what, number in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
+                raise ValueError(f"{what}={number!r} must be a whole number of at least 1")
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is unknown; choose fp32 (or none), bf16 or fp16")
         if layer is not None and not -len(self.model.backbone.layers) <= layer < len(self.model.backbone.layers):

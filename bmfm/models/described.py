@@ -56,6 +56,13 @@ def shown(value: Any, n: int = 80) -> str:
     return text if len(text) <= n else text[:n] + "..."
 
 
+def plain(text: str, n: int = 200) -> str:
+    """A message with names of others in it, as one line of that length without control characters."""
+    text = text[: n + 1]
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= n else text[:n] + "..."
+
+
 def _is_choice(key: Any) -> bool:
     return str(key).strip("_").startswith(CHOICES)
 

@@ -23,8 +23,15 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files), **hub))
+    if path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}, though there is {path.parent}; to mean a Hub id, call it where that is not")
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files), **hub))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"{name} is neither a folder nor a Hub id that could be fetched: {said}") from error
 
 
 def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
@@ -71,14 +78,37 @@ def pooling_by_kind(fields: dict) -> str | int:
 
 WRITTEN = {
     "README.md", "recipe.json", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
-    "cell_tokenizer.json", "genes.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.txt", "vocab.json", "merges.txt", "code/config.json",
 }  # fmt: skip
-"""Files of a model folder by their exact names, beside shards of weights and the Python files of ``code``."""
+CELLS = {"cell_tokenizer.json", "genes.txt"}
+WORDS = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}
+"""Files of a model folder by their exact names, and those of its tokenizer; beside them shards of weights, and ``code``."""
 
 
 def written_files(folder: Path) -> list[str]:
-    """The files of a model folder that saving it wrote, relative to it; whatever else lies there is not among them."""
-    shard = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|code/[A-Za-z_]\w*\.py")
-    found = sorted(p.relative_to(folder).as_posix() for p in (*folder.iterdir(), *(folder / "code").glob("*")) if p.is_file())
-    return [name for name in found if name in WRITTEN or shard.fullmatch(name)]
+    """The files of a model folder that saving it wrote, relative to it; whatever else lies there is not among them.
+
+    Shards are those that the index names, ``code`` is taken where ``config.json`` says that the model brings some, and no link
+    that leads out of the folder is followed.
+    """
+    config, index = read_json(folder / "config.json"), folder / "model.safetensors.index.json"
+    names = WRITTEN | (CELLS if (folder / "cell_tokenizer.json").is_file() else WORDS)
+    if (folder / "model.safetensors").is_file():
+        names = names - {index.name}
+    elif index.is_file():
+        shards = read_json(index).get("weight_map")
+        named = map(str, shards.values()) if isinstance(shards, dict) else ()
+        names = names | {name for name in named if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)}
+    found = [folder / name for name in names]
+    backbone = config.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("source"):
+        found += [folder / "code" / "config.json"]
+        found += [p for p in (folder / "code").glob("*.py") if re.fullmatch(r"[A-Za-z_]\w*\.py", p.name)]
+    whole = folder.resolve()
+    return sorted(p.relative_to(folder).as_posix() for p in found if p.is_file() and _is_own(p, whole))
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    """Whether a file is one of the folder, or of the Hub's cache, which keeps a model's files as links into ``blobs`` beside it."""
+    there = file.resolve()
+    blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else None
+    return there.is_relative_to(folder) or (blobs is not None and there.parent == blobs)

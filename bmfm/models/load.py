@@ -1,6 +1,7 @@
 """Models from folders and the Hub, whole or as the beginning of a fine-tuning."""
 
 import copy
+import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
-from bmfm.models.described import read_config
+from bmfm.models.described import plain, read_config, shown
 from bmfm.models.folders import find_folder, on_disk, read_json
 from bmfm.models.foreign import ForeignTokenizer, is_foreign, remote_code_is_allowed
 from bmfm.models.foreign import remote_code as allow_remote_code
 from bmfm.models.model import BmfmConfig, BmfmModel, read_folder
 from bmfm.models.weights import load_strictly, some
+from bmfm.tokenizers.rna import CellTokenizer
 
 
 def read_model(folder: Path) -> BmfmModel:
@@ -39,19 +41,19 @@ def read_tokenizer(folder: Path, **changes):
         Naming the folder, and what of it is no tokenizer's.
     """
     try:
-        return _read_tokenizer(folder, **changes)
+        tokenizer = _read_tokenizer(folder, **changes)
+        _check_described(tokenizer, folder, changes)
+        return tokenizer
     except FileNotFoundError:
         raise
     except Exception as error:
         if str(folder) in str(error) or changes:
             raise
-        said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        said = plain(f"{type(error).__name__}: {error}")
         raise ValueError(f"{folder}: the files of its tokenizer are damaged or of another kind ({said})") from error
 
 
 def _read_tokenizer(folder: Path, **changes):
-    from bmfm.tokenizers.rna import CellTokenizer
-
     if (folder / CellTokenizer.FILES[0]).is_file():
         return CellTokenizer.from_pretrained(folder, **changes)
     from bmfm.tokenizers import dna
@@ -216,8 +218,6 @@ def save_adapter(model: BmfmModel, folder: Path, base: str, lora: dict, tokenize
     """
     from safetensors.torch import save_file
 
-    from bmfm.tokenizers.rna import CellTokenizer
-
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: w.detach().contiguous() for n, w in model.state_dict().items() if _is_adapted(n)}, folder / ADAPTER[1])
     held = {"base": base, "lora": lora, "heads": model.config.heads, "max_tokens": max_tokens}
@@ -261,8 +261,6 @@ def read_adapter(folder: Path, base: Path) -> tuple[BmfmModel, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from bmfm.tokenizers.rna import CellTokenizer
-
     held, file = _read_adapter_settings(folder), require_file(folder / ADAPTER[1], "adapter folder, its")
     try:
         given = load_file(file)
@@ -282,11 +280,77 @@ def read_adapter(folder: Path, base: Path) -> tuple[BmfmModel, Any]:
 
 
 def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
-    """Raise a ValueError if the tokenizer has another number of tokens than the model has rows."""
-    n = len(tokenizer)
+    """Raise a ValueError unless the tokenizer has the model's tokens, kind of values, and the CLS tokens that its heads read."""
+    n, where = len(tokenizer), folder / "config.json"
     rows = len(model.backbone.their_ids) if model.reads_ids else model.config.fields["input_ids"]["size"]
     if n != rows:
-        file = next((f for f in ("genes.txt", "tokenizer.json", "vocab.txt") if (folder / f).is_file()), "its tokenizer")
         raise ValueError(
-            f"{folder / file} has {n:,} tokens, the model of {folder / 'config.json'} has {rows:,}: they do not belong together"
+            f"{folder / _tokens_file(folder)} has {n:,} tokens, the model of {where} has {rows:,}: they do not belong together"
         )
+    reads_values = "values" in model.config.fields
+    if reads_values != isinstance(tokenizer, CellTokenizer):
+        raise ValueError(f"{where} describes a model of {'cells' if reads_values else 'DNA'}, and the tokenizer beside it is not for that")
+    if isinstance(tokenizer, CellTokenizer):
+        encoder, kind = model.config.fields["values"], tokenizer.values["kind"]
+        expected = encoder.get("n_bins") if encoder["kind"] == "token" else None
+        if tokenizer.n_bins != expected:
+            reads = f"{expected} bins of values" if expected else f"values that are numbers (its encoder is {encoder['kind']})"
+            writes = f"{tokenizer.n_bins} bins" if tokenizer.n_bins else "numbers"
+            raise ValueError(f"{where}: the model reads {reads}; {CellTokenizer.FILES[0]} beside it gives {writes} (values.kind {kind})")
+    readers = {"pooling": model.config.pooling}
+    readers |= {f"heads.{name}.{key}": head.get(key) for name, head in model.config.heads.items() for key in ("pooling", "cls")}
+    for what, number in readers.items():
+        if isinstance(number, int):
+            try:
+                tokenizer.check_cls(number, what)
+            except ValueError as error:
+                raise ValueError(f"{where}: {what} is {number}: {error}") from None
+
+
+def _tokens_file(folder: Path) -> str:
+    return next((f for f in ("genes.txt", "tokenizer.json", "vocab.txt") if (folder / f).is_file()), "its tokenizer")
+
+
+def described_tokenizer(tokenizer: Any) -> dict:
+    """What a model depends on of its tokenizer, as ``config.json`` keeps it: a hash of its tokens in the order of their ids,
+    and of cells what their values, CLS tokens, read depth and positions are."""
+    held: dict[str, Any] = {"tokens": hashlib.sha256(json.dumps(list(tokenizer.names)).encode()).hexdigest()}
+    if isinstance(tokenizer, CellTokenizer):
+        held |= {"values": tokenizer.values["kind"], "n_bins": tokenizer.n_bins, "n_cls": tokenizer.n_cls}
+        held |= {"depth": tokenizer.has_depth, "positions": tokenizer.positions}
+    return held
+
+
+def save_together(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
+    """Write a model and its tokenizer into a folder, so that it is seen at loading if one of them was exchanged.
+
+    A model of DNA tokens alone is written as a `ModernBertForMaskedLM`, which transformers loads without this package.
+    """
+    from bmfm.models.modernbert import is_plain, to_transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.tokenizer = described_tokenizer(tokenizer)
+    (to_transformers(model) if is_plain(model) else model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _check_described(tokenizer: Any, folder: Path, changes: dict) -> None:
+    """Raise a ValueError if the tokenizer of a folder is not the one that its model was saved with; folders that do not say are taken
+    as they are."""
+    if not (folder / "config.json").is_file():
+        return
+    held = read_config(folder).get("tokenizer")
+    if not isinstance(held, dict):
+        return
+    now = described_tokenizer(tokenizer)
+    if "tokens" in held and held["tokens"] != now["tokens"]:
+        raise ValueError(
+            f"{folder / _tokens_file(folder)} holds other tokens, or in another order, than the model of {folder / 'config.json'} was "
+            "saved with: copy both from the same folder"
+        )
+    for key in held.keys() & now.keys() - {"tokens"}:
+        if held[key] != now[key] and not changes:
+            raise ValueError(
+                f"{folder / CellTokenizer.FILES[0]}: {key} is {shown(now[key])}, the model of {folder / 'config.json'} was saved with "
+                f"{shown(held[key])}: copy both from the same folder"
+            )

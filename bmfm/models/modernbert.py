@@ -48,6 +48,8 @@ def to_transformers(model: BmfmModel):
     config.pooling = model.config.pooling  # beside ModernBERT's own settings; transformers keeps what it does not know
     if max_tokens := getattr(model.config, "max_tokens", None):
         config.max_tokens = max_tokens
+    if tokenizer := getattr(model.config, "tokenizer", None):
+        config.tokenizer = tokenizer
     theirs = ModernBertForMaskedLM(config)
     state = {n: v for name, v in model.state_dict().items() for n in _their_name(name, bool(head.get("tied")))}
     theirs.load_state_dict(state)
@@ -121,5 +123,5 @@ def read(folder: Path) -> BmfmModel:
         raise ValueError(f"{folder / 'config.json'} is no configuration of a ModernBERT: {type(error).__name__}: {error}") from error
     model = from_weights(config, weights, folder)
     model.config.pooling = described.get("pooling", model.config.pooling)
-    model.config.max_tokens = described.get("max_tokens")
+    model.config.max_tokens, model.config.tokenizer = described.get("max_tokens"), described.get("tokenizer")
     return model

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.models.described import plain, shown
 
 BAGS = ("bmfm_targets.", "omegaconf.")
 """Modules whose classes become `Bag`: the published system's configuration."""
@@ -29,6 +30,8 @@ DTYPES = {
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
 }  # fmt: skip
 MAX_PICKLE, MAX_STEPS, MAX_COPIED, MAX_ENTRIES = 1 << 26, 3_000_000, 20_000_000, 200_000
+MAX_VALUES, MAX_DEPTH = 1_000_000, 40
+"""Values that configuration may hold, each counted as often as it is reached, and how deep they may lie in one another."""
 
 
 class Refused(Exception):
@@ -50,8 +53,8 @@ class Bag:
     """
 
     name: str
-    args: tuple = ()
-    fields: dict[str, Any] = field(default_factory=dict)
+    args: tuple = field(default=(), repr=False)
+    fields: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.fields.get(name, default)
@@ -262,6 +265,38 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any) -> _View:
     return _View(storage, offset, size, stride)
 
 
+def check_size(held: Any) -> None:
+    """Raise a ValueError if configuration is larger written out than in the file, as a pair of pairs of pairs that are all one.
+
+    Showing, hashing or comparing such a value takes as many steps as it has values written out; one that holds itself has no
+    end. (Values of omegaconf know what they lie in, which is not read.)
+    """
+    sizes: dict[int, int] = {}
+    around: set[int] = set()
+
+    def parts(value: Any) -> list:
+        if type(value) is Bag:
+            return [value.args, {k: v for k, v in value.fields.items() if k != "_parent"}]
+        if isinstance(value, dict):
+            return [*value.keys(), *value.values()]
+        return list(value) if isinstance(value, list | tuple | set) else []
+
+    def size(value: Any, depth: int) -> int:
+        if not isinstance(value, Bag | dict | list | tuple | set) or not value:
+            return 1
+        if id(value) in around or depth > MAX_DEPTH:
+            raise ValueError(f"its configuration holds values that hold themselves, or lie more than {MAX_DEPTH} deep in one another")
+        if id(value) not in sizes:
+            around.add(id(value))
+            sizes[id(value)] = 1 + sum(size(part, depth + 1) for part in parts(value))
+            around.remove(id(value))
+        if sizes[id(value)] > MAX_VALUES:
+            raise ValueError(f"its configuration holds more than {MAX_VALUES:,} values written out")
+        return sizes[id(value)]
+
+    size(held, 0)
+
+
 class _Archive:
     """The zip archive that torch.save writes: one folder with ``data.pkl`` and ``data/NUMBER``, nothing compressed."""
 
@@ -278,11 +313,11 @@ class _Archive:
         if len(entries) > MAX_ENTRIES or len(set(names)) != len(names):
             raise Refused("an archive with too many entries, or some twice")
         if other := next((n for n, p in zip(names, parts, strict=True) if n == p or not self.PARTS.fullmatch(p)), None):
-            raise Refused(f"{other!r}, which is no part of a checkpoint that torch.save wrote")
+            raise Refused(f"{shown(other)}, which is no part of a checkpoint that torch.save wrote")
         if packed := next(
             (e for e in entries if e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size or e.flag_bits & 1), None
         ):
-            raise Refused(f"{packed.filename!r}, which is compressed or encrypted")
+            raise Refused(f"{shown(packed.filename)}, which is compressed or encrypted")
         if sum(e.file_size for e in entries) > file.stat().st_size:
             raise Refused("entries that are larger together than the file")
         self.entries = dict(zip(parts, entries, strict=True))
@@ -333,13 +368,13 @@ def read_checkpoint(path: str | Path) -> dict:
         archive.zip.close()
     except Refused as refused:
         raise ValueError(
-            f"{file} asks for {refused}, which a checkpoint of weights does not need; it was refused and nothing in it was run. "
+            f"{file} asks for {plain(str(refused))}, which a checkpoint of weights does not need; it was refused and nothing in it was run. "
             "Ask its authors for safetensors"
         ) from None
     except _NoCheckpoint as error:
         raise ValueError(f"{file} {error}") from None
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        said = plain(f"{type(error).__name__}: {error}")
         raise ValueError(f"{file} is damaged or no checkpoint of torch.save ({said}): download it again") from None
     return dict(held)
 

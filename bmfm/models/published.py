@@ -4,6 +4,7 @@ They are Lightning checkpoints with ``tokenizers/<field>/`` beside them; keys ar
 ``model.``. Older layouts (``base_model.*``, ``classifiers.<label>.*``, ``cls.predictions.transform``) are read too.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.models.described import plain, shown
 from bmfm.models.folders import read_json
 from bmfm.models.model import BmfmConfig, BmfmModel
-from bmfm.models.pickled import Bag, read_checkpoint
+from bmfm.models.pickled import Bag, check_size, read_checkpoint
 from bmfm.models.weights import check_fit, some
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
@@ -65,7 +67,7 @@ def normalise(state: dict[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tens
     kinds = {kind for prefix, kind in ENCODERS.items() if any(k.startswith(f"{prefix}.") for k in named)}
     if len(kinds) != 1:
         raise ValueError(
-            f"the weights are of no published encoder: {sorted({k.split('.')[0] for k in named})} (expected one of {', '.join(ENCODERS)})"
+            f"the weights are of no published encoder: {some(sorted({shown(k.split('.')[0]) for k in named}))} (expected one of {', '.join(ENCODERS)})"
         )
     return kinds.pop(), named
 
@@ -90,9 +92,10 @@ def _fields(config: Any, state: dict[str, torch.Tensor], prefix: str) -> tuple[d
             fields["values"] = {"kind": "token", "n_special": n_special, "n_bins": state[f"{theirs}weight"].shape[0] - n_special}
             names[theirs] = "embeddings.values.rows."
             continue
-        kind = VALUE_KINDS.get(options.get("kind", "mlp"))
+        said = options.get("kind", "mlp")
+        kind = VALUE_KINDS.get(said) if isinstance(said, str) else None
         if kind is None:
-            raise ValueError(f"value encoder {options.get('kind')!r} of field {name!r} is unknown; known are {', '.join(VALUE_KINDS)}")
+            raise ValueError(f"value encoder {shown(said)} of field {shown(name)} is unknown; known are {', '.join(VALUE_KINDS)}")
         special = state.get(f"{theirs}special_token_embeddings.weight")
         fields["values"] = {
             "kind": kind,
@@ -113,8 +116,8 @@ def _number(kind: type, config: Any, name: str, default: float | None = None) ->
     """A number of the configuration; `default` where it is absent or None."""
     value = _get(config, name)
     value = default if value is None else value
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"its model_config.{name} is {repr(value)[:40]}, a number of at least 0 is expected")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ValueError(f"its model_config.{name} is {shown(value, 40)}, a number of at least 0 is expected")
     return kind(value)
 
 
@@ -230,7 +233,9 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
             continue
         source, label = m[1], m[2]
         if label in heads:
-            raise ValueError(f"the head of label {label!r} has several layers ({source} is one of them), which is not supported")
+            raise ValueError(
+                f"the head of label {shown(label)} has several layers ({shown(source)[1:-1]} is one of them), which is not supported"
+            )
         column = described.get(label)
         numbers = labels.get(label) or {}
         classes = sorted(numbers, key=numbers.__getitem__)
@@ -301,15 +306,16 @@ def read_published(source: str | Path, local_rope_theta: float | None = None) ->
         path = found[0]
     held = read_checkpoint(path)
     if not isinstance(held.get("state_dict"), dict) or not isinstance(held.get("hyper_parameters"), dict):
-        raise ValueError(f"{path} is no Lightning checkpoint of a published model: it holds {some([str(k) for k in held])}")
+        raise ValueError(f"{path} is no Lightning checkpoint of a published model: it holds {some([shown(k) for k in held])}")
     parameters = held["hyper_parameters"]
     config = _get(parameters, "model_config")
     try:
+        check_size([config, _get(parameters, "label_dict")])
         model = convert(held["state_dict"], config, _get(parameters, "label_dict"), local_rope_theta)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {plain(str(error), 400)}") from error
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        said = plain(f"{type(error).__name__}: {error}")
         raise ValueError(f"{path}: its configuration and weights are not those of a published model ({said})") from error
     known = next((value for name, value in KNOWN.items() if any(part.startswith(name) for part in _names(source, path))), None)
     model.config.max_tokens = _trained_length(held) or (known[0] if known else None)
@@ -355,6 +361,8 @@ def gene_names(folder: Path) -> list[str]:
     """
     file = require_file(folder / "tokenizers" / "genes" / "vocab.json", "gene vocabulary of a published model")
     vocab = read_json(file)
+    if odd := [name for name in vocab if not name.strip() or not name.isprintable()]:
+        raise ValueError(f"{file}: {shown(odd[0])} is no name of a gene, which is a line of text")
     names = sorted(vocab, key=lambda name: vocab[name] if isinstance(vocab[name], int) else -1)
     if [vocab[name] for name in names] != list(range(len(names))):
         raise ValueError(f"{file}: ids of tokens do not count from 0 to {len(names) - 1:,}")

@@ -4,6 +4,7 @@ Weights come from safetensors alone. Nothing that a folder says is taken on trus
 another shape is an error, as a model with some random weights looks like any other.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,16 +19,22 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     """The safetensors files of a folder, {file: keys to take from it, or None for all}.
 
-    One ``model.safetensors``, or the shards that ``model.safetensors.index.json`` names.
+    One ``model.safetensors``, or the shards that ``model.safetensors.index.json`` names. Where shards lie beside the
+    one, or are in no index, nobody knows which are the model's.
 
     Raises
     ------
     FileNotFoundError
         If there is neither, or a shard is absent.
     ValueError
-        If the index is broken.
+        If the index is broken, or there are more weights than it says.
     """
+    shards = sorted(p.name for p in folder.glob("model-*-of-*.safetensors"))
     if (folder / SINGLE).is_file():
+        if shards:
+            raise ValueError(f"{folder} holds {SINGLE} and {some(shards, n=2)}: remove those of another model, nobody can tell which it is")
+        if (folder / INDEX).is_file():  # as saving a small model over a large one leaves it
+            warnings.warn(f"{folder / INDEX} is of no use beside {SINGLE}, which was read: remove it", stacklevel=3)
         return {folder / SINGLE: None}
     index = folder / INDEX
     if not index.is_file():
@@ -43,6 +50,8 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
             n = sum(place == name for place in places.values())
             raise FileNotFoundError(f"{index} names {name} for {n:,} weights, and there is no such file: download the folder again")
         files[folder / name] = {key for key, place in places.items() if place == name}
+    if stale := [name for name in shards if folder / name not in files]:
+        raise ValueError(f"{folder} holds {some(stale, n=2)}, which {INDEX} does not name: remove what is of another model")
     return files
 
 
@@ -63,6 +72,10 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
                 keys = set(tensors.keys())
                 if wanted is not None and (absent := sorted(wanted - keys)):
                     raise ValueError(f"{file} lacks {some(absent)}, which {INDEX} says are in it")
+                if wanted is not None and (extra := sorted(keys - wanted)):
+                    raise ValueError(
+                        f"{file} holds {some([shown(k)[1:-1] for k in extra])}, which {INDEX} does not name: they belong to another model"
+                    )
                 weights |= {key: tensors.get_tensor(key) for key in sorted(keys if wanted is None else wanted)}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is damaged or no safetensors file ({error}): copy or download it again") from None

@@ -168,6 +168,11 @@ class CellTokenizer:
             raise ValueError(f"tokenizer.depth.kind={self.depth['kind']!r} is unknown; choose from {', '.join(DEPTHS)}")
         if self.depth["kind"] == "align" and not self.depth["target"]:
             raise ValueError("tokenizer.depth.kind=align needs tokenizer.depth.target, a total of counts")
+        target: Any = self.depth["target"]
+        if target is not None and (isinstance(target, str | bool) or not (target == 0 or 0 < target < math.inf)):
+            raise ValueError(f"tokenizer.depth.target={target!r} must be a total of counts above 0")
+        if isinstance(n_cls, bool) or not isinstance(n_cls, int) or n_cls < 1:
+            raise ValueError(f"tokenizer.n_cls={n_cls!r} must be a whole number of at least 1")
         if not 0 <= sequence_dropout < 1 or not 0 <= zero_share < 1:
             raise ValueError(f"sequence_dropout={sequence_dropout} and zero_share={zero_share} must be at least 0 and below 1")
         self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout

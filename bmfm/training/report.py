@@ -96,17 +96,15 @@ def save_model(
     """
     import transformers
 
-    from bmfm.models.modernbert import is_plain, to_transformers
+    from bmfm.models.load import save_together
+    from bmfm.models.modernbert import is_plain
 
     transformers.utils.logging.disable_progress_bar()
-    folder.mkdir(parents=True, exist_ok=True)
     model.config.max_tokens = config["data"]["max_tokens"]
     model.config.positions = getattr(tokenizer, "positions", model.config.positions)
-    plain = is_plain(model)
-    (to_transformers(model) if plain else model).save_pretrained(folder)
-    if plain:
+    if is_plain(model):
         tokenizer.tokenizer.model_max_length = config["data"]["max_tokens"]
-    tokenizer.save_pretrained(folder)
+    save_together(model, tokenizer, folder)
     (folder / "recipe.json").write_text(json.dumps(config, indent=1, default=str))
     write_card(model, folder, config, metrics, facts, sources)
 

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 import bmfm
 from bmfm.models.described import offline
+from bmfm.models.load import read_model
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +202,112 @@ def test_nothing_is_predicted_from_what_is_no_number(cells_model):
     odd = said["type"].isna().to_numpy()
     assert odd.sum() == 1 and said[odd].isna().all(axis=None) and said["tags"].isna().tolist() == odd.tolist()
     assert said[~odd].equals(before[~odd])
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, cells_model, dna_model):
+    """Folders of both omics that were saved as training does."""
+    from bmfm.models.load import save_together
+
+    out = {}
+    for kind, source in (("cells", cells_model), ("plain", dna_model)):
+        model = bmfm.load(source)
+        out[kind] = tmp_path_factory.mktemp(f"together_{kind}")
+        save_together(model.model, model.tokenizer, out[kind])
+    return out
+
+
+def _exchange_genes(folder):
+    lines = (folder / "genes.txt").read_text().splitlines()
+    lines[100], lines[200] = lines[200], lines[100]
+    (folder / "genes.txt").write_text("\n".join(lines) + "\n")
+
+
+def _exchange_words(folder):
+    held = json.loads((folder / "tokenizer.json").read_text())
+    vocab = held["model"]["vocab"]
+    a, b = (name for name, i in vocab.items() if i in (20, 21))
+    vocab[a], vocab[b] = vocab[b], vocab[a]
+    (folder / "tokenizer.json").write_text(json.dumps(held))
+
+
+def _cells(change):
+    def _change(folder):
+        held = json.loads((folder / "cell_tokenizer.json").read_text())
+        _merge(held, change)
+        (folder / "cell_tokenizer.json").write_text(json.dumps(held))
+
+    return _change
+
+
+EXCHANGED = {
+    "genes": ("cells", _exchange_genes, r"genes\.txt holds other tokens, or in another order"),
+    "words": ("plain", _exchange_words, r"tokenizer\.json holds other tokens, or in another order"),
+    "values": ("cells", _cells({"values": {"kind": "as_is"}}), "values is 'as_is', .* saved with 'log_normalise'"),
+    "depth": ("cells", _cells({"depth": {"kind": "none"}}), "depth is False, .* saved with True"),
+    "CLS tokens": ("cells", _cells({"n_cls": 3}), "n_cls is 3, .* saved with 1"),
+    "positions": ("cells", _cells({"positions": True}), "positions is True, .* saved with False"),
+    "target": ("cells", _cells({"depth": {"target": -5}}), "depth.target=-5 must be a total"),
+}
+
+
+@pytest.mark.parametrize("what", EXCHANGED)
+def test_a_tokenizer_that_was_exchanged_is_seen(tmp_path, together, what):
+    """Of the same size, so that nothing but what was saved with the model can tell."""
+    kind, change, match = EXCHANGED[what]
+    bmfm.load(together[kind])
+    folder = shutil.copytree(together[kind], tmp_path / "m")
+    change(folder)
+    with pytest.raises(ValueError, match=match) as raised:
+        bmfm.load(folder)
+    assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_transformers_keeps_what_a_plain_model_says_of_its_tokenizer(tmp_path, together):
+    from transformers import AutoModelForMaskedLM
+
+    AutoModelForMaskedLM.from_pretrained(together["plain"]).save_pretrained(tmp_path)
+    said = [json.loads((folder / "config.json").read_text())["tokenizer"] for folder in (tmp_path, together["plain"])]
+    assert said[0] == said[1] and len(said[0]["tokens"]) == 64
+
+
+def test_folders_that_do_not_say_are_checked_as_far_as_can_be(changed, folders):
+    """As those saved by earlier versions: what the model reads must be what the tokenizer writes."""
+    for change, match in (
+        (lambda c: c["heads"]["type"].update(pooling=1), r"heads\.type\.pooling is 1.*n_cls=1"),
+        (lambda c: c.update(pooling=2), r"pooling is 2.*n_cls=1"),
+        (lambda c: c["fields"].update(values={"kind": "token", "n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
+    ):
+        from bmfm.models.load import check_vocabulary, read_tokenizer
+        from bmfm.models.model import BmfmConfig, BmfmModel
+
+        folder = changed("cells", change)
+        model = BmfmModel(BmfmConfig.from_dict(json.loads((folder / "config.json").read_text())))
+        with pytest.raises(ValueError, match=match):
+            check_vocabulary(model, read_tokenizer(folder), folder)
+    folder = changed("plain", lambda c: c.update(pooling=1))
+    with pytest.raises(ValueError, match=r"pooling is 1.*DNA has one"):
+        bmfm.load(folder)
+
+
+def test_weights_that_no_index_names(tmp_path, dna_model):
+    state = load_file(dna_model / "model.safetensors")
+    folder = shutil.copytree(dna_model, tmp_path / "m")
+    (folder / "model-00001-of-00001.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"holds model\.safetensors and model-00001-of-00001"):
+        read_model(folder)
+    (folder / "model-00001-of-00001.safetensors").rename(folder / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text("broken")
+    with pytest.warns(UserWarning, match=r"index\.json is of no use beside model\.safetensors"):
+        read_model(folder)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(state, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    read_model(folder)
+    save_file({"x": torch.zeros(1)}, folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(ValueError, match=r"model-00002-of-00002\.safetensors, which model\.safetensors\.index\.json does not name"):
+        read_model(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    save_file(state | {"more": torch.zeros(1)}, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds more, which model\.safetensors\.index\.json does not name"):
+        read_model(folder)

@@ -89,6 +89,23 @@ def test_other_mistakes_in_options(dna_model, options):
         bmfm.load(dna_model).embed(TEXTS, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"batch_size": -1}, "batch_size=-1 must be"),
+        ({"batch_size": 2.5}, r"batch_size=2\.5 must be"),
+        ({"max_tokens": 0}, "max_tokens=0 must be"),
+        ({"batchsize": 4}, "batchsize: no such option for a model of (cells|DNA); there are batch_size, max_tokens, precision, progress, "),
+    ],
+)
+def test_options_that_are_none_end_in_one_line(dna_model, cells_model, adata, options, match):
+    for folder, data in ((dna_model, TEXTS), (cells_model, adata)):
+        for call in (lambda m, d: m.embed(d, **options), lambda m, d: m.embed_and_predict(d, True, False, **options)):
+            with pytest.raises(ValueError, match=match):
+                call(bmfm.load(folder), data)
+
+
 def test_several_cls_tokens(tmp_path, adata):
     from bmfm.models.model import build
     from bmfm.tokenizers.rna import CellTokenizer

@@ -1,5 +1,6 @@
 """What a loaded model says of itself, what it uploads, adapters, and folders whose parts do not belong together."""
 
+import json
 import shutil
 
 import numpy as np
@@ -82,13 +83,35 @@ def test_only_what_the_package_wrote_is_uploaded(tmp_path, dna_model, cells_mode
 
 
 def test_code_of_others_and_shards_are_uploaded(tmp_path):
+    """Those that the configuration and the index know of alone, and nothing by a link out of the folder."""
     from bmfm.models.folders import written_files
 
-    names = ["code/modeling_x.py", "code/config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
-    (tmp_path / "code").mkdir()
-    for name in [*names, "code/.env", "code/__pycache__", "model-1-of-2.safetensors"]:
-        (tmp_path / name).write_text("")
-    assert written_files(tmp_path) == sorted(names)
+    folder, outside = tmp_path / "m", tmp_path / "secret.py"
+    (folder / "code").mkdir(parents=True)
+    outside.write_text("secret")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "../secret.py"}
+    contents = {
+        "config.json": json.dumps({"model_type": "bmfm", "backbone": {"kind": "foreign", "source": "code"}}),
+        "model.safetensors.index.json": json.dumps({"weight_map": shards}),
+    }
+    names = [*contents, "code/modeling_x.py", "code/config.json", "model-00001-of-00002.safetensors", "vocab.txt"]
+    others = ["code/.env", "code/__pycache__", "model-1-of-2.safetensors", "model-00002-of-00002.safetensors", "genes.txt"]
+    for name in [*names, *others]:
+        (folder / name).write_text(contents.get(name, ""))
+    (folder / "code" / "linked.py").symlink_to(outside)
+    (folder / "README.md").symlink_to(outside)
+    assert written_files(folder) == sorted(names)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bmfm", "backbone": {"kind": "bert"}}))
+    assert written_files(folder) == sorted(n for n in names if not n.startswith("code/"))
+    (folder / "cell_tokenizer.json").write_text("{}")
+    assert set(written_files(folder)) & {"vocab.txt", "genes.txt", "cell_tokenizer.json"} == {"genes.txt", "cell_tokenizer.json"}
+
+    cached = tmp_path / "models--a--b" / "snapshots" / "1"  # as huggingface_hub keeps it
+    (cached.parent.parent / "blobs").mkdir(parents=True)
+    cached.mkdir(parents=True)
+    (cached.parent.parent / "blobs" / "x").write_text(contents["config.json"])
+    (cached / "config.json").symlink_to("../../blobs/x")
+    assert written_files(cached) == ["config.json"]
 
 
 def _tuned(folder, lora):
@@ -284,3 +307,25 @@ def test_card_shows_lines_that_work(dna_model, cells_model, tmp_path, monkeypatc
         assert len(blocks) == (2 if plain else 1) and "bmfm.load" in blocks[0]
         for block in blocks:
             exec(block.split("```")[0], {})
+
+
+def test_a_name_that_is_nowhere(tmp_path, monkeypatch):
+    """A relative path with one slash looks like a Hub id; nothing is asked for where its parent is a folder here."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fetch(name, **options):
+        asked.append(name)
+        raise LocalEntryNotFoundError("Cannot find it in the cache,\nand the Hub cannot be reached")
+
+    asked: list = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder runs/typo, though there is runs"):
+        bmfm.load("runs/typo")
+    assert not asked
+    with pytest.raises(
+        FileNotFoundError, match=r"^someone/typo is neither a folder nor a Hub id that could be fetched: Cannot find"
+    ) as raised:
+        bmfm.load("someone/typo")
+    assert asked == ["someone/typo"] and "\n" not in str(raised.value)

@@ -1,5 +1,6 @@
 """Published checkpoints: the same numbers as the published code, and nothing in a pickle is run."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -302,3 +303,32 @@ def test_pooling_as_published(published):
     torch.testing.assert_close(model.pool(hidden, batch, "mean"), expected)
     everything = (hidden * mask[:, :, None]).sum(1) / mask.sum(1)[:, None]
     torch.testing.assert_close(model.pool(hidden, batch, "mean_all"), everything)
+
+
+def test_flags_and_names_that_are_none_end_in_one_line(tmp_path, published):
+    folder, _ = published
+    (tmp_path / "file").write_text("")
+    for target, options, match in (
+        ("file", {}, r"TARGET .*file is a file"),
+        ("file/below", {}, "file is a file"),
+        ("out", {"local_rope_theta": float("nan")}, "--local-rope-theta nan must be a finite number"),
+        ("out", {"local_rope_theta": 0.0}, r"--local-rope-theta 0\.0 must be"),
+        ("out", {"local_rope_theta": float("inf")}, "--local-rope-theta inf must be"),
+        ("out", {"depth": "align", "depth_target": -3.0}, r"--depth-target -3\.0 must be"),
+    ):
+        with pytest.raises(ValueError, match=match) as raised:
+            convert_folder(str(folder), str(tmp_path / target), max_tokens=64, **options)
+        assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+    vocab = folder / "tokenizers" / "genes" / "vocab.json"
+    held = json.loads(vocab.read_text())
+    for name in ("A\nB", "", "  ", "A\x1b[31m"):
+        vocab.write_text(json.dumps({name if i == 9 else token: i for token, i in held.items()}))
+        with pytest.raises(ValueError, match=r"vocab\.json: .* is no name of a gene") as raised:
+            convert_folder(str(folder), str(tmp_path / "out"), max_tokens=64)
+        assert str(raised.value).isprintable() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"depth": "auto"}, {"values_kind": "bins"}, {"depth_target": 9.0}])
+def test_models_of_dna_have_no_counts(tmp_path, options):
+    with pytest.raises(ValueError, match=r"^--\S+ \S+: this is a model of DNA, which has no counts"):
+        convert_folder(str(PARITY / "modernbert_dna_snp"), str(tmp_path), max_tokens=64, **options)
