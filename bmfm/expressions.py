@@ -9,6 +9,7 @@ import ast
 import operator
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,8 @@ def evaluate(expression: str, table: pd.DataFrame) -> np.ndarray:
         raise ValueError(f"it has {len(expression):,} characters; {MAX_LENGTH:,} are allowed")
     text = re.sub(r"""("[^"\n]*"|'[^'\n]*')|`([^`\n]+)`""", lambda m: m[1] or f"col({m[2]!r})", " ".join(expression.split()))
     try:
-        tree = ast.parse(text, mode="eval")
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of "1if a else b", which is refused below
+            tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(f"it cannot be read ({getattr(error, 'msg', error)}); allowed are {ALLOWED}") from None
     found = _Evaluation(table)
@@ -106,17 +108,30 @@ class _Evaluation:
         finally:
             self.depth -= 1
 
+    def _chain(self, node: ast.BinOp) -> Any:
+        """Operations from left to right, as Python nests ``a + b - c`` to the left: one after the other, and no deeper than one."""
+        chain: list[ast.BinOp] = []
+        first: ast.AST = node
+        while isinstance(first, ast.BinOp) and type(first.op) in OPERATORS:
+            chain.append(first)
+            first = first.left
+        value, of = self.of(first), first
+        for step in reversed(chain):
+            self.whole &= not isinstance(step.op, ast.Div | ast.Pow)
+            pair = zip((value, self.of(step.right)), (of, step.right), strict=True)
+            numbers = [self._truth(v, p) if isinstance(step.op, LOGICAL) else _number(v) for v, p in pair]
+            value, of = OPERATORS[type(step.op)](*numbers), step
+        return value
+
     def _of(self, node: ast.AST) -> Any:
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             return self._constant(node.value)
         if isinstance(node, ast.Name):
             return self._column(node.id)
-        if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in OPERATORS:
-            parts = [node.left, node.right] if isinstance(node, ast.BinOp) else node.values
-            self.whole &= not isinstance(node.op, ast.Div | ast.Pow)
-            values = [self.of(part) for part in parts]
-            numbers = [self._truth(v, p) if isinstance(node.op, LOGICAL) else _number(v) for v, p in zip(values, parts, strict=True)]
-            return _fold(OPERATORS[type(node.op)])(*numbers)
+        if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+            return self._chain(node)
+        if isinstance(node, ast.BoolOp):
+            return _fold(OPERATORS[type(node.op)])(*(self._truth(self.of(part), part) for part in node.values))
         if isinstance(node, ast.UnaryOp):
             return self._unary(node)
         if isinstance(node, ast.Compare) and all(type(o) in OPERATORS for o in node.ops):
@@ -125,7 +140,7 @@ class _Evaluation:
             return _fold(np.logical_and)(*(OPERATORS[type(o)](a, b) for o, a, b in pairs))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             return self._call(node.func.id, node.args)
-        raise ValueError(f"{ast.unparse(node):.60} is not allowed; allowed are {ALLOWED}")
+        raise ValueError(f"{_written(node)} is not allowed; allowed are {ALLOWED}")
 
     def _constant(self, value: float) -> Any:
         self.whole &= isinstance(value, int)
@@ -159,7 +174,7 @@ class _Evaluation:
     def _truth(self, value: Any, node: ast.AST) -> Any:
         if value.dtype != bool:
             raise ValueError(
-                f"{ast.unparse(node):.60} is a number where a comparison is needed; put comparisons in parentheses: (a > 1) & (b < 2)"
+                f"{_written(node)} is a number where a comparison is needed; put comparisons in parentheses: (a > 1) & (b < 2)"
             )
         return value
 
@@ -177,6 +192,14 @@ class _Evaluation:
             raise ValueError(f"column {name!r} holds {column.iloc[row]!r} in row {row + 2}, which is no number")
         self.whole &= numbers.dtype.kind in "biu" and not column.isna().any()
         return numbers.to_numpy(np.float64, na_value=np.nan)
+
+
+def _written(node: ast.AST) -> str:
+    """The beginning of an operation as text."""
+    try:
+        return f"{ast.unparse(node):.60}"
+    except RecursionError:  # of hundreds of operations in one another
+        return f"an expression of kind {type(node).__name__.lower()}"
 
 
 def _number(value: Any) -> Any:

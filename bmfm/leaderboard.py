@@ -257,7 +257,7 @@ def _submit(given: argparse.Namespace) -> int:
     about = {"url": given.url, "citation": given.citation, "contact": given.contact}
     submission = make_submission(results, given.model, given.mode, predictions=kept, **about)
     board = suites.read_board(submission["suite"])
-    if reasons := check(submission, board.metrics, board.hashes, board.n_test):
+    if reasons := check(submission, board.metrics, board.hashes, board.n_test, {c.name: c.protocol for c in board.cards}):
         print(*_complaints({given.results: reasons}), sep="\n", file=sys.stderr)
         return 1
     given.output.write_text(json.dumps(submission, indent=1) + "\n", encoding="utf-8")

@@ -121,6 +121,12 @@ def test_whole_numbers_stay_whole():
         ("9" * 400, "too large a number"),
         ("-" * 1500 + "a", "are nested"),
         ("(" * 900 + "a" + ")" * 900, "cannot be read|nested"),
+        ("a" + ".b" * 900, "attribute is not allowed"),
+        ("a" + "[0]" * 600, "is not allowed"),
+        ("a" + "()" * 900, "is not allowed|cannot be read"),
+        ("1if a else " * 150 + "1", "is not allowed|cannot be read"),
+        ("a" + "**a" * 600, "are nested|cannot be read"),
+        ("a" + "+a" * 900 + "> 1 & b", "number where a comparison is needed"),
         ("a + " * 1000 + "a", "4,001 characters; 2,000 are allowed"),
     ],
 )
@@ -146,3 +152,14 @@ def test_rows_that_a_derived_column_cannot_have_are_counted(tmp_path):
     with pytest.warns(UserWarning, match=r"1 of 10 rows of t.csv have no finite value \(first: row 2\)"):
         data.connect(dna.single_base())
     np.testing.assert_allclose(data.table["y"].to_numpy()[1:], np.log(np.arange(1, 10)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_sums_are_flat():
+    """Sixty terms are not sixty operations in one another; the sum is that of pandas."""
+    expected = TABLE["a"] * 60 - TABLE["b"] * 59
+    assert np.array_equal(evaluate(" + ".join(["a"] * 60) + " - b" * 59, TABLE), expected)
+    assert evaluate("a" + "+a" * 900, TABLE).dtype == TABLE["a"].dtype
+    assert np.array_equal(evaluate("a - (b - a) - b * 2 / 4 * 2", TABLE), TABLE.a - (TABLE.b - TABLE.a) - TABLE.b * 2 / 4 * 2)
+    with pytest.raises(ValueError):
+        evaluate("1if a else 2", TABLE)

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bmfm.evaluation.predictions import compare
+from bmfm.evaluation.predictions import alike, compare
 from bmfm.evaluation.standing import among
 from bmfm.evaluation.submission import check, read
 
@@ -63,7 +63,7 @@ def inspect(file: Path, data_root: str | Path = "data") -> Inspected:
         return Inspected(submission, [f"suite: {error}"])
     if board is None:
         return Inspected(submission, check(submission, {}))
-    reasons = check(submission, board.metrics, board.hashes, board.n_test)
+    reasons = check(submission, board.metrics, board.hashes, board.n_test, {c.name: c.protocol for c in board.cards})
     if reasons or submission["status"] == "reported":
         return Inspected(submission, reasons)
     more, evidence = compare(submission, file.with_suffix(".npz"), board.cards, data_root)
@@ -114,7 +114,12 @@ def gather(files: Sequence[Path], data_root: str | Path, new: Container[Path] = 
     for suite in {one.submission["suite"] for one in valid.values()}:
         here = {file: one for file, one in valid.items() if one.submission["suite"] == suite}
         numbers = {one.submission["digest"] for file, one in here.items() if file in new}
-        again, repeated = among([one.submission for one in here.values()], numbers)
+        places = {one.submission["digest"]: file.with_suffix(".npz") for file, one in here.items()}
+        again, repeated = among(
+            [one.submission for one in here.values()],
+            numbers,
+            lambda a, b: a["mode"] == b["mode"] and a["contact"] != b["contact"] and alike(a, places[a["digest"]], b, places[b["digest"]]),  # noqa: B023
+        )
         for file, one in here.items():
             number = one.submission["digest"]
             if number in again:

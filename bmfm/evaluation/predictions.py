@@ -19,6 +19,8 @@ MAX_FILE = 200_000_000
 MAX_UNPACKED = 2_000_000_000
 """Bytes of a file, and of all that it unpacks to."""
 TOLERANCE = 1e-6
+NOISE = 1e-5
+"""Predictions of two trainings are further apart than this."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -153,6 +155,26 @@ def _those_of(hashes: Mapping[tuple[str, int], str], file: Path) -> tuple[dict[t
         if where in hashes and content_hash(arrays) != hashes[where]:
             reasons.append(f"{file.name}: predictions of {where[0]}, seed {where[1]}, are not those that the submission was made with")
     return kept, reasons
+
+
+def alike(a: Mapping, file_a: Path, b: Mapping, file_b: Path) -> bool:
+    """Whether of every task on which chance plays a part, one run of `a` and one of `b` differ by no more than `NOISE` anywhere.
+
+    False where predictions of either are not at hand.
+    """
+    try:
+        ours, theirs = read(file_a), read(file_b)
+    except (ValueError, OSError):  # what is wrong with them is said of those that need them
+        return False
+    drawn = [t["task"] for t in a["tasks"] if not t["deterministic"]]
+    runs = [
+        ([r for (task, _), r in ours.items() if task == name], [r for (task, _), r in theirs.items() if task == name]) for name in drawn
+    ]
+    return bool(runs) and all(any(_close(x, y) for x in one for y in other) for one, other in runs)
+
+
+def _close(a: Arrays, b: Arrays) -> bool:
+    return set(a) == set(b) and all(a[k].shape == b[k].shape and np.allclose(a[k], b[k], rtol=0, atol=NOISE) for k in a)
 
 
 def examples_at_hand(card, data_root: str | Path):

@@ -204,7 +204,7 @@ def _commit() -> str | None:
         asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return asked.stdout.strip() or None
+    return asked.stdout.strip() if asked.returncode == 0 else None  # without a commit, git says "HEAD"
 
 
 def _processor() -> str:

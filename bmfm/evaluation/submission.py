@@ -177,6 +177,7 @@ def check(
     suite_tasks: Mapping[str, str] | Iterable[str],
     known_hashes: Mapping[str, str] | None = None,
     n_test: Mapping[str, int] | None = None,
+    protocols: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Every reason why a submission is invalid by itself; none where it is valid.
 
@@ -190,6 +191,8 @@ def check(
         Names of the suite's tasks; as a mapping with the metric of each, which is then compared too.
     known_hashes, n_test
         SHA-256 of the data of tasks, and examples of their test parts, where known.
+    protocols
+        How tasks are scored, where known.
     """
     if reasons := _shape(submission, schema(), ""):
         return reasons
@@ -217,7 +220,7 @@ def check(
     for t in submission["tasks"]:
         reasons += [f"{t['task']}: {why}" for why in _task_reasons(t, run_here, metrics.get(t["task"]), known.get(t["task"]))]
     if not reasons:
-        reasons += standing.impossible(submission, n_test or {})
+        reasons += standing.impossible(submission, n_test or {}, protocols=protocols)
     if submission["digest"] != digest(submission):
         reasons.append("digest is not that of the content, which was changed after it was made; make the submission anew from its results")
     return reasons

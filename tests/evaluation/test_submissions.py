@@ -155,6 +155,22 @@ def test_who_repeats_is_named_and_who_copies_is_refused(folder, runs, examples, 
     assert words["one"] == [("repeated by Ben", True), ("scores recomputed from its predictions", True)]
     assert words["two"][0] == ("repeated by Ann <ann@example.org>", True)
     assert {f.stem for f in refused} == {"three", "four"} and all("by the same predictions" in why for (why,) in refused.values())
+    # nor are other digits of the same predictions a repetition, whose seeds bear other numbers
+    kept = predictions.read(file.with_suffix(".npz"))
+    moved = {(task, seed + 5): {k: np.float64(v) + 1e-9 for k, v in arrays.items()} for (task, seed), arrays in kept.items()}
+
+    def move(s):
+        for x in s["tasks"][0]["seeds"]:
+            x["seed"] += 5
+            x["predictions"] = predictions.content_hash(moved[TASK, x["seed"]])
+        s.update(contact="friend", date=later)
+
+    predictions.write(rewrite(file, move, file.with_name("five.json")).with_suffix(".npz"), moved)
+    entries, refused = boards.gather(list(file.parent.glob("*.json")), "data")
+    assert refused.keys() == {file.with_name(f"{n}.json") for n in ("three", "four", "five")}
+    assert "to the last digit" in refused[file.with_name("five.json")][0]
+    one, two, five = ((json.loads((f := file.with_name(f"{n}.json")).read_text()), f.with_suffix(".npz")) for n in ("one", "two", "five"))
+    assert predictions.alike(*one, *five) and not predictions.alike(*one, *two)
     # what is being submitted comes last, whatever date it bears
     rewrite(copied, lambda s: s.update(date="2026-01-01T00:00:00+00:00"))
     capsys.readouterr()
@@ -180,6 +196,12 @@ def _perfect(s):
     for t in s["tasks"]:
         for x in t["seeds"]:
             x["value"] = 1.0 if t["metric"] == "mcc" else 0.0
+
+
+def _values(s, of):
+    for t in s["tasks"]:
+        for i, x in enumerate(t["seeds"]):
+            x["value"] = of(1.0 if t["metric"] == "mcc" else 0.0, i)
 
 
 def _equal(s):
@@ -210,10 +232,24 @@ def _equal(s):
         (lambda s: s.update(contact="Аnn"), "contact is"),
         (lambda s: s["model"].update(citation="\u3164"), "names no work"),
         (lambda s: s.update(versions={}), "versions.bmfm is missing"),
+        (lambda s: s.update(versions={"bmfm": "99.0.0"}), "no version up to the present"),
+        (lambda s: s.update(versions={"bmfm": ""}), "no version up to the present"),
+        (lambda s: s.update(commit="zzz"), "none of git's"),
+        (lambda s: s.update(mode="zero_shot"), "zero_shot learns no labels"),
+        (lambda s: s.update(mode="baseline"), "a baseline has none"),
+        (lambda s: s["model"].update(parameters=0), "which no model has"),
+        (lambda s: s["model"].update(parameters=10**90), "which no model has"),
+        (lambda s: s["model"].update(hash="0123456789abcdef" * 4), "SHA-256 of no file"),
+        (lambda s: s["model"].update(hash="0123456789abcdef89abcdef01234567" * 2), "SHA-256 of no file"),
+        (lambda s: s["model"].update(name="three (repeated by Ann)"), "model.name says 'repeated'"),
+        (lambda s: s["model"].update(name="Verified"), "model.name says 'Verified'"),
+        (lambda s: _values(s, lambda best, i: best and best - 1e-9 * i), "every score of every task is perfect"),
+        (lambda s: _values(s, lambda best, i: 0.5 + 1e-9 * i), "the same score to the last digit"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(change, said):
-    found = standing.impossible(altered(change), {"gue/tf_0": 1000}, datetime(2026, 6, 1, tzinfo=UTC))
+    by_labels = {"gue/tf_0": "labels"}
+    found = standing.impossible(altered(change), {"gue/tf_0": 1000}, datetime(2026, 6, 1, tzinfo=UTC), by_labels)
     assert len(found) == 1 and said in found[0]
     assert standing.impossible(made(), {"gue/tf_0": 1000}, datetime(2026, 6, 1, tzinfo=UTC)) == []
 
@@ -230,7 +266,26 @@ def test_the_same_again_is_refused_under_any_name():
             for x in t["seeds"]:
                 x["value"] += 5e-4 * (-1) ** i
 
+    def renumber(s):
+        for t in s["tasks"]:
+            for x in t["seeds"]:
+                x["seed"] += 10
+
+    def permute(s):
+        for t in s["tasks"]:
+            values = [x["value"] for x in t["seeds"]]
+            for x, value in zip(t["seeds"], values[1:] + values[:1], strict=True):
+                x["value"] = value
+
+    def extend(s):
+        for t in s["tasks"]:
+            t["seeds"].append({"seed": 7, "value": t["seeds"][0]["value"] + 0.01, "predictions": None})
+
     for change, said in (
+        (renumber, "to the last digit"),
+        (permute, "to the last digit"),
+        (extend, "to the last digit"),
+        (lambda s: (permute(s), s.update(contact="friend")), "to the last digit"),
         (lambda s: s.update(commit="other"), "to the last digit"),
         (lambda s: s["model"].update(name="another", hash=SHA[::-1]), "to the last digit"),
         (lambda s: s.update(mode="lora"), "to the last digit"),
