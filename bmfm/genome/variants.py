@@ -128,8 +128,6 @@ def _files(given: str | Path | Sequence[str | Path]) -> list[Path]:
         raise ValueError(
             f"variant file {str(folders[0])!r} is a folder; give the VCF or BCF itself, or a pattern such as {folders[0]}/*.vcf.gz"
         )
-    if odd := [path for path in paths if not path.is_file()]:
-        raise ValueError(f"variant file {str(odd[0])!r} is a pipe; write its text to a file, and give that")
     if len(set(paths)) < len(paths):
         raise ValueError(f"variant files: {next(str(p) for p in paths if paths.count(p) > 1)!r} is given more than once")
     return paths
