@@ -38,6 +38,8 @@ def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
     found = Path(path).expanduser()
     if found.is_file() or (folder and found.is_dir()):
         return found
+    if found.is_fifo() or found.is_socket():
+        raise FileNotFoundError(f"{what} {str(path)!r} is a pipe, which can be read only once: write it to a file, and name that")
     if found.is_dir():
         raise FileNotFoundError(f"{what} {str(path)!r} is a folder: name the file in it")
     message = f"{what} {str(path)!r} does not exist (looked in {found.absolute().parent})"

@@ -60,7 +60,7 @@ class DnaDataModule(BatchModule):
     Parameters
     ----------
     fasta, variants
-        Source files; `variants` may be None for the representation ``reference``.
+        Source files; `variants` may be a list or a pattern, or None for the representation ``reference``.
     representation
         Called with (reference, variants); see `genome.representation`.
     variant_filter
@@ -91,7 +91,7 @@ class DnaDataModule(BatchModule):
         held_out_windows: Mapping,
         max_tokens: int,
         batch_size: int,
-        variants: str | None = None,
+        variants: str | Sequence[str] | None = None,
         variant_filter: VariantFilter | None = None,
         regions: str | int | Sequence[str | int] | None = None,
         max_n_run: int = 10,
@@ -180,7 +180,9 @@ class DnaDataModule(BatchModule):
     @property
     def card(self) -> dict[str, str]:
         """What a model card says of the sources."""
-        return {"sequence": Path(self.fasta).name, "variants": Path(self.variants_path).name if self.variants_path else "none"}
+        given = self.variants_path or []
+        names = [Path(v).name for v in ([given] if isinstance(given, str) else given)]
+        return {"sequence": Path(self.fasta).name, "variants": ", ".join(names) or "none"}
 
     def facts(self) -> dict[str, str]:
         """What a run's summary says of its data."""

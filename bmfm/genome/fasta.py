@@ -6,6 +6,7 @@ from pathlib import Path
 from bmfm.files import open_whole
 
 _CHUNK = 1 << 22
+_BOM = b"\xef\xbb\xbf"  # by which some systems begin a text
 
 
 def fasta_pieces(path: Path) -> Iterator[tuple[str | None, bytes]]:
@@ -22,9 +23,11 @@ def fasta_pieces(path: Path) -> Iterator[tuple[str | None, bytes]]:
     ValueError
         If the file holds no record, does not begin with ``>``, has a header without name, or ends with a header.
     """
-    n_records, header, at_line_start, has_sequence = 0, None, True, True
+    n_records, header, at_line_start, has_sequence, first = 0, None, True, True, True
     with open_whole(path) as source:
         while data := source.read(_CHUNK):
+            if first:
+                data, first = data.removeprefix(_BOM), False
             if b"\r" in data:
                 data = data.replace(b"\r", b"\n")  # an empty line more, where they end in both
             start = 0
@@ -83,7 +86,7 @@ def read_records(path: Path) -> Iterator[tuple[str, str]]:
         As `fasta_pieces`; also where a record of FASTQ is not whole, or a sequence holds bytes that are no ASCII.
     """
     with open_whole(path) as source:
-        is_fastq = source.read(1) == b"@"
+        is_fastq = source.read(4).removeprefix(_BOM)[:1] == b"@"
     if is_fastq:
         yield from _fastq_records(path)
         return
@@ -107,7 +110,7 @@ def _joined(parts: list[bytes], path: Path, name: str) -> str:
 
 def _fastq_records(path: Path) -> Iterator[tuple[str, str]]:
     with open_whole(path) as source:
-        lines = (line.rstrip(b"\r\n") for line in source)
+        lines = (line for some in source for line in some.rstrip(b"\r\n").removeprefix(_BOM).split(b"\r"))
         for number, header in enumerate(lines, start=1):
             if not header:
                 continue

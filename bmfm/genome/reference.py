@@ -115,6 +115,10 @@ class Reference:
         ValueError
             If it is no FASTA, or holds a character that is no nucleotide code (names contig and 1-based position).
         """
+        if not isinstance(fasta, (str, Path)):
+            raise ValueError(f"a genome is one FASTA file; join several: cat {' '.join(str(f) for f in fasta)} > genome.fa")
+        if any(c in str(fasta) for c in "*?[") and not Path(fasta).expanduser().exists():
+            raise ValueError(f"a genome is one FASTA file; join those of a pattern: cat {fasta} > genome.fa")
         path = require_file(fasta, "FASTA file")
         key = {"format": _FORMAT, "fasta": fingerprint(path)}
         folder = cached_folder("genomes", key, lambda partial: _build(path, partial), cache_dir)

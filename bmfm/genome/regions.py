@@ -3,6 +3,7 @@
 An interval set is ``int64`` [I, 2] of half-open positions in `Reference.codes`, sorted, without overlap.
 """
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def regions_file(regions: object) -> Path | None:
     if not isinstance(regions, (str, Path)):
         return None
     path = Path(regions).expanduser()
-    return path if path.is_file() or str(regions).endswith((".bed", ".bed.gz")) else None
+    return path if path.is_file() or path.is_fifo() or str(regions).endswith((".bed", ".bed.gz")) else None
 
 
 def read_regions(regions: str | Path | int | Sequence[str | int], reference: Reference) -> np.ndarray:
@@ -108,8 +109,8 @@ def bed_rows(path: Path) -> Iterator[BedRow]:
     """
     n_rows = 0
     with open_whole(path) as lines:
-        for number, raw in enumerate(lines, start=1):
-            line = raw.decode("utf-8", "replace").strip("\r\n")
+        for number, line in enumerate(io.TextIOWrapper(lines, "utf-8-sig", "replace"), start=1):
+            line = line.strip("\n")
             if not line.strip() or line.startswith("#"):
                 continue
             columns = line.split("\t") if "\t" in line else line.split()

@@ -8,6 +8,7 @@ carries the allele in whose slice its draw for that record falls.
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -70,12 +71,15 @@ class VariantTable:
     @classmethod
     def from_vcf(
         cls,
-        vcf: str | Path,
+        vcf: str | Path | Sequence[str | Path],
         reference: Reference,
         keep: VariantFilter | None = None,
         cache_dir: str | Path | None = None,
     ) -> "VariantTable":
         """Read a VCF or BCF (plain, gzip or bgzip; no index needed) against its genome; cached like the genome.
+
+        Several files, as one for each chromosome, are given as a list or as a pattern (``chr*.vcf.gz``). They make one
+        table: their records are numbered on, and each must have the samples and fields that the filter asks for.
 
         Records on the telomeres (POS 0, or one past the contig's end) are left out and counted, as is everything else
         that is not taken. A bar shows how far the file has been read.
@@ -89,14 +93,17 @@ class VariantTable:
             the filter, if it has no records or no alternative alleles, or if it disagrees with the genome in more than
             `VariantFilter.max_ref_mismatch` of its records (the wrong assembly, most often).
         """
-        path = require_file(vcf, "variant file", folder=True)
-        if path.is_dir():
-            raise ValueError(f"variant file {str(vcf)!r} is a folder; give the VCF or BCF itself")
+        paths = _files(vcf)
         keep = keep or VariantFilter()
-        key = {"format": _FORMAT, "vcf": fingerprint(path), "genome": fingerprint(reference.source), "filter": asdict(keep)}
+        key = {
+            "format": _FORMAT,
+            "vcf": [fingerprint(path) for path in paths],
+            "genome": fingerprint(reference.source),
+            "filter": asdict(keep),
+        }
         if bed := regions_file(keep.regions):
             key["regions"] = fingerprint(require_file(bed, "BED file"))
-        folder = cached_folder("variants", key, lambda partial: vcf_store.build(path, reference, keep, partial), cache_dir)
+        folder = cached_folder("variants", key, lambda partial: vcf_store.build(paths, reference, keep, partial), cache_dir)
         columns = {
             f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r").view(np.ndarray)
             for f in fields(cls)
@@ -106,3 +113,21 @@ class VariantTable:
         counters = {name: Counter(saved[name]) for name in ("kept", "skipped", "noted")}
         report = VariantReport(saved["path"], saved["records"], **counters, examples=saved["examples"])
         return cls(**columns, samples=tuple(keep.samples), report=report, folder=folder)
+
+
+def _files(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The variant files that a name, a pattern or a list of them stands for."""
+    paths: list[Path] = []
+    for name in [given] if isinstance(given, (str, Path)) else given:
+        path = Path(name).expanduser()
+        found = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") and not path.exists() else []
+        paths += found or [require_file(name, "variant file", folder=True)]
+    if not paths:
+        raise ValueError("the list of variant files is empty")
+    if folders := [path for path in paths if path.is_dir()]:
+        raise ValueError(
+            f"variant file {str(folders[0])!r} is a folder; give the VCF or BCF itself, or a pattern such as {folders[0]}/*.vcf.gz"
+        )
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"variant files: {next(str(p) for p in paths if paths.count(p) > 1)!r} is given more than once")
+    return paths

@@ -54,6 +54,10 @@ def read_header(path: Path, pieces: Iterator[tuple[bytes, int]]) -> tuple[Header
         raise ValueError(f"{path}: cannot be read as VCF or BCF: its first line is not ##fileformat=VCF...")
     if data.find(b"\n#CHROM") >= 0:  # a header and nothing else, without a newline
         return _parse(path, data, False), b""
+    if b"\n" not in data and b"\r" in data:
+        raise ValueError(
+            f"{path}: cannot be read as VCF: its lines end in carriage returns alone; rewrite it: tr '\\r' '\\n' < {path.name} > new.vcf"
+        )
     raise ValueError(f"{path}: cannot be read as VCF or BCF: its header has no #CHROM line, or ends early")
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,17 +217,44 @@ class _PhaseSets:
             self.last[sample], self.contig[sample] = sets[-1], contigs[-1]
 
 
-def build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) -> None:
-    """Fill `folder` with the columns of a variant table and its report; see `variants.VariantTable.from_vcf`."""
+def build(paths: Sequence[Path], reference: Reference, keep: VariantFilter, folder: Path) -> None:
+    """Fill `folder` with the columns of a variant table and its report; see `variants.VariantTable.from_vcf`.
+
+    Records of several files are numbered on, in the order of `paths`.
+    """
     regions = None if keep.regions is None else read_regions(keep.regions, reference)
+    writer, phase = StoreWriter(folder, len(keep.samples), reference.starts), _PhaseSets(len(keep.samples))
+    name = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    report, n_compared, n_alternatives = VariantReport(name), 0, 0
+    for path in paths:
+        own = VariantReport(str(path))
+        counts = _read_file(path, reference, keep, regions, writer, phase, own)
+        _require_assembly(path, reference, keep, own, *counts[:2])
+        n_compared, n_alternatives = n_compared + counts[0], n_alternatives + counts[2]
+        _add(report, own)
+    report.records = writer.n_records
+    _require_sense(name, reference, report, n_compared, n_alternatives)
+    writer.finish()
+    n_overlaps = _overlaps(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("start", "end", "record")))
+    for reason, n in ((OVERLAP, int(n_overlaps)), (PHASE_SETS, phase.n)):
+        if n:
+            report.note(reason, "", n)
+    (folder / "report.json").write_text(json.dumps(vars(report), indent=1))
+
+
+def _add(report: VariantReport, other: VariantReport) -> None:
+    """Add the counts of a part, and of what is new its example."""
+    for reason in (*other.skipped, *other.noted):
+        report.examples.setdefault(reason, other.examples[reason])
+    for name in ("kept", "skipped", "noted"):
+        getattr(report, name).update(getattr(other, name))
+
+
+def _read_file(path, reference, keep, regions, writer: StoreWriter, phase: _PhaseSets, report: VariantReport) -> tuple[int, int, int]:
+    """Read one file to its end; how many records were compared with the genome, disagree with it, and have an alternative."""
     n_threads = max(1, min(8, os.cpu_count() or 1))
-    writer, report, phase = (
-        StoreWriter(folder, len(keep.samples), reference.starts),
-        VariantReport(str(path)),
-        _PhaseSets(len(keep.samples)),
-    )
     n_compared = n_mismatched = n_alternatives = 0
-    last = (-1, -1)
+    last, n_before = (-1, -1), writer.n_records
     with ThreadPoolExecutor(n_threads) as pool, _progress(path) as bar:
         inflated = read_pieces(path, pool, n_threads)
         header, first = read_header(path, inflated)
@@ -234,10 +262,7 @@ def build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) -
         whole = _end_of_bcf if header.is_bcf else _end_of_lines
         try:
             for piece, at in in_order(pool, reader, cut_at_records(inflated, first, whole), n_threads):
-                for reason in (*piece.report.skipped, *piece.report.noted):
-                    report.examples.setdefault(reason, piece.report.examples[reason])
-                for name in ("kept", "skipped", "noted"):
-                    getattr(report, name).update(getattr(piece.report, name))
+                _add(report, piece.report)
                 if piece.first is not None and piece.last is not None:
                     if piece.first < last:
                         report.note(DISORDER, piece.first_where)
@@ -249,32 +274,30 @@ def build(path: Path, reference: Reference, keep: VariantFilter, folder: Path) -
                 phase.add(piece)
                 bar.update(at - bar.n)
         except BadRecord as bad:
-            where = f" at {bad.where}" if bad.where else ""
-            raise ValueError(f"{path}: record {writer.n_records + bad.record + 1}{where} cannot be read: {bad.problem}") from None
-    report.records = writer.n_records
-    _require_sense(path, reference, keep, report, n_compared, n_mismatched, n_alternatives)
-    writer.finish()
-    n_overlaps = _overlaps(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("start", "end", "record")))
-    for reason, n in ((OVERLAP, int(n_overlaps)), (PHASE_SETS, phase.n)):
-        if n:
-            report.note(reason, "", n)
-    (folder / "report.json").write_text(json.dumps(vars(report), indent=1))
+            where, number = f" at {bad.where}" if bad.where else "", writer.n_records - n_before + bad.record + 1
+            raise ValueError(f"{path}: record {number}{where} cannot be read: {bad.problem}") from None
+    report.records = writer.n_records - n_before
+    return n_compared, n_mismatched, n_alternatives
 
 
-def _require_sense(path, reference, keep, report, n_compared, n_mismatched, n_alternatives) -> None:
-    """Refuse a file that has nothing to give, or belongs to another genome."""
+def _require_assembly(path, reference, keep, report, n_compared, n_mismatched) -> None:
+    """Refuse a file that belongs to another genome."""
+    if n_mismatched > keep.max_ref_mismatch * n_compared:
+        raise ValueError(
+            f"{path}: REF disagrees with {reference.source} in {n_mismatched:,} of {n_compared:,} records "
+            f"(first: {next(report.examples[r] for r in (SKIPS[MISMATCH], SKIPS[BEYOND]) if r in report.examples)}). This looks like the "
+            "wrong assembly: use the FASTA that the variants were called against, or raise max_ref_mismatch to leave those records out"
+        )
+
+
+def _require_sense(path, reference, report, n_compared, n_alternatives) -> None:
+    """Refuse files that have nothing to give."""
     if not report.records:
         raise ValueError(f"{path}: a header and no records; give a VCF with variants, or representation=reference for the genome alone")
     if not n_alternatives:
         raise ValueError(
             f"{path}: no alternative alleles in its {report.records:,} records (ALT is . or <NON_REF>, as in the blocks of a gVCF); "
             "give the file of called variants"
-        )
-    if n_mismatched > keep.max_ref_mismatch * n_compared:
-        raise ValueError(
-            f"{path}: REF disagrees with {reference.source} in {n_mismatched:,} of {n_compared:,} records "
-            f"(first: {next(report.examples[r] for r in (SKIPS[MISMATCH], SKIPS[BEYOND]) if r in report.examples)}). This looks like the wrong assembly: use the "
-            "FASTA that the variants were called against, or raise max_ref_mismatch to leave those records out"
         )
     if not n_compared and (n := report.skipped[SKIPS[TELOMERE]]):
         raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bmfm.genome.alphabet import decode
+from bmfm.genome.fasta import read_records
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import read_regions, split_by_contig
 from bmfm.genome.representation import BiAllele, Haplotype
@@ -91,3 +92,28 @@ def test_digits_that_are_no_numbers_name_the_line(numbered, write):
 def test_bounds_that_no_frequency_meets_are_refused(bounds):
     with pytest.raises(ValueError, match="no frequency lies between them"):
         VariantFilter(**bounds)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_line_ends_and_marks_of_other_systems(tmp_path, numbered, end):
+    def written(name: str, text: str):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", end).encode())
+        return tmp_path / name
+
+    assert read_regions(written("x.bed", "1\t0\t4\n20\t0\t4\n"), numbered).tolist() == [[0, 4], [11, 15]]
+    reference = Reference.from_fasta(written("x.fa", ">1\nACGT\nAC\n>2\nGG\n"))
+    assert [(c["name"], c["length"]) for c in reference.contigs] == [("1", 6), ("2", 2)]
+    assert list(read_records(written("x.fq", "@a\nACGT\n+\nIIII\n@b\nGG\n+\nII\n"))) == [("a", "ACGT"), ("b", "GG")]
+    path = written("x.vcf", vcf("1 2 . C G . . AF=0.5"))
+    if end == "\r":
+        with pytest.raises(ValueError, match=r"x\.vcf.*carriage returns alone.*tr '.r'"):
+            VariantTable.from_vcf(path, numbered)
+    else:
+        assert VariantTable.from_vcf(path, numbered).start.tolist() == [1]
+
+
+def test_a_pipe_is_called_one(tmp_path, numbered):
+    os.mkfifo(tmp_path / "p")
+    for opened in (Reference.from_fasta, lambda p: VariantTable.from_vcf(p, numbered), lambda p: read_regions(p, numbered)):
+        with pytest.raises(FileNotFoundError, match="is a pipe"):
+            opened(tmp_path / "p")

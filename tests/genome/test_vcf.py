@@ -502,3 +502,25 @@ def test_a_run_is_told_that_no_allele_was_taken(small, write, capsys):
     module.report()
     said = " ".join(capsys.readouterr().out.split())
     assert "No allele was taken" in said and "no frequency stated; data.variant_filter.missing_frequency gives one" in said
+
+
+@pytest.mark.skipif(not shutil.which("bcftools"), reason="needs bcftools")
+@pytest.mark.parametrize("given", ["list", "pattern"])
+def test_files_of_chromosomes_make_the_table_of_their_concatenation(small, write, tmp_path, given):
+    one = ("chr1 5 . A G . . AF=0.25 GT 0|1", "chr1 8 . TAC T . . AF=0.5 GT 1|1", "9 1 . A C . . AF=0.5 GT 1|1")
+    other = ("chrM 1 . A AG . . AF=0.25 GT 0|1", "chrM 4 . T C . . AF=0.125 GT 1|0")
+    files = [write("ens1.vcf", text_of(*one, samples="s1")), write("ens2.vcf", text_of(*other, samples="s1"))]
+    whole = tmp_path / "all.vcf.gz"
+    subprocess.run(["bcftools", "concat", "-Oz", "-o", str(whole), *map(str, files)], check=True, capture_output=True)
+    keep = VariantFilter(samples=["s1"])
+    expected = VariantTable.from_vcf(whole, small, keep)
+    variants = VariantTable.from_vcf(files if given == "list" else str(tmp_path / "ens*.vcf"), small, keep)
+    assert table(variants) == table(expected) and variants.genotypes.tolist() == expected.genotypes.tolist()
+    assert variants.report.skipped == expected.report.skipped and variants.report.noted == expected.report.noted
+    assert variants.report.records == 5 and variants.report.path == f"{files[0]} and 1 more"
+    assert table(VariantTable.from_vcf(files[::-1], small, keep))[0][:3] == table(expected)[0][:3]
+    with pytest.raises(ValueError, match=r"bad\.vcf: record 2 at chrM:2 cannot be read"):
+        bad = write("bad.vcf", text_of(other[0], "chrM 2 . C T . . AF=9 GT 0|1", samples="s1"))
+        VariantTable.from_vcf([files[0], bad], small, keep)
+    with pytest.raises(ValueError, match=r"cat a\.fa b\.fa > genome\.fa"):
+        Reference.from_fasta(["a.fa", "b.fa"])
