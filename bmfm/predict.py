@@ -31,13 +31,16 @@ def predict(config) -> None:
         data = read_inputs(config.data)
         options["alphabet"] = config.data.alphabet
     asked = config.predictions if config.predictions != "auto" else bool(model.labels)
+    if model.is_rna:
+        from bmfm.cells.formats import find_sources
+        from bmfm.inference.annotate import check_joined, write_annotated
+
+        check_joined(find_sources(data))
     with _plain_warnings():
         embedded, said = model.embed_and_predict(data, bool(config.embeddings), bool(asked), config.pooling, config.layer, **options)
     if model.is_rna:
-        from bmfm.cells.formats import find_sources
-        from bmfm.inference.annotate import write_annotated
-
-        written = write_annotated(find_sources(data), output, embedded, said)
+        with _plain_warnings():
+            written = write_annotated(find_sources(data), output, embedded, said)
         for file, match in (model.match if isinstance(model.match, dict) else {"genes": model.match}).items():
             print(f"{file}: {match}")
         for name, where in written.items():

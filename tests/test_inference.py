@@ -90,3 +90,16 @@ def test_frame_of_other_cells_is_refused(cells_model):
     other = anndata.AnnData(np.ones((3, 4), np.float32), var=pd.DataFrame(index=list("abcd")))
     with pytest.raises(ValueError, match="only 0 of 4 genes"):
         bmfm.load(cells_model).embed(other)
+
+
+def test_options_that_do_not_exist(cells_model, adata):
+    with pytest.raises(ValueError, match=r"there is no option 'nonsense'; there are batch_size, .*depth_target, order$"):
+        bmfm.load(cells_model).embed(adata, nonsense=1)
+
+
+def test_a_damaged_part_is_made_again(cells_model, adata, tmp_path):
+    model = bmfm.load(cells_model)
+    expected = model.embed(adata, parts=tmp_path)
+    part = next(tmp_path.glob("*.npz"))
+    part.write_bytes(part.read_bytes()[:100])
+    np.testing.assert_array_equal(model.embed(adata, parts=tmp_path), expected)

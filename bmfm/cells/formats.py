@@ -1,7 +1,9 @@
 """What users have of cells, opened as one AnnData each: .h5ad, zarr, .h5mu, 10x, objects in memory or backed by a file."""
 
 import glob
+import warnings
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import scipy.sparse as sp
 from bmfm.cells.matrix import RowsOf
 from bmfm.files import require_file
 
-SUFFIXES = (".h5ad", ".zarr")
+SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
 TAKEN = "an AnnData, a DataFrame of cells x genes, or paths of .h5ad, zarr, .h5mu, 10x .h5 or 10x .mtx folders, one or a list"
 _CONVERT = {
     ".loom": "scanpy.read_loom(PATH).write_h5ad(...), which needs loompy",
@@ -28,8 +30,70 @@ def _is_zarr(folder: Path) -> bool:
     return any((folder / mark).exists() for mark in (".zgroup", "zarr.json", ".zattrs"))
 
 
+def _matrices(folder: Path) -> list[str]:
+    """Names of 10x matrices in a folder; GEO puts the sample's name before each."""
+    return sorted(p.name for p in folder.iterdir() if p.name.endswith(("matrix.mtx", "matrix.mtx.gz")) and not p.name.startswith("."))
+
+
 def _is_10x_folder(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("matrix.mtx", "matrix.mtx.gz"))
+    return bool(_matrices(folder))
+
+
+def _read_10x_folder(folder: Path) -> Any:
+    """One sample as Cell Ranger 2 or 3 wrote it, compressed or not, with a prefix or none."""
+    matrices = _matrices(folder)
+    if len(matrices) > 1:
+        raise ValueError(f"{folder} holds {', '.join(matrices[:3])}: read one by scanpy.read_10x_mtx({str(folder)!r}, prefix=...)")
+    prefix, compressed = matrices[0].split("matrix.mtx")[0], matrices[0].endswith(".gz")
+    if compressed and (folder / f"{prefix}genes.tsv.gz").is_file():
+        raise ValueError(f"{folder}: matrix, genes and barcodes of this age are read uncompressed: gunzip {folder}/{prefix}*.gz")
+    how: dict[str, Any] = {"gex_only": False, "prefix": prefix or None}
+    if not compressed and not (folder / f"{prefix}genes.tsv").is_file():
+        if "compressed" not in signature(_scanpy().read_10x_mtx).parameters:  # 1.11 has none
+            raise ValueError(
+                f"{folder}: this scanpy reads matrix, features and barcodes compressed: gzip {folder}/{prefix}*, or a newer scanpy"
+            )
+        how["compressed"] = False
+    return _read_whole(folder, lambda: _scanpy().read_10x_mtx(folder, **how))
+
+
+def _inside(folder: Path) -> list[str]:
+    """What can be read in a folder of files, by name; says what else lies there.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is nothing, or the same cells in several forms.
+    """
+    there = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    found = [p for p in there if p.suffix.lower() in SUFFIXES or (p.is_dir() and (_is_zarr(p) or _is_10x_folder(p)))]
+    if not found:
+        raise FileNotFoundError(f"{str(folder)!r} is a folder without .h5ad or .zarr (.h5mu, 10x .h5, 10x folders) inside; give other files by name or by a pattern")  # fmt: skip
+    stems = [p.name.removesuffix(p.suffix).removeprefix("filtered_").removeprefix("raw_") for p in found]
+    if twice := [p.name for p, stem in zip(found, stems, strict=True) if stems.count(stem) > 1]:
+        raise ValueError(f"{str(folder)!r} holds the same cells several times, to go by their names ({', '.join(twice[:3])}): name one")
+    if rest := [p.name for p in there if p not in found]:
+        warnings.warn(f"{str(folder)!r}: {len(rest)} files are no cells by their names and left out (first: {rest[0]})", stacklevel=3)
+    return list(map(str, found))
+
+
+_CUT = "it was cut or damaged, copy or download it again"
+
+
+def _why_not_hdf5(file: Path, error: OSError) -> str:
+    """What is wrong with a file that HDF5 does not open, and what to do."""
+    with file.open("rb") as stream:
+        head = stream.read(8)
+    if not head:
+        return f"{file} is no .h5ad file: it is empty, copy or download it again"
+    if head.startswith(b"\x1f\x8b"):
+        return f"{file} is no .h5ad file but compressed by gzip: gunzip {file}"
+    if head.startswith(b"PK"):
+        return f"{file} is no .h5ad file but a zip archive: unzip {file}"
+    if head == b"\x89HDF\r\n\x1a\n":
+        return f"{file} is no .h5ad file that can be read ({error}): {_CUT}"
+    way = _CONVERT.get(file.suffix.lower(), "adata.write_h5ad(...)").replace("PATH", repr(str(file)))
+    return f"{file} is no .h5ad file ({error}); to have one: {way}"
 
 
 def find_sources(data: Any) -> list[Any]:
@@ -53,10 +117,7 @@ def find_sources(data: Any) -> list[Any]:
             raise FileNotFoundError(f"{str(data)!r}: no file matches this pattern")
         return list(matches)
     if path.is_dir() and not _is_zarr(path) and not _is_10x_folder(path):
-        inside = sorted(str(p) for p in path.iterdir() if p.suffix in SUFFIXES)
-        if not inside:
-            raise FileNotFoundError(f"{str(data)!r} is a folder without .h5ad or .zarr inside; give other files by name or by a pattern")
-        return list(inside)
+        return list(_inside(path))
     return [data]
 
 
@@ -86,7 +147,7 @@ class AnnDataView:
 
     def _open(self, path: Path) -> None:
         if path.is_dir() and _is_10x_folder(path):
-            self.adata = _read_whole(path, lambda: _scanpy().read_10x_mtx(path, gex_only=False))
+            self.adata = _read_10x_folder(path)
         elif path.is_dir():
             import zarr
 
@@ -109,8 +170,7 @@ class AnnDataView:
         try:
             group = h5py.File(file, "r")
         except OSError as error:
-            way = _CONVERT.get(file.suffix.lower(), "adata.write_h5ad(...)").replace("PATH", repr(str(file)))
-            raise ValueError(f"{file} is no .h5ad file ({error}); to have one: {way}") from None
+            raise ValueError(_why_not_hdf5(file, error)) from None
         if "mod" in group:
             kinds = list(group["mod"])
             kind = next((k for k in ("rna", "RNA", "gex", "GEX", *(kinds if len(kinds) == 1 else [])) if k in kinds), None)
@@ -129,7 +189,9 @@ class AnnDataView:
         """Matrices that may hold counts, likeliest first: ``X``, ``raw``, layers named as counts are, other layers by name."""
         if self.adata is not None:
             held = [f"layers/{k}" for k in self.adata.layers]
-            first = (["X"] if self.adata.isbacked or self.adata.X is not None else []) + (["raw"] if self.adata.raw is not None else [])
+            first = (["X"] if ("X" in self.adata.file if self.adata.isbacked else self.adata.X is not None) else []) + (
+                ["raw"] if self.adata.raw is not None else []
+            )
         else:
             held = [f"layers/{k}" for k in self.group.get("layers", ())]
             first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
@@ -146,17 +208,13 @@ class AnnDataView:
     def var(self, key: str) -> pd.DataFrame:
         if self.adata is not None:
             return self.adata.raw.var if key == "raw" else self.adata.var
-        from anndata.io import read_elem
-
-        return read_elem(self.group["raw/var" if key == "raw" else "var"])
+        return read_quietly(self.group["raw/var" if key == "raw" else "var"])
 
     @cached_property
     def obs(self) -> pd.DataFrame:
         if self.adata is not None:
             return self.adata.obs
-        from anndata.io import read_elem
-
-        return read_elem(self.group["obs"])
+        return read_quietly(self.group["obs"])
 
     def whole(self):
         """Everything, as an AnnData in memory; an object that was given is copied."""
@@ -197,9 +255,16 @@ def _is_current(group: Any) -> bool:
     )
 
 
-def _read_whole(path: Path, read):
-    import warnings
+def read_quietly(element: Any) -> Any:
+    """An element of a file, without the warnings of anndata about old layouts, which it reads."""
+    from anndata.io import read_elem
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_elem(element)
+
+
+def _read_whole(path: Path, read):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names that are not unique, old formats
@@ -208,6 +273,10 @@ def _read_whole(path: Path, read):
         raise
     except Exception as error:
         said = str(error).strip().split("\n")[0] or type(error).__name__
+        if "genome" in said:
+            raise ValueError(
+                f"{path} holds several genomes ({said}): scanpy.read_10x_h5({str(path)!r}, genome=NAME).write_h5ad(...)"
+            ) from None
         raise ValueError(f"{path} is no AnnData that can be read ({said}); write one by adata.write_h5ad(...)") from None
 
 
@@ -227,8 +296,14 @@ def _as_anndata(source: Any):
             raise ValueError(
                 f"DataFrame of cells x genes: column {other[0]!r} holds no numbers; leave out what is no gene ({len(other)} columns)"
             )
+        if isinstance(source.columns, pd.MultiIndex):
+            raise ValueError(
+                "DataFrame of cells x genes: its columns have several levels; keep the one with genes: frame.columns.get_level_values(0)"
+            )
         index, columns = source.index.astype(str), source.columns.astype(str)
-        return anndata.AnnData(source.to_numpy(), obs=pd.DataFrame(index=index), var=pd.DataFrame(index=columns))
+        plain = all(isinstance(kind, np.dtype) for kind in source.dtypes)
+        values = source.to_numpy() if plain else source.to_numpy(dtype=np.float64, na_value=np.nan)
+        return anndata.AnnData(values, obs=pd.DataFrame(index=index), var=pd.DataFrame(index=columns))
     if isinstance(source, np.ndarray) or sp.issparse(source):
         raise ValueError(
             f"a matrix of shape {source.shape} does not name its genes: give anndata.AnnData(matrix, var=pd.DataFrame(index=genes)), "

@@ -1,6 +1,7 @@
 """Results beside the cells they belong to: row by row, in an AnnData or in a copy of its file, over nothing that is there."""
 
 import shutil
+import warnings
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.cells.formats import AnnDataView
+from bmfm.cells.formats import AnnDataView, read_quietly
 
 KEY = "X_bmfm"
 FORMATS = (".h5ad", ".zarr")
@@ -79,12 +80,32 @@ def annotate(adata: Any, embedded: np.ndarray | None, said: pd.DataFrame | None,
     dict
         {result: where it was written}.
     """
+    check_annotated(adata)
     results = name_results(embedded, said, adata.obs, adata.obsm, overwrite)
     for key, values in results.obsm.items():
         adata.obsm[key] = values
     for column, values in results.obs.items():
         adata.obs[column] = values
     return results.written
+
+
+def check_annotated(adata: Any) -> None:
+    """Raise a ValueError if nothing can be written into it; before the work."""
+    import anndata
+
+    if not isinstance(adata, anndata.AnnData):
+        raise ValueError(f"annotate writes into an AnnData, not into {type(adata).__name__}: read the file first, or use embed and predict")
+    if adata.isbacked and adata.is_view:
+        raise ValueError(
+            "annotate cannot write into a view of a backed AnnData: give view.to_memory(), or the AnnData that it is a view of"
+        )
+
+
+def check_joined(sources: Sequence[Any]) -> None:
+    """Raise a ValueError if several sources cannot be joined into one file; before the work."""
+    bare = [view.name for view in map(AnnDataView, sources if len(sources) > 1 else []) if "X" not in view.keys()]  # noqa: SIM118
+    if 0 < len(bare) < len(sources):
+        raise ValueError(f"{bare[0]} has no X and others have: they cannot be joined into one output; predict for each, or set its X")
 
 
 def write_annotated(sources: Sequence[Any], output: Path, embedded: np.ndarray | None, said: pd.DataFrame | None) -> dict[str, str]:
@@ -104,14 +125,17 @@ def write_annotated(sources: Sequence[Any], output: Path, embedded: np.ndarray |
     view = AnnDataView(sources[0])
     source = Path(str(sources[0])).expanduser()
     same = ".zarr" if source.is_dir() else ".h5ad"
-    if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
-        written = _add_to_copy(source, partial, embedded, said)
-    else:
-        adata = view.whole() if len(sources) == 1 else _joined(sources)
-        written = annotate(adata, embedded, said)
-        adata.write_zarr(partial) if output.suffix == ".zarr" else adata.write_h5ad(partial)
-    _remove(output)
-    partial.rename(output)
+    try:
+        if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
+            written = _add_to_copy(source, partial, embedded, said)
+        else:
+            adata = view.whole() if len(sources) == 1 else _joined(sources)
+            written = annotate(adata, embedded, said)
+            adata.write_zarr(partial) if output.suffix == ".zarr" else adata.write_h5ad(partial)
+        _remove(output)
+        partial.rename(output)
+    finally:
+        _remove(partial)
     return written
 
 
@@ -128,15 +152,28 @@ def _joined(sources: Sequence[Any]) -> Any:
         if not a.var_names.is_unique:
             a.var_names_make_unique()
     joined = anndata.concat(read, join="outer", merge="first", fill_value=0)
+    kept = _parts(joined)
+    if lost := sorted({part for a in read for part in _parts(a)} - kept):
+        warnings.warn(f"the output joins {len(read)} files, without {', '.join(lost)}", stacklevel=2)
+    for column in joined.obs.select_dtypes(object):  # of several types, or with values missing, which files do not hold
+        there = joined.obs[column].notna()
+        if not all(isinstance(value, str) for value in joined.obs[column][there]):
+            joined.obs[column] = joined.obs[column].astype(str).where(there, None)
     if label:
         joined.obs[label] = pd.Categorical(np.repeat([Path(str(s)).name for s in sources], [a.n_obs for a in read]))
     return joined
 
 
+def _parts(adata: Any) -> set[str]:
+    """What an AnnData holds beside X, obs and var, as ``obsp/connectivities``."""
+    held = {f"{name}/{key}" for name in ("uns", "obsm", "varm", "obsp", "varp", "layers") for key in getattr(adata, name)}
+    return held | ({"raw"} if adata.raw is not None else set())
+
+
 def _add_to_copy(source: Path, partial: Path, embedded: np.ndarray | None, said: pd.DataFrame | None) -> dict[str, str]:
     import h5py
     import zarr
-    from anndata.io import read_elem, write_elem
+    from anndata.io import write_elem
 
     group: Any
     if source.is_dir():
@@ -146,7 +183,7 @@ def _add_to_copy(source: Path, partial: Path, embedded: np.ndarray | None, said:
         shutil.copyfile(source, partial)
         partial.chmod(0o644)
         group = h5py.File(partial, "r+")
-    obs = read_elem(group["obs"])
+    obs = read_quietly(group["obs"])
     results = name_results(embedded, said, obs, set(group["obsm"]) if "obsm" in group else set())
     if results.obsm and "obsm" not in group:
         write_elem(group, "obsm", {})

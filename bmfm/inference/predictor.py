@@ -5,15 +5,17 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 import torch
 
 from bmfm.data.collate import collate, to_tensors
-from bmfm.inference.annotate import annotate, free_name
+from bmfm.inference.annotate import annotate, check_annotated, free_name
 from bmfm.inference.cells import read_cells, without_empty
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.sequences import tokenize_sequences
@@ -184,6 +186,7 @@ class Predictor:
         Results go to rows by their place, so that cells' names may repeat, and beside what is there: ``.obsm["X_bmfm"]``,
         and ``.obs["cell_type_predicted"]`` where there is a ``cell_type``. Returns {result: where it was written}.
         """
+        check_annotated(adata)
         embedded, said = self.embed_and_predict(adata, True, bool(self.labels), pooling, **options)
         return annotate(adata, embedded, said, overwrite)
 
@@ -271,7 +274,12 @@ class Predictor:
         if layer is not None and not -len(self.model.backbone.layers) <= layer < len(self.model.backbone.layers):
             raise ValueError(f"layer {layer} does not exist: the model has {len(self.model.backbone.layers)}")
         limit = min(max_tokens or self.max_tokens, getattr(self.tokenizer, "max_tokens", None) or 1 << 40)
-        self.inputs = (read_cells if self.is_rna else tokenize_sequences)(self.tokenizer, data, limit, **options)
+        reader: Callable = read_cells if self.is_rna else tokenize_sequences
+        known = list(signature(reader).parameters)[3:]
+        if unknown := [name for name in options if name not in known]:
+            there = ", ".join(["batch_size", "max_tokens", "precision", "progress", *known])
+            raise ValueError(f"there is no option {unknown[0]!r}; there are {there}")
+        self.inputs = reader(self.tokenizer, data, limit, **options)
         n, self.counts, self.match = self.inputs.n, self.inputs.counts, self.inputs.match
         out: dict[str, np.ndarray] = {}
         bar = _progress(n, progress)
@@ -279,8 +287,8 @@ class Predictor:
             parts.mkdir(parents=True, exist_ok=True)
         for start, examples in self.inputs.chunks:
             done = parts / f"{start}.npz" if parts is not None else None
-            if done is not None and done.exists():
-                found = dict(np.load(done, allow_pickle=False))
+            found = _finished(done)
+            if found:
                 bar.update(len(examples))
             else:
                 found = self._chunk(examples, wanted, layer, batch_size, precision, bar)
@@ -342,6 +350,16 @@ class Predictor:
         hidden = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
         absent = batch["input_ids"].shape[1] - hidden.shape[1]  # where a model of others has no [CLS]
         return torch.nn.functional.pad(hidden, (0, 0, absent, 0))
+
+
+def _finished(part: Path | None) -> dict[str, np.ndarray]:
+    """Results of a finished part; none where there is no such file, or it is damaged."""
+    if part is None or not part.exists():
+        return {}
+    try:
+        return dict(np.load(part, allow_pickle=False))
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return {}
 
 
 def _means(values: np.ndarray, owner: np.ndarray, weight: np.ndarray) -> np.ndarray:

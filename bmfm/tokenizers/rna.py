@@ -367,8 +367,8 @@ class CellTokenizer:
         if depth_target is not None:
             if not self.has_depth:
                 raise ValueError(f"depth_target={depth_target}: this model has no tokens of read depth")
-            if not depth_target > 0:
-                raise ValueError(f"depth_target={depth_target} must be a total of counts above 0")
+            if isinstance(depth_target, str) or not depth_target > 0:
+                raise ValueError(f"depth_target={depth_target!r} must be a total of counts above 0")
             settings["depth"] = self.depth | {"kind": "align", "target": float(depth_target)}
         again = CellTokenizer("from_data", **settings)
         assert self.vocabulary is not None
