@@ -220,7 +220,10 @@ class Predictor:
         columns: dict[str, Any] = {}
         bad = np.zeros(len(index), bool)
         for name, values in logits.items():
-            head, classes = self.labels[name], self.labels[name]["classes"]
+            head = {"kind": "cross_entropy"} | self.labels[name]
+            classes = head.get("classes") or []
+            if head["kind"] != "mse" and not classes:
+                raise ValueError(f"the head {name!r} has no names of classes in config.json, heads.{name}.classes: write them there")
             if head["pooling"] == "token":
                 columns[name] = self._of_bases(head, values.astype(np.int64))
                 bad |= np.array([said is None for said in columns[name]], bool)

@@ -153,6 +153,8 @@ def _check_ours(config: dict, folder: Path, file: Path) -> None:
     for key in ("backbone", "fields", "heads"):
         if not isinstance(config.get(key), dict):
             raise ValueError(f"{file} has no {key!r} (an object), which a model of bmfm needs")
+    if not isinstance(config.get("positions"), bool | None):
+        raise ValueError(f"{file}: 'positions' is {shown(config['positions'])}, true or false is expected")
     backbone = config["backbone"]
     if not isinstance(backbone.get("kind"), str):
         raise ValueError(f"{file} has no 'kind' in 'backbone': modernbert, bert, llama or foreign is expected")
@@ -188,6 +190,12 @@ def _check_head(head: Any, where: str) -> None:
     kind, classes = head.get("kind", "cross_entropy"), head.get("classes") or []
     if kind not in LABEL_KINDS:
         raise ValueError(f"{where}.kind is {shown(kind)}; known are {', '.join(LABEL_KINDS)}")
+    if kind == "mse" and (head["size"] != 1 or classes):
+        raise ValueError(f"{where} is of kind mse, one number: its size is {head['size']:,}, of {len(classes):,} classes")
+    if (kind == "token_cross_entropy") != (head["pooling"] == "token") and "kind" in head:
+        raise ValueError(
+            f"{where} is of kind {kind}, and its pooling is {shown(head['pooling'])}: token belongs to token_cross_entropy alone"
+        )
     if not isinstance(classes, list) or not all(isinstance(c, str | int | float) for c in classes):
         raise ValueError(f"{where}.classes is {shown(classes)}, a list of names is expected")
     if len(set(map(str, classes))) != len(classes):

@@ -287,6 +287,14 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
         raise ValueError(
             f"{folder / _tokens_file(folder)} has {n:,} tokens, the model of {where} has {rows:,}: they do not belong together"
         )
+    ids = [] if isinstance(tokenizer, CellTokenizer) else tokenizer.tokenizer.get_vocab().values()
+    if model.reads_ids:
+        if model.backbone.their_ids.tolist() != tokenizer.their_ids.tolist():
+            raise ValueError(
+                f"{folder / _tokens_file(folder)} has other ids of tokens than backbone.their_ids of {where}: they do not belong together"
+            )
+    elif max(ids, default=0) >= rows:
+        raise ValueError(f"{folder / _tokens_file(folder)} has a token with id {max(ids):,}, the model of {where} has {rows:,} rows")
     reads_values = "values" in model.config.fields
     if reads_values != isinstance(tokenizer, CellTokenizer):
         raise ValueError(f"{where} describes a model of {'cells' if reads_values else 'DNA'}, and the tokenizer beside it is not for that")

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bmfm.models.attention import attention_inputs, check_name, choose_for, flattened
 from bmfm.models.backbones import KINDS
-from bmfm.models.described import read_config, without_choices
+from bmfm.models.described import plain, read_config, without_choices
 from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
 from bmfm.models.folders import find_folder, pooling_by_kind
 from bmfm.models.foreign import CODE, ForeignEmbeddings, save_code
@@ -306,9 +306,13 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
             with no_init_weights():
                 model = BmfmModel(config)
         except Exception as error:
-            raise ValueError(f"{folder / 'config.json'} describes no model that can be built: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{folder / 'config.json'} describes no model that can be built: {plain(_line(error))}") from error
     load_strictly(model, weights, folder)
     return model
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:

@@ -140,6 +140,10 @@ CHECKED = {
     "scale": ("cells", {"heads": {"score": {"scale": 0}}}, "heads.score.scale is 0"),
     "center": ("cells", {"heads": {"score": {"center": "x"}}}, "heads.score.center is 'x'"),
     "way of pooling": ("cells", {"heads": {"type": {"pooling": "max"}}}, "heads.type.pooling is 'max'"),
+    "a number of several": ("cells", {"heads": {"type": {"kind": "mse"}}}, "heads.type is of kind mse, one number"),
+    "tokens": ("cells", {"heads": {"type": {"pooling": "token"}}}, "heads.type is of kind cross_entropy, and its pooling is 'token'"),
+    "positions": ("cells", {"positions": "false"}, "'positions' is 'false'"),
+    "no number of heads": ("cells", {"backbone": {"num_attention_heads": 3}}, "describes no model that can be built"),
     "control characters": ("cells", {"heads": {"\x1b[31m\n": {"size": 0}}}, r"heads\.\\x1b\[31m\\n: "),
 }
 
@@ -311,3 +315,30 @@ def test_weights_that_no_index_names(tmp_path, dna_model):
     save_file(state | {"more": torch.zeros(1)}, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"holds more, which model\.safetensors\.index\.json does not name"):
         read_model(folder)
+
+
+def test_ids_beyond_the_rows(tmp_path, changed, folders, dna_model):
+    """As many tokens as there are rows, one of them with an id that has no row."""
+    folder = shutil.copytree(dna_model, tmp_path / "dna")
+    held = json.loads((folder / "tokenizer.json").read_text())
+    vocab = held["model"]["vocab"]
+    vocab[max(vocab, key=vocab.__getitem__)] += 7
+    (folder / "tokenizer.json").write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=r"tokenizer\.json has a token with id [\d,]+, the model of .* rows"):
+        bmfm.load(folder)
+    folder = changed("saved", lambda c: c["backbone"]["their_ids"].reverse())
+    with pytest.raises(ValueError, match=r"other ids of tokens than backbone\.their_ids"):
+        bmfm.load(folder)
+
+
+def test_heads_without_names_of_classes(changed):
+    folder = changed("cells", lambda c: c["heads"]["type"].pop("classes"))
+    model = bmfm.load(folder)
+    import anndata
+    import numpy as np
+
+    adata = anndata.AnnData(np.ones((2, 60), np.float32))
+    adata.var_names = model.tokenizer.names[100:160]
+    assert model.embed(adata).shape == (2, 16)
+    with pytest.raises(ValueError, match=r"head 'type' has no names of classes in config\.json"):
+        model.predict(adata)
