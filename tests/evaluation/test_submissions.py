@@ -16,6 +16,7 @@ from bmfm import leaderboard
 from bmfm.evaluation import board as boards
 from bmfm.evaluation import predictions, standing
 from bmfm.evaluation.cards import content_hash, read_card
+from bmfm.evaluation.entrants import finite
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.submission import digest, make_submission, summary
 from bmfm.files import ASSETS
@@ -60,6 +61,15 @@ def folder(runs, tmp_path):
         records.append(one)
     (tmp_path / "results.json").write_text(json.dumps({"suite": SUITE, "records": records}))
     return tmp_path
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_no_numbers_are_named(examples, bad):
+    embedded = np.zeros((len(examples.inputs), 2))
+    assert finite(embedded, examples) is embedded
+    embedded[[0, 3], 1] = bad
+    with pytest.raises(ValueError, match=rf"2 of {len(embedded):,} embeddings are not finite \(first: .*train\.csv.*, row 2\)"):
+        finite(embedded, examples)
 
 
 def submit(folder, name="one", *more):
