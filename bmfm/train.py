@@ -39,7 +39,6 @@ def train(config) -> dict[str, float]:
     import warnings
 
     import pytorch_lightning as pl
-    import torch
     from omegaconf import OmegaConf
 
     from bmfm.training import report
@@ -62,7 +61,7 @@ def train(config) -> dict[str, float]:
     module = Training(model, objectives, instantiate(config.optimizer, _partial_=True), schedule, config.compile)
     module.test_in_fp32 = settings["model"].get("attention") != "flash_attention_2"  # which has no fp32
     if resume_from:
-        data.first_batch = torch.load(resume_from, map_location="cpu", weights_only=True)["bmfm"]["batches_seen"]
+        data.first_batch = _check_checkpoint(resume_from, module)
 
     callbacks = sorted((instantiate(c) for c in config.callbacks.values() if c), key=lambda c: isinstance(c, LastCheckpoint))
     loggers = [instantiate(c) for c in config.logger.values() if c]
@@ -116,6 +115,28 @@ def _begin_or_resume(config, run_dir: Path, main_process: bool) -> Path | None:
         for stale in ("checkpoints", "model", "csv"):
             shutil.rmtree(run_dir / stale, ignore_errors=True)
     return last if config.resume and last.exists() else None
+
+
+def _check_checkpoint(file: Path, module) -> int:
+    """How many training batches a checkpoint has seen; ValueError where it is damaged, or of another model or other objectives."""
+    import pickle
+    import zipfile
+
+    import torch
+
+    remedy = "start anew by overwrite=true without resume=true, or choose another folder by run_dir=..."
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        seen, held = int(saved["bmfm"]["batches_seen"]), {k: tuple(v.shape) for k, v in saved["state_dict"].items()}
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile):
+        raise ValueError(f"{file} is damaged, or no checkpoint of this package, and cannot be resumed from: {remedy}") from None
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    if other := sorted(k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k)):
+        first = (
+            f"{len(other)} weights differ, first {other[0]}: {held.get(other[0], 'none')} there, {wanted.get(other[0], 'none')} asked for"
+        )
+        raise ValueError(f"{file} is of another model or other objectives ({first}): resume with the settings it began with; or {remedy}")
+    return seen
 
 
 def _check_strategy(trainer) -> None:

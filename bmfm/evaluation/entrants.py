@@ -312,12 +312,22 @@ class Probe(Entrant):
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         from bmfm.evaluation.probes import estimator
 
-        embedded = self.source.embed(examples, seed)
+        embedded = finite(self.source.embed(examples, seed), examples)
         rows = {part: embedded[numbers] for part, numbers in examples.parts.items()}
         return {
             name: fit_and_predict(estimator(kind, self.method, seed), kind, len(classes), rows, examples, name)
             for name, (kind, classes) in examples.kinds.items()
         }
+
+
+def finite(embedded: np.ndarray, examples: Examples) -> np.ndarray:
+    """Embeddings [n, H] as they are; ValueError, naming the first example, where any is NaN or infinite."""
+    if (bad := np.flatnonzero(~np.isfinite(embedded).all(1))).size:
+        raise ValueError(
+            f"{examples.card.name}: {len(bad):,} of {len(embedded):,} embeddings are not finite (first: {examples.data.where(int(bad[0]))}); "
+            "they cannot be scored: embed without half precision, or mend the model's weights"
+        )
+    return embedded
 
 
 def fit_and_predict(estimator, kind: str, n_classes: int, rows: dict[str, Any], examples: Examples, name: str) -> np.ndarray:

@@ -4,10 +4,13 @@ An array is of one task, seed and objective, under the name ``TASK@SEED/OBJECTIV
 ``labels`` takes them. The submission has the `content_hash` of each seed's arrays, so that the file itself may also lie elsewhere.
 """
 
+import ast
 import hashlib
-import io
 import math
+import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +24,11 @@ MAX_UNPACKED = 2_000_000_000
 TOLERANCE = 1e-6
 NOISE = 1e-5
 """Predictions of two trainings are further apart than this."""
+MAX_HEADER, MAX_DIGITS = 4096, 100
+"""Bytes of an array's header, and digits of a seed."""
+DAMAGE = (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, KeyError,
+          OverflowError, struct.error)  # fmt: skip
+"""What reading a damaged archive ends in."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -56,7 +64,7 @@ def read(file: Path) -> dict[tuple[str, int], Arrays]:
     for key, array in read_arrays(file).items():
         task, _, rest = key.rpartition("@")
         seed, _, name = rest.partition("/")
-        if not task or not name or not seed.lstrip("-").isdigit():
+        if not task or not name or not (seed.isascii() and seed.isdigit() and len(seed) <= MAX_DIGITS):
             raise ValueError(f"{file}: {key!r:.60} is not named TASK@SEED/OBJECTIVE")
         found.setdefault((task, int(seed)), {})[name] = array
     return found
@@ -70,6 +78,8 @@ def read_arrays(file: Path) -> Arrays:
     ValueError
         Where it is no such archive, is larger than the limits, or an array holds anything but numbers.
     """
+    if file.is_symlink() or not file.is_file():
+        raise ValueError(f"{file}: not a file of predictions: it is a folder, a link or a device, or not there; put the .npz itself there")
     if file.stat().st_size > MAX_FILE:
         raise ValueError(f"{file} has more than {MAX_FILE:,} bytes")
     arrays: Arrays = {}
@@ -85,21 +95,32 @@ def read_arrays(file: Path) -> Arrays:
                     raise ValueError(f"holds {entry.filename!r:.60}, which is no array")
                 with archive.open(entry) as stream:
                     arrays[entry.filename.removesuffix(".npy")] = _array(stream.read(entry.file_size + 1), entry.filename)
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except DAMAGE as error:
         raise ValueError(f"{file}: not a file of predictions: {error}") from None
     return arrays
 
 
 def _array(content: bytes, name: str) -> np.ndarray:
-    stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"{name!r:.60} is of a version of .npy that holds more than numbers")
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_column, dtype = header(stream)
-    if dtype.kind not in "fiu" or dtype.itemsize * math.prod(shape) != len(content) - stream.tell():
-        raise ValueError(f"{name!r:.60} says that it holds {shape} of {dtype}, which it does not, or which are no numbers")
-    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if by_column else "C")
+    """The array of an ``.npy`` of format 1.0 or 2.0, whose header is a literal of three entries; ValueError where it is none."""
+    width = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(content[:8])
+    if width is None:
+        raise ValueError(f"{name!r:.60} is of a version of .npy that holds more than numbers, or is none")
+    start = 8 + width
+    end = start + int.from_bytes(content[8:start], "little")
+    if end > min(len(content), MAX_HEADER):
+        raise ValueError(f"{name!r:.60} has a header that is cut off or longer than {MAX_HEADER:,} bytes")
+    try:
+        said = ast.literal_eval(content[start:end].decode("latin-1").strip())
+        kind, by_column, shape = said["descr"], said["fortran_order"], said["shape"]
+    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError):
+        raise ValueError(f"{name!r:.60} has a header that is not of an .npy") from None
+    whole = type(shape) is tuple and all(type(n) is int and 0 <= n <= MAX_UNPACKED for n in shape)
+    if not whole or type(by_column) is not bool or type(kind) is not str or not re.fullmatch("[<>|=]?(?:[fiu][248]|[iu]1)", kind):
+        raise ValueError(f"{name!r:.60} says that it holds {shape!r:.60} of {kind!r:.60}, which are no numbers")
+    dtype = np.dtype(kind)
+    if dtype.itemsize * math.prod(shape) != len(content) - end:
+        raise ValueError(f"{name!r:.60} says that it holds {shape!r:.60} of {kind!r:.60}, which it does not")
+    return np.frombuffer(content, dtype, offset=end).reshape(shape, order="F" if by_column else "C")
 
 
 def compare(submission: Mapping, file: Path | None, cards: Iterable, data_root: str | Path) -> tuple[list[str], str]:
@@ -127,7 +148,7 @@ def compare(submission: Mapping, file: Path | None, cards: Iterable, data_root: 
     kept: dict[tuple[str, int], Arrays] = {}
     if not all(hashes.values()):
         evidence = "predictions not kept" if not any(hashes.values()) else "predictions of some tasks not kept"
-    elif file is None or not file.is_file():
+    elif file is None or not (file.exists() or file.is_symlink()):
         evidence = "predictions named by their hash, not at hand"
     else:
         evidence = "recomputed"

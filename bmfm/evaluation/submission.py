@@ -148,6 +148,8 @@ def _several(values: Iterable) -> str:
 def read(file: str | Path) -> Any:
     """The JSON of a submission; ValueError where it is none, too large, or holds NaN or the same key twice."""
     file = Path(file)
+    if file.is_symlink() or not file.is_file():
+        raise ValueError(f"{file}: not a submission: it is a folder, a link or a device, or not there; put the .json itself there")
     if file.stat().st_size > MAX_BYTES:
         raise ValueError(f"{file}: more than {MAX_BYTES:,} bytes; a submission holds figures alone")
 

@@ -16,6 +16,7 @@ from bmfm import leaderboard
 from bmfm.evaluation import board as boards
 from bmfm.evaluation import predictions, standing
 from bmfm.evaluation.cards import content_hash, read_card
+from bmfm.evaluation.entrants import finite
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.submission import digest, make_submission, summary
 from bmfm.files import ASSETS
@@ -60,6 +61,15 @@ def folder(runs, tmp_path):
         records.append(one)
     (tmp_path / "results.json").write_text(json.dumps({"suite": SUITE, "records": records}))
     return tmp_path
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_no_numbers_are_named(examples, bad):
+    embedded = np.zeros((len(examples.inputs), 2))
+    assert finite(embedded, examples) is embedded
+    embedded[[0, 3], 1] = bad
+    with pytest.raises(ValueError, match=rf"2 of {len(embedded):,} embeddings are not finite \(first: .*train\.csv.*, row 2\)"):
+        finite(embedded, examples)
 
 
 def submit(folder, name="one", *more):
@@ -366,3 +376,76 @@ def test_predictions_come_back_as_they_were(tmp_path):
     for where, arrays in kept.items():
         assert predictions.content_hash(again[where]) == predictions.content_hash(arrays)
         assert all(np.array_equal(arrays[k], again[where][k]) and arrays[k].dtype == again[where][k].dtype for k in arrays)
+
+
+def _header(text):
+    text = text.encode("latin-1").ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -0), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (10**30, 2), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000000000, 0), }",
+        "{'descr': __import__('os'), 'fortran_order': False, 'shape': (1,), }",
+        "(" * 60,
+        "{'descr': [('a','<f8')], 'fortran_order': False, 'shape': (0,), }",
+        "{'descr': ('<f8',(10,)), 'fortran_order': False, 'shape': (0,), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 99999999999), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (True, False), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': None, }",
+        "{'descr': '<M8', 'fortran_order': False, 'shape': (0,), }",
+        "{1: 2}",
+        "[1, 2]",
+        "'",
+        "\0",
+    ],
+)
+def test_headers_are_read_to_the_letter(tmp_path, header):
+    with pytest.raises(ValueError, match=r"p\.npz: not a file of predictions"):
+        predictions.read(_zip(tmp_path, "t@0/label.npy", _header(header)))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<f4", ">f8", "<i8", "|u1", "<f2"])
+def test_arrays_are_those_that_numpy_wrote(tmp_path, kind, order):
+    array = np.asarray(np.arange(12).reshape(3, 4), np.dtype(kind), order=order)
+    np.savez_compressed(tmp_path / "p.npz", **{"t@0/label": array, "t@0/one": array[0, 0]})
+    found = predictions.read(tmp_path / "p.npz")["t", 0]
+    assert np.array_equal(found["label"], array) and found["label"].dtype == array.dtype and found["one"].shape == ()
+
+
+def test_a_damaged_file_is_refused_and_the_site_is_built(folder, capsys):
+    """Every byte of an archive may be wrong; what stands beside it is shown all the same."""
+    file, _ = submit(folder, "one")
+    good, npz = file.with_suffix(".npz").read_bytes(), file.with_suffix(".npz")
+    for place in range(0, len(good), max(1, len(good) // 60)):
+        npz.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
+        try:
+            predictions.read(npz)
+        except ValueError as error:
+            assert str(error).startswith(str(npz))
+    npz.write_bytes(good[: len(good) // 2])
+    other, _ = submit(folder, "two")
+    rewrite(other, lambda s: s.update(date="2026-02-01"))
+    capsys.readouterr()
+    assert leaderboard.main(["build", str(file.parent), "--output", str(folder / "site")]) == 1
+    assert "one.npz: not a file of predictions" in capsys.readouterr().out
+    assert ">three<" in (folder / "site" / "index.html").read_text().replace(" ", "").replace("\n", "")
+
+
+def test_a_folder_or_a_link_in_place_of_a_file_is_refused(folder):
+    file, _ = submit(folder, "one")
+    npz = file.with_suffix(".npz")
+    npz.unlink()
+    for make in (npz.mkdir, lambda: npz.symlink_to("/dev/zero"), lambda: npz.symlink_to(folder / "absent")):
+        make()
+        assert "a folder, a link or a device" in boards.inspect(file).reasons[0]
+        npz.rmdir() if npz.is_dir() else npz.unlink()
+    (file.parent / "folder.json").mkdir()
+    (file.parent / "link.json").symlink_to("/dev/zero")
+    (file.parent / "good.json").symlink_to(file)
+    _, refused = boards.gather(list(file.parent.glob("*.json")), "data")
+    assert {f.stem for f in refused} == {"folder", "link", "good"}

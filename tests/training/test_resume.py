@@ -68,6 +68,39 @@ def test_a_run_that_stopped_early_has_nothing_to_go_on_with(tmp_path):
     assert run(tmp_path, 9, *stopping, "resume=true") == metrics and max(losses(tmp_path)) == stopped
 
 
+def _without_bmfm(file):
+    saved = torch.load(file, weights_only=True)
+    del saved["bmfm"]
+    torch.save(saved, file)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]),
+        lambda f: f.write_bytes(b""),
+        lambda f: f.write_text("no checkpoint"),
+        lambda f: torch.save([1, 2], f),
+        _without_bmfm,
+    ],
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, whole, damage):
+    (tmp_path / "checkpoints").mkdir()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.write_bytes((whole[0] / "checkpoints" / "last.ckpt").read_bytes())
+    damage(last)
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged, .*overwrite=true.*run_dir="):
+        run(tmp_path, 9, "resume=true")
+
+
+@pytest.mark.parametrize("change", ["model.hidden_size=32", "model.num_hidden_layers=2"])
+def test_a_checkpoint_of_another_model_is_named(tmp_path, whole, change):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes((whole[0] / "checkpoints" / "last.ckpt").read_bytes())
+    with pytest.raises(ValueError, match=r"last\.ckpt is of another model or other objectives .*overwrite=true"):
+        run(tmp_path, 9, "resume=true", change)
+
+
 def test_generators_of_a_process_are_restored():
     import io
     import random

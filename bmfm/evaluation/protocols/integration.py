@@ -8,6 +8,7 @@ import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
 from bmfm.evaluation.cards import Card
+from bmfm.evaluation.entrants import finite
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.protocols import Outcome
 
@@ -23,7 +24,7 @@ def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_boot
     """``avg_bio``, the mean of NMI and ARI of Leiden clusters (at the best resolution) and the silhouette of labels;
     with batches ``avg_batch``, the mean of graph connectivity and the silhouette of batches within labels."""
     began = time.perf_counter()
-    embedded = entrant.embed(examples, seed)
+    embedded = finite(entrant.embed(examples, seed), examples)
     worked = time.perf_counter() - began
     label = next(iter(card.config.objectives.values()))
     types = examples.column(str(card.label))
