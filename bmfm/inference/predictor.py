@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -265,7 +264,8 @@ class Predictor:
     def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
              precision: str | None = None, progress: bool | None = None, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
         """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
-        takes = set(inspect.signature(read_cells if self.is_rna else tokenize_sequences).parameters) - {"tokenizer", "data", "max_tokens"}
+        reader: Callable = read_cells if self.is_rna else tokenize_sequences
+        takes = set(inspect.signature(reader).parameters) - {"tokenizer", "data", "max_tokens"}
         if unknown := sorted(options.keys() - takes):
             known = ", ".join(["batch_size", "max_tokens", "precision", "progress", *sorted(takes)])
             raise ValueError(f"{', '.join(unknown)}: no such option for a model of {'cells' if self.is_rna else 'DNA'}; there are {known}")
@@ -277,11 +277,6 @@ class Predictor:
         if layer is not None and not -len(self.model.backbone.layers) <= layer < len(self.model.backbone.layers):
             raise ValueError(f"layer {layer} does not exist: the model has {len(self.model.backbone.layers)}")
         limit = min(max_tokens or self.max_tokens, getattr(self.tokenizer, "max_tokens", None) or 1 << 40)
-        reader: Callable = read_cells if self.is_rna else tokenize_sequences
-        known = list(signature(reader).parameters)[3:]
-        if unknown := [name for name in options if name not in known]:
-            there = ", ".join(["batch_size", "max_tokens", "precision", "progress", *known])
-            raise ValueError(f"there is no option {unknown[0]!r}; there are {there}")
         self.inputs = reader(self.tokenizer, data, limit, **options)
         n, self.counts, self.match = self.inputs.n, self.inputs.counts, self.inputs.match
         out: dict[str, np.ndarray] = {}

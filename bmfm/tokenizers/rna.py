@@ -240,16 +240,21 @@ class CellTokenizer:
     def reading(self, expects: str | None = None) -> str:
         """What files must hold, ``counts`` or ``normalised``; None takes what the training files held.
 
+        Values that are log-normalised in the file are taken as they are by a model that log-normalises counts itself: from
+        here on this tokenizer's kind of values is ``as_is``.
+
         Raises
         ------
         ValueError
-            If the tokenizer's values are not made from that: normalised values would be normalised again, and a model of
-            normalised values would see counts.
+            If the tokenizer's values cannot be made from that: values would be normalised twice, or a model of normalised
+            values would see counts.
         """
         kind, asked = self.values["kind"], expects or self.expects or "counts"
         if asked not in ("counts", "normalised"):
             raise ValueError(f"expects={asked!r} (data.expects) is unknown; choose counts or normalised")
-        if asked == "normalised" and kind in ("log_normalise", "normalise", "log1p", "bins"):
+        if asked == "normalised" and kind == "log_normalise":
+            self.values["kind"] = "as_is"
+        elif asked == "normalised" and kind in ("normalise", "log1p", "bins"):
             raise ValueError(
                 f"expects=normalised (data.expects): this model makes its values from counts (tokenizer.values.kind={kind}), and would "
                 "normalise twice; give raw counts, or train with tokenizer.values.kind=as_is"

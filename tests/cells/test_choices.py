@@ -213,7 +213,18 @@ class TestExpects:
         with pytest.raises(ValueError, match=r"trained with expects=normalised; give it such values"):
             RnaDataModule(logs, SPLIT, 20, 4, expects="counts").connect(saved)
 
-    @pytest.mark.parametrize("kind", ["log_normalise", "normalise", "log1p", "bins"])
+    def test_log_normalised_values_are_those_of_their_counts(self, tmp_path, counts):
+        logs = adata_of(np.log1p(counts / counts.sum(1, keepdims=True) * 1e4))  # as scanpy's normalize_total and log1p
+        saved = self.trained(tmp_path, adata_of(counts), "log_normalise", "counts")
+        of_counts, of_logs = (
+            [values for _, part in read_cells(saved, a, 20, expects=e).chunks for _, values, _ in part]
+            for a, e in ((adata_of(counts), "counts"), (logs, "normalised"))
+        )
+        for ours, theirs in zip(of_counts, of_logs, strict=True):
+            np.testing.assert_allclose(np.sort(ours), np.sort(theirs), rtol=1e-6)
+        assert self.trained(tmp_path / "n", logs, "log_normalise", "normalised").values["kind"] == "as_is"
+
+    @pytest.mark.parametrize("kind", ["normalise", "log1p", "bins"])
     def test_nothing_is_normalised_twice(self, tmp_path, counts, kind):
         logs = adata_of(np.log1p(counts / 3))
         with pytest.raises(ValueError, match=r"would normalise twice; give raw counts"):
