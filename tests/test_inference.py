@@ -93,7 +93,7 @@ def test_frame_of_other_cells_is_refused(cells_model):
 
 
 def test_options_that_do_not_exist(cells_model, adata):
-    with pytest.raises(ValueError, match=r"there is no option 'nonsense'; there are batch_size, .*depth_target, order$"):
+    with pytest.raises(ValueError, match=r"nonsense: no such option for a model of cells; there are batch_size, .*depth_target.* order"):
         bmfm.load(cells_model).embed(adata, nonsense=1)
 
 
