@@ -12,12 +12,12 @@ from statistics import mean
 from typing import NamedTuple
 
 from bmfm.evaluation import board as suites
-from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.predictions import of_record, write
 from bmfm.evaluation.report.comparison import MISSING, MODES, in_words
 from bmfm.evaluation.report.pages import page
 from bmfm.evaluation.report.tables import scroll
 from bmfm.evaluation.submission import check, digest, make_submission, read
+from bmfm.metrics import METRICS
 
 
 def build(folder: Path, target: Path, data_root: str | Path = "data") -> tuple[Path, dict[Path, list[str]]]:

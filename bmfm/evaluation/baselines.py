@@ -18,7 +18,7 @@ def logistic_regression(train: csr_matrix, train_labels: np.ndarray, held_out: c
     """Accuracy, macro F1 and Matthews correlation of a logistic regression on features [n, G], over labels [n] that are not `IGNORE`."""
     from sklearn.linear_model import LogisticRegression
 
-    from bmfm.evaluation.metrics import score
+    from bmfm.metrics import score
 
     known, asked = train_labels != IGNORE, labels != IGNORE
     model = LogisticRegression(max_iter=300).fit(train[known], train_labels[known])

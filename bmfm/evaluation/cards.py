@@ -10,9 +10,9 @@ from typing import Any
 
 from bmfm.cli import compose, config_file, config_folders, options
 from bmfm.evaluation import own_metrics
-from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.protocols import protocol_names
 from bmfm.files import cache_root, fingerprint, open_whole
+from bmfm.metrics import METRICS
 
 RECIPES = {"dna": "dna_finetune", "rna": "rna_finetune"}
 RECORD = "checksums.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfm.evaluation.metrics import METRICS, Metric
+from bmfm.metrics import METRICS, Metric
 
 SHIPPED = frozenset(METRICS)
 ABOUT = tuple(f.name for f in fields(Metric))

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import combinations
 
 from bmfm import __version__
-from bmfm.evaluation.metrics import METRICS
+from bmfm.metrics import METRICS
 
 BEGAN = date(2026, 1, 1)
 """Nothing was run by this package before."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from bmfm.evaluation import predictions as kept_predictions
 from bmfm.evaluation import standing
-from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.report.comparison import failure
+from bmfm.metrics import METRICS
 from bmfm.training.seeds import interval
 
 FORMAT = "bmfm-submission/2"

@@ -88,15 +88,21 @@ def read_cells(
             yield start, [(tokens.ids[c], tokens.values[c], d) for c, d in zip(cuts, depth, strict=True)]
         if empty.all():
             raise ValueError(f"{sources[0].view.name}, {sources[0].key}: no cell has a count in any gene of the vocabulary")
-        if n := int(empty.sum()):
-            first = cells.name_of(int(np.flatnonzero(empty)[0]))
-            warnings.warn(f"{n:,} of {len(cells):,} cells have no count in any gene of the vocabulary (first: {first}): nothing is predicted "
-                          "for them, and their embedding is that of an empty input", stacklevel=2)  # fmt: skip
+        if empty.any():
+            warnings.warn(_of_empty(cells, empty), stacklevel=2)
         if said := cut.said(tokenizer, max_tokens, max(map(len, measured))):
             warnings.warn(said, stacklevel=2)
 
     match = sources[0].match if len(sources) == 1 else {s.name: s.match for s in sources}
     return Inputs(cells.names, len(cells), chunks(), counts=counted, match=match, empty=empty)
+
+
+def _of_empty(cells: Cells, empty: np.ndarray) -> str:
+    first = cells.name_of(int(np.flatnonzero(empty)[0]))
+    return (
+        f"{int(empty.sum()):,} of {len(cells):,} cells have no count in any gene of the vocabulary (first: {first}): nothing is predicted "
+        "for them, and their embedding is that of an empty input"
+    )
 
 
 def without_empty(said: pd.DataFrame, empty: np.ndarray) -> pd.DataFrame:

@@ -164,4 +164,4 @@ def test_old_layouts_are_read_quietly(tmp_path, adata):
             file[name].attrs.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        open_source(tmp_path / "a.h5ad", vocabulary)
+        assert len(open_source(tmp_path / "a.h5ad", vocabulary)) == adata.n_obs

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from bmfm.evaluation.metrics import KINDS, METRICS, score
+from bmfm.metrics import KINDS, METRICS, score
 
 
 def _classes(n_classes, n=300, seed=0):

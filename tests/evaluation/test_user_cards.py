@@ -14,8 +14,8 @@ from bmfm.cli import CONFIG_DIR, compose, main, options, use_config_folder
 from bmfm.evaluation import board as boards
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.cards import card_names, read_card, read_suite
-from bmfm.evaluation.metrics import METRICS, Metric
-from bmfm.evaluation.metrics import score as shipped_score
+from bmfm.metrics import METRICS, Metric
+from bmfm.metrics import score as shipped_score
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "own_task.md"

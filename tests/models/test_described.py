@@ -183,7 +183,10 @@ def test_large_weights_are_numbers(changed):
     """Whose sum is none in 32 bits."""
     from bmfm.models.weights import refuse_not_finite
 
-    refuse_not_finite({"a": torch.full((4,), 3e38), "b": torch.full((9,), 65504.0, dtype=torch.float16), "c": torch.zeros(0)}, "x")
+    large = {"a": torch.full((4,), 3e38), "b": torch.full((9,), 65504.0, dtype=torch.float16), "c": torch.zeros(0)}
+    assert not torch.isfinite(large["a"].sum()) and refuse_not_finite(large, "x") is None
+    with pytest.raises(ValueError, match="b"):
+        refuse_not_finite(large | {"b": large["b"] * 2}, "x")
 
 
 def test_nothing_is_predicted_from_what_is_no_number(cells_model):

@@ -9,8 +9,8 @@ import numpy as np
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.cards import Card
 from bmfm.evaluation.examples import Examples
-from bmfm.evaluation.metrics import score
 from bmfm.evaluation.protocols import Outcome
+from bmfm.metrics import score
 from bmfm.special import IGNORE
 
 needs = "predict"

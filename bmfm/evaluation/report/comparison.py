@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
 
-from bmfm.evaluation.metrics import METRICS
+from bmfm.metrics import METRICS
 from bmfm.training.seeds import interval
 
 MODES = {

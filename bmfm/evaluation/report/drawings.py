@@ -4,7 +4,6 @@ import math
 from html import escape
 from typing import NamedTuple
 
-from bmfm.evaluation.metrics import METRICS
 from bmfm.evaluation.report.comparison import (
     COLOURS,
     GREY,
@@ -20,6 +19,7 @@ from bmfm.evaluation.report.tables import (
     _typical,
     scroll,
 )
+from bmfm.metrics import METRICS
 
 
 def svg(width: float, height: float, label: str, inner: str, wide: bool = False) -> str:
