@@ -15,7 +15,7 @@ import numpy as np
 from bmfm.data.rna import RnaDataModule
 from bmfm.files import ASSETS
 from bmfm.objectives.masking import Masking
-from bmfm.objectives.together import Objectives
+from bmfm.objectives.multitask import Objectives
 from bmfm.objectives.values import MaskedValues
 from bmfm.objectives.wced import WholeCellDecoder
 from bmfm.tokenizers.rna import CellTokenizer

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from bmfm.models.pickled import read_checkpoint
-from bmfm.models.weights import refuse_not_finite
+from bmfm.storage.pickled import read_checkpoint
+from bmfm.storage.weights import refuse_not_finite
 
 
 def best_of(n: int, call) -> float:

@@ -16,7 +16,7 @@ import torch
 import bmfm
 from bmfm.files import ASSETS
 from bmfm.models.model import build
-from bmfm.models.modernbert import to_transformers
+from bmfm.checkpoints.transformers_format import to_transformers
 from bmfm.tokenizers import dna
 from bmfm.tokenizers.rna import CellTokenizer
 

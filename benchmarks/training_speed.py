@@ -12,8 +12,8 @@ import torch
 from hydra.utils import instantiate
 
 from bmfm.cli import compose
-from bmfm.objectives.together import weighted_mean
-from bmfm.train import assemble, train
+from bmfm.objectives.multitask import weighted_mean
+from bmfm.training.run import assemble, train
 from bmfm.training.report import read_curve
 
 STEPS = 60

@@ -18,8 +18,8 @@ def measure(kind: str, layers: int, size: int) -> None:
     from hydra.utils import instantiate
 
     from bmfm.cli import compose
-    from bmfm.objectives.together import weighted_mean
-    from bmfm.train import assemble
+    from bmfm.objectives.multitask import weighted_mean
+    from bmfm.training.run import assemble
 
     shape = [
         f"model.hidden_size={size}",

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from bmfm.models.load import read_model
+from bmfm.checkpoints.load import read_model
 from bmfm.objectives.statistics import row_pearson
-from bmfm.train import assemble
+from bmfm.training.run import assemble
 
 folder = Path(sys.argv[1]) / "model"
 data, objectives, _ = assemble(OmegaConf.create(json.loads((folder / "recipe.json").read_text())))

@@ -24,9 +24,9 @@ def benchmark(config) -> list[dict]:
     from rich.markup import escape
 
     from bmfm.evaluation import runner
-    from bmfm.evaluation.cards import read_card
     from bmfm.evaluation.overlap import sentences
     from bmfm.evaluation.report.pages import write_report
+    from bmfm.evaluation.tasks import read_card
 
     suite: dict = OmegaConf.to_container(config.suite, resolve=True)  # type: ignore[assignment]
     if unknown := sorted(set(config.tasks or ()) - set(suite["tasks"])):
@@ -68,7 +68,7 @@ def benchmark(config) -> list[dict]:
 
 def present(cards: list, config, suite: str) -> list:
     """The cards whose data are there; downloads them if that is asked for, and otherwise says how to get them."""
-    from bmfm.evaluation.cards import missing_files
+    from bmfm.evaluation.tasks import missing_files
 
     lacking = [card for card in cards if missing_files(card, config.data_root)]
     if config.download:
@@ -110,12 +110,12 @@ def entrants_of(config) -> list[dict]:
             if mode == "zero_shot":
                 entrants.append(source)
             elif mode.endswith("_probe"):
-                entrants.append({"_target_": "bmfm.evaluation.entrants.Probe", "source": source, "method": mode.removesuffix("_probe")})
+                entrants.append({"_target_": "bmfm.evaluation.methods.Probe", "source": source, "method": mode.removesuffix("_probe")})
 
     if plain["checkpoint"]:
         name = plain["name"] or _name(plain["checkpoint"])
         shared = {"name": name, "checkpoint": plain["checkpoint"], "remote_code": plain["remote_code"]}
-        probes({"_target_": "bmfm.evaluation.entrants.Checkpoint", "pooling": plain["pooling"], "precision": plain["precision"], **shared})
+        probes({"_target_": "bmfm.evaluation.methods.Checkpoint", "pooling": plain["pooling"], "precision": plain["precision"], **shared})
         trained = {"finetune": {}, "lora": {"lora": plain["lora"]}, "from_scratch": {"scratch": True}}
         for mode, own in trained.items():
             if mode in modes:
@@ -124,10 +124,10 @@ def entrants_of(config) -> list[dict]:
                     raise ValueError(
                         f"finetune.{fixed[0]} cannot be changed: the card sets it, so that every model is scored on the same examples"
                     )
-                made = {"_target_": "bmfm.evaluation.entrants.FineTuned", "overrides": changed, "keep": plain["keep_models"]}
+                made = {"_target_": "bmfm.evaluation.methods.FineTuned", "overrides": changed, "keep": plain["keep_models"]}
                 entrants.append(made | shared | own)
     for name, own in (plain["embeddings"] or {}).items():
-        probes({"_target_": "bmfm.evaluation.entrants.Embedding", "name": name, **own})
+        probes({"_target_": "bmfm.evaluation.methods.Embedding", "name": name, **own})
     return entrants + [b for b in (plain.get("baselines") or {}).values() if b]
 
 

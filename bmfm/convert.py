@@ -43,9 +43,9 @@ def convert(
     FileNotFoundError, ValueError
         Naming the file, what is wrong with it, or the flag that is needed.
     """
-    from bmfm.models.folders import on_disk
-    from bmfm.models.load import save_together
-    from bmfm.models.published import KNOWN, read_published
+    from bmfm.checkpoints.load import save_together
+    from bmfm.checkpoints.published import KNOWN, read_published
+    from bmfm.storage.folders import on_disk
     from bmfm.tokenizers import dna
 
     out = Path(target)
@@ -100,7 +100,7 @@ def _dna_tokenizer(folder: Path) -> Any:
 def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | None) -> Any:
     """The tokenizer of a model of cells: its genes, its CLS tokens, and what its values and positions are."""
     from bmfm.cells.genes import GeneVocabulary
-    from bmfm.models.published import gene_names
+    from bmfm.checkpoints.published import gene_names
     from bmfm.tokenizers.rna import CellTokenizer
 
     config, values = model.config, {}
@@ -136,7 +136,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
 
 def _check_bins(folder: Path, encoder: dict) -> None:
     """Bins must stand behind the special tokens, in their order; how many special tokens there are is known from there."""
-    from bmfm.models.folders import read_json
+    from bmfm.storage.folders import read_json
 
     file = folder / "tokenizers" / "expressions" / "vocab.json"
     if not file.is_file():

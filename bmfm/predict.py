@@ -67,9 +67,9 @@ def work_key(config, predictor) -> str:
 
     from bmfm import __version__
     from bmfm.cells.formats import find_sources
-    from bmfm.evaluation.cards import content_hash
-    from bmfm.models.folders import find_folder
-    from bmfm.models.load import adapter_base
+    from bmfm.checkpoints.load import adapter_base
+    from bmfm.evaluation.tasks import content_hash
+    from bmfm.storage.folders import find_folder
 
     checkpoint = Path(config.checkpoint).expanduser()
     folders = (

@@ -98,8 +98,8 @@ def dna_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dna_model")
     import torch
 
+    from bmfm.checkpoints.transformers_format import to_transformers
     from bmfm.models.model import build
-    from bmfm.models.modernbert import to_transformers
     from bmfm.tokenizers import dna
 
     torch.manual_seed(0)

@@ -193,8 +193,8 @@ def test_settings_of_an_objective_that_is_not_chosen_are_an_error(tmp_path):
 
 @pytest.mark.parametrize("recipe", PARAMETERS)
 def test_published_size(recipe, annotated, monkeypatch):
-    from bmfm.objectives.together import Objectives
-    from bmfm.train import assemble
+    from bmfm.objectives.multitask import Objectives
+    from bmfm.training.run import assemble
 
     monkeypatch.setattr(Objectives, "begin_at_baselines", lambda self, model: None)  # there is nothing to set on the meta device
     files = {"rna": [f"data.path={annotated / 'cells.h5ad'}", "data.split.validation=0.2", "data.split.test=0.2"], "dna": ["data.variants=" + str(SLICE_VCF), *SHRUNK_DNA, "data.variant_filter.info_flag=null"]}  # fmt: skip

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
 from bmfm.data.splits import part_seeds, split_seed
 from bmfm.data.stream import PARTS
@@ -17,6 +16,7 @@ from bmfm.genome.representation import Representation
 from bmfm.genome.variants import NO_FREQUENCY, VariantFilter, VariantTable
 from bmfm.genome.windows import WindowSampler
 from bmfm.special import CLS
+from bmfm.tokenizers.collate import collate, to_tensors
 from bmfm.tokenizers.dna import DnaTokenizer, TokenBatch
 
 
@@ -41,8 +41,8 @@ class DnaWindows(Dataset):
         tokens = self.tokenizer(encoded, self.max_tokens - 2)
         flat = {"has_variant": (tokens.has_variant, False)}
         batch = collate(tokens.ids, tokens.offsets, np.array([CLS]), flat, self.max_tokens if self.packing else None)
-        batch["special"] |= batch["input_ids"] < self.tokenizer.plain_ids[0]
-        batch |= {"start": windows.start, "end": windows.end, "reverse": windows.reverse, "keys": windows.key.view(np.int64)}
+        batch["special_tokens_mask"] |= batch["input_ids"] < self.tokenizer.plain_ids[0]
+        batch |= {"start": windows.start, "end": windows.end, "reverse": windows.reverse, "example_keys": windows.key.view(np.int64)}
         batch["counts"] = {
             "windows": len(windows),
             "bases": int(encoded.offsets[-1]),

@@ -75,10 +75,10 @@ class BatchModule(pl.LightningDataModule):
 
     def prepare_batch(self, batch: dict, training: bool = True) -> dict:
         """A batch with the objectives' labels, and without what only they needed."""
-        keys = batch.pop("keys").numpy().view(np.uint64)
+        keys = batch.pop("example_keys").numpy().view(np.uint64)
         if self.objectives is not None:
             batch = self.objectives.prepare(batch, keys, training)
-        batch.pop("special")
+        batch.pop("special_tokens_mask")
         return batch
 
     def on_before_batch_transfer(self, batch: dict | Piece, dataloader_idx: int) -> dict:

@@ -11,12 +11,12 @@ from bmfm.cells.counts import gather
 from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
 from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
-from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
 from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.hashing import example_keys
 from bmfm.special import PAD
+from bmfm.tokenizers.collate import collate, to_tensors
 from bmfm.tokenizers.rna import CellTokenizer, Truncation
 
 
@@ -67,12 +67,12 @@ class CellExamples(Dataset):
             flat["targets"] = (tokens.targets, np.nan)
         batch = collate(tokens.ids, tokens.offsets, tokenizer.prefix, flat, self.max_tokens if self.packing else None, tokenizer.positions)
         tokenizer.finish_values(batch, np.diff(tokens.offsets), tokens.depth)
-        batch |= {"keys": keys.view(np.int64), "labels": {n: a[numbers] for n, a in self.labels.items()}}
+        batch |= {"example_keys": keys.view(np.int64), "labels": {n: a[numbers] for n, a in self.labels.items()}}
         if self.whole_cells:
             rows = np.repeat(np.arange(len(numbers)), np.diff(counts.offsets))
-            batch["cell"] = {"row": rows, "gene": counts.ids.astype(np.int64), "value": tokens.whole}
+            batch["full_profile"] = {"row": rows, "gene": counts.ids.astype(np.int64), "value": tokens.whole}
             present, own = np.unique(source, return_inverse=True)
-            batch |= {"measured": self.measured[present], "source": own}
+            batch |= {"gene_panel_mask": self.measured[present], "source_ids": own}
         batch["counts"] = tokens.counted(counts)
         return to_tensors(batch)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from bmfm.data.collate import collate, to_tensors
 from bmfm.data.module import BatchModule
 from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
@@ -19,6 +18,7 @@ from bmfm.expressions import evaluate
 from bmfm.files import open_whole, require_file
 from bmfm.hashing import example_keys
 from bmfm.special import CLS, IGNORE, SEP
+from bmfm.tokenizers.collate import collate, to_tensors
 from bmfm.tokenizers.dna import DnaTokenizer, refuse_unknown
 from bmfm.tokenizers.texts import check_texts
 
@@ -169,9 +169,9 @@ class SequenceExamples(Dataset):
         offsets = np.concatenate([[0], np.cumsum([len(i) for i in held])]).astype(np.int64)
         flat = {name: (np.concatenate([labels[n] for n in numbers]), IGNORE) for name, labels in self.token_labels.items()}
         batch = collate(np.concatenate(held), offsets, np.array([CLS]), flat, self.packing)
-        batch["special"] |= batch["input_ids"] < 5
+        batch["special_tokens_mask"] |= batch["input_ids"] < 5
         batch |= {
-            "keys": example_keys(self.seed, epochs, places).view(np.int64),
+            "example_keys": example_keys(self.seed, epochs, places).view(np.int64),
             "labels": {name: values[numbers] for name, values in self.labels.items()} | {name: batch.pop(name) for name in flat},
             "counts": {"sequences": len(held), "tokens": int(offsets[-1]), "truncated_sequences": int(self.cut[numbers].sum())},
         }

@@ -25,7 +25,7 @@ class Board(NamedTuple):
 @cache
 def read_board(suite: str) -> Board:
     """The board of a suite; ValueError where there is no such suite."""
-    from bmfm.evaluation.cards import known_hash, read_card, read_suite
+    from bmfm.evaluation.tasks import known_hash, read_card, read_suite
 
     found = read_suite(suite)
     cards = [read_card(task, ["checkpoint=none"]) for task in found.tasks]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bmfm.cli import instantiate
-from bmfm.evaluation.cards import Card, content_hash, data_paths
+from bmfm.evaluation.tasks import Card, content_hash, data_paths
 
 KINDS = {"cross_entropy": "classification", "binary_cross_entropy": "multilabel", "mse": "regression", "token_cross_entropy": "bases"}
 
@@ -48,7 +48,7 @@ class Examples:
 
     def __init__(self, card: Card, root: str | Path):
 
-        from bmfm.objectives.together import Objectives
+        from bmfm.objectives.multitask import Objectives
 
         self.card, self.test_uses = card, 0
         self.hash = content_hash(data_paths(card, root))

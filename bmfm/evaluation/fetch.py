@@ -6,7 +6,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote
 from urllib.request import Request, urlopen
 
-from bmfm.evaluation.cards import RECORD, Card, DataFile, find_file, recorded, sha256, write_json
+from bmfm.evaluation.tasks import RECORD, Card, DataFile, find_file, recorded, sha256, write_json
 
 BLOCK = 1 << 20
 

@@ -200,8 +200,8 @@ def _close(a: Arrays, b: Arrays) -> bool:
 
 def examples_at_hand(card, data_root: str | Path):
     """The examples of a card whose files are here, as its checksums say; else None."""
-    from bmfm.evaluation.cards import content_hash as hash_of_files
-    from bmfm.evaluation.cards import data_paths, known_hash, missing_files
+    from bmfm.evaluation.tasks import content_hash as hash_of_files
+    from bmfm.evaluation.tasks import data_paths, known_hash, missing_files
 
     if missing_files(card, data_root):
         return None
@@ -214,8 +214,8 @@ def examples_at_hand(card, data_root: str | Path):
 @lru_cache(8)
 def _examples(task: str, data_root: str):
     from bmfm.cli import override
-    from bmfm.evaluation.cards import read_card
     from bmfm.evaluation.examples import Examples
+    from bmfm.evaluation.tasks import read_card
 
     return Examples(read_card(task, ["checkpoint=none", override("data_root", data_root)]), data_root)
 

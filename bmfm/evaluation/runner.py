@@ -19,10 +19,10 @@ import numpy as np
 
 from bmfm.cli import instantiate, override
 from bmfm.evaluation import own_metrics
-from bmfm.evaluation.cards import Card, content_hash, data_paths, read_card, verify, write_json
 from bmfm.evaluation.launch import cores
 from bmfm.evaluation.overlap import overlap
 from bmfm.evaluation.protocols import protocol
+from bmfm.evaluation.tasks import Card, content_hash, data_paths, read_card, verify, write_json
 from bmfm.metrics import METRICS
 
 REPORTED = ("bmfm", "torch", "transformers", "numpy", "scikit-learn", "anndata", "scib-metrics", "scvi-tools", "harmonypy")

@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.data.collate import collate, to_tensors
+from bmfm.checkpoints.load import ADAPTER, adapter_base, allow_remote_code, check_vocabulary, read_adapter, read_model, read_tokenizer
 from bmfm.inference.annotate import annotate, check_annotated, free_name
 from bmfm.inference.cells import read_cells, without_empty
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.sequences import tokenize_sequences
-from bmfm.models.folders import find_folder, written_files
-from bmfm.models.load import ADAPTER, adapter_base, allow_remote_code, check_vocabulary, read_adapter, read_model, read_tokenizer
 from bmfm.models.model import BmfmModel
 from bmfm.special import CLS, PAD
+from bmfm.storage.folders import find_folder, written_files
+from bmfm.tokenizers.collate import collate, to_tensors
 from bmfm.tokenizers.rna import CellTokenizer
 
 PRECISIONS = {None: None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -80,18 +80,18 @@ def choose_for(asked: str, embeds: torch.Tensor, head_size: int) -> str:
 def attention_inputs(config, embeds_BLH: torch.Tensor, batch: dict) -> dict:
     """Keyword arguments that make a backbone keep documents apart and ignore padding (document 0).
 
-    Tokens marked in ``batch["unseen"]``, if that is there, are seen by themselves alone (scGPT, Nature Methods 2024).
+    Tokens marked in ``batch["isolated_mask"]``, if that is there, are seen by themselves alone (scGPT, Nature Methods 2024).
     """
-    document_BL, unseen_BL = batch["document"], batch.get("unseen")
+    sequence_ids_BL, isolated_BL = batch["sequence_ids"], batch.get("isolated_mask")
     common: dict = {"config": config, "inputs_embeds": embeds_BLH, "attention_mask": None}
-    if not batch.get("packed", True) and unseen_BL is None:
-        common["attention_mask"] = document_BL > 0  # one document a row: the cheap mask, or none where nothing is padded
+    if not batch.get("packed", True) and isolated_BL is None:
+        common["attention_mask"] = sequence_ids_BL > 0  # one document a row: the cheap mask, or none where nothing is padded
     else:
 
         def visible(batch, head, query, key):
-            same = (document_BL[batch, query] == document_BL[batch, key]) & (document_BL[batch, query] > 0)
-            if unseen_BL is not None:
-                same = same & ~unseen_BL[batch, key]
+            same = (sequence_ids_BL[batch, query] == sequence_ids_BL[batch, key]) & (sequence_ids_BL[batch, query] > 0)
+            if isolated_BL is not None:
+                same = same & ~isolated_BL[batch, key]
             return same | (query == key)
 
         common["and_mask_function"] = visible
@@ -101,11 +101,11 @@ def attention_inputs(config, embeds_BLH: torch.Tensor, batch: dict) -> dict:
     return {"attention_mask": masks}
 
 
-def flattened(document_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+def flattened(sequence_ids_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Places of the real tokens in the flattened batch [T], cumulative lengths of documents [D + 1], the longest."""
-    row = torch.arange(len(document_BL), device=document_BL.device)[:, None]
-    number = (row * (document_BL.max() + 1) + document_BL).flatten()
-    places = (document_BL.flatten() > 0).nonzero().squeeze(1)
+    row = torch.arange(len(sequence_ids_BL), device=sequence_ids_BL.device)[:, None]
+    number = (row * (sequence_ids_BL.max() + 1) + sequence_ids_BL).flatten()
+    places = (sequence_ids_BL.flatten() > 0).nonzero().squeeze(1)
     _, lengths = torch.unique_consecutive(number[places], return_counts=True)
     cumulative = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
     return places, cumulative, int(lengths.max())

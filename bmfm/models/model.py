@@ -12,12 +12,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bmfm.models.attention import attention_inputs, check_name, choose_for, flattened
 from bmfm.models.backbones import KINDS
-from bmfm.models.described import plain, read_config, without_choices
+from bmfm.models.backbones.huggingface import CODE, ForeignEmbeddings, save_code
 from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
-from bmfm.models.folders import find_folder, pooling_by_kind
-from bmfm.models.foreign import CODE, ForeignEmbeddings, save_code
 from bmfm.models.heads import Decoder, Heads
-from bmfm.models.weights import load_strictly, read_weights
+from bmfm.storage.config import plain, read_config, without_choices
+from bmfm.storage.folders import find_folder, pooling_by_kind
+from bmfm.storage.weights import load_strictly, read_weights
 
 POOLINGS = ("mean", "mean_all", "pooler")
 
@@ -196,8 +196,8 @@ class BmfmModel(PreTrainedModel):
         """Final hidden states [B, L, H] of a batch (`bmfm.data`), padded or packed; those of padding mean nothing."""
         if self.reads_ids:
             return self.backbone.of_batch(batch)
-        document, config = batch["document"], self.backbone.config
-        embeds, unseen = self.embeddings(batch), "unseen" in batch
+        document, config = batch["sequence_ids"], self.backbone.config
+        embeds, unseen = self.embeddings(batch), "isolated_mask" in batch
         if unseen and self.attention == "flash_attention_2":
             raise ValueError("masking.hide=true needs attention masks: choose model.attention=sdpa or flex_attention")
         chosen = choose_for("sdpa" if unseen and self.attention == "auto" else self.attention, embeds, self.head_size)
@@ -224,13 +224,13 @@ class BmfmModel(PreTrainedModel):
             where the model has one. None or ``auto`` is the model's own, ``config.pooling``.
         """
         pooling = self.check_pooling(pooling)
-        states, first = hidden_BLH.flatten(0, 1), batch["first"]
+        states, first = hidden_BLH.flatten(0, 1), batch["cls_index"]
         if pooling == "pooler":
             assert self.pooler is not None
             return self.pooler(states[first]).tanh()
         if isinstance(pooling, int):
             return states[first + pooling]
-        n, example = len(first), batch["example"]
+        n, example = len(first), batch["example_ids"]
         if self.reads_ids:
             example = torch.where(self.backbone.shown(batch["input_ids"]), example, -1)
         where = torch.where(example < 0, n, example).flatten()
@@ -265,15 +265,15 @@ class BmfmModel(PreTrainedModel):
         """Logits [M, size] of one head for M states."""
         return self.heads(name, states_MH, self.embeddings)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask=None, position_ids=None, document=None, **fields) -> BaseModelOutput:
-        """Hidden states of padded rows, one example each (or of packed ones, numbered by `document`)."""
-        if document is None:
-            document = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+    def forward(self, input_ids: torch.Tensor, attention_mask=None, position_ids=None, sequence_ids=None, **fields) -> BaseModelOutput:
+        """Hidden states of padded rows, one example each (or of packed ones, numbered by `sequence_ids`)."""
+        if sequence_ids is None:
+            sequence_ids = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         if position_ids is None:
             position_ids = torch.zeros_like(input_ids)
             if self.config.positions:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        batch = {"input_ids": input_ids, "document": document, "position_ids": position_ids, "packed": True, **fields}
+        batch = {"input_ids": input_ids, "sequence_ids": sequence_ids, "position_ids": position_ids, "packed": True, **fields}
         return BaseModelOutput(last_hidden_state=self.encode(batch))
 
 

@@ -19,7 +19,7 @@ An objective has
 - ``unscored``: the parts (validation, test) that have no label of it;
 - ``summarise(sums)`` -> {metric: float}, and ``rows(metrics)`` -> lines of the summary.
 
-`together.Objectives` holds several under their names.
+`multitask.Objectives` holds several under their names.
 """
 
 from typing import NamedTuple

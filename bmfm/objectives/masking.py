@@ -122,12 +122,12 @@ class Masking:
         weights = self.weights if training else self.fixed
         fate = np.zeros(tuple(batch["input_ids"].shape), np.uint8)
         _choose(
-            batch["tokens"].numpy(), batch["example"].numpy(),
-            batch["special"].numpy(), keys, 17 if self.together else salt, self.share, self.masked, self.switched, weights, fate,
+            batch["original_ids"].numpy(), batch["example_ids"].numpy(),
+            batch["special_tokens_mask"].numpy(), keys, 17 if self.together else salt, self.share, self.masked, self.switched, weights, fate,
         )  # fmt: skip
         if self.hide:
             unseen = torch.from_numpy(fate == HIDDEN)
-            batch["unseen"] = batch["unseen"] | unseen if "unseen" in batch else unseen
+            batch["isolated_mask"] = batch["isolated_mask"] | unseen if "isolated_mask" in batch else unseen
         return fate
 
     def replace_ids(self, batch: dict, keys: np.ndarray, fate: np.ndarray, plain: tuple[int, int]) -> None:
@@ -135,13 +135,13 @@ class Masking:
         ids = batch["input_ids"].numpy()
         ids[fate == HIDDEN] = MASK
         if self.switched:
-            _random_ids(fate, batch["example"].numpy(), keys, *plain, ids)
+            _random_ids(fate, batch["example_ids"].numpy(), keys, *plain, ids)
 
     def replace_values(self, batch: dict, keys: np.ndarray, fate: np.ndarray) -> None:
         """Write the mask's value, and values of random other tokens of the same example, into ``values``."""
         values = batch["values"].numpy()
         if self.switched:
-            _random_values(fate, batch["example"].numpy(), batch["special"].numpy(), keys, values.copy(), values)
+            _random_values(fate, batch["example_ids"].numpy(), batch["special_tokens_mask"].numpy(), keys, values.copy(), values)
         values[fate == HIDDEN] = -(MASK + 1)
 
     def adapt(self, errors: torch.Tensor, n: torch.Tensor) -> None:

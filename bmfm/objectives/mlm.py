@@ -43,7 +43,7 @@ class MaskedLanguageModel:
     def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> None:
         """Hide tokens in ``input_ids`` and add their ids as labels [B, L]."""
         fate = self.masking.choose(batch, keys, 23, training)
-        batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), batch["tokens"], IGNORE)
+        batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), batch["original_ids"], IGNORE)
         self.masking.replace_ids(batch, keys, fate, self.plain)
 
     def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:

@@ -92,7 +92,7 @@ class MaskedValues:
     def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses with their baselines, and sums for Pearson, MAE, zero F1 and AUC, and each gene's errors [V, 8]."""
         outputs, labels, places = self._outputs(model, batch, hidden_BLH)
-        genes = batch["tokens"].flatten()[places]
+        genes = batch["original_ids"].flatten()[places]
         mean, zero_rate = self.mean.to(labels.device)[genes], self.zero_rate.to(labels.device)[genes]
         baseline = {
             "mse": lambda: (mean - labels) ** 2,

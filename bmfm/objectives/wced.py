@@ -68,14 +68,14 @@ class WholeCellDecoder:
 
     def _truth(self, batch: dict) -> torch.Tensor:
         """True values [N, V]."""
-        cell = batch["cell"]
-        truth = torch.zeros((len(batch["first"]), len(self.genes)), device=cell["value"].device)
+        cell = batch["full_profile"]
+        truth = torch.zeros((len(batch["cls_index"]), len(self.genes)), device=cell["value"].device)
         return truth.index_put_((cell["row"], cell["gene"]), cell["value"].float())
 
     def _masks(self, batch: dict) -> dict[str, torch.Tensor]:
         """Which genes each target averages over {target: [N, V]}."""
-        n, example = len(batch["first"]), batch["example"].flatten()
-        measured = batch["measured"][batch["source"]]
+        n, example = len(batch["cls_index"]), batch["example_ids"].flatten()
+        measured = batch["gene_panel_mask"][batch["source_ids"]]
         seen = torch.zeros((n + 1, len(self.genes)), dtype=torch.bool, device=measured.device)
         seen[torch.where(example < 0, n, example), batch["input_ids"].flatten()] = True
         seen = seen[:n]
@@ -85,7 +85,7 @@ class WholeCellDecoder:
         self, model, batch: dict, hidden_BLH: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
         """Logits {kind: [N, V]}, true values [N, V] and masks {target: [N, V]}."""
-        states_NH = hidden_BLH.flatten(0, 1)[batch["first"] + self.cls]
+        states_NH = hidden_BLH.flatten(0, 1)[batch["cls_index"] + self.cls]
         logits_NVK = model.head(self.name, states_NH).float().view(len(states_NH), len(self.genes), len(self.kinds))
         return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, self._truth(batch), self._masks(batch)
 

@@ -141,7 +141,7 @@ class TokenBatch:
 
 
 class Vocabulary:
-    """What follows from the tokens alone: the same for our tokenizers of DNA and for those of others (`models.foreign`)."""
+    """What follows from the tokens alone: the same for our tokenizers of DNA and for those of others (`models.backbones.huggingface`)."""
 
     tokenizer: Any
     names: list[str]

@@ -335,7 +335,7 @@ class CellTokenizer:
 
     def finish_values(self, batch: dict, lengths: np.ndarray, depth: np.ndarray | None) -> None:
         """Write the values of special tokens into collated cells of these lengths: -(id + 1), and log totals at [S], [T]."""
-        values, first = batch["values"].reshape(-1), batch["first"]
+        values, first = batch["values"].reshape(-1), batch["cls_index"]
         for i in range(self.n_cls):
             values[first + i] = -(self.prefix[i] + 1.0)
         if depth is not None:

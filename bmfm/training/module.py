@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from bmfm.models.model import BmfmModel
-from bmfm.objectives.together import Objectives, add_up, weighted_mean
+from bmfm.objectives.multitask import Objectives, add_up, weighted_mean
 from bmfm.training.devices import of_every_device, rng_state, set_rng_state
 from bmfm.training.optim import learning_rates
 

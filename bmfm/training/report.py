@@ -96,8 +96,8 @@ def save_model(
     """
     import transformers
 
-    from bmfm.models.load import save_together
-    from bmfm.models.modernbert import is_plain
+    from bmfm.checkpoints.load import save_together
+    from bmfm.checkpoints.transformers_format import is_plain
 
     transformers.utils.logging.disable_progress_bar()
     model.config.max_tokens = config["data"]["max_tokens"]
@@ -111,7 +111,7 @@ def save_model(
 
 def write_card(model, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]) -> None:
     """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved."""
-    from bmfm.models.modernbert import is_plain
+    from bmfm.checkpoints.transformers_format import is_plain
 
     plain = is_plain(model)
     tags = "genomics, dna" if "values" not in model.config.fields else "transcriptomics, single-cell"

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmfm.data.collate import collate, place_packed
 from bmfm.data.stream import BatchStream
 from bmfm.special import CLS, SEP
+from bmfm.tokenizers.collate import collate, place_packed
 from tests.conftest import flat_tokens
 
 
@@ -16,16 +16,16 @@ def test_rows_hold_every_token_once(lengths, packing, positions):
     prefix = np.array([CLS, 5])
     batch = collate(ids, offsets, prefix, {"has_variant": (flags, False)}, 64 if packing else None, positions)
     for b in range(len(lengths)):
-        mine = batch["example"] == b
+        mine = batch["example_ids"] == b
         expected = [CLS, 5, *ids[offsets[b] : offsets[b + 1]], SEP]
         assert batch["input_ids"][mine].tolist() == expected
         assert batch["position_ids"][mine].tolist() == (list(range(len(expected))) if positions else [0] * len(expected))
-        assert len({*batch["document"][mine].tolist()}) == 1
+        assert len({*batch["sequence_ids"][mine].tolist()}) == 1
         assert batch["has_variant"][mine].tolist() == [False, False, *flags[offsets[b] : offsets[b + 1]], False]
-        assert batch["special"][mine].tolist() == [True, True, *[False] * lengths[b], True]
-        assert np.flatnonzero(mine.ravel())[0] == batch["first"][b]
-    assert (batch["document"] == 0).sum() == batch["input_ids"].size - sum(lengths) - 3 * len(lengths)
-    assert batch["input_ids"].shape[1] % 8 == 0 and batch["special"][batch["document"] == 0].all()
+        assert batch["special_tokens_mask"][mine].tolist() == [True, True, *[False] * lengths[b], True]
+        assert np.flatnonzero(mine.ravel())[0] == batch["cls_index"][b]
+    assert (batch["sequence_ids"] == 0).sum() == batch["input_ids"].size - sum(lengths) - 3 * len(lengths)
+    assert batch["input_ids"].shape[1] % 8 == 0 and batch["special_tokens_mask"][batch["sequence_ids"] == 0].all()
 
 
 def test_packing_saves_rows():

@@ -299,7 +299,7 @@ def test_one_seed_is_enough_where_it_says_all():
 
 def test_data_of_a_card_are_compared(tmp_path, monkeypatch):
     """The suite `demo_dna` knows the hash of what ships; a submission of other data is refused."""
-    from bmfm.evaluation.cards import content_hash
+    from bmfm.evaluation.tasks import content_hash
     from bmfm.files import ASSETS
 
     monkeypatch.undo()

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from bmfm.benchmark import benchmark
 from bmfm.cli import compose
-from bmfm.evaluation.cards import read_card
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.overlap import _count, overlap, sentences
 from bmfm.evaluation.sketch import EMPTY, jaccard_of, near, sketches
+from bmfm.evaluation.tasks import read_card
 from bmfm.files import ASSETS
 from bmfm.hashing import mix
 

@@ -14,10 +14,10 @@ import pytest
 from bmfm.benchmark import benchmark, entrants_of
 from bmfm.cli import compose, config_folder
 from bmfm.evaluation import runner
-from bmfm.evaluation.cards import read_card
-from bmfm.evaluation.entrants import Embedding, Probe
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.launch import LocalPool, Slurm
+from bmfm.evaluation.methods import Embedding, Probe
+from bmfm.evaluation.tasks import read_card
 from bmfm.files import ASSETS, cache_root
 
 DNA = "+suite={name: demo_dna, title: t, tasks: [demo/core_promoter_tata]}"
@@ -405,7 +405,7 @@ def test_settings_of_the_card_cannot_be_changed(run, dna_model):
 
 def test_fine_tuning_never_sees_the_test_part_of_a_split_without_seed(tmp_path, dna_model):
     """The parts of a table that is split at random are those of the examples that are scored, whatever the run's seed."""
-    from bmfm.evaluation.entrants import FineTuned
+    from bmfm.evaluation.methods import FineTuned
 
     seen = {}
 
@@ -415,7 +415,7 @@ def test_fine_tuning_never_sees_the_test_part_of_a_split_without_seed(tmp_path, 
 
     examples = Examples(read_card("demo/core_promoter_tata", ["checkpoint=none"]), "none")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("bmfm.train.train", train)
+        patch.setattr("bmfm.training.run.train", train)
         FineTuned("x", str(dna_model)).predict(examples, 7, tmp_path / "a=b, (c)")
     assert seen["seed"] == 7 and seen["split"]["seed"] == 0
 

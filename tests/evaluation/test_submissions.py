@@ -15,10 +15,10 @@ from sklearn.metrics import matthews_corrcoef
 from bmfm import leaderboard
 from bmfm.evaluation import board as boards
 from bmfm.evaluation import predictions, standing
-from bmfm.evaluation.cards import content_hash, read_card
-from bmfm.evaluation.entrants import finite
 from bmfm.evaluation.examples import Examples
+from bmfm.evaluation.methods import finite
 from bmfm.evaluation.submission import digest, make_submission, summary
+from bmfm.evaluation.tasks import content_hash, read_card
 from bmfm.files import ASSETS
 from tests.evaluation.test_report import SHA, record, sample
 

@@ -13,7 +13,7 @@ import pytest
 from bmfm.cli import CONFIG_DIR, compose, main, options, use_config_folder
 from bmfm.evaluation import board as boards
 from bmfm.evaluation import own_metrics
-from bmfm.evaluation.cards import card_names, read_card, read_suite
+from bmfm.evaluation.tasks import card_names, read_card, read_suite
 from bmfm.metrics import METRICS, Metric
 from bmfm.metrics import score as shipped_score
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 import bmfm
-from bmfm.models.described import offline
-from bmfm.models.load import read_model
+from bmfm.checkpoints.load import read_model
+from bmfm.storage.config import offline
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_weights_that_are_no_numbers_are_named(changed, kind, odd):
 
 def test_large_weights_are_numbers(changed):
     """Whose sum is none in 32 bits."""
-    from bmfm.models.weights import refuse_not_finite
+    from bmfm.storage.weights import refuse_not_finite
 
     large = {"a": torch.full((4,), 3e38), "b": torch.full((9,), 65504.0, dtype=torch.float16), "c": torch.zeros(0)}
     assert not torch.isfinite(large["a"].sum()) and refuse_not_finite(large, "x") is None
@@ -202,7 +202,7 @@ def test_nothing_is_predicted_from_what_is_no_number(cells_model):
     before = model.predict(adata)
     logits = model._logits
     model._logits = lambda name, hidden, batch: torch.where(
-        batch["example"].new_tensor([[0], [1], [0]]) > 0, torch.nan, logits(name, hidden, batch)
+        batch["example_ids"].new_tensor([[0], [1], [0]]) > 0, torch.nan, logits(name, hidden, batch)
     )
     with pytest.warns(UserWarning, match="NaN or infinite numbers for 1 of 3 examples"):
         said = model.predict(adata)
@@ -214,7 +214,7 @@ def test_nothing_is_predicted_from_what_is_no_number(cells_model):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, cells_model, dna_model):
     """Folders of both omics that were saved as training does."""
-    from bmfm.models.load import save_together
+    from bmfm.checkpoints.load import save_together
 
     out = {}
     for kind, source in (("cells", cells_model), ("plain", dna_model)):
@@ -285,7 +285,7 @@ def test_folders_that_do_not_say_are_checked_as_far_as_can_be(changed, folders):
         (lambda c: c.update(pooling=2), r"pooling is 2.*n_cls=1"),
         (lambda c: c["fields"].update(values={"kind": "token", "n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
     ):
-        from bmfm.models.load import check_vocabulary, read_tokenizer
+        from bmfm.checkpoints.load import check_vocabulary, read_tokenizer
         from bmfm.models.model import BmfmConfig, BmfmModel
 
         folder = changed("cells", change)

@@ -20,10 +20,11 @@ from transformers import (
 )
 
 import bmfm
+from bmfm.checkpoints.huggingface import is_foreign
+from bmfm.checkpoints.load import from_checkpoint, read_model, read_tokenizer
 from bmfm.cli import compose
-from bmfm.models.foreign import ForeignTokenizer, is_foreign
-from bmfm.models.load import from_checkpoint, read_model, read_tokenizer
 from bmfm.special import CLS, PAD, SEP
+from bmfm.tokenizers.huggingface import ForeignTokenizer
 
 WORDS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
 TEXTS = ["ACGTTGCAACGA", "acgtag", "GATTACAGATTACAA"]

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from bmfm.data.collate import collate, to_tensors
+from bmfm.checkpoints.transformers_format import from_transformers, is_plain, to_transformers
 from bmfm.models.attention import attention_inputs, check_name, choose, flattened
 from bmfm.models.embeddings import encoder
 from bmfm.models.model import BmfmModel, build
-from bmfm.models.modernbert import from_transformers, is_plain, to_transformers
+from bmfm.tokenizers.collate import collate, to_tensors
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 BACKBONES = {
@@ -32,7 +32,7 @@ def _batch(row_length=None, values=False):
 
 
 def _by_example(batch, hidden):
-    return [hidden[batch["example"] == b] for b in range(5)]
+    return [hidden[batch["example_ids"] == b] for b in range(5)]
 
 
 @pytest.mark.parametrize("omics", ["dna", "rna"])
@@ -45,7 +45,7 @@ def test_packed_equals_padded(attention, backbone, omics):
         RNA if rna else DNA, {}, attention=attention, values={"kind": "mlp_special"} if rna else None, **BACKBONES[backbone]
     ).eval()
     padded, packed = _batch(values=rna), _batch(96, values=rna)
-    assert packed["document"].max() > 1
+    assert packed["sequence_ids"].max() > 1
     with torch.no_grad():
         for a, b in zip(_by_example(padded, model.encode(padded)), _by_example(packed, model.encode(packed)), strict=True):
             torch.testing.assert_close(a, b, atol=3e-6, rtol=1e-5)
@@ -60,7 +60,7 @@ def test_dna_model_is_transformers_modernbert_and_back():
         theirs = to_transformers(model).eval()
         again = from_transformers(theirs).eval()
         batch = _batch()
-        mask = (batch["document"] > 0).long()
+        mask = (batch["sequence_ids"] > 0).long()
         with torch.no_grad():
             ours = model.head("mlm", model.encode(batch))
             torch.testing.assert_close(again.head("mlm", again.encode(batch)), ours)
@@ -86,8 +86,8 @@ def test_unseen_tokens_do_not_touch_others():
     torch.manual_seed(0)
     model = build(RNA, {}, attention="sdpa", values={"kind": "mlp"}, **BACKBONES["bert"]).eval()
     batch = _batch(96, values=True)
-    batch["unseen"] = torch.zeros_like(batch["document"], dtype=torch.bool)
-    batch["unseen"][0, 5] = True
+    batch["isolated_mask"] = torch.zeros_like(batch["sequence_ids"], dtype=torch.bool)
+    batch["isolated_mask"][0, 5] = True
     with torch.no_grad():
         before = model.encode(batch)
         batch["values"][0, 5] = 100.0
@@ -142,17 +142,17 @@ def test_model_folder(tmp_path):
     with torch.no_grad():
         for name in heads:
             torch.testing.assert_close(again.head(name, again.encode(batch)), model.head(name, model.encode(batch)))
-        out = again(batch["input_ids"], (batch["document"] > 0), values=batch["values"]).last_hidden_state
-    real = batch["document"] > 0
+        out = again(batch["input_ids"], (batch["sequence_ids"] > 0), values=batch["values"]).last_hidden_state
+    real = batch["sequence_ids"] > 0
     torch.testing.assert_close(out[real], model.encode(batch).detach()[real], atol=3e-6, rtol=1e-5)
 
 
 def test_flattened_documents_for_varlen_attention():
     batch = _batch(96)
-    places, cumulative, longest = flattened(batch["document"])
+    places, cumulative, longest = flattened(batch["sequence_ids"])
     lengths = cumulative.diff().tolist()
     assert sorted(lengths) == [11, 22, 35, 52, 63] and longest == 63
-    flat = batch["example"].flatten()[places]
+    flat = batch["example_ids"].flatten()[places]
     assert all(len(flat[a:b].unique()) == 1 for a, b in pairwise(cumulative))
 
 
@@ -195,7 +195,7 @@ def test_choice_of_attention(monkeypatch):
     model.encode(_batch())
     assert model.backbone.config._attn_implementation == "sdpa"
     model = build(DNA, {}, attention="sdpa", **BACKBONES["modernbert"])
-    batch = {"document": torch.tensor([[1, 1, 2, 0]])}
+    batch = {"sequence_ids": torch.tensor([[1, 1, 2, 0]])}
     mask = attention_inputs(model.backbone.config, torch.zeros(1, 4, 32), batch)["attention_mask"]["full_attention"]
     assert mask.squeeze().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import bmfm
-from bmfm.evaluation.entrants import Checkpoint
+from bmfm.checkpoints.load import from_checkpoint, read_model
+from bmfm.evaluation.methods import Checkpoint
 from bmfm.evaluation.probes import Embedder
 from bmfm.files import ASSETS
-from bmfm.models.load import from_checkpoint, read_model
 from bmfm.models.model import BmfmConfig
 from tests.conftest import SMALL
 
@@ -28,7 +28,7 @@ def _states(model, data):
     """Hidden states of each example [L, H] with its special tokens, one at a time: nothing is padded or pooled."""
     caught = []
     encode = model.model.encode
-    model.model.encode = lambda batch: caught.append((encode(batch)[0], (batch["document"][0] > 0))) or encode(batch)
+    model.model.encode = lambda batch: caught.append((encode(batch)[0], (batch["sequence_ids"][0] > 0))) or encode(batch)
     try:
         model.embed(data, batch_size=1)
     finally:
@@ -130,5 +130,5 @@ def test_the_kind_decides_where_nothing_is_said():
 
 def test_a_mean_of_nothing_is_no_division_by_zero(cells_model):
     model = read_model(cells_model)
-    batch = {"first": torch.tensor([0]), "example": torch.tensor([[0, -1]])}
+    batch = {"cls_index": torch.tensor([0]), "example_ids": torch.tensor([[0, -1]])}
     assert torch.equal(model.pool(torch.ones(1, 2, 16), batch, "mean"), torch.zeros(1, 16))

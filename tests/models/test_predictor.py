@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bmfm
-from bmfm.models.load import from_checkpoint, merge_lora, read_model, save_adapter
+from bmfm.checkpoints.load import from_checkpoint, merge_lora, read_model, save_adapter
 from bmfm.models.model import build
 from bmfm.tokenizers.rna import CellTokenizer
 from tests.conftest import SMALL
@@ -84,7 +84,7 @@ def test_only_what_the_package_wrote_is_uploaded(tmp_path, dna_model, cells_mode
 
 def test_code_of_others_and_shards_are_uploaded(tmp_path):
     """Those that the configuration and the index know of alone, and nothing by a link out of the folder."""
-    from bmfm.models.folders import written_files
+    from bmfm.storage.folders import written_files
 
     folder, outside = tmp_path / "m", tmp_path / "secret.py"
     (folder / "code").mkdir(parents=True)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import bmfm
+from bmfm.checkpoints.published import convert, normalise, read_published
 from bmfm.convert import convert as convert_folder
 from bmfm.models.model import BmfmModel
-from bmfm.models.pickled import Bag, read_checkpoint
-from bmfm.models.published import convert, normalise, read_published
+from bmfm.storage.pickled import Bag, read_checkpoint
 
 PARITY = Path(__file__).parents[1] / "parity"
 NAMES = sorted(p.name for p in PARITY.iterdir() if p.is_dir() and not p.name.startswith("_"))
@@ -28,7 +28,13 @@ def _batch(io):
     x, mask = torch.from_numpy(io["input_ids"]), torch.from_numpy(io["attention_mask"]).long()
     n, n_fields, length = x.shape
     positions = torch.arange(length).expand(n, length) if n_fields == 1 else torch.zeros(n, length, dtype=torch.long)
-    batch = {"input_ids": x[:, 0].long(), "document": mask, "position_ids": positions, "packed": False, "first": torch.arange(n) * length}
+    batch = {
+        "input_ids": x[:, 0].long(),
+        "sequence_ids": mask,
+        "position_ids": positions,
+        "packed": False,
+        "cls_index": torch.arange(n) * length,
+    }
     return batch | ({"values": x[:, 1].float()} if n_fields > 1 else {})
 
 
@@ -37,7 +43,7 @@ def test_same_numbers_as_the_published_code(name):
     io = np.load(PARITY / name / "io.npz")
     model, _ = read_published(PARITY / name, _theta(name))
     batch = _batch(io)
-    real = batch["document"] > 0
+    real = batch["sequence_ids"] > 0
 
     def close(ours, theirs, where=None):
         theirs = torch.from_numpy(theirs)
@@ -297,8 +303,8 @@ def test_pooling_as_published(published):
     io = np.load(PARITY / "scbert_mlm_cve" / "io.npz")
     model, _ = read_published(published[0])
     batch = _batch(io)
-    batch["example"] = torch.where(batch["document"] > 0, torch.arange(len(batch["document"]))[:, None], -1)
-    hidden, mask = torch.from_numpy(io["hidden/2"] if "hidden/2" in io else io["hidden/1"]), batch["document"].float()
+    batch["example_ids"] = torch.where(batch["sequence_ids"] > 0, torch.arange(len(batch["sequence_ids"]))[:, None], -1)
+    hidden, mask = torch.from_numpy(io["hidden/2"] if "hidden/2" in io else io["hidden/1"]), batch["sequence_ids"].float()
     expected = (hidden[:, 1:] * mask[:, 1:, None]).sum(1) / mask[:, 1:].sum(1)[:, None]
     torch.testing.assert_close(model.pool(hidden, batch, "mean"), expected)
     everything = (hidden * mask[:, :, None]).sum(1) / mask.sum(1)[:, None]

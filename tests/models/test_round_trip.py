@@ -20,10 +20,10 @@ from transformers import (
 )
 
 import bmfm
-from bmfm.data.collate import collate, to_tensors
-from bmfm.models.load import from_checkpoint, merge_lora, read_model
+from bmfm.checkpoints.load import from_checkpoint, merge_lora, read_model
+from bmfm.checkpoints.transformers_format import to_transformers
 from bmfm.models.model import BmfmModel, build
-from bmfm.models.modernbert import to_transformers
+from bmfm.tokenizers.collate import collate, to_tensors
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 ROPE = {"rope_type": "default", "rope_theta": 777.0}

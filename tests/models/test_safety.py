@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bmfm.models.pickled import Bag, read_checkpoint
+from bmfm.storage.pickled import Bag, read_checkpoint
 
 
 class _Call:
@@ -325,7 +325,7 @@ DOUBLED = {
 @pytest.mark.parametrize("what", DOUBLED)
 def test_values_that_are_larger_written_out(tmp_path, what):
     """Each is read, as nothing expands it, and refused before anything would."""
-    from bmfm.models.published import read_published
+    from bmfm.checkpoints.published import read_published
 
     file = tmp_path / "last.ckpt"
     _archive(file, DOUBLED[what](), NUMBERS)
@@ -337,7 +337,7 @@ def test_values_that_are_larger_written_out(tmp_path, what):
 
 def test_messages_are_short_and_plain(tmp_path):
     """Terminals obey control characters in names, and nobody reads 300,000 letters."""
-    from bmfm.models.published import read_published
+    from bmfm.checkpoints.published import read_published
 
     file, long = tmp_path / "last.ckpt", "a" * 300_000
     key = PROTO + b"}(" + _text("a\n\x1b[31mTraceback") + b"N" + _text(long) + b"Nu" + STOP

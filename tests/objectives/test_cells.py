@@ -11,8 +11,8 @@ from bmfm.models.heads import reverse_gradient
 from bmfm.objectives import labels as label_tasks
 from bmfm.objectives.masking import Masking
 from bmfm.objectives.mlm import MaskedLanguageModel
+from bmfm.objectives.multitask import Objectives, weighted_mean
 from bmfm.objectives.statistics import binary_metrics, histogram, moments, pearson, row_pearson
-from bmfm.objectives.together import Objectives, weighted_mean
 from bmfm.objectives.values import MaskedValues
 from bmfm.objectives.wced import WholeCellDecoder
 from bmfm.special import IGNORE
@@ -98,9 +98,9 @@ def _cells_batch():
     measured[:, 90:98] = True
     measured[0, 98:] = True
     return batch | {
-        "cell": {"row": torch.tensor(rows_), "gene": torch.tensor(genes), "value": torch.tensor(values)},
-        "measured": measured,
-        "source": torch.tensor([0, 1]),
+        "full_profile": {"row": torch.tensor(rows_), "gene": torch.tensor(genes), "value": torch.tensor(values)},
+        "gene_panel_mask": measured,
+        "source_ids": torch.tensor([0, 1]),
     }
 
 
@@ -154,7 +154,7 @@ def test_classification(small_model, pooling, focal):
     data, together, model, batch, hidden = run_labels(task, {"t": CLASSES}, small_model)
     assert together.heads["y"]["classes"] == ["a", "b", "c"] and (data.labels["y"] == IGNORE).sum() == 13
     assert "3 classes" in data.notes["labels y"] and "'new'" in data.notes["labels y"]
-    states = hidden[:, 0] if pooling == 0 else torch.stack([hidden[batch["example"] == b][1:].mean(0) for b in range(4)])
+    states = hidden[:, 0] if pooling == 0 else torch.stack([hidden[batch["example_ids"] == b][1:].mean(0) for b in range(4)])
     logits = model.head("y", states)
     labels = batch["labels"]["y"]
     assert labels.tolist() == [0, 1, 2, IGNORE]
@@ -334,7 +334,7 @@ def test_labels_are_counted_without_a_model(small_model, ignore_zeros):
     data = FakeData(columns={"t": CLASSES, "many": many})
     together = bound(data, **objectives)
     batch = _cells_batch()
-    batch["values"] = torch.where(batch["special"], -3.0, torch.randint(0, 3, batch["special"].shape).float())
+    batch["values"] = torch.where(batch["special_tokens_mask"], -3.0, torch.randint(0, 3, batch["special_tokens_mask"].shape).float())
     batch["labels"] = {name: torch.from_numpy(data.labels[name][[1, 2]]) for name in "yz"}
     batch = together.prepare(batch, KEYS[:2])
     model = small_model(together.heads, FIELDS, {"kind": "mlp_special"})

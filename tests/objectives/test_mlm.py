@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from bmfm.data.collate import collate, to_tensors
 from bmfm.objectives.masking import Masking
 from bmfm.objectives.mlm import MaskedLanguageModel
-from bmfm.objectives.together import Objectives
+from bmfm.objectives.multitask import Objectives
 from bmfm.objectives.values import MaskedValues
 from bmfm.special import CLS, IGNORE, MASK, SEP
+from bmfm.tokenizers.collate import collate, to_tensors
 from tests.conftest import flat_tokens
 from tests.objectives.conftest import FakeData
 
@@ -34,7 +34,7 @@ def test_masks_depend_on_the_example_alone():
     together = bound(mlm=MaskedLanguageModel(Masking(share=0.3, masked=0.8, switched=0.1)))
     padded, packed = (together.prepare(rows(row_length=n), KEYS) for n in (None, 512))
     for b in range(4):
-        one, other = padded["example"] == b, packed["example"] == b
+        one, other = padded["example_ids"] == b, packed["example_ids"] == b
         assert (padded["labels"]["mlm"][one] == packed["labels"]["mlm"][other]).all()
         hidden = padded["input_ids"][one] == MASK
         assert (hidden == (packed["input_ids"][other] == MASK)).all()
@@ -87,12 +87,12 @@ def test_switched_values_come_from_the_same_cell():
     before = rows(values=True)
     batch = objectives.prepare({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in before.items()}, KEYS)
     changed = batch["values"] != before["values"]
-    assert 0.3 < changed.sum() / sum(LENGTHS) < 0.5 and (batch["values"][~before["special"]] >= 0).all()
+    assert 0.3 < changed.sum() / sum(LENGTHS) < 0.5 and (batch["values"][~before["special_tokens_mask"]] >= 0).all()
 
 
 def test_hidden_places_can_be_unseen():
     batch = bound(mlm=MaskedLanguageModel(Masking(hide=True))).prepare(rows(), KEYS)
-    assert (batch["unseen"] == (batch["input_ids"] == MASK)).all() and batch["unseen"].any()
+    assert (batch["isolated_mask"] == (batch["input_ids"] == MASK)).all() and batch["isolated_mask"].any()
 
 
 def test_gene_weights_and_adaptive_masking():
@@ -100,8 +100,8 @@ def test_gene_weights_and_adaptive_masking():
     objective = objectives.parts["mlm"]
 
     def masked_share(batch):
-        ids, hidden = batch["tokens"], batch["labels"]["mlm"] != IGNORE
-        one, two = ((ids >= lo) & (ids < hi) & ~batch["special"] for lo, hi in ((10, 20), (50, 60)))
+        ids, hidden = batch["original_ids"], batch["labels"]["mlm"] != IGNORE
+        one, two = ((ids >= lo) & (ids < hi) & ~batch["special_tokens_mask"] for lo, hi in ((10, 20), (50, 60)))
         return (hidden & one).sum() / one.sum(), (hidden & two).sum() / two.sum()
 
     assert masked_share(objectives.prepare(rows(), KEYS))[0] == 0
@@ -136,15 +136,17 @@ def test_random_replacements_are_the_examples_own():
     backwards = objectives.prepare(backwards, KEYS)
     for b in range(4):
         for name in ("input_ids", "values"):
-            mine = padded[name][padded["example"] == b]
-            assert (mine == packed[name][packed["example"] == b]).all() and (mine == backwards[name][backwards["example"] == b]).all(), name
+            mine = padded[name][padded["example_ids"] == b]
+            assert (mine == packed[name][packed["example_ids"] == b]).all() and (
+                mine == backwards[name][backwards["example_ids"] == b]
+            ).all(), name
 
 
 def test_random_values_are_drawn_from_all_of_the_example():
     """Of 300 tokens with values 0 to 299, those that were replaced have values of any place, not of the one before."""
     objectives = bound(values=MaskedValues(Masking(share=0.9, masked=0.0, switched=1.0), {"mse": 1.0}))
     batch = rows([300], values=True)
-    content = ~batch["special"]
+    content = ~batch["special_tokens_mask"]
     batch["values"][content] = torch.arange(300.0)
     batch = objectives.prepare(batch, KEYS[:1])
     distance = (batch["values"][content] - torch.arange(300.0)).abs()

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from bmfm.checkpoints.transformers_format import to_transformers
 from bmfm.models.model import build
-from bmfm.models.modernbert import to_transformers
 from bmfm.objectives.masking import Masking
 from bmfm.objectives.mlm import MaskedLanguageModel
-from bmfm.objectives.together import Objectives
+from bmfm.objectives.multitask import Objectives
 from tests.conftest import SMALL
 from tests.objectives.conftest import FakeData
 from tests.objectives.test_mlm import rows
@@ -22,7 +22,7 @@ def test_loss_and_gradient_equal_those_of_transformers(tied):
     ours = build({"input_ids": {"kind": "embedding", "size": 100}}, together.heads, "modernbert", **SMALL).eval()
     batch = together.prepare(rows([40, 30, 7]), np.array([3, 1, 4], np.uint64))
     theirs = to_transformers(ours).eval()
-    expected = theirs(input_ids=batch["input_ids"], attention_mask=(batch["document"] > 0).long(), labels=batch["labels"]["mlm"]).loss
+    expected = theirs(input_ids=batch["input_ids"], attention_mask=(batch["sequence_ids"] > 0).long(), labels=batch["labels"]["mlm"]).loss
     total, n, _ = together.losses(ours, batch, ours.encode(batch))["mlm/cross_entropy"]
     assert float(total / n) == pytest.approx(float(expected), rel=1e-6)
     (total / n).backward()

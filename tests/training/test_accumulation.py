@@ -8,8 +8,8 @@ import torch
 
 from bmfm.cli import compose
 from bmfm.files import ASSETS
-from bmfm.train import assemble
 from bmfm.training.module import Training
+from bmfm.training.run import assemble
 from tests.test_conf import SMALL_MODEL
 
 

@@ -30,15 +30,15 @@ def with_pooler(tmp_path_factory):
 
 @pytest.mark.parametrize("pooling", ["0", "pooler"])
 def test_only_what_a_head_reads_is_trained(with_pooler, pooling):
-    from bmfm.models.load import from_checkpoint
+    from bmfm.checkpoints.load import from_checkpoint
     from bmfm.training.optim import freeze_unread
 
     heads = {"y": {"size": 2, "kind": "cross_entropy", "classes": ["a", "b"], "pooling": pooling if pooling == "pooler" else int(pooling)}}
     model = from_checkpoint({"input_ids": {"kind": "embedding", "size": 512}}, heads, str(with_pooler), "sdpa")
     frozen = freeze_unread(model)
     ids = torch.randint(5, 500, (2, 16))
-    batch = {"input_ids": ids, "document": torch.ones_like(ids), "position_ids": torch.arange(16).expand(2, 16), "packed": False}
-    batch |= {"first": torch.tensor([0, 16]), "example": torch.arange(2)[:, None].expand(2, 16)}
+    batch = {"input_ids": ids, "sequence_ids": torch.ones_like(ids), "position_ids": torch.arange(16).expand(2, 16), "packed": False}
+    batch |= {"cls_index": torch.tensor([0, 16]), "example_ids": torch.arange(2)[:, None].expand(2, 16)}
     model.head("y", model.pool(model.encode(batch), batch, heads["y"]["pooling"])).sum().backward()
     without = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
     assert not without and frozen == ([] if pooling == "pooler" else ["pooler.weight", "pooler.bias"])
@@ -48,7 +48,7 @@ def test_what_models_of_others_do_not_read_is_found(tmp_path):
     """ESM brings a pooler and a head for contacts beside its encoder."""
     from transformers import EsmConfig, EsmModel
 
-    from bmfm.models.foreign import Foreign
+    from bmfm.models.backbones.huggingface import Foreign
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 12}
     config = EsmConfig(**sizes, pad_token_id=1, mask_token_id=4, position_embedding_type="rotary")

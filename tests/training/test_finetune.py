@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import bmfm
+from bmfm.checkpoints.load import from_checkpoint, has_lora, merge_lora, read_model
 from bmfm.cli import compose
 from bmfm.files import ASSETS
-from bmfm.models.load import from_checkpoint, has_lora, merge_lora, read_model
 from bmfm.training.optim import adamw, depth_of
 from bmfm.training.seeds import interval
 from tests.training.test_train import run
@@ -95,7 +95,7 @@ def test_merged_adapters_change_nothing(dna_model):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     ids = torch.randint(5, 500, (2, 16))
-    batch = {"input_ids": ids, "document": torch.ones_like(ids), "position_ids": torch.arange(16).expand(2, 16), "packed": False}
+    batch = {"input_ids": ids, "sequence_ids": torch.ones_like(ids), "position_ids": torch.arange(16).expand(2, 16), "packed": False}
     with torch.no_grad():
         apart = model.encode(batch)
         torch.testing.assert_close(merge_lora(model).encode(batch), apart, atol=1e-5, rtol=1e-4)

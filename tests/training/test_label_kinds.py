@@ -111,7 +111,7 @@ def test_the_run_seed_moves_training_alone(what, sequence_table):
     """The same blocks, cells or rows are held out, with the same windows and masks in them; training sees others."""
     import torch
 
-    from bmfm.train import assemble
+    from bmfm.training.run import assemble
     from tests.test_conf import SMALL_MODEL
 
     overrides = {

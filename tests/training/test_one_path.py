@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 import bmfm
 from bmfm.cli import compose
 from bmfm.files import ASSETS
-from bmfm.train import assemble, train
+from bmfm.training.run import assemble, train
 from tests.training.test_finetune import SHORT
 
 FEW = [*SHORT, "optimizer.lr=2e-2", "trainer.max_steps=6", "trainer.val_check_interval=3", "logistic_regression=false"]
@@ -124,13 +124,12 @@ def test_labels_that_cannot_be_used_are_told_before_training(tmp_path, dna_model
 
 
 def test_what_fails_beside_the_model_does_not_cost_the_run(tmp_path, dna_model, data, monkeypatch):
-    from bmfm.evaluation import baselines
-    from bmfm.training import report
+    from bmfm.training import logistic, report
 
     def fail(*args, **options):
         raise ZeroDivisionError("as it happens")
 
-    monkeypatch.setattr(baselines, "logistic_regression", fail)
+    monkeypatch.setattr(logistic, "logistic_regression", fail)
     monkeypatch.setattr(report, "plot_loss", fail)
     settings = [f"checkpoint={dna_model}", f"data.path={data['dna']}", "objectives.label.column=kind", "logistic_regression=true"]
     with pytest.warns(UserWarning) as warned:

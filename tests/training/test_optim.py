@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bmfm.models.load import read_model
+from bmfm.checkpoints.load import read_model
 from bmfm.training.optim import SCHEDULES, adamw, learning_rates, schedule
 
 

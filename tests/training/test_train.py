@@ -99,11 +99,11 @@ def test_model_loads_in_plain_transformers_with_the_same_logits(whole_runs):
     import torch
     from transformers import ModernBertForMaskedLM
 
-    from bmfm.models.modernbert import from_transformers
+    from bmfm.checkpoints.transformers_format import from_transformers
 
     ids, mask, theirs = torch.load(folder / "l.pt")
     model = from_transformers(ModernBertForMaskedLM.from_pretrained(folder / "model")).eval()
-    batch = {"input_ids": ids, "document": mask, "position_ids": torch.arange(ids.shape[1]).expand_as(ids)}
+    batch = {"input_ids": ids, "sequence_ids": mask, "position_ids": torch.arange(ids.shape[1]).expand_as(ids)}
     with torch.no_grad():
         ours = model.head("mlm", model.encode(batch))
     torch.testing.assert_close(ours[mask > 0], theirs[mask > 0], atol=1e-6, rtol=1e-5)

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
-from bmfm.evaluation.cards import Card
-from bmfm.evaluation.entrants import finite
 from bmfm.evaluation.examples import Examples
+from bmfm.evaluation.methods import finite
 from bmfm.evaluation.protocols import Outcome
+from bmfm.evaluation.tasks import Card
 
 needs = "embed"
 SHARE = 0.9

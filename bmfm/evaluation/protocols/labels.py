@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from bmfm.evaluation import own_metrics
-from bmfm.evaluation.cards import Card
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.protocols import Outcome
+from bmfm.evaluation.tasks import Card
 from bmfm.metrics import score
 from bmfm.special import IGNORE
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from bmfm.models.described import read_config
 from bmfm.models.model import BmfmConfig, BmfmModel
-from bmfm.models.weights import load_strictly, read_weights
+from bmfm.storage.config import read_config
+from bmfm.storage.weights import load_strictly, read_weights
 
 HEAD = "mlm"
 
@@ -33,7 +33,7 @@ def to_transformers(model: BmfmModel):
     """The same network as a `transformers.ModernBertForMaskedLM`."""
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-    from bmfm.models.backbones import ROLES
+    from bmfm.models.backbones.settings import ROLES
 
     options = {k: v for k, v in model.config.backbone.items() if k not in ("kind", "head_bias", "head_eps", "pooler")}
     head = model.config.heads[HEAD]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
-from bmfm.models.described import plain, shown
+from bmfm.storage.config import plain, shown
 
 BAGS = ("bmfm_targets.", "omegaconf.")
 """Modules whose classes become `Bag`: the published system's configuration."""

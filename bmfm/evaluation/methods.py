@@ -23,8 +23,8 @@ import pandas as pd
 
 from bmfm import __version__
 from bmfm.cli import override
-from bmfm.evaluation.cards import Card, content_hash, read_card
 from bmfm.evaluation.examples import Examples
+from bmfm.evaluation.tasks import Card, content_hash, read_card
 from bmfm.files import cached_folder, require_file
 from bmfm.special import IGNORE
 
@@ -80,13 +80,13 @@ class Checkpoint(Entrant):
 
     @property
     def pooling(self) -> str | int:
-        from bmfm.models.folders import default_pooling
+        from bmfm.storage.folders import default_pooling
 
         return self.asked if self.asked != "auto" else default_pooling(self.folder)
 
     @cached_property
     def folder(self) -> Path:
-        from bmfm.models.folders import find_folder
+        from bmfm.storage.folders import find_folder
 
         return find_folder(self.checkpoint)
 
@@ -356,7 +356,7 @@ class FineTuned(Entrant):
     overrides
         Of the training configuration, as on the command line.
     lora
-        Settings of adapters, see `models.load.from_checkpoint`; None trains all weights.
+        Settings of adapters, see `checkpoints.load.from_checkpoint`; None trains all weights.
     scratch
         The same network from new weights: what pretraining is worth.
     keep
@@ -391,7 +391,7 @@ class FineTuned(Entrant):
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         from bmfm.inference import load
-        from bmfm.train import train
+        from bmfm.training.run import train
 
         run = folder / "run"
         settings = [

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from bmfm.checkpoints.huggingface import is_foreign
 from bmfm.files import require_file
-from bmfm.models.described import plain, read_config, shown
-from bmfm.models.folders import find_folder, on_disk, read_json
-from bmfm.models.foreign import ForeignTokenizer, is_foreign, remote_code_is_allowed
-from bmfm.models.foreign import remote_code as allow_remote_code
 from bmfm.models.model import BmfmConfig, BmfmModel, read_folder
-from bmfm.models.weights import load_strictly, some
+from bmfm.storage.config import plain, read_config, shown
+from bmfm.storage.folders import find_folder, on_disk, read_json
+from bmfm.storage.remote_code import remote_code as allow_remote_code
+from bmfm.storage.remote_code import remote_code_is_allowed
+from bmfm.storage.weights import load_strictly, some
+from bmfm.tokenizers.huggingface import ForeignTokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 
 
@@ -25,11 +27,11 @@ def read_model(folder: Path) -> BmfmModel:
     Weights of ours are read from safetensors alone. Every weight that the model needs is there and no other, or it is
     an error that names the keys.
     """
-    from bmfm.models import foreign, modernbert
+    from bmfm.checkpoints import huggingface, transformers_format
 
     if read_config(folder).get("model_type") == "bmfm":
         return read_folder(folder).eval()
-    return (foreign if is_foreign(folder) else modernbert).read(folder).eval()
+    return (huggingface if is_foreign(folder) else transformers_format).read(folder).eval()
 
 
 def read_tokenizer(folder: Path, **changes):
@@ -334,7 +336,7 @@ def save_together(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
 
     A model of DNA tokens alone is written as a `ModernBertForMaskedLM`, which transformers loads without this package.
     """
-    from bmfm.models.modernbert import is_plain, to_transformers
+    from bmfm.checkpoints.transformers_format import is_plain, to_transformers
 
     folder.mkdir(parents=True, exist_ok=True)
     model.config.tokenizer = described_tokenizer(tokenizer)

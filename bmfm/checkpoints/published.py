@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
-from bmfm.models.described import plain, shown
-from bmfm.models.folders import read_json
 from bmfm.models.model import BmfmConfig, BmfmModel
-from bmfm.models.pickled import Bag, check_size, read_checkpoint
-from bmfm.models.weights import check_fit, some
+from bmfm.storage.config import plain, shown
+from bmfm.storage.folders import read_json
+from bmfm.storage.pickled import Bag, check_size, read_checkpoint
+from bmfm.storage.weights import check_fit, some
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
 LLAMA = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfm.files import require_file
-from bmfm.models.folders import read_json
+from bmfm.storage.folders import read_json
 
 CHOICES = ("attn_implementation", "experts_implementation")
 """Settings by which transformers takes code for a layer, maybe from the Hub; this package chooses attention itself."""

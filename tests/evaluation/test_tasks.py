@@ -12,10 +12,10 @@ import pytest
 from omegaconf import ListConfig, OmegaConf
 
 from bmfm.cli import compose
-from bmfm.evaluation import cards
-from bmfm.evaluation.cards import Card, DataFile, card_names, content_hash, missing_files, read_card, read_suite, suite_names, verify
+from bmfm.evaluation import tasks
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.fetch import fetch
+from bmfm.evaluation.tasks import Card, DataFile, card_names, content_hash, missing_files, read_card, read_suite, suite_names, verify
 from bmfm.files import ASSETS
 
 PUBLISHED_SIZES = {"gue": 28, "genomic_benchmarks": 8, "nt": 18, "sceval": 12}
@@ -85,10 +85,10 @@ def own_conf(tmp_path, monkeypatch):
         path = tmp_path / "task" / "mine" / "a.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save({"task": task}, path)
-        monkeypatch.setattr(cards, "compose", lambda *_: OmegaConf.create({"task": task}))
+        monkeypatch.setattr(tasks, "compose", lambda *_: OmegaConf.create({"task": task}))
 
     monkeypatch.setattr("bmfm.cli.config_folders", lambda: [tmp_path])
-    monkeypatch.setattr(cards, "config_folders", lambda: [tmp_path])
+    monkeypatch.setattr(tasks, "config_folders", lambda: [tmp_path])
     write()
     return write
 
@@ -130,7 +130,7 @@ def test_checksums_are_of_decompressed_content_and_remembered(tmp_path, monkeypa
         out.write(CONTENT)
     assert content_hash([tmp_path / "a.csv"]) == content_hash([tmp_path / "b.csv.gz"]) == SHA256
     both = content_hash([tmp_path / "a.csv", tmp_path / "b.csv.gz"])
-    monkeypatch.setattr(cards, "sha256", lambda file: pytest.fail("hashed again"))
+    monkeypatch.setattr(tasks, "sha256", lambda file: pytest.fail("hashed again"))
     assert content_hash([tmp_path]) == both != SHA256
     card = _card(DataFile("b.csv", sha256=SHA256))
     assert missing_files(card, tmp_path) == []
@@ -216,7 +216,7 @@ def test_fetch_refuses_other_content(tmp_path, server):
 def test_first_checksum_is_recorded_and_checked_from_then_on(tmp_path, server):
     card = _card(DataFile("train.csv", server.url))
     fetch(card, tmp_path)
-    assert cards.recorded(tmp_path) == {"train.csv": SHA256}
+    assert tasks.recorded(tmp_path) == {"train.csv": SHA256}
     verify(card, tmp_path)
     (tmp_path / "train.csv").write_bytes(b"other")
     with pytest.raises(ValueError, match=f"expected {SHA256}"):

@@ -81,7 +81,7 @@ class Objectives:
     def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> dict:
         """Let each objective change the batch and add its labels."""
         batch.setdefault("labels", {})
-        batch["tokens"] = batch["input_ids"].clone()
+        batch["original_ids"] = batch["input_ids"].clone()
         for objective in self.parts.values():
             objective.prepare(batch, keys, training)
         return batch

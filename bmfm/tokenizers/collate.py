@@ -81,17 +81,17 @@ def collate(
     shape = (int(row.max()) + 1, width)
     batch = {
         "input_ids": np.full(shape, PAD, np.int64),
-        "document": np.zeros(shape, np.int64),
+        "sequence_ids": np.zeros(shape, np.int64),
         "position_ids": np.zeros(shape, np.int64),
-        "example": np.full(shape, -1, np.int64),
-        "special": np.ones(shape, bool),
+        "example_ids": np.full(shape, -1, np.int64),
+        "special_tokens_mask": np.ones(shape, bool),
     }
     _frame(offsets, prefix, row, column, document_of, positions, *batch.values())
     _lay(ids, offsets, row, column, shift, batch["input_ids"])
     for name, (values, fill) in flat.items():
         batch[name] = np.full(shape, fill, values.dtype)
         _lay(values, offsets, row, column, shift, batch[name])
-    return batch | {"first": row * width + column, "packed": row_length is not None}
+    return batch | {"cls_index": row * width + column, "packed": row_length is not None}
 
 
 def to_tensors(batch: dict) -> dict:

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfm.models.described import shown
-from bmfm.models.folders import read_json
+from bmfm.storage.config import shown
+from bmfm.storage.folders import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
