@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bmfm.data.spec import DataSpec, Statistics
-from bmfm.data.stream import BatchStream, Piece, Windows
+from bmfm.data.stream import BatchStream, StepBatch, StepBatches
 
 
 def _same(batch: dict) -> dict:
@@ -117,23 +117,23 @@ class BatchModule(pl.LightningDataModule):
         batch.pop("special_tokens_mask")
         return batch
 
-    def on_before_batch_transfer(self, batch: dict | Piece, dataloader_idx: int) -> dict:
+    def on_before_batch_transfer(self, batch: dict | StepBatch, dataloader_idx: int) -> dict:
         """Prepare a held-out batch, or with the first batch of an optimiser step all that belong to it.
 
-        A training batch comes with ``window``: its number in the step, the number of batches, and how many labels each loss
-        has in all of them.
+        A training batch comes with ``accumulation``: its number in the step, the number of batches, and how many labels each
+        loss has in all of them.
         """
         if isinstance(batch, dict):
             return self.prepare_batch(batch, training=False)
-        window, number = batch.window, batch.number
+        step, number = batch.step, batch.number
         if number == 0:
-            window.batches = [self.prepare_batch(b) for b in window.batches]
-            counts = [self.objectives.label_counts(b) for b in window.batches]  # type: ignore[attr-defined]
-            window.label_counts = {name: sum(c[name] for c in counts) for name in counts[0]}
-        prepared, n = window.batches[number], len(window.batches)
-        window.batches[number] = {}  # the step's other batches may be many
+            step.batches = [self.prepare_batch(b) for b in step.batches]
+            counts = [self.objectives.label_counts(b) for b in step.batches]  # type: ignore[attr-defined]
+            step.label_counts = {name: sum(c[name] for c in counts) for name in counts[0]}
+        prepared, n = step.batches[number], len(step.batches)
+        step.batches[number] = {}  # the step's other batches may be many
         prepared = self.trainer.precision_plugin.convert_input(prepared)  # type: ignore[union-attr]
-        return prepared | {"window": {"number": number, "size": n, "label_counts": window.label_counts}}
+        return prepared | {"accumulation": {"number": number, "size": n, "label_counts": step.label_counts}}
 
     def _loader(self, part: str, **options) -> DataLoader:
         workers = {"persistent_workers": True, "prefetch_factor": 4} if self.num_workers else {}
@@ -156,8 +156,8 @@ class BatchModule(pl.LightningDataModule):
         stream = BatchStream(len(self.parts["train"]), self.batch_size, *self._place, self.first_batch)  # type: ignore[arg-type]
         return self._loader("train", batch_sampler=stream)
 
-    def train_dataloader(self) -> Windows:
-        return Windows(self.training_batches(), self.trainer.accumulate_grad_batches if self.trainer else 1)
+    def train_dataloader(self) -> StepBatches:
+        return StepBatches(self.training_batches(), self.trainer.accumulate_grad_batches if self.trainer else 1)
 
     def held_out_batches(self, part: str) -> list[list[tuple[int, int]]]:
         """(epoch, index) of this device's examples of a part, each once over all devices."""
