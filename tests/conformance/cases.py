@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import yaml
 
-from bmfm.cells.counts import CellBatch
+from bmfm.cells.counts import Counts as CellBatch
 from bmfm.cli import compose, config_folder, instantiate
 from bmfm.genome.alphabet import encode
 from bmfm.genome.representation import Encoded
@@ -40,7 +40,10 @@ def small(group: str, name: str) -> list[str]:
 @cache
 def tokenizer_of(omics: str) -> Any:
     """One tokenizer of each omics with few tokens: single bases, and forty genes."""
-    chosen = {"dna": ["tokenizer=single_base"], "rna": ["tokenizer=cells", f"tokenizer.genes=[{','.join(GENES)}]", "tokenizer.order=as_given"]}
+    chosen = {
+        "dna": ["tokenizer=single_base"],
+        "rna": ["tokenizer=cells", f"tokenizer.genes=[{','.join(GENES)}]", "tokenizer.order=as_given"],
+    }
     return instantiate(compose("train", chosen[omics]).tokenizer, _convert_="all")
 
 

@@ -14,7 +14,11 @@ from tests.conformance.cases import HEADS, Case, batch_of, choices, model_of, of
 NOT_BUILT = ("checkpoint",)  # weights of another model: `test_foreign_models`
 DNA_ONLY = ("conv",)
 CASES = [
-    Case(name, omics) for name in choices("model") if name not in NOT_BUILT for omics in ("dna", "rna") if omics == "dna" or name not in DNA_ONLY
+    Case(name, omics)
+    for name in choices("model")
+    if name not in NOT_BUILT
+    for omics in ("dna", "rna")
+    if omics == "dna" or name not in DNA_ONLY
 ]
 LOADERS = {"read_model": read_model, "BmfmModel": BmfmModel.from_pretrained, "AutoModel": AutoModel.from_pretrained}
 

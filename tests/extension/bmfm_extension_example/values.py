@@ -34,5 +34,5 @@ class SoftBins(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Vectors [..., H] of values [...]."""
         row, is_special = split_special(values, self.n_special, zero_is_special=True)
-        weights = (-(values[..., None] - self.centres) ** 2).softmax(-1).to(self.rows.weight.dtype)
+        weights = (-((values[..., None] - self.centres) ** 2)).softmax(-1).to(self.rows.weight.dtype)
         return torch.where(is_special[..., None], self.special(row), weights @ self.rows.weight)
