@@ -9,11 +9,13 @@ import numpy as np
 import torch
 import yaml
 
-from bmfm.cells.counts import Counts as CellBatch
+from bmfm.cells.counts import CellBatch
 from bmfm.cli import compose, config_folder, instantiate
 from bmfm.genome.alphabet import encode
 from bmfm.genome.representation import Encoded
+from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.collate import to_tensors
+from bmfm.tokenizers.dna import DnaTokenizer
 
 EXTENSION = Path(__file__).parents[1] / "extension"
 
@@ -37,6 +39,12 @@ def small(group: str, name: str) -> list[str]:
     return [f"{group}.{key}={value}" for key, value in SMALL.items() if key in choices(group)[name]]
 
 
+def tokenizer_from(config: Any) -> Tokenizer:
+    """What a choice of the group makes, as the data modules use it."""
+    tokenizer = instantiate(config, _convert_="all")
+    return tokenizer if isinstance(tokenizer, Tokenizer) else DnaTokenizer(tokenizer)
+
+
 @cache
 def tokenizer_of(omics: str) -> Any:
     """One tokenizer of each omics with few tokens: single bases, and forty genes."""
@@ -44,7 +52,7 @@ def tokenizer_of(omics: str) -> Any:
         "dna": ["tokenizer=single_base"],
         "rna": ["tokenizer=cells", f"tokenizer.genes=[{','.join(GENES)}]", "tokenizer.order=as_given"],
     }
-    return instantiate(compose("train", chosen[omics]).tokenizer, _convert_="all")
+    return tokenizer_from(compose("train", chosen[omics]).tokenizer)
 
 
 def raw_sequences(lengths: tuple[int, ...], seed: int = 0) -> Encoded:

@@ -20,9 +20,20 @@ MORE = {
     "values": ["objectives.values.masking.adaptive=true", "+objectives.values.losses.is_zero=0.5", "tokenizer.zeros=interleaved"],
     "wced": ["tokenizer.sequence_dropout=0.3"],
 }
-EXTENSION = {}
+EXTENSION: dict[str, list[str]] = {}
+EXTENSION_DATA: dict[str, list[str]] = {}
 
 OBJECTIVES = {
     name: LABELS.get(name) or EXTENSION.get(name) or [*CELLS, f"objective=[{name}]", *MORE.get(name, [])] for name in choices("objective")
 }
 """{objective: overrides}; ``{cells}``, ``{table}`` and ``{ontology}`` stand for the files of the fixture `files`."""
+
+DATA = {
+    "dna": [
+        "+recipe=dna_snp", "data.batch_size=8", "data.windows.min_length=60", "data.windows.max_length=200", "data.held_out_windows.coverage=0.02",
+    ],
+    "rna": [*CELLS, "objective=[wced]", "tokenizer.zeros=interleaved", "tokenizer.read_depth.mode=downsample"],
+    "pbmc3k": ["+recipe=rna_wced", "data.batch_size=8", "data.split.validation=0.01", "data.max_tokens=64", "data.packing=true"],
+    "table": [*TABLE, "objective=[mlm,label]", "data.packing=true", "data.second=second"],
+} | EXTENSION_DATA  # fmt: skip
+"""{data: overrides}. The census is what a query over the network gives: files of cells, as ``rna``."""

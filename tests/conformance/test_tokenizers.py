@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from bmfm.cli import compose, instantiate
+from bmfm.cli import compose
 from bmfm.special import CLS, PAD, SEP
 from bmfm.tokenizers.base import Tokenizer
-from tests.conformance.cases import GENES, choices, raw_cells, raw_sequences, take
+from tests.conformance.cases import GENES, choices, raw_cells, raw_sequences, take, tokenizer_from
 
 FROM_FOLDERS = ("cells_folder", "folder", "checkpoint")  # what others saved: `test_a_saved_tokenizer_is_the_same`
-MORE = {"cells": [f"tokenizer.genes=[{','.join(GENES)}]", "tokenizer.order=random", "tokenizer.zeros=interleaved", "tokenizer.depth.kind=downsample", "tokenizer.n_cls=2"]}  # fmt: skip
+MORE = {"cells": [f"tokenizer.genes=[{','.join(GENES)}]", "tokenizer.order=random", "tokenizer.zeros=interleaved", "tokenizer.read_depth.mode=downsample", "tokenizer.n_cls=2"]}  # fmt: skip
 LENGTHS = (37, 12, 1, 25, 30)
 KEYS = np.random.default_rng(0).integers(0, 2**62, len(LENGTHS)).astype(np.uint64)
 LIMIT = 24
@@ -20,7 +20,7 @@ every_tokenizer = pytest.mark.parametrize("name", [name for name in choices("tok
 
 
 def made(name: str) -> Tokenizer:
-    tokenizer = instantiate(compose("train", [f"tokenizer={name}", *MORE.get(name, [])]).tokenizer, _convert_="all")
+    tokenizer = tokenizer_from(compose("train", [f"tokenizer={name}", *MORE.get(name, [])]).tokenizer)
     assert isinstance(tokenizer, Tokenizer)
     return tokenizer
 
