@@ -145,7 +145,7 @@ def read_inputs(data):
 def _read_file(path: Path, data):
     import pandas as pd
 
-    from bmfm.data.table import is_table, read_table
+    from bmfm.data.tables import is_table, read_table
     from bmfm.inference.sequences import read_regions_of_fasta, read_sequences
 
     if data.bed:
