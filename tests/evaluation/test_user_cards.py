@@ -14,7 +14,7 @@ from bmfm.cli import CONFIG_DIR, compose, main, options, use_config_folder
 from bmfm.evaluation import board as boards
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.tasks import card_names, read_card, read_suite
-from bmfm.metrics import METRICS, Metric
+from bmfm.metrics import METRICS, Metric, classification
 from bmfm.metrics import score as shipped_score
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +150,7 @@ def test_intervals_are_those_of_the_metrics_that_ship():
     own_metrics.register({"mine_accuracy": Metric("a")})
     for g in (None, groups):
         metrics, intervals = own_metrics.score({"mine_accuracy": _accuracy}, truth, scores, 200, g)
-        expected = shipped_score("classification", truth, scores, 200, groups=g)
+        expected = shipped_score(classification, truth, scores, 200, groups=g)
         assert metrics["mine_accuracy"] == pytest.approx(expected[0]["accuracy"])
         assert intervals["mine_accuracy"] == pytest.approx(expected[1]["accuracy"])
     METRICS.pop("mine_accuracy")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bmfm import metrics as measures
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.protocols import Outcome
@@ -54,7 +55,7 @@ def score_predictions(card: Card, examples: Examples, said: Mapping[str, np.ndar
         given = given if given.ndim == 1 else given.any(1)
         outcome.counts[f"{name}: test labels missing or unknown to training, not scored"] = int((~given).sum())
         own = groups[given] if groups is not None else None
-        metrics, intervals = score(kind, truth[given], scores[given], n_bootstrap, groups=own)
+        metrics, intervals = score(getattr(measures, kind), truth[given], scores[given], n_bootstrap, groups=own)
         more = own_metrics.score(own_functions, truth[given], scores[given], n_bootstrap, groups=own)
         figures.append((metrics | more[0], intervals | more[1]))
         outcome.arrays |= {f"{name}/truth": truth, f"{name}/scores": scores}
