@@ -1,4 +1,4 @@
-"""Sequences of DNA as tokenized examples: as they are, of FASTA files, of regions of a genome."""
+"""Sequences of DNA as tokenized examples, as they are, of FASTA files, of regions of a genome: the reader of models of DNA."""
 
 import re
 from collections import Counter
@@ -10,21 +10,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.inference.inputs import CHUNK, Inputs
+from bmfm.inference.inputs import Inputs, cut_into_windows, in_chunks
 from bmfm.special import SEP, UNK
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.dna import refuse_unknown
 from bmfm.tokenizers.texts import by_number, check_texts
 
 
 def tokenize_sequences(tokenizer: Any, data: Any, max_tokens: int, alphabet: str = "auto") -> Inputs:
-    """Examples of (ids,) of what `read_sequences` takes.
+    """Tokens of what `read_sequences` takes.
 
-    A sequence longer than the context is cut into windows; its result is their mean, weighted by tokens.
+    A sequence that is longer than the context is cut into windows; its result is their mean, weighted by tokens.
 
     Parameters
     ----------
     alphabet
         How texts are read: ``plain``, ``snp`` or, each text for itself, ``auto``; see `genome.alphabet.read_text`.
+
+    Raises
+    ------
+    ValueError
+        If a pair of sequences is longer than the context, or most tokens are [UNK].
     """
     names, texts, seconds = read_sequences(data)
     where = partial(_where, names)
@@ -40,17 +46,16 @@ def tokenize_sequences(tokenizer: Any, data: Any, max_tokens: int, alphabet: str
                 "give a larger max_tokens"
             )
     refuse_unknown(tokens, "sequences")
-    windows = [(ids[a : a + room], number) for number, ids in enumerate(tokens) for a in range(0, max(1, len(ids)), room)]
+    ids = np.concatenate(tokens)
+    rows, owner = cut_into_windows(Tokens(ids, np.append(0, np.cumsum([len(t) for t in tokens]))), room)
     counts = Counter(
         sequences=len(texts),
-        tokens=sum(map(len, tokens)),
-        windows=len(windows),
-        unknown_tokens=sum(int((t == UNK).sum()) for t in tokens),
+        tokens=len(ids),
+        windows=len(rows),
+        unknown_tokens=int((ids == UNK).sum()),
         characters_read_as_N=n_replaced,
     )
-    chunks = ((s, [(ids,) for ids, _ in windows[s : s + CHUNK]]) for s in range(0, len(windows), CHUNK))
-    owner, weight = np.array([n for _, n in windows]), np.array([max(1, len(ids)) for ids, _ in windows])
-    return Inputs(names, len(windows), chunks, owner, weight, windows, room, counts)
+    return Inputs(names, len(rows), partial(in_chunks, rows), owner, np.maximum(1, np.diff(rows.offsets)), counts)
 
 
 def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
