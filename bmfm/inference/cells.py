@@ -3,10 +3,10 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bmfm.cells.formats import TAKEN, find_sources
 from bmfm.cells.genes import read_orthologs
@@ -63,14 +63,13 @@ def read_cells(
     """
     tokenizer = tokenizer.for_inference(depth_target, order)
     assert tokenizer.vocabulary is not None
-    expects = tokenizer.reading(expects)
+    expects = tokenizer.resolve_expects(expects)
     table = read_orthologs(orthologs) if orthologs is not None else tokenizer.orthologs
     files = find_sources(data)
     if not files:
         raise ValueError(f"there are no cells in an empty list: give {TAKEN}")
     sources = [open_source(s, tokenizer.vocabulary, counts, gene_column, table, expects, min_matched) for s in files]
     cells = Cells(sources, block=CHUNK, cached_blocks=2)
-    measured = [np.flatnonzero(row).astype(np.int32) for row in cells.measured]
     counted: Counter[str] = Counter()
     empty = np.zeros(len(cells), bool)
 
@@ -79,18 +78,17 @@ def read_cells(
         counted.clear()
         for start in range(0, len(cells), CHUNK):
             numbers = np.arange(start, min(start + CHUNK, len(cells)))
-            batch, keys = tokenizer.arrange(cells.take(numbers), np.empty(0, np.uint64))
-            tokens = tokenizer(batch, keys, cells.source_of(numbers), measured, max_tokens)
-            empty[numbers] = np.diff(batch.offsets) == 0
-            counted.update(tokens.counted(batch))
-            cut.add(batch, tokens)
-            depth = {} if tokens.depth is None else {"depth": tokens.depth}
-            yield start, Tokens(tokens.ids, tokens.offsets, {"values": tokens.values}, depth)
+            tokens = tokenizer.encode(cells.batch(numbers), np.zeros(len(numbers), np.uint64), max_tokens)
+            assert tokens.full_profile is not None
+            empty[numbers] = tokens.full_profile.lengths == 0
+            counted.update(tokens.counts)
+            cut.add_tokens(tokens)
+            yield start, replace(tokens, full_profile=None)
         if empty.all():
             raise ValueError(f"{sources[0].view.name}, {sources[0].key}: no cell has a count in any gene of the vocabulary")
         if empty.any():
             warnings.warn(_about_empty(cells, empty), stacklevel=2)
-        if warning := cut.said(tokenizer, max_tokens, max(map(len, measured))):
+        if warning := cut.message(tokenizer, max_tokens, max(map(len, cells.gene_panels))):
             warnings.warn(warning, stacklevel=2)
 
     match = sources[0].match if len(sources) == 1 else {s.name: s.match for s in sources}

@@ -1,14 +1,14 @@
 """What the readers of both omics hand to the `Predictor`: tokenized examples in chunks, one contract."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bmfm.tokenizers.base import Tokens
+from bmfm.tokenizers.base import Tokenizer, Tokens
 
 CHUNK = 2048
 """Examples that are tokenized, sorted by length and cut into batches at a time."""
@@ -40,6 +40,8 @@ class Inputs:
     empty
         [n examples] bool, examples that hold nothing the model knows, as cells without any gene of the vocabulary: nothing is predicted
         for them. Complete once all chunks were seen.
+    n_bases
+        [n examples] length of each sequence, both of a pair together; None of cells.
     """
 
     names: pd.Index
@@ -50,6 +52,7 @@ class Inputs:
     counts: Counter[str] = field(default_factory=Counter)
     match: Any = None
     empty: np.ndarray | None = None
+    n_bases: np.ndarray | None = None
 
     def mean_of_windows(self, values: np.ndarray) -> np.ndarray:
         """Results of the examples [n, ...] from those of the rows [n_rows, ...]."""
@@ -59,6 +62,11 @@ class Inputs:
         np.add.at(sums, self.owner, values * self.weight.reshape(-1, *[1] * (values.ndim - 1)))
         total = np.bincount(self.owner, weights=self.weight)
         return (sums / total.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
+
+    def spans(self, tokenizer: Tokenizer, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What the tokens of each example, [L] each, stand for, [L, 2] each; see `Tokenizer.spans`."""
+        n_bases = [None] * len(ids) if self.n_bases is None else self.n_bases.tolist()
+        return [tokenizer.spans(tokens, n) for tokens, n in zip(ids, n_bases, strict=True)]
 
     def of_examples(self, offsets: np.ndarray) -> np.ndarray:
         """Offsets of the examples [n + 1] in values of all tokens one after the other, from those of the rows [n_rows + 1]."""

@@ -167,8 +167,8 @@ class Predictor:
         offsets = inputs.of_examples(results.offsets)[1:-1]
         states = np.split(results.values["states"], offsets)
         ids = np.split(results.ids, offsets)
-        spans = [self.tokenizer.spans(of_example) for of_example in ids]
-        return TokenStates(inputs.names, states if layers is None else [s.swapaxes(0, 1) for s in states], ids, spans)
+        stacked = states if layers is None else [of_example.swapaxes(0, 1) for of_example in states]
+        return TokenStates(inputs.names, stacked, ids, partial(inputs.spans, self.tokenizer, ids))
 
     def log_probs(
         self,
@@ -323,7 +323,7 @@ class Predictor:
             logits = self._of_head(inputs, results, name)
             if isinstance(logits, list):
                 ids = np.split(results.ids, inputs.of_examples(results.offsets)[1:-1])
-                n_bases = [np.diff(self.tokenizer.spans(of_example), axis=1)[:, 0] for of_example in ids]
+                n_bases = [np.diff(spans, axis=1)[:, 0] for spans in inputs.spans(self.tokenizer, ids)]
                 outputs[name] = [classes_of_bases(kinds[name], of_tokens, n) for of_tokens, n in zip(logits, n_bases, strict=True)]
             else:
                 outputs[name] = logits

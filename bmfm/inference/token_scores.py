@@ -1,7 +1,8 @@
 """Of single tokens: their log-probabilities, masked or after what precedes them, and their states."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +33,17 @@ class TokenStates:
         For each example [L, H], or [layers, L, H] where layers were asked for, float32.
     ids
         For each example its tokens [L], int32.
-    spans
-        For each example what its tokens stand for, [L, 2], see `Tokenizer.spans`.
     """
 
     names: pd.Index
     states: list[np.ndarray]
     ids: list[np.ndarray]
-    spans: list[np.ndarray]
+    _spans: Callable[[], list[np.ndarray]] = field(repr=False)
+
+    @cached_property
+    def spans(self) -> list[np.ndarray]:
+        """For each example what its tokens stand for, [L, 2], see `Tokenizer.spans`; a ValueError where that cannot be known."""
+        return self._spans()
 
 
 @dataclass
@@ -56,8 +60,6 @@ class TokenLogProbs:
         [P] place of the token among those of its example, from 0, special tokens around the example not counted.
     ids
         [P] the tokens that stand there, int32.
-    spans
-        [P, 2] what these stand for, see `Tokenizer.spans`.
     log_probs
         [P] float32 of these tokens; or [P, K] of the K tokens that were asked for. NaN at the first token of an example (or of its
         window) by a causal model that reads no token before it.
@@ -67,8 +69,15 @@ class TokenLogProbs:
     example: np.ndarray
     position: np.ndarray
     ids: np.ndarray
-    spans: np.ndarray
     log_probs: np.ndarray
+    _spans: Callable[[], list[np.ndarray]] = field(repr=False)
+
+    @cached_property
+    def spans(self) -> np.ndarray:
+        """[P, 2] what the scored tokens stand for, see `Tokenizer.spans`; a ValueError where that cannot be known."""
+        per_example = self._spans()
+        first = np.cumsum([0, *map(len, per_example)])[self.example]
+        return np.concatenate(per_example)[first + self.position]
 
     def of(self, number: int) -> np.ndarray:
         """Log-probabilities of one example's scored tokens, [L] or [L, K]."""
@@ -141,9 +150,8 @@ def score_inputs(
     if wanted is not None:
         _check_all_scored(inputs.names, wanted, n_seen)
     joined = {name: np.concatenate(arrays) for name, arrays in pieces.items()}
-    ends = np.cumsum(n_seen)
-    spans = np.concatenate([tokenizer.spans(ids) for ids in np.split(joined.pop("all_ids"), ends[:-1])])
-    return TokenLogProbs(inputs.names, spans=spans[(ends - n_seen)[joined["example"]] + joined["position"]], **joined)
+    all_ids = np.split(joined.pop("all_ids"), np.cumsum(n_seen)[:-1])
+    return TokenLogProbs(inputs.names, **joined, _spans=partial(inputs.spans, tokenizer, all_ids))
 
 
 def _check_positions(positions: Sequence[Sequence[int] | np.ndarray], n: int) -> list[np.ndarray]:
