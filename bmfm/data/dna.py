@@ -151,8 +151,7 @@ class DnaDataModule(BatchModule):
             if len(self.intervals[part])
         }
 
-    @cached_property
-    def statistics(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+    def compute_statistics(self) -> dict[str, np.ndarray]:
         """``token_counts`` [V]: occurrences of each token id in the first training windows, the unigram baseline."""
         train = self.parts["train"]
         tokens = train.tokens(0, np.arange(min(4096, len(train))))
