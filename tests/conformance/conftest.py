@@ -45,7 +45,10 @@ def files(tmp_path_factory) -> dict[str, str]:
     table["tags"] = rng.choice(["x", "x|y", "y"], 96)
     table["bases"] = ["".join("01"[base in "CG"] for base in sequence) for sequence in sequences]
     table.to_csv(folder / "table.csv", index=False)
-    return {"cells": str(folder / "cells.h5ad"), "ontology": str(folder / "cl.obo"), "table": str(folder / "table.csv")}
+    from bmfm_extension_example.make_cells import make_cells
+
+    make_cells(folder / "pairs.h5ad", n_cells=6)
+    return {"pairs": str(folder / "pairs.h5ad"), "cells": str(folder / "cells.h5ad"), "ontology": str(folder / "cl.obo"), "table": str(folder / "table.csv")}
 
 
 @pytest.fixture(scope="session")

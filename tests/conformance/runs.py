@@ -20,8 +20,8 @@ MORE = {
     "values": ["objectives.values.masking.adaptive=true", "+objectives.values.losses.is_zero=0.5", "tokenizer.zeros=interleaved"],
     "wced": ["tokenizer.sequence_dropout=0.3"],
 }
-EXTENSION: dict[str, list[str]] = {}
-EXTENSION_DATA: dict[str, list[str]] = {}
+PAIRS = ["+recipe=perturbation", "data.source.path={pairs}", "data.batch_size=8", "model.hidden_size=16", "model.intermediate_size=24"]
+EXTENSION = {"response": [*PAIRS, "objective=[response]"], "count": [*PAIRS, "objective=[count]"]}
 
 OBJECTIVES = {
     name: LABELS.get(name) or EXTENSION.get(name) or [*CELLS, f"objective=[{name}]", *MORE.get(name, [])] for name in choices("objective")
@@ -35,5 +35,6 @@ DATA = {
     "rna": [*CELLS, "objective=[wced]", "tokenizer.zeros=interleaved", "tokenizer.read_depth.mode=downsample"],
     "pbmc3k": ["+recipe=rna_wced", "data.batch_size=8", "data.split.validation=0.01", "data.max_tokens=64", "data.packing=true"],
     "table": [*TABLE, "objective=[mlm,label]", "data.packing=true", "data.second=second"],
-} | EXTENSION_DATA  # fmt: skip
+    "perturbation": [*PAIRS, "objective=[response,count]"],
+}  # fmt: skip
 """{data: overrides}. The census is what a query over the network gives: files of cells, as ``rna``."""
