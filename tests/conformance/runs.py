@@ -11,12 +11,12 @@ LABELS = {
     "multilabel": [*TABLE, "objective=[multilabel]", "objectives.label.column=tags"],
     "regression": [*TABLE, "objective=[regression]", "objectives.label.column=number"],
     "token_label": [*TABLE, "objective=[token_label]", "objectives.label.column=bases", "data.text=[bases]"],
-    "mlm": [*TABLE, "objective=[mlm]", "objectives.mlm.masking.switched=0.05"],
+    "mlm": [*TABLE, "objective=[mlm]", "objectives.mlm.masking.random_token_prob=0.05"],
 }
 MORE = {
     "cell_ontology": ["objectives.cell_type.ontology={ontology}"],
     "cls_labels": ["tokenizer.n_cls=5"],
-    "genes": ["objectives.genes.masking.adaptive=true", "objectives.genes.masking.switched=0.02"],
+    "genes": ["objectives.genes.masking.adaptive=true", "objectives.genes.masking.random_token_prob=0.02"],
     "values": ["objectives.values.masking.adaptive=true", "+objectives.values.losses.is_zero=0.5", "tokenizer.zeros=interleaved"],
     "wced": ["tokenizer.sequence_dropout=0.3"],
 }
