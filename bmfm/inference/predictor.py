@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.checkpoints.load import ADAPTER, adapter_base, allow_remote_code, check_vocabulary, read_adapter, read_model, read_tokenizer
+from bmfm.checkpoints.adapters import ADAPTER, adapter_base, read_adapter
+from bmfm.checkpoints.load import allow_remote_code, check_vocabulary, read_model, read_tokenizer
 from bmfm.inference.annotate import annotate, check_annotated, free_name
 from bmfm.inference.cells import read_cells, without_empty
 from bmfm.inference.inputs import Inputs
@@ -93,7 +94,7 @@ class Predictor:
         a, b = self.tokenizer.plain_ids
         words = f"{b - a:,} {'genes' if self.is_rna else 'tokens'}, [CLS] x {self._n_cls}"
         lines = [
-            f"Predictor of {what}: {config.backbone['kind']}, {n / 1e6:,.1f} M parameters",
+            f"Predictor of {what}: {type(self.model.backbone).__name__}, {n / 1e6:,.1f} M parameters",
             f"  context     {self.max_tokens:,} tokens",
             f"  vocabulary  {words}",
             f"  pooling     {config.pooling}",
@@ -318,7 +319,7 @@ class Predictor:
     @property
     def max_tokens(self) -> int:
         """Longest input where nothing else is said: what the model was trained with, or its positions."""
-        trained = getattr(self.model.config, "max_tokens", None) or getattr(self.model.backbone.config, "max_position_embeddings", None)
+        trained = getattr(self.model.config, "max_tokens", None) or self.model.backbone.capabilities.max_tokens
         return int(trained or 2048)
 
     @torch.inference_mode()
