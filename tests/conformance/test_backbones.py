@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from bmfm.checkpoints.load import from_checkpoint, merge_lora, read_model
+from bmfm.checkpoints.load import from_checkpoint, read_model
+from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel
 from tests.conformance.cases import HEADS, Case, batch_of, choices, model_of, of_example, tokenizer_of
 

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from bmfm.models.embeddings import split_special
+from bmfm.models.embeddings import FieldEncoder, split_special
 
 
-class SoftBins(nn.Module):
+class SoftBins(FieldEncoder):
     """Values are spread over learned bins: a softmax over the distances to their centres weighs one row for each.
 
     A value between two centres is a mixture of their rows, so that nothing is lost at the borders of bins
