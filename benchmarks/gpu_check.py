@@ -79,7 +79,9 @@ def synchronise() -> None:
 def conformance() -> str:
     """The suite of backbones and objectives with models and batches on the device."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/conformance/test_backbones.py"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"BMFM_TEST_DEVICE": DEVICE.type}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"BMFM_TEST_DEVICE": DEVICE.type}, capture_output=True, text=True, check=False
+    )
     summary = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-300:]
     assert done.returncode == 0, "\n".join(done.stdout.splitlines()[-20:])
     return summary

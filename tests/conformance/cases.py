@@ -1,5 +1,6 @@
 """What the suite is run over: every choice that ``conf/`` and the extension list, made small; and raw examples of both omics."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ from bmfm.genome.representation import Encoded
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.collate import to_tensors
 from bmfm.tokenizers.dna import DnaTokenizer
+
+DEVICE = torch.device(os.environ.get("BMFM_TEST_DEVICE", "cpu"))
+"""Where models of the suite run: benchmarks/gpu_check.py runs it on a GPU."""
 
 EXTENSION = Path(__file__).parents[1] / "extension"
 
@@ -100,7 +104,7 @@ def batch_of(omics: str, numbers: tuple[int, ...] = (0, 1, 2, 3), row_length: in
     batch = to_tensors(tokenizer.collate(tokens, row_length))
     if width is not None:
         batch = _widen(batch, width)
-    return batch
+    return {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def _widen(batch: Any, width: int) -> Any:
@@ -146,7 +150,7 @@ def _built(case: Case) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():  # so that norms, biases and whatever begins at 0 or 1 take part
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    return model.eval().to(DEVICE)
 
 
 def model_of(case: Case) -> Any:

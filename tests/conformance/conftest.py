@@ -48,7 +48,12 @@ def files(tmp_path_factory) -> dict[str, str]:
     from bmfm_extension_example.make_cells import make_cells
 
     make_cells(folder / "pairs.h5ad", n_cells=6)
-    return {"pairs": str(folder / "pairs.h5ad"), "cells": str(folder / "cells.h5ad"), "ontology": str(folder / "cl.obo"), "table": str(folder / "table.csv")}
+    return {
+        "pairs": str(folder / "pairs.h5ad"),
+        "cells": str(folder / "cells.h5ad"),
+        "ontology": str(folder / "cl.obo"),
+        "table": str(folder / "table.csv"),
+    }
 
 
 @pytest.fixture(scope="session")

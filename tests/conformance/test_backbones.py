@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModel
 
 from bmfm.checkpoints.load import from_checkpoint, read_model
+from bmfm.models.attention import FLASH_IS_INSTALLED
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel
-from tests.conformance.cases import HEADS, Case, batch_of, choices, model_of, of_example, tokenizer_of
+from tests.conformance.cases import DEVICE, HEADS, Case, batch_of, choices, model_of, of_example, tokenizer_of
 
 NOT_BUILT = ("checkpoint",)  # weights of another model: `test_foreign_models`
 DNA_ONLY = ("conv",)
@@ -21,6 +22,7 @@ CASES = [
     for omics in ("dna", "rna")
     if omics == "dna" or name not in DNA_ONLY
 ]
+ON_GPU = DEVICE.type == "cuda"
 LOADERS = {"read_model": read_model, "BmfmModel": BmfmModel.from_pretrained, "AutoModel": AutoModel.from_pretrained}
 
 every_backbone = pytest.mark.parametrize("case", CASES, ids=str)
@@ -42,7 +44,7 @@ def test_a_saved_model_is_the_same_bit_for_bit(tmp_path, case):
     before, buffers = outputs(model, batch), dict(model.named_buffers())
     model.save_pretrained(tmp_path)
     for load in LOADERS.values():
-        again = load(tmp_path).eval()
+        again = load(tmp_path).eval().to(DEVICE)
         assert same(outputs(again, batch), before)
         assert same(dict(again.named_buffers()), buffers)  # tables of positions are computed, not saved
 
@@ -57,7 +59,7 @@ def test_in_a_fresh_process_too(tmp_path):
         "import sys, torch\nfrom pathlib import Path\nfrom bmfm.checkpoints.load import read_model\n"
         "for folder in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    batch, expected = torch.load(folder / 'expected.pt')\n"
-        "    with torch.no_grad():\n        assert torch.equal(read_model(folder).eval().encode(batch), expected), folder\n"
+        "    with torch.no_grad():\n        assert torch.equal(read_model(folder).eval().to(batch['input_ids'].device).encode(batch), expected), folder\n"
         "print('same')"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -100,7 +102,7 @@ def test_rows_of_several_examples_are_refused_where_they_cannot_be_kept_apart(ca
 def test_half_precision_is_near(case):
     model, batch = model_of(case), batch_of(case.omics)
     full = model.encode(batch)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         half = model.encode(batch).float()
     a, b = (torch.cat([of_example(h, batch, i) for i in range(4)]) for h in (full, half))
     assert not torch.equal(a, b)  # it was another precision
@@ -131,10 +133,13 @@ def test_embedding_and_running_are_two_steps(case):
 
 @every_backbone
 def test_gradients_reach_the_embeddings(case):
-    """Of float64, against the difference that a small step makes; nothing flows into padding or to other examples."""
+    """Against the difference that a small step makes; nothing flows into padding or to other examples.
+
+    In float64 for the sake of the difference, as far as a backbone goes along: rotations and some norms stay in float32.
+    """
     model, batch = model_of(case).double(), batch_of(case.omics)
     batch = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in batch.items()}
-    weights = torch.randn(batch["input_ids"].shape + (model.backbone.hidden_size,), dtype=torch.float64, generator=torch.Generator().manual_seed(0))  # fmt: skip
+    weights = torch.randn(batch["input_ids"].shape + (model.backbone.hidden_size,), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(DEVICE)  # fmt: skip
     mine = (batch["example_ids"] == 1)[..., None]
 
     def score(embeddings):
@@ -145,8 +150,8 @@ def test_gradients_reach_the_embeddings(case):
     assert gradient[mine.expand_as(gradient)].abs().min() > 0 and not gradient[~mine.expand_as(gradient)].any()
     direction = torch.randn_like(gradient)
     with torch.no_grad():
-        step = (score(embeddings + 1e-6 * direction) - score(embeddings - 1e-6 * direction)) / 2e-6
-    torch.testing.assert_close(step, (gradient * direction).sum(), rtol=1e-5, atol=1e-7)
+        step = (score(embeddings + 1e-3 * direction) - score(embeddings - 1e-3 * direction)) / 2e-3
+    torch.testing.assert_close(step, (gradient * direction).sum(), rtol=2e-3, atol=1e-2)
 
 
 @every_backbone
@@ -181,7 +186,8 @@ def test_capabilities_are_true(case):
     order[first:last] = order[first:last].flip(0)
     moved = {k: v[:, order] if k in ("input_ids", "values") else v for k, v in batch.items()}
     moves_along = torch.allclose(_states(model, moved)[0, order], states[0], atol=1e-5)
-    assert moves_along is not (can.positions and bool(batch["position_ids"].any()))
+    if not can.positions or batch["position_ids"].any():  # a window of local attention goes by place even where positions are 0
+        assert moves_along is not can.positions
 
 
 @every_backbone
@@ -206,26 +212,34 @@ def test_isolated_tokens_are_seen_by_themselves_alone(case):
     assert not torch.allclose(seen[0, 6:20], states[0, 6:20], atol=1e-5)  # the comparison would see it
 
 
+@pytest.mark.parametrize(
+    "kernel", ["sdpa", "eager", pytest.param("flex_attention", marks=[] if ON_GPU else pytest.mark.slow), "flash_attention_2"]
+)
 @every_backbone
-def test_every_attention_kernel_says_the_same(case):
+def test_every_attention_kernel_says_the_same(case, kernel):
     model, batch = model_of(case), batch_of(case.omics)
     expected = _states(model, batch)
-    for name in model.backbone.capabilities.attention:
-        if name.startswith("flash") and not torch.cuda.is_available():
-            continue  # benchmarks/gpu_check.py
-        model.use_attention(name)
-        states = _states(model, batch)
-        for example in range(4):
-            torch.testing.assert_close(of_example(states, batch, example), of_example(expected, batch, example), atol=2e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="attention"):
-        model.use_attention("no_such_kernel")
+    if kernel not in model.backbone.capabilities.attention:
+        with pytest.raises(ValueError, match="attention"):
+            model.use_attention(kernel)
+        return
+    model.use_attention(kernel)
+    if kernel.startswith("flash") and not (ON_GPU and FLASH_IS_INSTALLED):
+        with pytest.raises(Exception, match="flash"):
+            model.encode(batch)
+        return
+    with torch.autocast("cuda", torch.bfloat16, enabled=kernel.startswith("flash")):
+        states = _states(model, batch).float()
+    tolerance = {"atol": 0.1, "rtol": 0.1} if kernel.startswith("flash") else {"atol": 2e-5, "rtol": 1e-4}
+    for example in range(4):
+        torch.testing.assert_close(of_example(states, batch, example), of_example(expected, batch, example), **tolerance)
 
 
 @every_backbone
 def test_adapters_are_saved_and_merged(tmp_path, case):
     model, batch = model_of(case), batch_of(case.omics)
     model.save_pretrained(tmp_path / "base")
-    tuned = from_checkpoint({}, HEADS, str(tmp_path / "base"), lora={"r": 2, "alpha": 4}).eval()
+    tuned = from_checkpoint({}, HEADS, str(tmp_path / "base"), lora={"r": 2, "alpha": 4}).eval().to(DEVICE)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:
@@ -236,4 +250,4 @@ def test_adapters_are_saved_and_merged(tmp_path, case):
     together = outputs(merged, batch)
     torch.testing.assert_close(together["label"], apart["label"], atol=1e-5, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
-    assert same(outputs(read_model(tmp_path / "merged").eval(), batch), together)
+    assert same(outputs(read_model(tmp_path / "merged").eval().to(DEVICE), batch), together)

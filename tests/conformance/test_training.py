@@ -19,7 +19,6 @@ from bmfm.cli import compose, instantiate
 from bmfm.tokenizers import dna
 from bmfm.train import train
 from bmfm.training.report import read_curve
-
 from tests.conformance.runs import PAIRS
 
 TINY = ["model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2"]
@@ -79,7 +78,9 @@ def both(inputs, tmp_path_factory) -> Path:
     (folder / "overrides.json").write_text(json.dumps(settings))
     script = Path(__file__).with_name("train_each.py")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(folder / "overrides.json")]
-    done = subprocess.run([sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

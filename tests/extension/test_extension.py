@@ -77,7 +77,16 @@ def test_without_the_package_the_remedy_is_told(place):
 
 
 def test_benchmark_and_report(place):
-    suite = ["-m", "bmfm.benchmark", "--config-dir", str(HERE / "conf"), "+suite=extension", "data_root=data", "seeds=[0]", "n_bootstrap=50"]
+    suite = [
+        "-m",
+        "bmfm.benchmark",
+        "--config-dir",
+        str(HERE / "conf"),
+        "+suite=extension",
+        "data_root=data",
+        "seeds=[0]",
+        "n_bootstrap=50",
+    ]
     python(*suite, "baseline=[mean_response,model_response]", "baselines.model_response.checkpoint=runs/perturbation/model", cwd=place)
     folder = place / "runs" / "benchmark" / "extension"
     records = {r["model"]: r for r in json.loads((folder / "results.json").read_text())["records"]}
@@ -148,6 +157,12 @@ def test_value_encoder_keeps_what_lies_between_bins(extension):
 def test_choices_are_listed_beside_those_that_ship(extension):
     from bmfm.cli import options
 
-    for group, name in (("model", "set_mixer"), ("values", "soft_bins"), ("objective", "response"), ("data", "perturbation"), ("suite", "extension")):
+    for group, name in (
+        ("model", "set_mixer"),
+        ("values", "soft_bins"),
+        ("objective", "response"),
+        ("data", "perturbation"),
+        ("suite", "extension"),
+    ):
         assert name in options(group) and len(options(group)) > 1
     assert compose("train", ["+recipe=perturbation", "data.source.path=x"]).model.backbone.endswith("SetMixer")

@@ -9,18 +9,17 @@ from typing import Any
 
 import anndata
 import numpy as np
-from scipy.sparse import csr_matrix
-
-from bmfm.data.sources import INPUT
 from bmfm.evaluation.examples.base import Examples
 from bmfm.evaluation.methods.base import Method
 from bmfm.evaluation.protocols.base import Outcome, Protocol
 from bmfm.evaluation.task_spec import TaskSpec
+from bmfm_extension_example.perturbation import PERTURBED
+from scipy.sparse import csr_matrix
+
+from bmfm.data.sources import INPUT
 from bmfm.hashing import example_keys
 from bmfm.metrics import Metric
 from bmfm.tokenizers.rna import CellTokenizer
-
-from bmfm_extension_example.perturbation import PERTURBED
 
 
 class PerturbedCells(Examples):
@@ -165,7 +164,9 @@ class PerturbationResponse(Protocol[ResponseMethod]):
         errors = np.array([((a - b) ** 2).mean() for a, b in means.values()])
         drawn = np.random.default_rng(0).integers(0, len(means), (n_bootstrap, len(means)))
         figures = {"delta_pearson": correlations, "delta_mse": errors}
-        intervals = {name: np.quantile(each[drawn].mean(1), [0.025, 0.975]).tolist() for name, each in figures.items()} if n_bootstrap else {}
+        intervals = (
+            {name: np.quantile(each[drawn].mean(1), [0.025, 0.975]).tolist() for name, each in figures.items()} if n_bootstrap else {}
+        )
         return Outcome(
             {name: float(each.mean()) for name, each in figures.items()},
             duration,
