@@ -278,7 +278,7 @@ class RnaDataModule(BatchModule):
     def need(self, needs: set[str]) -> None:
         """Serve what objectives asked for."""
         for dataset in self.parts.values():
-            dataset.whole_cells, dataset.shown_in_part = "whole_cell" in needs, "shown_in_part" in needs
+            dataset.whole_cells, dataset.shown_in_part = "full_profile" in needs, "shown_in_part" in needs
 
     def report(self) -> None:
         """Print how each file's genes were found."""

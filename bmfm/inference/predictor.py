@@ -18,6 +18,7 @@ from bmfm.inference.annotate import annotate, check_annotated, free_name
 from bmfm.inference.cells import read_cells, without_empty
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.sequences import tokenize_sequences
+from bmfm.label_kinds import Classification, MultiLabel, kind_of
 from bmfm.models.model import BmfmModel
 from bmfm.special import CLS, PAD
 from bmfm.storage.folders import find_folder, written_files
@@ -219,9 +220,8 @@ class Predictor:
         columns: dict[str, Any] = {}
         bad = np.zeros(len(index), bool)
         for name, values in logits.items():
-            head = {"kind": "cross_entropy"} | self.labels[name]
-            classes = head.get("classes") or []
-            if head["kind"] != "mse" and not classes:
+            head, kind = self.labels[name], kind_of(self.labels[name], f"heads.{name}")
+            if isinstance(kind, Classification | MultiLabel) and not kind.classes:
                 raise ValueError(f"the head {name!r} has no names of classes in config.json, heads.{name}.classes: write them there")
             if head["pooling"] == "token":
                 columns[name] = self._of_bases(head, values.astype(np.int64))
@@ -229,21 +229,10 @@ class Predictor:
                 continue
             odd = ~np.isfinite(values).all(1)
             bad |= odd
-            values = np.where(odd[:, None], 0, values)
-            if head["kind"] == "mse":
-                columns[name] = np.where(odd, np.nan, values[:, 0] * head.get("scale", 1.0) + head.get("center", 0.0)).astype(values.dtype)
-                continue
-            if head["kind"] == "binary_cross_entropy":
-                chance = 1 / (1 + np.exp(-values))
-                said = ["|".join(c for c, p in zip(classes, row, strict=True) if p > 0.5) for row in chance]
-            else:
-                chance = np.exp(values - values.max(1, keepdims=True))
-                chance /= chance.sum(1, keepdims=True)
-                said = np.array(classes, object)[values.argmax(1)].tolist()
-            columns[name] = np.array([None if o else c for c, o in zip(said, odd, strict=True)], object)
-            chance = np.where(odd[:, None], np.nan, chance).astype(values.dtype)
-            for i, c in enumerate(classes):  # a head may be called as another's probability is
-                columns[free_name(f"{name}_p_{c}", {*columns, *logits})] = chance[:, i]
+            for ending, column in kind.columns(kind.scores(np.where(odd[:, None], 0, values))).items():
+                # a head may be called as another's probability is
+                key = free_name(name + ending, {*columns, *logits}) if ending else name
+                columns[key] = np.where(odd, None, column) if column.dtype == object else np.where(odd, np.nan, column).astype(values.dtype)
         if bad.any():
             warnings.warn(
                 f"the model gives NaN or infinite numbers for {bad.sum():,} of {len(bad):,} examples (first: {index[int(bad.argmax())]}): "

@@ -199,7 +199,7 @@ class BmfmModel(PreTrainedModel):
         document, config = batch["sequence_ids"], self.backbone.config
         embeds, unseen = self.embeddings(batch), "isolated_mask" in batch
         if unseen and self.attention == "flash_attention_2":
-            raise ValueError("masking.hide=true needs attention masks: choose model.attention=sdpa or flex_attention")
+            raise ValueError("masking.hide_masked_positions=true needs attention masks: choose model.attention=sdpa or flex_attention")
         chosen = choose_for("sdpa" if unseen and self.attention == "auto" else self.attention, embeds, self.head_size)
         if config._attn_implementation != chosen:
             config._attn_implementation = chosen

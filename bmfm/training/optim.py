@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from bmfm.models.model import BmfmModel
+
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 
 
@@ -20,7 +22,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def freeze_unread(model: torch.nn.Module) -> list[str]:
+def freeze_unread(model: BmfmModel) -> list[str]:
     """Freeze the parameters that no head of the model reads, and return their names.
 
     They would get no gradient, for which training on several devices waits in vain: the pooler where no head pools by it,
@@ -97,6 +99,7 @@ def adamw(
     """
     groups = parameter_groups(model, weight_decay)
     if layer_decay != 1.0 or head_lr is not None:
+        assert isinstance(model, BmfmModel)
         names = {id(p): name for name, p in model.named_parameters()}
         n_layers = model.config.num_hidden_layers
         split: dict[str, dict] = {}
@@ -111,7 +114,7 @@ def adamw(
                 split[called]["params"].append(p)
         groups = list(split.values())
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
     # A fused optimiser would undo a gradient scaler's factor itself, after clipping; Lightning, which refuses to clip then
     # even where bf16 needs no scaler, undoes it first when the optimiser does not say so.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
