@@ -9,8 +9,9 @@ import numpy as np
 
 from bmfm.cli import instantiate
 from bmfm.evaluation.tasks import TaskSpec, content_hash, data_paths
+from bmfm.label_kinds import Bases, Classification, MultiLabel, Regression
 
-KINDS = {"cross_entropy": "classification", "binary_cross_entropy": "multilabel", "mse": "regression", "token_cross_entropy": "bases"}
+KINDS = {Classification: "classification", MultiLabel: "multilabel", Regression: "regression", Bases: "bases"}
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ class Examples:
         self.data.connect(_lossless_tokenizer(card))
         self._compare_rows()
         objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in card.config.objectives.items() if o})
-        objectives.bind(self.data)
+        objectives.setup(self.data.spec())
+        for name, labels in objectives.labels.items():
+            self.data.add_labels(name, labels)
         self.parts = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}
-        self._labels = {name: self._read(name, o) for name, o in objectives.parts.items()}
+        self._labels = {name: self._read(name, o) for name, o in objectives.tasks.items()}
 
     def _compare_rows(self) -> None:
         """Warn if the card says that its files hold another number of examples."""
@@ -71,15 +74,9 @@ class Examples:
 
     def _read(self, name: str, objective) -> ObjectiveLabels:
         if objective.kind not in KINDS:
-            raise ValueError(f"{self.card.name}: labels learned by {objective.kind} cannot be scored; {', '.join(KINDS)} can")
+            raise ValueError(f"{self.card.name}: labels learned by {objective.loss_name} cannot be scored; {', '.join(KINDS.values())} can")
         kind = KINDS[objective.kind]
-        if kind == "bases":
-            split = [objective.of_bases(value) for value in self.data.column(objective.column)]
-            return ObjectiveLabels(kind, objective.classes, np.array([*split, None], object)[:-1])  # None keeps it a list of lists
-        values = self.data.parts["train"].labels[name]
-        if kind == "regression":
-            values = values.astype(float) * objective.scale + objective.center
-        return ObjectiveLabels(kind, objective.classes, values)
+        return ObjectiveLabels(kind, objective.classes, objective.benchmark_labels())
 
     @property
     def kinds(self) -> dict[str, tuple[str, list[str]]]:

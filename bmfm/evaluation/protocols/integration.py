@@ -28,7 +28,7 @@ def run(card: TaskSpec, examples: Examples, entrant, seed: int, folder: Path, n_
     duration = time.perf_counter() - began
     label = next(iter(card.config.objectives.values()))
     types = examples.column(str(card.label))
-    given = ~pd.isna(examples.data.column(str(card.label))) & ~np.isin(types, [*label.silenced, "", "nan"])
+    given = ~pd.isna(examples.data.column(str(card.label))) & ~np.isin(types, [*label.ignore_labels, "", "nan"])
     numbers = np.flatnonzero(given)
     drawn = np.sort(np.random.default_rng(seed).permutation(numbers)[: round(SHARE * len(numbers))])
     batches = examples.column(card.batch)[drawn] if card.batch else None
