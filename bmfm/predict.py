@@ -68,7 +68,7 @@ def work_key(config, predictor) -> str:
     from bmfm import __version__
     from bmfm.cells.formats import find_sources
     from bmfm.checkpoints.load import adapter_base
-    from bmfm.evaluation.tasks import content_hash
+    from bmfm.evaluation.checksums import content_hash
     from bmfm.storage.folders import find_folder
 
     checkpoint = Path(config.checkpoint).expanduser()

@@ -118,9 +118,9 @@ def test_the_best_is_bold_also_where_less_is_better(tmp_path):
 
 def test_intervals_are_of_seeds_or_of_examples_and_say_which():
     c = Comparison(sample())
-    over_seeds = c.tasks[0].cells[ComparedMethod("dna_snp", "finetune")]
+    over_seeds = c.tasks[0].scores[ComparedMethod("dna_snp", "finetune")]
     assert over_seeds.over_seeds and "±" in str(over_seeds)
-    alone = c.tasks[0].cells[ComparedMethod("6-mers", "baseline")]
+    alone = c.tasks[0].scores[ComparedMethod("6-mers", "baseline")]
     assert not alone.over_seeds and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", str(alone))
     agreeing = [record("gue/tf_0", "m", "linear_probe", s, 0.6) for s in range(3)]
     assert str(summarise(agreeing, "mcc")) == "0.600 [0.560, 0.640]"
@@ -146,7 +146,7 @@ def test_means_and_ranks_are_of_entrants_with_every_task(tmp_path):
     _, text = written(results, tmp_path)
     head, _, *rows = rows_of(text, "Results")
     by = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    mean = [c.tasks[i].cells[ComparedMethod("dna_ref", "finetune")].mean for i in range(5)]
+    mean = [c.tasks[i].scores[ComparedMethod("dna_ref", "finetune")].mean for i in range(5)]
     assert by["mean of 5 tasks"]["dna_ref, fine-tuned"] == f"{sum(mean) / 5:.3f}"
     for row in ("mean of 5 tasks", "mean rank"):
         assert by[row]["dna_snp, fine-tuned"] == by[row]["dna_snp, linear probe"] == "-"
@@ -232,7 +232,7 @@ def test_checkpoints_of_one_name_are_told_apart():
     for r in results["records"]:
         if r["model"] == "dna_snp" and r["mode"] == "finetune":
             r["model_hash"] = f"{r['seed']}" * 64
-    names = {e.model for e in Comparison(results).entrants}
+    names = {m.model for m in Comparison(results).methods}
     assert {"dna_snp (00000000)", "dna_snp (11111111)", f"dna_snp ({SHA[:8]})", "dna_ref", "6-mers"} <= names
 
 
