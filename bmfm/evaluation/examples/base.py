@@ -112,7 +112,7 @@ class Examples(ABC):
 
     def read_table(self, file: Path) -> pd.DataFrame:
         """A table of the user's, with names of its rows as the first column where it has such."""
-        from bmfm.data.table import read_table
+        from bmfm.data.tables import read_table
 
         table = read_table(file)
         return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()

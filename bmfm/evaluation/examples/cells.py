@@ -67,7 +67,7 @@ class CellExamples(Examples):
 
     def read_table(self, file: Path) -> pd.DataFrame:
         """Names of cells are read to the letter, as 001 and 1e5."""
-        from bmfm.data.table import read_table
+        from bmfm.data.tables import read_table
 
         table = read_table(file, ids=[0])
         table = table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
