@@ -118,4 +118,4 @@ def _csr(examples: Examples, values: np.ndarray) -> csr_matrix:
 
 def log_values(examples: Examples) -> csr_matrix:
     """Normalised log counts of all cells, CSR [n, genes]."""
-    return _csr(examples, examples.data.tokenizer.whole_cells(_all_cells(examples)))
+    return _csr(examples, examples.data.tokenizer.full_profile(_all_cells(examples)))
