@@ -48,7 +48,7 @@ def from_record(described: Mapping[str, Mapping]) -> dict[str, Metric]:
     return {name: Metric(**{k: ends.get(k) if v is None else v for k, v in metric.items()}) for name, metric in described.items()}
 
 
-def functions(settings: Mapping[str, Mapping]) -> dict[str, Function]:
+def import_functions(settings: Mapping[str, Mapping]) -> dict[str, Function]:
     """The functions themselves, with whatever else a task sets as their arguments; ValueError where one cannot be imported."""
     from hydra.utils import get_method
 
@@ -65,7 +65,7 @@ def functions(settings: Mapping[str, Mapping]) -> dict[str, Function]:
     return imported
 
 
-def extend(measure: Measure, own: Mapping[str, Function], described: Mapping[str, Metric]) -> Measure:
+def extend(measure: Measure, functions: Mapping[str, Function], described: Mapping[str, Metric]) -> Measure:
     """A measure of figures that ship, together with a task's own.
 
     A function gets the rows that the bootstrap drew, the same row as often as it was drawn. A figure that is NaN is left out.
@@ -81,12 +81,14 @@ def extend(measure: Measure, own: Mapping[str, Function], described: Mapping[str
 
         def figures(weight: np.ndarray) -> dict[str, float]:
             rows = np.repeat(np.arange(len(truth)), weight.astype(np.int64))
-            own_figures = {name: check_range(name, function(truth[rows], scores[rows]), described[name]) for name, function in own.items()}
-            return shipped(weight) | {name: figure for name, figure in own_figures.items() if not math.isnan(figure)}
+            task_figures = {
+                name: check_range(name, function(truth[rows], scores[rows]), described[name]) for name, function in functions.items()
+            }
+            return shipped(weight) | {name: figure for name, figure in task_figures.items() if not math.isnan(figure)}
 
         return figures
 
-    return extended if own else measure
+    return extended if functions else measure
 
 
 def check_range(name: str, value: Any, metric: Metric) -> float:

@@ -98,7 +98,7 @@ def test_runs_of_different_things_are_not_submitted(key, said):
 
 
 def test_a_baseline_may_have_settings_by_task():
-    results = sample(entrants={("6-mers", "baseline"): 0.6})
+    results = sample(methods={("6-mers", "baseline"): 0.6})
     spread = [(i, r, s, next(iter(r["metrics"].values()))) for i, r in enumerate(results["records"]) for s in range(3)]
     results["records"] = [
         r | {"seed": s, "model_hash": f"{i % 10}" * 64, "metrics": {r["metric"]: value + 0.01 * s}} for i, r, s, value in spread
@@ -224,7 +224,7 @@ def test_site_is_alone_and_lets_nothing_through(measured, tmp_path):
 
 def test_what_is_known_of_each_is_told_apart(measured, tmp_path, monkeypatch):
     """In bold stands what follows from its predictions or was repeated: not what was only said, however good."""
-    told, said = reported(), make_submission(sample(entrants={("gpt", "finetune"): 0.9}), "gpt", "finetune")
+    told, said = reported(), make_submission(sample(methods={("gpt", "finetune"): 0.9}), "gpt", "finetune")
     told["tasks"][0]["mean"] = 0.95
     monkeypatch.setattr(
         board_entries, "compare", lambda s, *_: ([], "recomputed" if s["model"]["name"] == "dna_snp" else "predictions not kept")

@@ -131,7 +131,7 @@ def test_predictions_that_do_not_come_along_are_told(folder):
     assert board_entries.inspect(file)[1:] == ([], "predictions named by their hash, not at hand")
     rewrite(file, lambda s: [x.update(predictions=None) for x in s["tasks"][0]["seeds"]])
     assert board_entries.inspect(file)[1:] == ([], "predictions not kept")
-    rewrite(file, lambda s: s["tasks"][0].update(n_test=600))  # the card says so all the same
+    rewrite(file, lambda s: s["tasks"][0].update(n_test=600))  # the task says so all the same
     assert "613 examples" in board_entries.inspect(file).reasons[0]
 
 

@@ -193,7 +193,7 @@ def test_descriptions_come_back_from_records():
 
 
 def test_another_version_of_ones_code_is_another_job(own, monkeypatch):
-    function = task_metrics.functions(read_task("mine/purine", ["checkpoint=none", "data_root=data"]).metrics)["confident_accuracy"]
+    function = task_metrics.import_functions(read_task("mine/purine", ["checkpoint=none", "data_root=data"]).metrics)["confident_accuracy"]
     before = source_hash(function)
     assert before and source_hash(LinearBaseline("l", ["dna"])) is None
     monkeypatch.setattr("inspect.getsource", lambda code: "other")

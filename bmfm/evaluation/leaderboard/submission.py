@@ -54,12 +54,12 @@ def make_submission(
     if not records:
         there = ", ".join(sorted({f"{r['model']} ({r['mode']})" for r in every}))
         raise ValueError(f"results of {suite['name']} hold no {model} ({mode}); they hold {there or 'nothing'}")
-    by = {task: [r for r in records if r["task"] == task] for task in suite["tasks"]}
-    lost = [f"{task}: not run" for task, own in by.items() if not own]
-    lost += [f"{r['task']}, seed {r['seed']}: {why}" for own in by.values() for r in own if (why := failure(r))]
+    by_task = {task: [r for r in records if r["task"] == task] for task in suite["tasks"]}
+    lost = [f"{task}: not run" for task, runs in by_task.items() if not runs]
+    lost += [f"{r['task']}, seed {r['seed']}: {why}" for runs in by_task.values() for r in runs if (why := failure(r))]
     if lost:
         raise ValueError(f"{model} ({mode}) lacks runs; run these again and submit then: {'; '.join(lost)}")
-    used = [r for own in by.values() for r in own]
+    used = [r for runs in by_task.values() for r in runs]
     submission = {
         "format": FORMAT,
         "status": "submitted",
@@ -72,7 +72,7 @@ def make_submission(
             "hash": _model_hash(used),
         },
         "mode": mode,
-        "tasks": [_task(task, own, predictions or {}) for task, own in by.items()],
+        "tasks": [_task(task, runs, predictions or {}) for task, runs in by_task.items()],
         "groups": [],
         "cost": {
             "seconds": _mean(used, "seconds"),
@@ -99,10 +99,10 @@ def _task(task: str, records: list[dict], predictions: Mapping[tuple[str, int], 
         low, high = records[0]["intervals"].get(metric, (None, None))
     same = {}
     for key in ("n_test", "data_hash"):
-        found = {r[key] for r in records}
-        if len(found) > 1:
-            raise ValueError(f"{task}: {key} differs between seeds ({', '.join(sorted(map(str, found)))}); run them on the same data")
-        same[key] = found.pop()
+        values = {r[key] for r in records}
+        if len(values) > 1:
+            raise ValueError(f"{task}: {key} differs between seeds ({', '.join(sorted(map(str, values)))}); run them on the same data")
+        same[key] = values.pop()
     uses = max(r["test_uses"] for r in records)
     figures = {"mean": mean, "low": low, "high": high, "deterministic": deterministic, "seeds": seeds}
     return {"task": task, "metric": metric, **figures, **same, "test_uses": uses}
@@ -116,11 +116,11 @@ def summary(values: list[float]) -> tuple[float, float | None, float | None]:
 
 def _model_hash(records: list[dict]) -> str:
     hashes = {r["task"]: r["model_hash"] for r in records}
-    found = sorted({r["model_hash"] for r in records})
-    if len(found) == 1:
-        return found[0]
+    distinct = sorted({r["model_hash"] for r in records})
+    if len(distinct) == 1:
+        return distinct[0]
     if any(r["model_kind"] != "baseline" for r in records):
-        raise ValueError(f"{records[0]['model']}: runs are of {len(found)} different checkpoints; submit the runs of one")
+        raise ValueError(f"{records[0]['model']}: runs are of {len(distinct)} different checkpoints; submit the runs of one")
     return digest(hashes)
 
 

@@ -35,7 +35,7 @@ class LabelPrediction(Protocol[LabelMethod]):
             raise ValueError("data.split.seed is missing: without it every seed would test on other examples")
 
     def components(self, task: TaskSpec) -> list[Any]:
-        return [self, *task_metrics.functions(task.metrics).values()]
+        return [self, *task_metrics.import_functions(task.metrics).values()]
 
     def run(self, examples: Examples, method: LabelMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
         examples.test_uses = 0
@@ -62,7 +62,7 @@ def score_predictions(examples: Examples, scores: Mapping[str, np.ndarray], n_bo
         Where scores are missing, or not of the form of the labels.
     """
     task, outcome, figures = examples.task, Outcome({}, 0.0), []
-    functions, described = task_metrics.functions(task.metrics), task_metrics.describe(task.metrics)
+    functions, described = task_metrics.import_functions(task.metrics), task_metrics.describe(task.metrics)
     for name, kind in examples.kinds.items():
         if name not in scores:
             raise ValueError(f"objective {name} has no scores; there are {', '.join(scores) or 'none'}")
