@@ -16,7 +16,7 @@ from bmfm.evaluation.task_files import read_task
 from bmfm.evaluation.task_spec import TaskSpec
 
 METHODS = "bmfm.evaluation.methods"
-TRAINED_MODES: dict[str, tuple[str, ...]] = {"finetune": (), "lora": ("lora",), "from_scratch": ("scratch",)}
+TRAINED_MODES: dict[str, tuple[str, ...]] = {"finetune": (), "lora": ("lora",), "from_scratch": ("random_init",)}
 """Modes that train the checkpoint, and the arguments that make them."""
 
 
@@ -140,7 +140,7 @@ def _with_probes(source: dict, modes: Sequence[str]) -> list[dict]:
 
 def _trained(model: dict, settings: dict, modes: Sequence[str]) -> list[dict]:
     """The checkpoint trained on the tasks, in every mode that is chosen."""
-    arguments = {"lora": settings["lora"], "scratch": True}
+    arguments = {"lora": settings["lora"], "random_init": True}
     trained = {"_target_": f"{METHODS}.finetuned.FineTuned", "overrides": flat_overrides(settings["finetune"]), **model}
     trained["keep"] = settings["keep_models"]
     return [trained | {k: arguments[k] for k in names} for mode, names in TRAINED_MODES.items() if mode in modes]

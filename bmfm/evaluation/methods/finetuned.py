@@ -31,7 +31,7 @@ class FineTuned(LabelMethod):
         Of the training configuration, as on the command line.
     lora
         Settings of adapters, see `checkpoints.load.from_checkpoint`; None trains all weights.
-    scratch
+    random_init
         The same network from new weights: what pretraining is worth.
     keep
         Leave the trained model in the job's folder.
@@ -41,11 +41,11 @@ class FineTuned(LabelMethod):
     deterministic = False
 
     def __init__(self, name: str, checkpoint: str, overrides: list[str] | None = None, lora: dict | None = None,
-                 scratch: bool = False, remote_code: bool = False, keep: bool = False):  # fmt: skip
+                 random_init: bool = False, remote_code: bool = False, keep: bool = False):  # fmt: skip
         super().__init__(name)
         self.checkpoint, self.overrides, self.lora = CheckpointFolder(checkpoint), list(overrides or []), lora
-        self.scratch, self.remote_code, self.keep = scratch, remote_code, keep
-        self.mode = "from_scratch" if scratch else "lora" if lora else "finetune"
+        self.random_init, self.remote_code, self.keep = random_init, remote_code, keep
+        self.mode = "from_scratch" if random_init else "lora" if lora else "finetune"
 
     def takes(self, task: TaskSpec) -> bool:
         return task.omics == self.checkpoint.omics
@@ -65,7 +65,7 @@ class FineTuned(LabelMethod):
         return self.checkpoint.parameters
 
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
-        return {"model": self.model_hash, "overrides": self.overrides, "lora": self.lora, "scratch": self.scratch}
+        return {"model": self.model_hash, "overrides": self.overrides, "lora": self.lora, "random_init": self.random_init}
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         from bmfm.inference import load
@@ -75,7 +75,7 @@ class FineTuned(LabelMethod):
         settings = [
             override("checkpoint", self.checkpoint.name), override("run_dir", run), override("data_root", examples.task.config.data_root),
             f"seed={seed}", "overwrite=true", "test=false", "logistic_regression=false", "trainer.enable_progress_bar=false",
-            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.scratch", self.scratch),
+            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.random_init", self.random_init),
             override("++data.split.seed", examples.task.config.data.split.get("seed", 0)),  # the parts stay whatever the seed
         ]  # fmt: skip
         if self.lora:
