@@ -296,8 +296,8 @@ class TestNamesOfResults:
     def test_a_head_called_as_a_probability(self):
         predictor = Predictor.__new__(Predictor)
         heads = {
-            "type": {"kind": "cross_entropy", "classes": ["a", "b"], "pooling": 0},
-            "type_p_a": {"kind": "mse", "classes": [], "pooling": 0, "center": 100.0},
+            "type": {"kind": "bmfm.label_kinds.Classification", "classes": ["a", "b"], "pooling": 0},
+            "type_p_a": {"kind": "bmfm.label_kinds.Regression", "classes": [], "pooling": 0, "center": 100.0},
         }
         predictor.model = SimpleNamespace(config=SimpleNamespace(heads=heads))
         frame = predictor._frame({"type": np.zeros((2, 2)), "type_p_a": np.zeros((2, 1))}, pd.RangeIndex(2))
