@@ -74,7 +74,7 @@ def convert(
         ):
             if value is not None:
                 raise ValueError(f"{flag} {value}: this is a model of DNA, which has no counts: leave it out")
-    settings = {"kind": depth} | ({"target": depth_target} if depth_target else {})
+    settings = {"mode": depth} | ({"target": depth_target} if depth_target else {})
     config.pooling = model.check_pooling(pooling if pooling is not None else config.pooling)
     tokenizer = _cell_tokenizer(model, folder, settings, values_kind) if "values" in config.fields else _dna_tokenizer(folder)
     if "values" in config.fields:
@@ -120,7 +120,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
     poolings = [config.pooling, *(h.get("pooling") for h in config.heads.values())]
     n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
     positions = config.backbone["kind"] == "modernbert"  # whose rotary embeddings turn by them; the others have none
-    tokenizer = CellTokenizer("from_data", depth=depth, n_cls=n_cls, values=values, positions=positions)
+    tokenizer = CellTokenizer("from_data", read_depth=depth, n_cls=n_cls, values=values, positions=positions)
     tokenizer.use(GeneVocabulary(gene_names(folder)))
     if len(tokenizer) != config.fields["input_ids"]["size"]:
         raise ValueError(

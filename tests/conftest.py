@@ -84,7 +84,7 @@ def cells_model(tmp_path_factory):
     from bmfm.tokenizers.rna import CellTokenizer
 
     torch.manual_seed(0)
-    tokenizer = CellTokenizer(depth={"kind": "downsample", "target": 8000}, sequence_dropout=0.5, order="descending")
+    tokenizer = CellTokenizer(read_depth={"mode": "downsample", "target": 8000}, sequence_dropout=0.5, order="descending")
     model = build(tokenizer.fields, HEADS, "bert", values={"kind": "mlp_special"}, hidden_dropout_prob=0.1, **SMALL)
     model.config.max_tokens = 128
     model.save_pretrained(folder)

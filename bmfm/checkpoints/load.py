@@ -1,7 +1,6 @@
 """Models from folders and the Hub, whole or as the beginning of a fine-tuning."""
 
 import copy
-import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -321,16 +320,6 @@ def _tokens_file(folder: Path) -> str:
     return next((f for f in ("genes.txt", "tokenizer.json", "vocab.txt") if (folder / f).is_file()), "its tokenizer")
 
 
-def described_tokenizer(tokenizer: Any) -> dict:
-    """What a model depends on of its tokenizer, as ``config.json`` keeps it: a hash of its tokens in the order of their ids,
-    and of cells what their values, CLS tokens, read depth and positions are."""
-    held: dict[str, Any] = {"tokens": hashlib.sha256(json.dumps(list(tokenizer.names)).encode()).hexdigest()}
-    if isinstance(tokenizer, CellTokenizer):
-        held |= {"values": tokenizer.values["kind"], "n_bins": tokenizer.n_bins, "n_cls": tokenizer.n_cls}
-        held |= {"depth": tokenizer.has_depth, "positions": tokenizer.positions}
-    return held
-
-
 def save_together(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer into a folder, so that it is seen at loading if one of them was exchanged.
 
@@ -339,7 +328,7 @@ def save_together(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     from bmfm.checkpoints.transformers_format import is_plain, to_transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.tokenizer = described_tokenizer(tokenizer)
+    model.config.tokenizer = tokenizer.description()
     (to_transformers(model) if is_plain(model) else model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -352,7 +341,7 @@ def _check_described(tokenizer: Any, folder: Path, changes: dict) -> None:
     held = read_config(folder).get("tokenizer")
     if not isinstance(held, dict):
         return
-    now = described_tokenizer(tokenizer)
+    now = tokenizer.description()
     if "tokens" in held and held["tokens"] != now["tokens"]:
         raise ValueError(
             f"{folder / _tokens_file(folder)} holds other tokens, or in another order, than the model of {folder / 'config.json'} was "

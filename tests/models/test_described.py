@@ -251,10 +251,10 @@ EXCHANGED = {
     "genes": ("cells", _exchange_genes, r"genes\.txt holds other tokens, or in another order"),
     "words": ("plain", _exchange_words, r"tokenizer\.json holds other tokens, or in another order"),
     "values": ("cells", _cells({"values": {"kind": "as_is"}}), "values is 'as_is', .* saved with 'log_normalise'"),
-    "depth": ("cells", _cells({"depth": {"kind": "none"}}), "depth is False, .* saved with True"),
+    "depth": ("cells", _cells({"read_depth": {"mode": "none"}}), "read_depth is False, .* saved with True"),
     "CLS tokens": ("cells", _cells({"n_cls": 3}), "n_cls is 3, .* saved with 1"),
     "positions": ("cells", _cells({"positions": True}), "positions is True, .* saved with False"),
-    "target": ("cells", _cells({"depth": {"target": -5}}), "depth.target=-5 must be a total"),
+    "target": ("cells", _cells({"read_depth": {"target": -5}}), "read_depth.target=-5 must be a total"),
 }
 
 

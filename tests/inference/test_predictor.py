@@ -143,9 +143,9 @@ def test_adapters_load(tmp_path, dna_model, dora):
 
 def test_an_adapter_of_cells_brings_its_tokenizer(tmp_path, cells_model):
     tuned = _tuned(cells_model, {"r": 2, "alpha": 4})
-    tokenizer = CellTokenizer.from_pretrained(cells_model, order="descending", depth={"kind": "none"})
+    tokenizer = CellTokenizer.from_pretrained(cells_model, order="descending", read_depth={"mode": "none"})
     save_adapter(tuned, tmp_path / "adapter", str(cells_model), {"r": 2, "alpha": 4}, tokenizer)
-    assert bmfm.load(tmp_path / "adapter").tokenizer.depth["kind"] == "none"
+    assert bmfm.load(tmp_path / "adapter").tokenizer.read_depth["mode"] == "none"
 
 
 def test_adapters_that_do_not_belong(tmp_path, dna_model):
