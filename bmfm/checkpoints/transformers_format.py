@@ -48,10 +48,10 @@ def to_transformers(model: BmfmModel):
         tie_word_embeddings=bool(head.get("tied")),
     )
     config.pooling = model.config.pooling  # beside ModernBERT's own settings; transformers keeps what it does not know
-    if max_tokens := getattr(model.config, "max_tokens", None):
-        config.max_tokens = max_tokens
-    if tokenizer := getattr(model.config, "tokenizer", None):
-        config.tokenizer = tokenizer
+    if model.config.max_tokens:
+        config.max_tokens = model.config.max_tokens
+    if model.config.tokenizer:
+        config.tokenizer = model.config.tokenizer
     theirs = ModernBertForMaskedLM(config)
     state = {n: v for name, v in model.state_dict().items() for n in _their_name(name, bool(head.get("tied")))}
     theirs.load_state_dict(state)
