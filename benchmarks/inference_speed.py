@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 import bmfm
+from bmfm.checkpoints.transformers_format import to_transformers
 from bmfm.files import ASSETS
 from bmfm.models.model import build
-from bmfm.checkpoints.transformers_format import to_transformers
 from bmfm.tokenizers import dna
 from bmfm.tokenizers.rna import CellTokenizer
 

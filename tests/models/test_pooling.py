@@ -10,7 +10,7 @@ import torch
 
 import bmfm
 from bmfm.checkpoints.load import from_checkpoint, read_model
-from bmfm.evaluation.methods import Checkpoint
+from bmfm.evaluation.methods import CheckpointEmbeddings
 from bmfm.evaluation.probes import Embedder
 from bmfm.files import ASSETS
 from bmfm.models.model import BmfmConfig
@@ -59,7 +59,7 @@ def test_the_same_default_everywhere(tmp_path, dna_model, cells_model, adata):
             embedded = model.embed(data, pooling=pooling)
             np.testing.assert_array_equal(model.embed(data), embedded)
             np.testing.assert_array_equal(Embedder(model).transform(data), embedded)
-            assert Checkpoint("x", str(other)).pooling == pooling
+            assert CheckpointEmbeddings("x", str(other)).pooling == pooling
             heads = {"y": {"size": 2, "pooling": "auto", "classes": ["a", "b"]}}
             assert from_checkpoint({}, heads, str(other)).config.heads["y"]["pooling"] == pooling
 
