@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bmfm.cells import read_depth, values
-from bmfm.cells.counts import align, concatenate, gather
+from bmfm.cells.counts import Counts, align, concatenate, gather
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.ontology import Ontology
 from bmfm.cells.sources import Cells, open_source

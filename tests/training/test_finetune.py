@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import bmfm
-from bmfm.checkpoints.load import from_checkpoint, has_lora, merge_lora, read_model
+from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.cli import compose
 from bmfm.files import ASSETS
+from bmfm.models.lora import has_lora, merge_lora
 from bmfm.training.optim import adamw, depth_of
 from bmfm.training.seeds import interval
 from tests.training.test_train import run
@@ -65,7 +66,7 @@ def test_sequences_are_learned_and_predicted(tmp_path, dna_model, sequence_table
 @pytest.mark.parametrize(
     "how",
     [
-        ["model.trained=heads"],
+        ["model.freeze_encoder=true"],
         ["model.lora={r: 4, alpha: 8, dropout: 0.0, dora: false}"],
         ["model.lora={r: 4, alpha: 8, dropout: 0.0, dora: true}"],
     ],
@@ -88,7 +89,7 @@ def test_merged_adapters_change_nothing(dna_model):
     heads = {"y": {"size": 2, "pooling": 0, "classes": ["a", "b"]}}
     fields = {"input_ids": {"kind": "embedding", "size": 512}}
     torch.manual_seed(0)
-    model = from_checkpoint(fields, heads, str(dna_model), "sdpa", lora={"r": 4, "alpha": 8}).eval()
+    model = from_checkpoint(fields, heads, str(dna_model), attention="sdpa", lora={"r": 4, "alpha": 8}).eval()
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert has_lora(model) and all("lora_" in n or n.startswith("heads.") for n in trained)
     for name, parameter in model.named_parameters():
@@ -124,21 +125,21 @@ def test_cells_are_written_beside_what_was_there(tmp_path, cells_model):
 
 
 def test_an_interrupted_prediction_goes_on(tmp_path, dna_model, monkeypatch):
-    from bmfm.inference import sequences
+    from bmfm.inference import inputs
 
-    monkeypatch.setattr(sequences, "CHUNK", 4)
+    monkeypatch.setattr(inputs, "CHUNK", 4)
     model, texts = bmfm.load(dna_model), ["ACGT" * n for n in range(1, 15)]
     whole = model.embed(texts)
     calls = []
-    forward = model._forward
+    forward = model.forward
 
-    def failing(examples, *rest):
-        calls.append(len(examples))
+    def failing(batch, **options):
+        calls.append(len(batch["input_ids"]))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return forward(examples, *rest)
+        return forward(batch, **options)
 
-    monkeypatch.setattr(model, "_forward", failing)
+    monkeypatch.setattr(model, "forward", failing)
     with pytest.raises(KeyboardInterrupt):
         model.embed(texts, parts=tmp_path / "parts")
     np.testing.assert_array_equal(model.embed(texts, parts=tmp_path / "parts"), whole)
