@@ -101,6 +101,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
     """The tokenizer of a model of cells: its genes, its CLS tokens, and what its values and positions are."""
     from bmfm.cells.genes import GeneVocabulary
     from bmfm.checkpoints.published import gene_names
+    from bmfm.models.backbones.modernbert import ModernBert
     from bmfm.tokenizers.rna import CellTokenizer
 
     config, values = model.config, {}
@@ -119,7 +120,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
         values = {"kind": values_kind}
     poolings = [config.pooling, *(h.get("pooling") for h in config.heads.values())]
     n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
-    positions = config.backbone["kind"] == "modernbert"  # whose rotary embeddings turn by them; the others have none
+    positions = isinstance(model.backbone, ModernBert)  # whose rotary embeddings turn by them; the others have none
     tokenizer = CellTokenizer("from_data", read_depth=depth, n_cls=n_cls, values=values, positions=positions)
     tokenizer.use(GeneVocabulary(gene_names(folder)))
     if len(tokenizer) != config.fields["input_ids"]["size"]:

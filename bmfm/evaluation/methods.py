@@ -397,7 +397,7 @@ class FineTuned(Method):
         settings = [
             override("checkpoint", self.checkpoint), override("run_dir", run), override("data_root", examples.card.config.data_root),
             f"seed={seed}", "overwrite=true", "test=false", "logistic_regression=false", "trainer.enable_progress_bar=false",
-            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.scratch", self.scratch),
+            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.random_init", self.scratch),
             override("++data.split.seed", examples.card.config.data.split.get("seed", 0)),  # the parts stay whatever the seed
         ]  # fmt: skip
         if self.lora:

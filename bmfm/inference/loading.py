@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from bmfm.checkpoints.load import ADAPTER, adapter_base, allow_remote_code, check_vocabulary, read_adapter, read_model, read_tokenizer
+from bmfm.checkpoints.adapters import ADAPTER, adapter_base, read_adapter
+from bmfm.checkpoints.load import allow_remote_code, check_vocabulary, read_model, read_tokenizer
 from bmfm.inference.predictor import Predictor
 from bmfm.storage.folders import find_folder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfm import __version__
-from bmfm.checkpoints.load import adapter_base
+from bmfm.checkpoints.adapters import adapter_base
 from bmfm.inference.predictor import Predictor
 from bmfm.storage.folders import find_folder
 

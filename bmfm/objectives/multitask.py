@@ -74,8 +74,10 @@ class Objectives:
         """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike."""
         with torch.no_grad():
             for name, objective in self.parts.items():
+                if name in model.pretrained_heads:
+                    continue
                 decoder = model.heads.decoder(name)
-                if decoder.bias is not None and name not in model.begun:
+                if decoder.bias is not None:
                     decoder.bias.copy_(objective.baseline)
 
     def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> dict:

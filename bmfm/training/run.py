@@ -164,7 +164,8 @@ def _load_best(trainer, model) -> int | None:
 
 def _save(model, data, run_dir: Path, settings: dict, metrics: dict, facts: dict, main_process: bool) -> None:
     """Write the model, before anything else that can fail; adapters are merged into it on every device."""
-    from bmfm.checkpoints.load import has_lora, merge_lora, save_adapter
+    from bmfm.checkpoints.adapters import save_adapter
+    from bmfm.models.lora import has_lora, merge_lora
     from bmfm.training import report
 
     if has_lora(model):

@@ -14,7 +14,7 @@ from bmfm.evaluation.methods import CheckpointEmbeddings
 from bmfm.evaluation.probes import Embedder
 from bmfm.files import ASSETS
 from bmfm.models.model import BmfmConfig
-from tests.conftest import SMALL
+from tests.conftest import BERT, SMALL
 
 TEXTS = ["ACGTTGCAACGATT" * 4, "GATTACA"]
 
@@ -111,7 +111,7 @@ def test_several_cls_tokens(tmp_path, adata):
     from bmfm.tokenizers.rna import CellTokenizer
 
     tokenizer = CellTokenizer(n_cls=3)
-    model = build(tokenizer.fields, {}, "bert", values={"kind": "mlp"}, pooler=True, **SMALL)
+    model = build(tokenizer.fields, {}, BERT, values={"kind": "mlp"}, pooler=True, **SMALL)
     model.config.pooling = 2
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
