@@ -10,7 +10,7 @@ from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 from bmfm.tokenizers.texts import as_encoded, read_texts
 
-PAIRS = [("ACGT"[: 1 + i % 4] * 2, "GATTACA"[: 2 + i % 5]) for i in range(40)]
+PAIRS = [("ACCGTTGATACA"[i % 7 :] * (20 + i % 4), "GATTACA"[: 2 + i % 5]) for i in range(40)]
 
 
 class PairedSequences(Source):
