@@ -119,6 +119,7 @@ CHOICES = {
     "tokenizer=folder": ["tokenizer.path=snp2vec"],
     "logger=wandb": ["logger.wandb.offline=true"],
     "data=rna": ["data.path=${asset:rna/pbmc3k.h5ad}"],
+    "data=source": ["data.source={_target_: tests.data.paired.PairedSequences}", "~representation", "tokenizer=dna_demo", *SMALL_MODEL],
     "data=census": ["data.census.obs_filter='is_primary_data == True'"],
     "model=llama": LLAMA,
     "model=llama_12x384": LLAMA,
@@ -167,6 +168,9 @@ def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated, m
         chosen = [choice.replace("=", "=[") + "]", f"objectives.label.column={column}"] if group == "objective" else [choice]
         more = ["logistic_regression=false"]
         assert _train(tmp_path, "+recipe=dna_finetune", *chosen, *_needs("dna_finetune", annotated, models), *more)["val/loss"] > 0
+        return
+    if choice == "data=source":
+        assert _train(tmp_path, choice, "model=modernbert", "objective=[mlm]", *more)["val/loss"] > 0
         return
     if not _is_rna(choice):
         assert _train(tmp_path, "+recipe=dna_snp", choice, *SMALL_MODEL, *SHRUNK_DNA, *more)["val/loss"] > 0
