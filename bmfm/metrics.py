@@ -12,6 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Weighted = Callable[[np.ndarray], dict[str, float]]
+"""{name: figure} from the weights [n] of examples."""
+Measure = Callable[[np.ndarray, np.ndarray], Weighted]
+"""Figures of truth and scores, as a function of the weights: what does not depend on these is computed once."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -49,7 +54,8 @@ def _ratio(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
     return np.divide(a, b, out=np.zeros(np.broadcast(a, b).shape), where=b > 0)
 
 
-def _classification(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
+def classification(truth: np.ndarray, scores: np.ndarray) -> Weighted:
+    """Of class numbers [n] and probabilities [n, C]: accuracy, macro F1, Matthews correlation, areas under the curves."""
     n_classes = scores.shape[1]
     pairs = truth * n_classes + scores.argmax(1)
     positive = [truth == c for c in (range(n_classes) if n_classes > 2 else (1,))]
@@ -69,7 +75,8 @@ def _classification(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarr
     return of
 
 
-def _multilabel(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
+def multilabel(truth: np.ndarray, scores: np.ndarray) -> Weighted:
+    """Of 0, 1 or NaN (none) [n, C] and probabilities [n, C]: accuracy, macro F1, areas under the curves."""
     given = ~np.isnan(truth)
     true, said = (truth == 1) & given, (scores > 0.5) & given
     rankings = [_ranking(truth[:, c] == 1, scores[:, c], given[:, c]) for c in range(truth.shape[1])]
@@ -141,7 +148,8 @@ def _standard(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return x / norm if norm > 1e-13 * np.sqrt(n) else np.zeros_like(x)
 
 
-def _regression(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
+def regression(truth: np.ndarray, scores: np.ndarray) -> Weighted:
+    """Of numbers [n] both: Pearson and Spearman correlation, mean absolute and mean squared error."""
     ranks = _ranks(truth), _ranks(scores)
 
     def of(weight: np.ndarray) -> dict[str, float]:
@@ -164,17 +172,17 @@ def probabilities(logits: np.ndarray, multilabel: bool = False) -> np.ndarray:
     return chance / chance.sum(1, keepdims=True)
 
 
-KINDS = {"classification": _classification, "multilabel": _multilabel, "regression": _regression}
-
-
-def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0, seed: int = 0, groups: np.ndarray | None = None):
+def score(
+    measure: Measure, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0, seed: int = 0, groups: np.ndarray | None = None
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Metrics of predictions, and how far they would move with other test examples; ValueError where there are none.
 
     Parameters
     ----------
-    kind
-        ``classification``: `truth` class numbers [n], `scores` probabilities [n, C]. ``multilabel``: 0, 1 or NaN
-        [n, C], and probabilities. ``regression``: numbers [n] both.
+    measure
+        `classification`, `multilabel`, `regression`, or another `Measure`, as `label_kinds.LabelKind.metrics` is one.
+    truth, scores
+        What it takes.
     n_bootstrap
         Times that the test examples are drawn again with replacement; fewer (20 at least) where there are so many figures
         that an interval is narrow anyhow and would take hours.
@@ -191,7 +199,7 @@ def score(kind: str, truth: np.ndarray, scores: np.ndarray, n_bootstrap: int = 0
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} predictions are not finite")
     if not len(truth):
         raise ValueError("there are no examples to score: the part is empty, or none of it has a label")
-    of = KINDS[kind](truth, scores)
+    of = measure(truth, scores)
     rng, n_bootstrap = np.random.default_rng(seed), min(n_bootstrap, max(20, int(2e9 / scores.size)))
     metrics = of(np.ones(len(truth)))
     group = np.unique(groups, return_inverse=True)[1] if groups is not None else np.arange(len(truth))

@@ -1,8 +1,6 @@
 """Models from folders and the Hub, whole or as the beginning of a fine-tuning."""
 
 import copy
-import hashlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from bmfm.storage.config import plain, read_config, shown
 from bmfm.storage.folders import find_folder
 from bmfm.storage.remote_code import remote_code as allow_remote_code
 from bmfm.storage.weights import load_strictly
-from bmfm.tokenizers.huggingface import ForeignTokenizer
+from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 
 
@@ -65,7 +63,7 @@ def _read_tokenizer(folder: Path, **changes):
     if changes:
         raise ValueError(f"a DNA tokenizer has no settings to change, {sorted(changes)} were given")
     if is_huggingface(folder):
-        return ForeignTokenizer.from_folder(folder)
+        return HuggingFaceTokenizer.from_pretrained(folder)
     return dna.DnaTokenizer(dna.load(folder))
 
 
@@ -205,7 +203,7 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
         )
     ids = [] if isinstance(tokenizer, CellTokenizer) else tokenizer.tokenizer.get_vocab().values()
     if isinstance(model.backbone, HuggingFaceBackbone):
-        if not isinstance(tokenizer, ForeignTokenizer) or model.backbone.hf_token_ids.tolist() != tokenizer.their_ids.tolist():
+        if not isinstance(tokenizer, HuggingFaceTokenizer) or model.backbone.hf_token_ids.tolist() != tokenizer.hf_token_ids.tolist():
             raise ValueError(
                 f"{folder / _tokens_file(folder)} has other ids of tokens than backbone.hf_token_ids of {where}: they do not belong together"
             )
@@ -215,10 +213,10 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     if reads_values != isinstance(tokenizer, CellTokenizer):
         raise ValueError(f"{where} describes a model of {'cells' if reads_values else 'DNA'}, and the tokenizer beside it is not for that")
     if isinstance(tokenizer, CellTokenizer):
-        encoder, kind = model.config.fields["values"], tokenizer.values["kind"]
-        expected = encoder.get("n_bins") if encoder["kind"] == "token" else None
+        encoder, kind = model.embeddings.encoder("values"), tokenizer.values["kind"]
+        expected = model.config.fields["values"]["n_bins"] if encoder.reads_bins else None
         if tokenizer.n_bins != expected:
-            reads = f"{expected} bins of values" if expected else f"values that are numbers (its encoder is {encoder['kind']})"
+            reads = f"{expected} bins of values" if expected else f"values that are numbers (by its {type(encoder).__name__})"
             writes = f"{tokenizer.n_bins} bins" if tokenizer.n_bins else "numbers"
             raise ValueError(f"{where}: the model reads {reads}; {CellTokenizer.FILES[0]} beside it gives {writes} (values.kind {kind})")
     readers = {"pooling": model.config.pooling}
@@ -235,16 +233,6 @@ def _tokens_file(folder: Path) -> str:
     return next((f for f in ("genes.txt", "tokenizer.json", "vocab.txt") if (folder / f).is_file()), "its tokenizer")
 
 
-def described_tokenizer(tokenizer: Any) -> dict:
-    """What a model depends on of its tokenizer, as ``config.json`` keeps it: a hash of its tokens in the order of their ids,
-    and of cells what their values, CLS tokens, read depth and positions are."""
-    held: dict[str, Any] = {"tokens": hashlib.sha256(json.dumps(list(tokenizer.names)).encode()).hexdigest()}
-    if isinstance(tokenizer, CellTokenizer):
-        held |= {"values": tokenizer.values["kind"], "n_bins": tokenizer.n_bins, "n_cls": tokenizer.n_cls}
-        held |= {"depth": tokenizer.has_depth, "positions": tokenizer.positions}
-    return held
-
-
 def save_together(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer into a folder, so that it is seen at loading if one of them was exchanged.
 
@@ -253,7 +241,7 @@ def save_together(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     from bmfm.checkpoints.transformers_format import is_hf_compatible, to_transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.tokenizer = described_tokenizer(tokenizer)
+    model.config.tokenizer = tokenizer.description()
     (to_transformers(model) if is_hf_compatible(model) else model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -266,7 +254,7 @@ def _check_described(tokenizer: Any, folder: Path, changes: dict) -> None:
     held = read_config(folder).get("tokenizer")
     if not isinstance(held, dict):
         return
-    now = described_tokenizer(tokenizer)
+    now = tokenizer.description()
     if "tokens" in held and held["tokens"] != now["tokens"]:
         raise ValueError(
             f"{folder / _tokens_file(folder)} holds other tokens, or in another order, than the model of {folder / 'config.json'} was "

@@ -18,6 +18,7 @@ from bmfm.genome.windows import WindowSampler
 from bmfm.special import CLS
 from bmfm.tokenizers.collate import collate, to_tensors
 from bmfm.tokenizers.dna import DnaTokenizer, TokenBatch
+from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 
 
 class DnaWindows(Dataset):
@@ -142,7 +143,7 @@ class DnaDataModule(BatchModule):
 
     def connect(self, tokenizer) -> None:
         """Bind the tokenizer and open the source files."""
-        if hasattr(tokenizer, "their_ids"):
+        if isinstance(tokenizer, HuggingFaceTokenizer):
             raise ValueError("windows of the genome are written by this project's tokenizers: choose one, and model=modernbert")
         self.tokenizer = tokenizer if isinstance(tokenizer, DnaTokenizer) else DnaTokenizer(tokenizer)
         self.parts = {
@@ -151,8 +152,7 @@ class DnaDataModule(BatchModule):
             if len(self.intervals[part])
         }
 
-    @cached_property
-    def statistics(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+    def compute_statistics(self) -> dict[str, np.ndarray]:
         """``token_counts`` [V]: occurrences of each token id in the first training windows, the unigram baseline."""
         train = self.parts["train"]
         tokens = train.tokens(0, np.arange(min(4096, len(train))))

@@ -233,8 +233,7 @@ class RnaDataModule(BatchModule):
     def _some_cells(self):
         return self.cells.take(self._some_numbers)
 
-    @cached_property
-    def statistics(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+    def compute_statistics(self) -> dict[str, np.ndarray]:
         """Figures of some training cells, [V] each.
 
         ``token_counts``, ``value_sums``, ``zero_counts`` of the tokens a model sees; ``profile_mean`` and
@@ -264,11 +263,7 @@ class RnaDataModule(BatchModule):
         name = self.sources[source].view.obs.index[number - int(self.cells.first[source])]
         return f"{self.sources[source].name}, cell {name!r}"
 
-    @property
-    def training_examples(self) -> np.ndarray:
-        return self.numbers["train"]
-
-    def column(self, name: str) -> np.ndarray:
+    def column(self, name: str, as_text: bool = False) -> np.ndarray:
         return self.cells.column(name)
 
     def features(self, part: str, label: str):

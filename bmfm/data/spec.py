@@ -1,9 +1,30 @@
 """What an objective may know of the data: enough to learn its classes and baselines, and nothing of files or loaders."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+
+
+class Statistics(Mapping[str, np.ndarray]):
+    """Figures of the training part by name, computed when the first of them is asked for."""
+
+    def __init__(self, compute: Callable[[], dict[str, np.ndarray]]):
+        self._compute = compute
+
+    @cached_property
+    def _computed(self) -> dict[str, np.ndarray]:
+        return self._compute()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._computed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._computed)
+
+    def __len__(self) -> int:
+        return len(self._computed)
 
 
 @dataclass(frozen=True)
@@ -14,6 +35,8 @@ class DataSpec:
     ----------
     vocabulary
         [V], every token in the order of its id.
+    plain_ids
+        Ids of ordinary tokens, half-open: what a hidden token may be replaced by.
     n_cls, n_bins
         CLS tokens before an example; bins of values, or None where values are no bins.
     check_cls
@@ -24,18 +47,21 @@ class DataSpec:
         Figures of the training part that baselines are made of, {name: [V] or [n_bins]}, computed when first asked for; see the
         source's own documentation for names.
     column
-        Values of a column of all examples, object [n]; with ``as_text=True`` as they are written, so that ``01`` is not 1.
+        Values of a column of all examples, object [n]; with ``as_text=True`` as they are written, so that ``01`` is not 1. It
+        raises a KeyError, which names the source, where there is no such column.
     column_names
-        Of all columns.
+        Of all columns; empty where examples have no labels, or where they are found by name only.
     where
         An example as messages name it: its file and row, or cell.
     token_spans
-        Bases that each token of each example stands for, n arrays [L, 2]; None where sources have no labels of bases.
+        Bases that each token of each example stands for, n arrays [L, 2]; None where sources have no labels of bases. It raises a
+        ValueError for pairs of sequences.
     is_cut
         [n] bool: examples that lost their end; None where that has no meaning.
     """
 
     vocabulary: Sequence[str]
+    plain_ids: tuple[int, int] = (0, 0)
     n_cls: int = 1
     n_bins: int | None = None
     check_cls: Callable[[int, str], None] = lambda number, who: None

@@ -1,4 +1,4 @@
-"""The order of training examples: a function of the batch's number alone, cut evenly over devices; the windows of a step."""
+"""The order of training examples: a function of the batch's number alone, cut evenly over devices; and the batches of an optimiser step."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class BatchStream:
     Attributes
     ----------
     n_examples
-        Examples an epoch. Their order needs no shuffling: index i is a random window already.
+        Examples an epoch. Their order needs no shuffling: the index stands for a shuffled or random example already.
     batch_size
         Examples of one batch over all devices; each takes every `world`-th.
     start
@@ -43,7 +43,7 @@ class BatchStream:
 
 
 @dataclass
-class Window:
+class AccumulationStep:
     """The batches of one optimiser step on one device; a batch is let go when it is taken.
 
     Attributes
@@ -59,22 +59,22 @@ class Window:
 
 
 @dataclass
-class Piece:
-    """One batch of a window. No collection, so that Lightning passes it on unchanged until it is asked for."""
+class StepBatch:
+    """One batch of a step. No collection, so that Lightning passes it on unchanged until it is asked for."""
 
     number: int
-    window: Window
+    step: AccumulationStep
 
 
-class Windows:
-    """A loader's batches as pieces of windows of `size` batches, whose gradients one optimiser step adds up."""
+class StepBatches:
+    """A loader's batches, each with the optimiser step that it belongs to: `size` batches, whose gradients are added up."""
 
     def __init__(self, loader: Iterable[dict], size: int):
         self.loader, self.size = loader, size
 
-    def __iter__(self) -> Iterator[Piece]:
-        batches = iter(self.loader)
-        while held := list(islice(batches, self.size)):
-            window, n = Window(held), len(held)
+    def __iter__(self) -> Iterator[StepBatch]:
+        loaded = iter(self.loader)
+        while batches := list(islice(loaded, self.size)):
+            step, n = AccumulationStep(batches), len(batches)
             for number in range(n):
-                yield Piece(number, window)
+                yield StepBatch(number, step)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from bmfm.data.module import BatchModule
+from bmfm.data.spec import DataSpec
 from bmfm.data.splits import InOrder, Order, part_seeds, split_examples
 from bmfm.data.stream import PARTS
 from bmfm.expressions import evaluate
@@ -301,21 +303,35 @@ class SequenceTable(BatchModule):
         refuse_unknown(ids, f"column {column}")
         return ids, n_replaced
 
-    @property
-    def token_lengths(self) -> list[np.ndarray]:
-        """How many bases each token of each sequence covers."""
+    def spec(self) -> DataSpec:
+        return replace(super().spec(), token_spans=self.token_spans, is_cut=self.cut)
+
+    def token_spans(self) -> list[np.ndarray]:
+        """The bases that each token of each sequence stands for, n arrays [L, 2], half-open."""
         if self.second:
             raise ValueError("labels of bases need one sequence an example: leave data.second out")
         n_bases = self.table[self.sequence].astype(str).str.len().to_numpy()
-        return [self.tokenizer.lengths(ids, int(n) if not cut else None) for ids, n, cut in zip(self.ids, n_bases, self.cut, strict=True)]
+        spans = []
+        for ids, n, cut in zip(self.ids, n_bases, self.cut, strict=True):
+            ends = np.cumsum(self.tokenizer.lengths(ids, int(n) if not cut else None))
+            spans.append(np.stack([np.concatenate([[0], ends[:-1]]), ends], 1).astype(np.int64))
+        return spans
+
+    # until objectives are set up from a `DataSpec`
+    @property
+    def token_lengths(self) -> list[np.ndarray]:
+        return [spans[:, 1] - spans[:, 0] for spans in self.token_spans()]
 
     def add_token_labels(self, name: str, labels: list[np.ndarray]) -> None:
-        """Give every batch ``labels[name]`` [B, L], from labels of the tokens of all examples."""
-        for dataset in self.parts.values():
-            dataset.token_labels[name] = labels
+        self.add_labels(name, labels)
 
-    @cached_property
-    def statistics(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+    def columns(self, pattern: str) -> list[str]:
+        return [c for c in self.column_names if re.fullmatch(pattern, c)]
+
+    def numbers_of(self, names: list[str]) -> np.ndarray:
+        return self.table[names].to_numpy(np.float32, na_value=np.nan)
+
+    def compute_statistics(self) -> dict[str, np.ndarray]:
         """``token_counts`` [V] of the training sequences."""
         train = np.concatenate([self.ids[n] for n in self.numbers["train"]])
         return {"token_counts": np.bincount(train, minlength=len(self.tokenizer))}
@@ -326,26 +342,15 @@ class SequenceTable(BatchModule):
         return f"{find_tables(self.path)[part[number]]}, row {int((part[:number] == part[number]).sum()) + 2}"
 
     @property
-    def training_examples(self) -> np.ndarray:
-        return self.numbers["train"]
+    def column_names(self) -> list[str]:
+        return [str(c) for c in self.table.columns if c != "bmfm part"]
 
-    def columns(self, pattern: str) -> list[str]:
-        """Names of the columns that a regular expression matches whole."""
-        return [str(c) for c in self.table.columns if re.fullmatch(pattern, str(c))]
-
-    def numbers_of(self, names: list[str]) -> np.ndarray:
-        """Columns of all examples as numbers, ``float32`` [n, names]; NaN where there is none."""
-        return self.table[names].to_numpy(np.float32, na_value=np.nan)
-
-    def column(self, name: str) -> np.ndarray:
+    def column(self, name: str, as_text: bool = False) -> np.ndarray:
+        """A column of all examples; as text ``01`` and ``NA`` stay what they are, but of Parquet and of derived columns, which have types."""
         if name not in self.table:
             raise KeyError(f"the table has no column {name!r} for labels; it has {', '.join(map(str, self.table.columns[:-1]))}")
-        return self.table[name].to_numpy(object)
-
-    def text_column(self, name: str) -> np.ndarray:
-        """A column as it is written, ``01`` and ``NA`` too; of Parquet and of derived columns, which have types, as `column`."""
-        values = self.column(name)
-        if name in self.derived or all(isinstance(v, str) for v in values):
+        values = self.table[name].to_numpy(object)
+        if not as_text or name in self.derived or all(isinstance(v, str) for v in values):
             return values
         read, part = [], self.table["bmfm part"].to_numpy()
         sequences = [str(self.sequence), *([self.second] if self.second else [])]

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from bmfm.cli import instantiate
-from bmfm.evaluation.tasks import Card, content_hash, data_paths
+from bmfm.evaluation.tasks import TaskSpec, content_hash, data_paths
 
 KINDS = {"cross_entropy": "classification", "binary_cross_entropy": "multilabel", "mse": "regression", "token_cross_entropy": "bases"}
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Labels of all examples, for one objective of a card.
+class ObjectiveLabels:
+    """ObjectiveLabels of all examples, for one objective of a card.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Examples:
         How often labels of the test part were asked for.
     """
 
-    def __init__(self, card: Card, root: str | Path):
+    def __init__(self, card: TaskSpec, root: str | Path):
 
         from bmfm.objectives.multitask import Objectives
 
@@ -69,17 +69,17 @@ class Examples:
 
             warnings.warn(f"{self.card.name} holds {n:,} examples, its card says {said}: these may be other data", stacklevel=2)
 
-    def _read(self, name: str, objective) -> Labels:
+    def _read(self, name: str, objective) -> ObjectiveLabels:
         if objective.kind not in KINDS:
             raise ValueError(f"{self.card.name}: labels learned by {objective.kind} cannot be scored; {', '.join(KINDS)} can")
         kind = KINDS[objective.kind]
         if kind == "bases":
             split = [objective.of_bases(value) for value in self.data.column(objective.column)]
-            return Labels(kind, objective.classes, np.array([*split, None], object)[:-1])  # None keeps it a list of lists
+            return ObjectiveLabels(kind, objective.classes, np.array([*split, None], object)[:-1])  # None keeps it a list of lists
         values = self.data.parts["train"].labels[name]
         if kind == "regression":
             values = values.astype(float) * objective.scale + objective.center
-        return Labels(kind, objective.classes, values)
+        return ObjectiveLabels(kind, objective.classes, values)
 
     @property
     def kinds(self) -> dict[str, tuple[str, list[str]]]:
@@ -113,7 +113,7 @@ class Examples:
         return self.inputs[numbers].copy() if self.card.omics == "rna" else self.inputs.iloc[numbers]
 
     def labels(self, part: str, name: str) -> np.ndarray:
-        """Labels of a part; those of the test part are counted."""
+        """ObjectiveLabels of a part; those of the test part are counted."""
         self.test_uses += part == "test"
         return self._labels[name].values[self.parts[part]]
 
@@ -123,7 +123,7 @@ class Examples:
         return self.data.features(part, name)[0]
 
 
-def _lossless_tokenizer(card: Card):
+def _lossless_tokenizer(card: TaskSpec):
     if card.omics == "rna":
         from bmfm.tokenizers.rna import CellTokenizer
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from bmfm import metrics
 from bmfm.metrics import probabilities, score
 from bmfm.objectives import Loss
 from bmfm.special import IGNORE
@@ -249,7 +250,7 @@ class Classification(Label):
         return self.weight_of_class.to(labels.device)[labels.clamp(min=0)] * (labels != IGNORE)
 
     def metrics(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        return score("classification", labels, probabilities(logits))[0]
+        return score(metrics.classification, labels, probabilities(logits))[0]
 
 
 class MultiLabel(Label):
@@ -334,7 +335,7 @@ class MultiLabel(Label):
         chance, given = probabilities(logits, multilabel=True), ~np.isnan(labels)
         said, true = (chance > 0.5) & given, labels == 1
         micro = 2 * (said & true).sum() / max(said.sum() + true.sum(), 1)
-        return score("multilabel", labels, chance)[0] | {"micro_f1": float(micro)}
+        return score(metrics.multilabel, labels, chance)[0] | {"micro_f1": float(micro)}
 
 
 class Regression(Label):
@@ -386,7 +387,7 @@ class Regression(Label):
     def metrics(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Those of `bmfm.metrics`, in the column's own unit."""
         said, true = (x.astype(np.float64) * self.scale + self.center for x in (logits[:, 0], labels))
-        return score("regression", true, said)[0]
+        return score(metrics.regression, true, said)[0]
 
 
 class Hierarchical(Label):

@@ -10,11 +10,11 @@ def logistic_regression(train: csr_matrix, train_labels: np.ndarray, held_out: c
     """Accuracy, macro F1 and Matthews correlation of a logistic regression on features [n, G], over labels [n] that are not `IGNORE`."""
     from sklearn.linear_model import LogisticRegression
 
-    from bmfm.metrics import score
+    from bmfm.metrics import classification, score
 
     known, asked = train_labels != IGNORE, labels != IGNORE
     model = LogisticRegression(max_iter=300).fit(train[known], train_labels[known])
-    found, _ = score("classification", labels[asked], model.predict_proba(held_out[asked]))
+    found, _ = score(classification, labels[asked], model.predict_proba(held_out[asked]))
     return {f"logistic_regression_{name}": found[name] for name in ("accuracy", "macro_f1", "mcc")}
 
 

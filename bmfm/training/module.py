@@ -52,15 +52,15 @@ class Training(pl.LightningModule):
             self._rng_to_restore = None
         self.batches_seen += 1
         self.counts.update(batch["counts"])
-        window = batch["window"]
-        if window["number"] == 0:
-            self._step_labels, self._step_losses = self._over_devices(window["label_counts"]), {}
+        accumulation = batch["accumulation"]
+        if accumulation["number"] == 0:
+            self._step_labels, self._step_losses = self._over_devices(accumulation["label_counts"]), {}
         losses = {}
         for name, (loss_sum, n, weight) in self.objectives.losses(self.model, batch, self.encode(batch)).items():
             loss_sum = torch.where(n > 0, loss_sum, 0.0)
             losses[name] = (loss_sum, self._step_labels[name], weight)
             self._step_losses[name] = self._step_losses.get(name, 0.0) + loss_sum.detach()
-        if window["number"] + 1 == window["size"]:
+        if accumulation["number"] + 1 == accumulation["size"]:
             self._log_step({name: (self._step_losses[name], n, weight) for name, (_, n, weight) in losses.items()})
         # Lightning divides the loss of a batch by the number of batches of the step, which the number of labels holds already.
         return weighted_mean(losses) * self.trainer.accumulate_grad_batches

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 import bmfm
 from bmfm.checkpoints.load import read_model
 from bmfm.storage.config import offline
+from tests.conftest import VALUES
 
 HF = "bmfm.models.backbones.huggingface.HuggingFaceBackbone"
 
@@ -253,10 +254,10 @@ EXCHANGED = {
     "genes": ("cells", _exchange_genes, r"genes\.txt holds other tokens, or in another order"),
     "words": ("plain", _exchange_words, r"tokenizer\.json holds other tokens, or in another order"),
     "values": ("cells", _cells({"values": {"kind": "as_is"}}), "values is 'as_is', .* saved with 'log_normalise'"),
-    "depth": ("cells", _cells({"depth": {"kind": "none"}}), "depth is False, .* saved with True"),
+    "depth": ("cells", _cells({"read_depth": {"mode": "none"}}), "read_depth is False, .* saved with True"),
     "CLS tokens": ("cells", _cells({"n_cls": 3}), "n_cls is 3, .* saved with 1"),
     "positions": ("cells", _cells({"positions": True}), "positions is True, .* saved with False"),
-    "target": ("cells", _cells({"depth": {"target": -5}}), "depth.target=-5 must be a total"),
+    "target": ("cells", _cells({"read_depth": {"target": -5}}), "read_depth.target=-5 must be a total"),
 }
 
 
@@ -285,7 +286,7 @@ def test_folders_that_do_not_say_are_checked_as_far_as_can_be(changed, folders):
     for change, match in (
         (lambda c: c["heads"]["type"].update(pooling=1), r"heads\.type\.pooling is 1.*n_cls=1"),
         (lambda c: c.update(pooling=2), r"pooling is 2.*n_cls=1"),
-        (lambda c: c["fields"].update(values={"kind": "token", "n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
+        (lambda c: c["fields"].update(values=VALUES["token"] | {"n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
     ):
         from bmfm.checkpoints.load import check_vocabulary, read_tokenizer
         from bmfm.models.model import BmfmConfig, BmfmModel

@@ -17,10 +17,11 @@ from bmfm.objectives.values import MaskedValues
 from bmfm.objectives.wced import WholeCellDecoder
 from bmfm.special import IGNORE
 from tests.cells.test_cells import OBO
+from tests.conftest import VALUES
 from tests.objectives.conftest import FakeData
 from tests.objectives.test_mlm import KEYS, LENGTHS, bound, rows
 
-FIELDS = {"input_ids": {"kind": "embedding", "size": 100}, "values": {"n_special": 5}}
+FIELDS = {"input_ids": {"size": 100}, "values": {"n_special": 5}}
 
 
 def test_statistics_equal_the_libraries():
@@ -55,7 +56,7 @@ def test_weighted_mean_ignores_absent_losses():
 def test_masked_values(small_model, ignore_zeros):
     together = bound(values=MaskedValues(Masking(share=0.3), {"mse": 1.0, "is_zero": 0.5}, ignore_zeros))
     batch = together.prepare(rows(values=True), KEYS)
-    model = small_model(together.heads, FIELDS, {"kind": "mlp_special"})
+    model = small_model(together.heads, FIELDS, VALUES["mlp_special"])
     hidden = model.encode(batch)
     truth = batch["labels"]["values"]
     on = ~truth.isnan()
@@ -79,7 +80,7 @@ def test_masked_values(small_model, ignore_zeros):
 def test_values_as_bins(small_model):
     together = bound(FakeData(n_bins=4), values=MaskedValues(Masking(share=0.3), {"bins": 1.0}))
     batch = together.prepare(rows(values=True), KEYS)
-    model = small_model(together.heads, FIELDS | {"values": {"n_special": 5, "n_bins": 4}}, {"kind": "token"})
+    model = small_model(together.heads, FIELDS | {"values": {"n_special": 5, "n_bins": 4}}, VALUES["token"])
     metrics = together.summarise(together.score(model, batch, model.encode(batch)))
     assert metrics["values/bins_baseline"] == pytest.approx(np.log(4), rel=1e-5) and 0.5 < metrics["values/bins"] < 3
     with pytest.raises(ValueError, match=r"tokenizer.values.kind=bins"):
@@ -337,7 +338,7 @@ def test_labels_are_counted_without_a_model(small_model, ignore_zeros):
     batch["values"] = torch.where(batch["special_tokens_mask"], -3.0, torch.randint(0, 3, batch["special_tokens_mask"].shape).float())
     batch["labels"] = {name: torch.from_numpy(data.labels[name][[1, 2]]) for name in "yz"}
     batch = together.prepare(batch, KEYS[:2])
-    model = small_model(together.heads, FIELDS, {"kind": "mlp_special"})
+    model = small_model(together.heads, FIELDS, VALUES["mlp_special"])
     losses = together.losses(model, batch, model.encode(batch))
     assert together.label_counts(batch) == {name: float(loss.n) for name, loss in losses.items()}
     assert together.label_counts(batch)["y/cross_entropy"] == 6.0 and together.label_counts(batch)["z/binary_cross_entropy"] == 2.0

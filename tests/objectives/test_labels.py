@@ -7,6 +7,7 @@ import torch
 from scipy.stats import pearsonr
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from bmfm import metrics
 from bmfm.data.table import SequenceTable
 from bmfm.metrics import score
 from bmfm.objectives.labels import Classification, MultiLabel, Regression
@@ -97,7 +98,7 @@ def test_a_correlation_has_no_unit(unit):
     rng = np.random.default_rng(0)
     x = rng.normal(size=200)
     y = x + rng.normal(size=200)
-    found, _ = score("regression", x * unit, y * 1e-7)
+    found, _ = score(metrics.regression, x * unit, y * 1e-7)
     assert found["pearson"] == pytest.approx(pearsonr(x, y).statistic, abs=1e-12)
     if 1e-100 < unit < 1e100:  # sums of squares are float64
         sums = moments(torch.from_numpy(x * unit), torch.from_numpy(y * 1e-7))
@@ -109,7 +110,7 @@ def test_a_correlation_has_no_unit(unit):
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e-9, 1e9 + 0.1])
 def test_what_does_not_vary_correlates_with_nothing(value):
     x = np.random.default_rng(0).normal(size=100)
-    assert score("regression", np.full(100, value), x)[0]["pearson"] == 0
+    assert score(metrics.regression, np.full(100, value), x)[0]["pearson"] == 0
     assert pearson(moments(torch.full((100,), value), torch.from_numpy(x))).isnan()
     assert pearson(moments(torch.from_numpy(x), torch.full((100,), value, dtype=torch.float64))).isnan()
 
@@ -117,7 +118,7 @@ def test_what_does_not_vary_correlates_with_nothing(value):
 @pytest.mark.parametrize(("kind", "shape"), [("classification", (0, 2)), ("multilabel", (0, 2)), ("regression", (0,))])
 def test_nothing_cannot_be_scored(kind, shape):
     with pytest.raises(ValueError, match="no examples"):
-        score(kind, np.empty(shape[:1] if kind == "classification" else shape, int), np.empty(shape))
+        score(getattr(metrics, kind), np.empty(shape[:1] if kind == "classification" else shape, int), np.empty(shape))
 
 
 @pytest.mark.parametrize("values", [np.round(np.random.default_rng(0).random(60), 6), [f"cell_{i}" for i in range(60)]])

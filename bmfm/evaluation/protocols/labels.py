@@ -6,27 +6,28 @@ from pathlib import Path
 
 import numpy as np
 
+from bmfm import metrics as measures
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.protocols import Outcome
-from bmfm.evaluation.tasks import Card
+from bmfm.evaluation.tasks import TaskSpec
 from bmfm.metrics import score
 from bmfm.special import IGNORE
 
 needs = "predict"
 
 
-def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
+def run(card: TaskSpec, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
     """What an entrant predicts, scored by `score_predictions`."""
     began = time.perf_counter()
     said = entrant.predict(examples, seed, folder)
-    worked = time.perf_counter() - began
+    duration = time.perf_counter() - began
     outcome = score_predictions(card, examples, said, n_bootstrap)
-    outcome.worked = worked
+    outcome.duration = duration
     return outcome
 
 
-def score_predictions(card: Card, examples: Examples, said: Mapping[str, np.ndarray], n_bootstrap: int) -> Outcome:
+def score_predictions(card: TaskSpec, examples: Examples, said: Mapping[str, np.ndarray], n_bootstrap: int) -> Outcome:
     """Metrics over the test part; where a card has several objectives, each one's and their means (of intervals, too).
 
     Parameters
@@ -54,7 +55,7 @@ def score_predictions(card: Card, examples: Examples, said: Mapping[str, np.ndar
         given = given if given.ndim == 1 else given.any(1)
         outcome.counts[f"{name}: test labels missing or unknown to training, not scored"] = int((~given).sum())
         own = groups[given] if groups is not None else None
-        metrics, intervals = score(kind, truth[given], scores[given], n_bootstrap, groups=own)
+        metrics, intervals = score(getattr(measures, kind), truth[given], scores[given], n_bootstrap, groups=own)
         more = own_metrics.score(own_functions, truth[given], scores[given], n_bootstrap, groups=own)
         figures.append((metrics | more[0], intervals | more[1]))
         outcome.arrays |= {f"{name}/truth": truth, f"{name}/scores": scores}

@@ -75,6 +75,8 @@ class Backbone(nn.Module, ABC):
     ----------
     hidden_size
         H, of embeddings and states.
+    layers
+        The layers, from the input up: what adapters, layer-wise learning rates and ``layer=`` count.
     norm_eps, norm_bias
         Of its norms: heads take the same.
     initializer_range
@@ -84,15 +86,20 @@ class Backbone(nn.Module, ABC):
     """
 
     hidden_size: int
+    layers: nn.ModuleList
     norm_eps: float = 1e-12
     norm_bias: bool = True
     initializer_range: float = 0.02
     own_embeddings: bool = False
 
     @property
-    @abstractmethod
-    def layers(self) -> nn.ModuleList:
-        """The layers, from the input up: what adapters, layer-wise learning rates and ``layer=`` count."""
+    def name(self) -> str:
+        """What people call it."""
+        return type(self).__name__
+
+    def refer_to_layers(self, layers: nn.ModuleList) -> None:
+        """Name as `layers` those of another module, which they stay part of."""
+        object.__setattr__(self, "layers", layers)
 
     @property
     def encoder(self) -> nn.Module:
