@@ -203,7 +203,7 @@ class PrecomputedEmbeddings(Method):
 
 def _read_named(file: Path, examples: Examples) -> pd.DataFrame:
     """A table, names of its rows (of an index) as its first column; names of cells to the letter, as 001 and 1e5."""
-    from bmfm.data.table import read_table
+    from bmfm.data.tables import read_table
 
     if examples.card.omics == "dna":
         table = read_table(file)

@@ -148,7 +148,7 @@ def _where(names: pd.Index, number: int) -> str:
 
 
 def _read_file(path: str | Path) -> tuple[pd.Index, list[list[str]]]:
-    from bmfm.data.table import is_table
+    from bmfm.data.tables import is_table
     from bmfm.files import require_file
     from bmfm.genome.fasta import read_records
 

@@ -34,7 +34,7 @@ def read_inputs(data: Any) -> pd.Series | pd.DataFrame:
 
 
 def _read_file(path: Path, data: Any) -> pd.Series | pd.DataFrame:
-    from bmfm.data.table import is_table, read_table
+    from bmfm.data.tables import is_table, read_table
 
     if data.bed:
         return read_regions_of_fasta(path, data.bed)

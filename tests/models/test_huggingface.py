@@ -226,7 +226,7 @@ def test_inputs_are_cut_to_the_positions_and_that_is_said(tmp_path, nucleotide_t
     data = SequenceTable(tmp_path / "t.csv", {"by": "random", "validation": 0.0, "test": 0.0}, 1000, 2)
     with pytest.warns(UserWarning, match="33.3% of inputs lose their end"):
         data.connect(read_tokenizer(nucleotide_transformer))
-    assert "64 tokens" in data.notes["longest input"] and max(map(len, data.ids)) == 62
+    assert "64 tokens" in data.notes["longest input"] and data.tokens.lengths.max() == 62
 
 
 def test_overlapping_words(tmp_path):
