@@ -5,9 +5,10 @@ between the two. Nothing outside of a backbone assumes attention.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -91,6 +92,21 @@ class Backbone(nn.Module, ABC):
     norm_bias: bool = True
     initializer_range: float = 0.02
     own_embeddings: bool = False
+
+    @classmethod
+    def encoders(cls, fields: Mapping[str, dict], settings: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, dict]:
+        """The encoders of the fields {batch key: settings} of a new model, where this backbone needs others than the usual.
+
+        Parameters
+        ----------
+        fields
+            What is chosen otherwise; of ``input_ids``, an encoder that looks up a row for each token.
+        settings
+            Of the backbone.
+        tokens
+            Names of all tokens [V] in the order of their ids.
+        """
+        return dict(fields)
 
     @property
     def name(self) -> str:
