@@ -28,9 +28,9 @@ class BmfmConfig(PreTrainedConfig):
     pooler
         Whether there is a dense layer and tanh on the first CLS token, see `BmfmModel.pool`.
     max_tokens
-        Longest input in training, special tokens included.
+        Longest input in training, special tokens included; None where nobody says.
     tokenizer
-        What the model depends on of the tokenizer that it was saved with.
+        What the model depends on of its tokenizer (`tokenizers.base.Tokenizer.description`); None where nobody says.
     """
 
     model_type = "bmfm"
