@@ -184,7 +184,7 @@ class CellTokenizer:
     def fields(self) -> dict[str, dict]:
         """What the model's field encoders must take."""
         values: dict = {"n_special": self.n_special} | ({"n_bins": self.n_bins} if self.n_bins else {})
-        return {"input_ids": {"kind": "embedding", "size": len(self)}, "values": values}
+        return {"input_ids": {"size": len(self)}, "values": values}
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
