@@ -125,7 +125,7 @@ def main() -> None:
         ("MLM, a third zeros", masked, CellTokenizer(zeros="interleaved", zero_share=0.33)),
         ("MLM, all genes", masked, CellTokenizer(zeros="all")),
         ("MLM, zeros by batch", masked, CellTokenizer(zeros="batch_wise")),
-        ("MLM, read-depth aware", masked, CellTokenizer(depth={"kind": "downsample"})),
+        ("MLM, read-depth aware", masked, CellTokenizer(read_depth={"mode": "downsample"})),
         ("MLM, percentile bins", masked, CellTokenizer(values={"kind": "percentile_bins"})),
         ("WCED, all genes as targets", decoded, CellTokenizer(sequence_dropout=0.3)),
         ("WCED, zeros shown too", decoded, CellTokenizer(zeros="all")),

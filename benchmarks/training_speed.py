@@ -13,8 +13,8 @@ from hydra.utils import instantiate
 
 from bmfm.cli import compose
 from bmfm.objectives.multitask import weighted_mean
-from bmfm.training.run import assemble, train
 from bmfm.training.report import read_curve
+from bmfm.training.run import assemble, train
 
 STEPS = 60
 

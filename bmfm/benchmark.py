@@ -26,13 +26,13 @@ def benchmark(config) -> list[dict]:
     from bmfm.evaluation import runner
     from bmfm.evaluation.overlap import sentences
     from bmfm.evaluation.report.pages import write_report
-    from bmfm.evaluation.tasks import read_card
+    from bmfm.evaluation.tasks import read_task
 
     suite: dict = OmegaConf.to_container(config.suite, resolve=True)  # type: ignore[assignment]
     if unknown := sorted(set(config.tasks or ()) - set(suite["tasks"])):
         raise ValueError(f"tasks={unknown} are not in the suite {suite['name']}, which has {', '.join(suite['tasks'])}")
     asked = [
-        read_card(t, ["checkpoint=none", override("data_root", config.data_root)])
+        read_task(t, ["checkpoint=none", override("data_root", config.data_root)])
         for t in suite["tasks"]
         if t in (config.tasks or suite["tasks"])
     ]
@@ -40,8 +40,8 @@ def benchmark(config) -> list[dict]:
     tasks = [card.name for card in cards]
     folder = Path(config.run_dir)
     entrants = entrants_of(config)
-    cells, idle = runner.grid(suite["name"], cards, entrants, list(config.seeds), config.data_root, folder, config.n_bootstrap)
-    for name in idle:
+    cells, unused = runner.grid(suite["name"], cards, entrants, list(config.seeds), config.data_root, folder, config.n_bootstrap)
+    for name in unused:
         print(f"bmfm: {name} has no task in this suite", file=sys.stderr)
     n_before = sum(runner.finished(cell) is not None for cell in cells)
     console = Console()
@@ -115,7 +115,14 @@ def entrants_of(config) -> list[dict]:
     if plain["checkpoint"]:
         name = plain["name"] or _name(plain["checkpoint"])
         shared = {"name": name, "checkpoint": plain["checkpoint"], "remote_code": plain["remote_code"]}
-        probes({"_target_": "bmfm.evaluation.methods.Checkpoint", "pooling": plain["pooling"], "precision": plain["precision"], **shared})
+        probes(
+            {
+                "_target_": "bmfm.evaluation.methods.CheckpointEmbeddings",
+                "pooling": plain["pooling"],
+                "precision": plain["precision"],
+                **shared,
+            }
+        )
         trained = {"finetune": {}, "lora": {"lora": plain["lora"]}, "from_scratch": {"scratch": True}}
         for mode, own in trained.items():
             if mode in modes:
@@ -127,7 +134,7 @@ def entrants_of(config) -> list[dict]:
                 made = {"_target_": "bmfm.evaluation.methods.FineTuned", "overrides": changed, "keep": plain["keep_models"]}
                 entrants.append(made | shared | own)
     for name, own in (plain["embeddings"] or {}).items():
-        probes({"_target_": "bmfm.evaluation.methods.Embedding", "name": name, **own})
+        probes({"_target_": "bmfm.evaluation.methods.PrecomputedEmbeddings", "name": name, **own})
     return entrants + [b for b in (plain.get("baselines") or {}).values() if b]
 
 

@@ -1,8 +1,8 @@
-"""Composing configuration: the same for every entry point, with errors that say what was meant.
+"""Composing configuration, in the same way for every entry point, with errors that say what was meant.
 
-Configuration is looked for in the package and, beside it, in one folder of the user's own: ``--config-dir FOLDER`` of every
-entry point, or ``$BMFM_CONFIG_DIR``. Whatever lies there like its pattern in ``conf/`` (``task/mine/x.yaml``, ``suite/x.yaml``,
-``recipe/x.yaml``) is chosen in the same way, and Python modules there can be named by a ``_target_``.
+Configuration is looked for in the package and in one folder of the user: ``--config-dir FOLDER`` of every entry point, or
+``$BMFM_CONFIG_DIR``. A file that lies there as its like does in ``conf/`` (``task/mine/x.yaml``, ``suite/x.yaml``,
+``recipe/x.yaml``) is chosen in the same way, and Python modules in the folder can be named by a ``_target_``.
 """
 
 import os
@@ -23,16 +23,16 @@ def config_folder() -> Path:
 
 
 def config_folders() -> list[Path]:
-    """All folders that configuration is looked for in: the package's, and the user's own where there is one.
+    """All folders that configuration is looked for in: that of the package, and that of the user where there is one.
 
     The latter is named by an environment variable, so that the processes that a benchmark starts, here or on a cluster, know it.
     """
-    own = os.environ.get(CONFIG_DIR)
-    return [config_folder(), *([Path(own)] if own else [])]
+    user_folder = os.environ.get(CONFIG_DIR)
+    return [config_folder(), *([Path(user_folder)] if user_folder else [])]
 
 
 def use_config_folder(folder: str | Path) -> None:
-    """Look for configuration, and for Python modules that it names, in a folder of the user's own too.
+    """Look for configuration, and for Python modules that it names, also in a folder of the user.
 
     Raises
     ------
@@ -41,20 +41,19 @@ def use_config_folder(folder: str | Path) -> None:
     ValueError
         Where a file there has the name of one that ships, which would be read in its place.
     """
-    own = Path(folder).expanduser().absolute()
-    if not own.is_dir():
-        raise FileNotFoundError(f"--config-dir: {own} is no folder")
+    user_folder = Path(folder).expanduser().absolute()
+    if not user_folder.is_dir():
+        raise FileNotFoundError(f"--config-dir: {user_folder} is no folder")
     shipped = (p.relative_to(config_folder()) for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml") for p in config_folder().glob(pattern))
-    taken = [p for p in shipped if (own / p).is_file()]
-    if taken:
+    if hidden := [p for p in shipped if (user_folder / p).is_file()]:
         raise ValueError(
-            f"--config-dir: {own / taken[0]} has the name of a file that ships with the package, which would be read in its place; rename it"
+            f"--config-dir: {user_folder / hidden[0]} has the name of a file that ships with the package, which would be read in its place; rename it"
         )
-    os.environ[CONFIG_DIR] = str(own)
+    os.environ[CONFIG_DIR] = str(user_folder)
 
 
 def options(group: str) -> list[str]:
-    """Names to choose from in a group, sorted: those that ship and the user's own."""
+    """Names to choose from in a group, sorted: those that ship, and those in the folder of the user."""
     return sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml") if not p.name.startswith("_")})
 
 
@@ -78,17 +77,17 @@ def compose(config_name: str, overrides: list[str]):
     from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers()
-    shipped, *own = config_folders()
-    sys.path += [str(folder) for folder in own if str(folder) not in sys.path]
+    shipped, *user_folders = config_folders()
+    sys.path += [str(folder) for folder in user_folders if str(folder) not in sys.path]
     if GlobalHydra.instance().is_initialized():  # inside an entry point that composes more
         return hydra_compose(config_name, overrides)
-    more = [override("hydra.searchpath", [f"file://{folder}" for folder in own])] if own else []
+    search = [override("hydra.searchpath", [f"file://{folder}" for folder in user_folders])] if user_folders else []
     with initialize_config_dir(str(shipped.resolve()), version_base="1.3"):
-        return hydra_compose(config_name, [*overrides, *more])
+        return hydra_compose(config_name, [*overrides, *search])
 
 
 def literal(value: Any) -> Any:
-    """The value as OmegaConf reads it back: texts, also those inside of lists and mappings, with their ``${`` escaped."""
+    """A value that OmegaConf reads back as it is: in texts, also those inside of lists and mappings, ``${`` is escaped."""
     if isinstance(value, Mapping):
         return {k: literal(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -96,10 +95,21 @@ def literal(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def instantiate(config: Any, **more: Any) -> Any:
-    """What a configuration with ``_target_`` describes, as `hydra.utils.instantiate` makes it, whatever signs its texts hold.
+def instantiate(config: Any, **arguments: Any) -> Any:
+    """Make what a configuration with ``_target_`` describes, as `hydra.utils.instantiate` does, whatever signs its texts hold.
 
-    ValueError where the target cannot be imported. Hydra resolves a configuration and then reads it, so that an escaped ``${`` would be taken for a reference the second time.
+    Hydra resolves a configuration and then reads it, so that an escaped ``${`` would be taken for a reference the second time;
+    here it is not.
+
+    Parameters
+    ----------
+    arguments
+        Further arguments of the target.
+
+    Raises
+    ------
+    ValueError
+        Where the target cannot be imported; names it.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
@@ -107,20 +117,15 @@ def instantiate(config: Any, **more: Any) -> Any:
 
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     try:
-        return hydra_instantiate(literal(literal(plain)), **more)
+        return hydra_instantiate(literal(literal(plain)), **arguments)
     except InstantiationException as error:
         if not str(error).startswith("Error locating target"):
             raise
-        raise ValueError(f"{_not_found(str(error))}{_own_modules()}") from error
-
-
-def _not_found(said: str) -> str:
-    target = re.search(r"target '([^']+)'", said)
-    return f"_target_: {target[1] if target else '?'} cannot be imported: {' '.join(said.split())[:300]}"
-
-
-def _own_modules() -> str:
-    return "; a module of your own lies in the folder of --config-dir, is installed, or is on PYTHONPATH"
+        target = re.search(r"target '([^']+)'", str(error))
+        raise ValueError(
+            f"_target_: {target[1] if target else '?'} cannot be imported: {' '.join(str(error).split())[:300]}; "
+            "a module of your own lies in the folder of --config-dir, is installed, or is on PYTHONPATH"
+        ) from error
 
 
 def override(key: str, value: Any) -> str:
@@ -143,8 +148,8 @@ def _grammar(value: Any) -> str:
     if isinstance(value, bool | int | float):
         return str(value).lower()
     if isinstance(value, Mapping):
-        if odd := [k for k in value if not re.fullmatch(r"[A-Za-z_][\w-]*", str(k), re.ASCII)]:
-            raise ValueError(f"{odd[0]!r} cannot be a key of a setting; keys are plain words")
+        if invalid := [k for k in value if not re.fullmatch(r"[A-Za-z_][\w-]*", str(k), re.ASCII)]:
+            raise ValueError(f"{invalid[0]!r} cannot be a key of a setting; keys are plain words")
         return "{" + ", ".join(f"{k}: {_grammar(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_grammar, value)) + "]"
@@ -157,7 +162,7 @@ def _quoted(text: str) -> str:
 
 
 def readable(argument: str) -> str:
-    """An argument of the command line; where Hydra's grammar cannot read the value, as that of ``data.path=/a/b=c/é.csv``, quoted as it is.
+    """An argument of the command line, its value in quotes where Hydra's grammar cannot read it, as that of ``data.path=/a/b=c/é.csv``.
 
     What opens a list, a mapping or a quotation stays as it is: there a mistake is more likely than a name. ``${...}`` still
     refers to another setting.
@@ -176,17 +181,17 @@ def readable(argument: str) -> str:
 
 
 def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
-    """One or two lines on a configuration error, with near matches for what does not exist."""
+    """Explain a configuration error in one or two lines, with near matches for what does not exist."""
     text = str(error).strip().split("\n")[0]
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)):
         group, name = match[1], match[2]
-        known = options(group)
-        near = get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
+        choices = options(group)
+        near = get_close_matches(name, choices, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(choices)}"
         return f"no {group} is named {name!r}; {hint}"
     if missing := re.search(r"Missing mandatory value: (\w+)", str(error)):
-        known = options(missing[1])
-        return f"+{missing[1]}=NAME is needed; choose from {', '.join(known)}" if known else f"{missing[1]}=... is needed"
+        choices = options(missing[1])
+        return f"+{missing[1]}=NAME is needed; choose from {', '.join(choices)}" if choices else f"{missing[1]}=... is needed"
     if group := re.search(r"Could not override '(suite|task|recipe)'", str(error)):
         return f"write +{group[1]}=NAME, with a plus: it is added to what there is"
     if "OverrideParse" in type(error).__name__:
@@ -199,12 +204,13 @@ def explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     if key:
         from omegaconf import OmegaConf
 
-        wanted = key[1]
-        asked = next((o.lstrip("+~").split("=")[0] for o in overrides if o.lstrip("+~").split("=")[0].endswith(wanted)), wanted)
+        keys = [o.lstrip("+~").split("=")[0] for o in overrides]
+        typed = next((k for k in keys if k.endswith(key[1])), key[1])
         recipe = [o for o in overrides if "recipe=" in o]
-        known = _keys(OmegaConf.to_container(compose(config_name, recipe)))
-        near = get_close_matches(asked, known, n=3, cutoff=0.6) or [k for k in known if k.split(".")[-1] == asked.split(".")[-1]][:3]
-        return f"{asked!r} is no setting of this recipe" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        settings = _keys(OmegaConf.to_container(compose(config_name, recipe)))
+        same_end = [k for k in settings if k.split(".")[-1] == typed.split(".")[-1]][:3]
+        near = get_close_matches(typed, settings, n=3, cutoff=0.6) or same_end
+        return f"{typed!r} is no setting of this recipe" + (f"; did you mean {' or '.join(near)}?" if near else "")
     return text
 
 
@@ -220,8 +226,8 @@ def check_files(config) -> None:
 
     data = config.get("data", {})
     for key, what in (("fasta", "FASTA file"), ("variants", "variant file"), ("path", "file"), ("orthologs", "table of orthologs")):
-        given = data.get(key)
-        paths = [given] if isinstance(given, str) else given.values() if isinstance(given, Mapping) else given or []
+        setting = data.get(key)
+        paths = [setting] if isinstance(setting, str) else setting.values() if isinstance(setting, Mapping) else setting or []
         for path in filter(None, paths):
             if not any(c in path for c in "*?["):
                 require_file(path, f"data.{key}: {what}", folder=key == "path")
@@ -236,11 +242,11 @@ def main(task: Callable, config_name: str) -> None:
     from hydra._internal.utils import get_args_parser
 
     register_resolvers()
-    given = [readable(a) for a in sys.argv[1:]]
+    command_line = [readable(a) for a in sys.argv[1:]]
     if os.environ.get("LOCAL_RANK"):  # a process that Lightning started: it repeats the folder, in quotes that not every name survives
-        given = [a for a in given if not a.startswith('hydra.run.dir="')]
-    arguments = get_args_parser().parse_intermixed_args(given)
-    sys.argv[1:] = [a for a in given if a not in arguments.overrides] + arguments.overrides  # Hydra wants its options first
+        command_line = [a for a in command_line if not a.startswith('hydra.run.dir="')]
+    arguments = get_args_parser().parse_intermixed_args(command_line)
+    sys.argv[1:] = [a for a in command_line if a not in arguments.overrides] + arguments.overrides  # Hydra wants its options first
     try:
         if arguments.config_dir or os.environ.get(CONFIG_DIR):
             use_config_folder(arguments.config_dir or os.environ[CONFIG_DIR])
@@ -254,18 +260,25 @@ def main(task: Callable, config_name: str) -> None:
         print(f"bmfm: {error}", file=sys.stderr)
         sys.exit(2)
     statuses: list[int] = []
-    hydra.main(config_path=str(config_folder().resolve()), config_name=config_name, version_base="1.3")(_plainly(task, statuses))()
+    hydra.main(config_path=str(config_folder().resolve()), config_name=config_name, version_base="1.3")(
+        _with_plain_errors(task, statuses)
+    )()
     if any(statuses):
         sys.exit(max(statuses))
 
 
 def _check(config_name: str, overrides: list[str], several: bool) -> None:
-    """Compose (of several runs the first) and look for what is missing, before anything heavy is imported; ValueError with one line."""
+    """Compose the configuration (of several runs the first) and look for what is missing, before anything heavy is imported.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        With one line on what is wrong.
+    """
     from omegaconf import OmegaConf
 
     try:
-        asked = _first_run(overrides) if several else overrides
-        config = compose(config_name, asked)
+        config = compose(config_name, _first_run(overrides) if several else overrides)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ValueError(f"this recipe needs {', '.join(f'{key}=...' for key in missing)}")
         check_files(config)
@@ -286,19 +299,19 @@ def _first_run(overrides: list[str]) -> list[str]:
     return [str(line) for line in first]
 
 
-def _plainly(task: Callable, statuses: list[int]) -> Callable:
-    """The task, whose own complaints about input end with one line; HYDRA_FULL_ERROR=1 shows where they came from.
+def _with_plain_errors(task: Callable, statuses: list[int]) -> Callable:
+    """The task, with errors about its input shown in one line; HYDRA_FULL_ERROR=1 shows where they came from.
 
-    What a run ended with is added to `statuses`.
+    The status that a run ended with is added to `statuses`.
     """
 
     def run(config):
         try:
             return task(config)
-        except SystemExit as ended:
-            if isinstance(ended.code, str):
-                print(ended.code, file=sys.stderr)
-            statuses.append(2 if isinstance(ended.code, str) else ended.code or 0)
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+            statuses.append(2 if isinstance(stop.code, str) else stop.code or 0)
             return None
         except Exception as caught:
             error = caught

@@ -74,7 +74,7 @@ def convert(
         ):
             if value is not None:
                 raise ValueError(f"{flag} {value}: this is a model of DNA, which has no counts: leave it out")
-    settings = {"kind": depth} | ({"target": depth_target} if depth_target else {})
+    settings = {"mode": depth} | ({"target": depth_target} if depth_target else {})
     config.pooling = model.check_pooling(pooling if pooling is not None else config.pooling)
     tokenizer = _cell_tokenizer(model, folder, settings, values_kind) if "values" in config.fields else _dna_tokenizer(folder)
     if "values" in config.fields:
@@ -101,6 +101,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
     """The tokenizer of a model of cells: its genes, its CLS tokens, and what its values and positions are."""
     from bmfm.cells.genes import GeneVocabulary
     from bmfm.checkpoints.published import gene_names
+    from bmfm.models.backbones.modernbert import ModernBert
     from bmfm.tokenizers.rna import CellTokenizer
 
     config, values = model.config, {}
@@ -119,8 +120,8 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
         values = {"kind": values_kind}
     poolings = [config.pooling, *(h.get("pooling") for h in config.heads.values())]
     n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
-    positions = config.backbone["kind"] == "modernbert"  # whose rotary embeddings turn by them; the others have none
-    tokenizer = CellTokenizer("from_data", depth=depth, n_cls=n_cls, values=values, positions=positions)
+    positions = isinstance(model.backbone, ModernBert)  # whose rotary embeddings turn by them; the others have none
+    tokenizer = CellTokenizer("from_data", read_depth=depth, n_cls=n_cls, values=values, positions=positions)
     tokenizer.use(GeneVocabulary(gene_names(folder)))
     if len(tokenizer) != config.fields["input_ids"]["size"]:
         raise ValueError(

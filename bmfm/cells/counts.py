@@ -1,5 +1,6 @@
 """Cells as rows of (gene id, count) pairs, and the kernels that make them from a file's matrix."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -33,6 +34,28 @@ class Counts:
     def totals(self) -> np.ndarray:
         """Sum of each cell over the genes of the vocabulary, ``float64`` [B]."""
         return np.add.reduceat(np.append(self.counts, 0).astype(np.float64), self.offsets[:-1]) * (np.diff(self.offsets) > 0)
+
+
+@dataclass
+class CellBatch:
+    """Cells as a tokenizer takes them: their counts, and which genes could have been counted.
+
+    Attributes
+    ----------
+    counts
+        Of n cells.
+    source_ids
+        [n] int64, number of the source (a file, say) of each cell.
+    gene_panels
+        For each source the vocabulary ids of the genes that it measures, ``int32``, ascending.
+    """
+
+    counts: Counts
+    source_ids: np.ndarray
+    gene_panels: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.counts)
 
 
 NEGATIVE, NOT_A_NUMBER, INFINITE, FRACTION = 1, 2, 3, 4

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.cells.counts import FAULTS, FRACTION, Counts, align, concatenate, first_fault, gather
+from bmfm.cells.counts import FAULTS, FRACTION, CellBatch, Counts, align, concatenate, first_fault, gather
 from bmfm.cells.formats import AnnDataView
 from bmfm.cells.genes import GeneMatch, GeneVocabulary
 from bmfm.cells.matrix import Matrix
@@ -283,6 +283,10 @@ class Cells:
         back[order] = np.arange(len(order))
         return gather(concatenate(parts), back)
 
+    def batch(self, numbers: np.ndarray) -> CellBatch:
+        """The cells of these numbers [B], in this order, as a tokenizer takes them."""
+        return CellBatch(self.take(numbers), self.source_of(numbers), self.gene_panels)
+
     @cached_property
     def totals(self) -> np.ndarray:
         """Sum of each cell over the genes of the vocabulary, ``float64`` [n]; from disk by one pass over all files, with a bar."""
@@ -334,7 +338,17 @@ class Cells:
             parts.append(obs[name].astype(object).to_numpy())
         return np.concatenate(parts)
 
+    @cached_property
+    def gene_panel_mask(self) -> np.ndarray:
+        """Which genes each source measures, ``bool`` [S, V]."""
+        return np.stack([s.measured for s in self.sources])
+
+    @cached_property
+    def gene_panels(self) -> list[np.ndarray]:
+        """Ids of the genes that each source measures, ``int32``, ascending."""
+        return [np.flatnonzero(mask).astype(np.int32) for mask in self.gene_panel_mask]
+
     @property
     def measured(self) -> np.ndarray:
-        """Which genes each source has, ``bool`` [S, V]."""
-        return np.stack([s.measured for s in self.sources])
+        """Old name of `gene_panel_mask`."""
+        return self.gene_panel_mask

@@ -13,7 +13,12 @@ import torch
 
 from bmfm.files import require_file
 from bmfm.label_kinds import Classification, LabelKind, MultiLabel, Regression
-from bmfm.models.model import BmfmConfig, BmfmModel
+from bmfm.models.backbones.bert import Bert
+from bmfm.models.backbones.llama import Llama
+from bmfm.models.backbones.modernbert import ModernBert
+from bmfm.models.config import BmfmConfig
+from bmfm.models.model import BmfmModel
+from bmfm.models.targets import path_of
 from bmfm.storage.config import plain, shown
 from bmfm.storage.folders import read_json
 from bmfm.storage.pickled import Bag, check_size, read_checkpoint
@@ -21,6 +26,7 @@ from bmfm.storage.weights import check_fit, some
 from bmfm.targets import class_path
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
+BACKBONES = {"modernbert": path_of(ModernBert), "bert": path_of(Bert), "llama": path_of(Llama)}
 LLAMA = {
     "rms_1.scale": "input_layernorm.weight",
     "rms_2.scale": "post_attention_layernorm.weight",
@@ -126,7 +132,7 @@ def _number(kind: type, config: Any, name: str, default: float | None = None) ->
 def _backbone(kind: str, config: Any, state: dict[str, torch.Tensor], local_rope_theta: float | None) -> dict:
     size, layers = _number(int, config, "hidden_size"), _number(int, config, "num_hidden_layers")
     common = {
-        "kind": kind,
+        "_target_": BACKBONES[kind],
         "hidden_size": size,
         "num_hidden_layers": layers,
         "num_attention_heads": _number(int, config, "num_attention_heads"),
@@ -151,7 +157,6 @@ def _backbone(kind: str, config: Any, state: dict[str, torch.Tensor], local_rope
         "intermediate_size": _number(int, config, "intermediate_size"),
         "norm_eps": _number(float, config, "norm_eps", 1e-5),
         "norm_bias": True,  # the embedding's norm has a bias; where others have none it is 0
-        "head_eps": _number(float, config, "layer_norm_eps", 1e-12),
         "local_attention": _number(int, config, "local_attention", 128),
         "global_attn_every_n_layers": _number(int, config, "global_attn_every_n_layers", 3),
         "max_position_embeddings": _number(int, config, "max_position_embeddings", 8192),
@@ -186,7 +191,7 @@ def _encoder_weights(kind: str, state: dict[str, torch.Tensor], fields: dict[str
             out["backbone.body." + name] = value
         else:
             _, number, rest = name.split(".", 2)
-            layer = f"backbone.layers.{number}."
+            layer = f"backbone.body.layers.{number}."
             if rest == "attn.c_attn.weight":
                 for part, weight in zip("qkv", value.chunk(3), strict=True):
                     out[f"{layer}self_attn.{part}_proj.weight"] = weight.contiguous()
@@ -279,11 +284,12 @@ def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = N
     weights = _encoder_weights(kind, state, names) | head_weights
     if kind == "modernbert":  # its pooler is never used
         weights = {name: w for name, w in weights.items() if not name.startswith("pooler.")}
-    backbone = _backbone(kind, config, state, local_rope_theta) | {"pooler": "pooler.weight" in weights}
-    given_layers = len({m[1] for m in (re.match(r"backbone\.(?:body\.)?layers?\.(\d+)\.", name) for name in weights) if m})
+    backbone = _backbone(kind, config, state, local_rope_theta)
+    given_layers = len({m[1] for m in (re.match(r"backbone\.body\.layers?\.(\d+)\.", name) for name in weights) if m})
     if backbone["num_hidden_layers"] != given_layers:
         raise ValueError(f"the configuration says {backbone['num_hidden_layers']:,} layers, there are weights of {given_layers:,}")
-    described = BmfmConfig(backbone=backbone, fields=fields, heads=heads)
+    head_eps = _number(float, config, "layer_norm_eps", 1e-12) if kind == "modernbert" else None
+    described = BmfmConfig(backbone=backbone, fields=fields, heads=heads, head_eps=head_eps, pooler="pooler.weight" in weights)
     with torch.device("meta"):  # sizes first: they are what the configuration says, and nobody knows how large that is
         own = BmfmModel(described).state_dict()
     for name, value in own.items():  # norms that have no bias there
@@ -344,7 +350,7 @@ def _trained_length(held: dict) -> int | None:
 def _pooling(said: Any, model: BmfmModel, config: Any, known: tuple[int, str | int] | None) -> str | int:
     """How the model's examples become one state: as its makers use it, else as its training configuration says."""
     pooled: str | int = "pooler" if model.pooler is not None else 0
-    if model.config.backbone["kind"] == "modernbert":
+    if isinstance(model.backbone, ModernBert):
         pooled = "mean_all" if _get(config, "classifier_pooling") == "mean" else 0
     ways = {"first_token": 0, "mean_pooling": "mean", "pooling_layer": pooled}
     found = known[1] if known else ways.get(str(said), said) if isinstance(said, str | int) else model.config.pooling

@@ -4,20 +4,22 @@ from pathlib import Path
 
 import torch
 
-from bmfm.models.model import BmfmConfig, BmfmModel
+from bmfm.models.backbones.modernbert import ModernBert
+from bmfm.models.config import BmfmConfig
+from bmfm.models.model import BmfmModel
+from bmfm.models.targets import path_of
 from bmfm.storage.config import read_config
 from bmfm.storage.weights import load_strictly, read_weights
 
 HEAD = "mlm"
 
 
-def is_plain(model: BmfmModel) -> bool:
+def is_hf_compatible(model: BmfmModel) -> bool:
     """Whether transformers' `ModernBertForMaskedLM` can hold the model without loss."""
     config = model.config
     only_tokens = list(config.fields) == ["input_ids"] and list(config.heads) == [HEAD] and model.pooler is None
     only_tokens = only_tokens and config.fields["input_ids"].keys() <= {"kind", "size"}  # no rows of another width, none frozen
-    eps = config.backbone.get("head_eps")
-    return config.backbone["kind"] == "modernbert" and only_tokens and eps in (None, model.backbone.eps)
+    return isinstance(model.backbone, ModernBert) and only_tokens and config.head_eps in (None, model.backbone.norm_eps)
 
 
 def _their_name(name: str, tied: bool) -> list[str]:
@@ -35,21 +37,21 @@ def to_transformers(model: BmfmModel):
 
     from bmfm.models.backbones.settings import ROLES
 
-    options = {k: v for k, v in model.config.backbone.items() if k not in ("kind", "head_bias", "head_eps", "pooler")}
+    options = {k: v for k, v in model.config.backbone.items() if k != "_target_"}
     head = model.config.heads[HEAD]
     config = ModernBertConfig(
         vocab_size=head["size"],
         **ROLES,
         **options,
-        classifier_bias=model.config.backbone.get("head_bias", True),
+        classifier_bias=model.config.head_bias,
         decoder_bias=head.get("bias", True),
         tie_word_embeddings=bool(head.get("tied")),
     )
     config.pooling = model.config.pooling  # beside ModernBERT's own settings; transformers keeps what it does not know
-    if max_tokens := getattr(model.config, "max_tokens", None):
-        config.max_tokens = max_tokens
-    if tokenizer := getattr(model.config, "tokenizer", None):
-        config.tokenizer = tokenizer
+    if model.config.max_tokens:
+        config.max_tokens = model.config.max_tokens
+    if model.config.tokenizer:
+        config.tokenizer = model.config.tokenizer
     theirs = ModernBertForMaskedLM(config)
     state = {n: v for name, v in model.state_dict().items() for n in _their_name(name, bool(head.get("tied")))}
     theirs.load_state_dict(state)
@@ -94,7 +96,8 @@ def from_weights(config, given: dict[str, torch.Tensor], source: object) -> Bmfm
     with no_init_weights():
         model = BmfmModel(
             BmfmConfig(
-                backbone={"kind": "modernbert", **options, "head_bias": config.classifier_bias},
+                backbone={"_target_": path_of(ModernBert), **options},
+                head_bias=config.classifier_bias,
                 fields={"input_ids": {"kind": "embedding", "size": config.vocab_size}},
                 heads={HEAD: head},
             )

@@ -1,4 +1,4 @@
-"""Which examples (cells, sequences) are for training, validation and test, and in which order they come."""
+"""Which examples (cells, sequences) are for training, validation and test."""
 
 from collections.abc import Callable, Mapping
 
@@ -95,68 +95,3 @@ def _by_value(split: Mapping, values: np.ndarray, column: str) -> dict[str, np.n
             )
     parts = {p: np.flatnonzero(text.isin(named.get(p, set()))) for p in PARTS}
     return parts
-
-
-class Order:
-    """In which order an epoch visits its examples: shuffled, in groups of blocks where they come from disk.
-
-    Parameters
-    ----------
-    numbers
-        Numbers of the examples.
-    blocks
-        Block of each, or None where all are in memory and any order costs the same.
-    buffer_blocks
-        Blocks that are shuffled together.
-    classes
-        Class of each, for drawing classes equally often with replacement; None takes each once.
-    """
-
-    def __init__(
-        self, numbers: np.ndarray, seed: int, blocks: np.ndarray | None = None, buffer_blocks: int = 16, classes: np.ndarray | None = None
-    ):
-        self.numbers, self.blocks, self.seed, self.buffer_blocks, self.classes = numbers, blocks, seed, buffer_blocks, classes
-        self._epochs: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def epoch(self, number: int) -> np.ndarray:
-        """The examples of an epoch in their order, [n]."""
-        if number not in self._epochs:
-            while len(self._epochs) >= 2:
-                self._epochs.pop(min(self._epochs))
-            self._epochs[number] = self._shuffled(np.random.default_rng([self.seed, number]))
-        return self._epochs[number]
-
-    def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        chosen = np.arange(len(self.numbers))
-        if self.classes is not None:
-            held = [np.flatnonzero(self.classes == c) for c in np.unique(self.classes[self.classes >= 0])]
-            picks = rng.integers(0, len(held), len(chosen))
-            chosen = np.sort(np.concatenate([rng.choice(rows, (picks == c).sum()) for c, rows in enumerate(held)]))
-        if self.blocks is None:
-            return self.numbers[rng.permutation(chosen)]
-        present, code = np.unique(self.blocks[chosen], return_inverse=True)
-        group = (rng.permutation(len(present)) // self.buffer_blocks)[code]
-        return self.numbers[chosen[np.lexsort((rng.random(len(chosen)), group))]]
-
-    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """The examples at these places [B] of these epochs [B]."""
-        out = np.empty(len(places), np.int64)
-        for e in np.unique(epochs):
-            out[epochs == e] = self.epoch(int(e))[places[epochs == e]]
-        return out
-
-
-class InOrder:
-    """Held-out examples, each at its own place in every epoch."""
-
-    def __init__(self, numbers: np.ndarray):
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return self.numbers[places]

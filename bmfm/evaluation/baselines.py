@@ -9,12 +9,12 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from bmfm.evaluation.examples import Examples
-from bmfm.evaluation.methods import Entrant, fit_and_predict
-from bmfm.evaluation.tasks import Card
+from bmfm.evaluation.methods import Method, fit_and_predict
+from bmfm.evaluation.tasks import TaskSpec
 from bmfm.special import IGNORE
 
 
-class Linear(Entrant):
+class LinearBaseline(Method):
     """Logistic or ridge regression on k-mers of sequences, or on normalised log counts of all genes."""
 
     def __init__(self, name: str, omics: list[str]):
@@ -34,7 +34,7 @@ class Linear(Entrant):
         }
 
 
-class SmallCnn(Entrant):
+class CnnBaseline(Method):
     """Two convolutions over one-hot bases, pooled; trained with early stopping on validation.
 
     Parameters
@@ -54,7 +54,7 @@ class SmallCnn(Entrant):
         self.settings: dict[str, Any] = {"channels": channels, "width": width, "dropout": dropout, "lr": lr, "batch_size": batch_size,
                          "max_epochs": max_epochs, "patience": patience}  # fmt: skip
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         return super().identity(card) | self.settings
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
@@ -142,7 +142,7 @@ def _MeanAndMax():
     return MeanAndMax()
 
 
-class Pca(Entrant):
+class PcaEmbeddings(Method):
     """Principal components of the most variable genes' normalised log counts (scanpy's standard steps).
 
     Genes and components come from the training part where there is one to be predicted from, else from all cells.
@@ -155,7 +155,7 @@ class Pca(Entrant):
         super().__init__(name)
         self.n_genes, self.n_components = n_genes, n_components
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         return super().identity(card) | {"n_genes": self.n_genes, "n_components": self.n_components}
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
@@ -176,7 +176,7 @@ class Pca(Entrant):
         return PCA(n_components, random_state=seed).fit(dense[seen]).transform(dense).astype(np.float32)
 
 
-class Harmony(Pca):
+class HarmonyEmbeddings(PcaEmbeddings):
     """The same components with batches aligned by Harmony (Korsunsky et al., Nature Methods 2019); needs ``bmfm[bench]``."""
 
     deterministic = False
@@ -193,11 +193,11 @@ class Harmony(Pca):
         aligned = np.asarray(harmonypy.run_harmony(components, obs, [examples.card.batch], random_state=seed, verbose=False).Z_corr)
         return np.asarray(aligned if aligned.shape == components.shape else aligned.T, np.float32)
 
-    def takes(self, card: Card) -> bool:
+    def takes(self, card: TaskSpec) -> bool:
         return bool(card.batch)
 
 
-class Scvi(Entrant):
+class ScviEmbeddings(Method):
     """scVI trained on the counts of the cells it embeds (Lopez et al., Nature Methods 2018); needs ``bmfm[bench]``."""
 
     omics = ("rna",)
@@ -208,10 +208,10 @@ class Scvi(Entrant):
         super().__init__(name)
         self.n_genes, self.n_latent, self.max_epochs = n_genes, n_latent, max_epochs
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         return super().identity(card) | {"n_genes": self.n_genes, "n_latent": self.n_latent, "max_epochs": self.max_epochs}
 
-    def takes(self, card: Card) -> bool:
+    def takes(self, card: TaskSpec) -> bool:
         return card.config.data.expects == "counts"
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:

@@ -25,10 +25,10 @@ class Board(NamedTuple):
 @cache
 def read_board(suite: str) -> Board:
     """The board of a suite; ValueError where there is no such suite."""
-    from bmfm.evaluation.tasks import known_hash, read_card, read_suite
+    from bmfm.evaluation.tasks import known_hash, read_suite, read_task
 
     found = read_suite(suite)
-    cards = [read_card(task, ["checkpoint=none"]) for task in found.tasks]
+    cards = [read_task(task, ["checkpoint=none"]) for task in found.tasks]
     hashes = {c.name: h for c in cards if (h := known_hash(c))}
     n_test = {c.name: n for c in cards if (n := _n_test(c))}
     return Board(suite, found.title, {c.name: c.metric for c in cards}, {c.name: c.omics for c in cards}, hashes, n_test, tuple(cards))

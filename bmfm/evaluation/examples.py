@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from bmfm.cli import instantiate
-from bmfm.evaluation.tasks import Card, content_hash, data_paths
+from bmfm.evaluation.tasks import TaskSpec, content_hash, data_paths
 from bmfm.label_kinds import Bases, Classification, MultiLabel, Regression
 
 KINDS = {Classification: "classification", MultiLabel: "multilabel", Regression: "regression", Bases: "bases"}
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Labels of all examples, for one objective of a card.
+class ObjectiveLabels:
+    """ObjectiveLabels of all examples, for one objective of a card.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Examples:
         How often labels of the test part were asked for.
     """
 
-    def __init__(self, card: Card, root: str | Path):
+    def __init__(self, card: TaskSpec, root: str | Path):
 
         from bmfm.objectives.multitask import Objectives
 
@@ -72,11 +72,11 @@ class Examples:
 
             warnings.warn(f"{self.card.name} holds {n:,} examples, its card says {said}: these may be other data", stacklevel=2)
 
-    def _read(self, name: str, objective) -> Labels:
+    def _read(self, name: str, objective) -> ObjectiveLabels:
         if objective.kind not in KINDS:
             raise ValueError(f"{self.card.name}: labels learned by {objective.loss_name} cannot be scored; {', '.join(KINDS.values())} can")
         kind = KINDS[objective.kind]
-        return Labels(kind, objective.classes, objective.benchmark_labels())
+        return ObjectiveLabels(kind, objective.classes, objective.benchmark_labels())
 
     @property
     def kinds(self) -> dict[str, tuple[str, list[str]]]:
@@ -110,7 +110,7 @@ class Examples:
         return self.inputs[numbers].copy() if self.card.omics == "rna" else self.inputs.iloc[numbers]
 
     def labels(self, part: str, name: str) -> np.ndarray:
-        """Labels of a part; those of the test part are counted."""
+        """ObjectiveLabels of a part; those of the test part are counted."""
         self.test_uses += part == "test"
         return self._labels[name].values[self.parts[part]]
 
@@ -120,7 +120,7 @@ class Examples:
         return self.data.features(part, name)[0]
 
 
-def _lossless_tokenizer(card: Card):
+def _lossless_tokenizer(card: TaskSpec):
     if card.omics == "rna":
         from bmfm.tokenizers.rna import CellTokenizer
 

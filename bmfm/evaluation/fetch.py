@@ -6,12 +6,12 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote
 from urllib.request import Request, urlopen
 
-from bmfm.evaluation.tasks import RECORD, Card, DataFile, find_file, recorded, sha256, write_json
+from bmfm.evaluation.tasks import RECORD, DataFile, TaskSpec, find_file, recorded, sha256, write_json
 
 BLOCK = 1 << 20
 
 
-def fetch(card: Card, root: str | Path) -> list[Path]:
+def fetch(card: TaskSpec, root: str | Path) -> list[Path]:
     """Download what a card's data lack below the data root.
 
     An interrupted download goes on where it stopped, if the server's file is still the same. A checksum that the card does not

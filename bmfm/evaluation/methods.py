@@ -24,7 +24,7 @@ import pandas as pd
 from bmfm import __version__
 from bmfm.cli import override
 from bmfm.evaluation.examples import Examples
-from bmfm.evaluation.tasks import Card, content_hash, read_card
+from bmfm.evaluation.tasks import TaskSpec, content_hash, read_task
 from bmfm.files import cached_folder, require_file
 from bmfm.special import IGNORE
 
@@ -32,7 +32,7 @@ READING = ("counts", "gene_column", "orthologs", "expects", "min_matched")
 """Settings of a card's data by which its cells are read."""
 
 
-class Entrant:
+class Method:
     """Defaults of what the module's text lists."""
 
     kind = "baseline"
@@ -45,7 +45,7 @@ class Entrant:
     def __init__(self, name: str):
         self.name = name
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         return {"class": type(self).__name__, "name": self.name}
 
     @property
@@ -59,7 +59,7 @@ class Entrant:
         return None
 
 
-class Checkpoint(Entrant):
+class CheckpointEmbeddings(Method):
     """Embeddings of a model folder or Hub id, made once for a data set and kept in the cache.
 
     Parameters
@@ -110,7 +110,7 @@ class Checkpoint(Entrant):
                 n += sum(int(np.prod(tensors.get_slice(k).get_shape())) for k in tensors.keys())  # noqa: SIM118
         return n or None
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         return {"model": self.model_hash, "pooling": self.pooling, "precision": self.precision}
 
     def shared(self, data_hash: str) -> str | None:
@@ -137,7 +137,7 @@ class Checkpoint(Entrant):
         return np.load(folder / "embedding.npy")
 
 
-class Embedding(Entrant):
+class PrecomputedEmbeddings(Method):
     """Embeddings made elsewhere: a key of ``.obsm``, or a table with a row for each example.
 
     Parameters
@@ -166,11 +166,11 @@ class Embedding(Entrant):
         self.counts: dict[str, int] = {}
         self.omics = ("rna",) if key else ("dna", "rna")
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         held = content_hash([self._file(card)]) if self.path and card else None
         return {"key": self.key, "path": self.path, "content": held} | ({"ordered": True} if self.ordered else {})
 
-    def _file(self, card: Card) -> Path:
+    def _file(self, card: TaskSpec) -> Path:
         return require_file(str(self.path).replace("{task}", card.name), f"embedding {self.name}: table")
 
     def embed(self, examples: Examples, seed: int = 0) -> np.ndarray:
@@ -203,7 +203,7 @@ class Embedding(Entrant):
 
 def _read_named(file: Path, examples: Examples) -> pd.DataFrame:
     """A table, names of its rows (of an index) as its first column; names of cells to the letter, as 001 and 1e5."""
-    from bmfm.data.table import read_table
+    from bmfm.data.tables import read_table
 
     if examples.card.omics == "dna":
         table = read_table(file)
@@ -277,7 +277,7 @@ def _match(named: pd.DataFrame, figures: np.ndarray, examples: Examples, file: P
     return [place[name] for name in names]
 
 
-class Probe(Entrant):
+class Probe(Method):
     """A simple estimator on an entrant's embeddings (see `probes.estimator`); without embeddings, on simple features.
 
     Parameters
@@ -295,7 +295,7 @@ class Probe(Entrant):
         self.mode = f"{method}_probe" if source.kind != "baseline" else "baseline"
         self.deterministic = source.deterministic
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         return {"source": self.source.identity(card), "method": self.method}
 
     @property
@@ -348,7 +348,7 @@ def fit_and_predict(estimator, kind: str, n_classes: int, rows: dict[str, Any], 
     raise ValueError(f"{examples.card.name}: labels of {kind} are not for simple estimators")
 
 
-class FineTuned(Entrant):
+class FineTuned(Method):
     """A checkpoint trained further on the task, all of it or by adapters; the best on validation predicts the test part.
 
     Parameters
@@ -371,7 +371,7 @@ class FineTuned(Entrant):
         super().__init__(name)
         self.checkpoint, self.overrides, self.lora = checkpoint, list(overrides or []), lora
         self.scratch, self.remote_code, self.keep = scratch, remote_code, keep
-        self.source = Checkpoint(name, checkpoint, remote_code=remote_code)
+        self.source = CheckpointEmbeddings(name, checkpoint, remote_code=remote_code)
         self.mode = "from_scratch" if scratch else "lora" if lora else "finetune"
 
     @property
@@ -386,7 +386,7 @@ class FineTuned(Entrant):
     def model_hash(self) -> str:
         return self.source.model_hash
 
-    def identity(self, card: Card | None = None) -> dict:
+    def identity(self, card: TaskSpec | None = None) -> dict:
         return {"model": self.model_hash, "overrides": self.overrides, "lora": self.lora, "scratch": self.scratch}
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
@@ -397,12 +397,12 @@ class FineTuned(Entrant):
         settings = [
             override("checkpoint", self.checkpoint), override("run_dir", run), override("data_root", examples.card.config.data_root),
             f"seed={seed}", "overwrite=true", "test=false", "logistic_regression=false", "trainer.enable_progress_bar=false",
-            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.scratch", self.scratch),
+            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.random_init", self.scratch),
             override("++data.split.seed", examples.card.config.data.split.get("seed", 0)),  # the parts stay whatever the seed
         ]  # fmt: skip
         if self.lora:
             settings.append(override("model.lora", self.lora))
-        card = read_card(examples.card.name, [*settings, *self.overrides])
+        card = read_task(examples.card.name, [*settings, *self.overrides])
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
             train(card.config)

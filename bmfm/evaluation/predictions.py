@@ -215,9 +215,9 @@ def examples_at_hand(card, data_root: str | Path):
 def _examples(task: str, data_root: str):
     from bmfm.cli import override
     from bmfm.evaluation.examples import Examples
-    from bmfm.evaluation.tasks import read_card
+    from bmfm.evaluation.tasks import read_task
 
-    return Examples(read_card(task, ["checkpoint=none", override("data_root", data_root)]), data_root)
+    return Examples(read_task(task, ["checkpoint=none", override("data_root", data_root)]), data_root)
 
 
 def _recompute(task: Mapping, card, examples, kept: Mapping[tuple[str, int], Arrays]) -> list[str]:

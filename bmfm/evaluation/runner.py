@@ -22,14 +22,14 @@ from bmfm.evaluation import own_metrics
 from bmfm.evaluation.launch import cores
 from bmfm.evaluation.overlap import overlap
 from bmfm.evaluation.protocols import protocol
-from bmfm.evaluation.tasks import Card, content_hash, data_paths, read_card, verify, write_json
+from bmfm.evaluation.tasks import TaskSpec, content_hash, data_paths, read_task, verify, write_json
 from bmfm.metrics import METRICS
 
 REPORTED = ("bmfm", "torch", "transformers", "numpy", "scikit-learn", "anndata", "scib-metrics", "scvi-tools", "harmonypy")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One cell of the grid, as a process that runs it needs it.
 
     Parameters
@@ -55,14 +55,14 @@ class Cell:
         return Path(self.folder) / "record.json"
 
 
-def takes(entrant, card: Card) -> bool:
+def takes(entrant, card: TaskSpec) -> bool:
     """Whether an entrant can do a card."""
     able = card.omics in entrant.omics and hasattr(entrant, protocol(card.protocol).needs) and card.protocol in entrant.protocols
     return able and getattr(entrant, "takes", lambda card: True)(card)
 
 
-def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Sequence[int], data_root: str, folder: Path,
-         n_bootstrap: int) -> tuple[list[Cell], list[str]]:  # fmt: skip
+def grid(suite: str, cards: Sequence[TaskSpec], entrants: Iterable[dict], seeds: Sequence[int], data_root: str, folder: Path,
+         n_bootstrap: int) -> tuple[list[Job], list[str]]:  # fmt: skip
     """All cells, and the names of entrants, other than baselines, that have no task to do.
 
     A cell's key is a hash of all that its figures depend on: content of the data, the card's configuration, model or
@@ -71,8 +71,8 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
     from omegaconf import OmegaConf
 
     made = [(e, instantiate(e, _convert_="all")) for e in entrants]
-    cells: list[Cell] = []
-    idle = {f"{entrant.name} ({entrant.mode})" for _, entrant in made if entrant.kind != "baseline"}
+    cells: list[Job] = []
+    unused = {f"{entrant.name} ({entrant.mode})" for _, entrant in made if entrant.kind != "baseline"}
     for card in cards:
         verify(card, data_root)
         data_hash = content_hash(data_paths(card, data_root))
@@ -85,9 +85,9 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
         for config, entrant in made:
             if not takes(entrant, card):
                 continue
-            idle.discard(f"{entrant.name} ({entrant.mode})")
+            unused.discard(f"{entrant.name} ({entrant.mode})")
             if hasattr(entrant, "overrides"):  # a mistake in them is told now rather than by every cell
-                read_card(card.name, ["checkpoint=none", *entrant.overrides])
+                read_task(card.name, ["checkpoint=none", *entrant.overrides])
             once = entrant.deterministic and card.protocol == "labels"
             for seed in seeds[:1] if once else seeds:
                 code = [own_metrics.source_hash(made) for made in (entrant, getattr(entrant, "source", entrant))]
@@ -95,17 +95,17 @@ def grid(suite: str, cards: Sequence[Card], entrants: Iterable[dict], seeds: Seq
                 key = [card.name, data_hash, said, entrant.name, identity, entrant.mode, seed, n_bootstrap, version("bmfm")]
                 digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
                 shared = entrant.shared(data_hash)
-                cells.append(Cell(suite, card.name, config, seed, digest, data_root, str(folder / "cells" / digest), n_bootstrap, shared))
-    return cells, sorted(idle)
+                cells.append(Job(suite, card.name, config, seed, digest, data_root, str(folder / "cells" / digest), n_bootstrap, shared))
+    return cells, sorted(unused)
 
 
-def makers_first(cells: Sequence[Cell]) -> list[Cell]:
+def schedule_shared_first(cells: Sequence[Job]) -> list[Job]:
     """The cells, before all others one of each embedding, so that few wait for what another is making."""
-    makers: dict[str | None, Cell] = {cell.shared: cell for cell in reversed(cells) if cell.shared}
+    makers: dict[str | None, Job] = {cell.shared: cell for cell in reversed(cells) if cell.shared}
     return sorted(cells, key=lambda cell: makers.get(cell.shared) is not cell)
 
 
-def finished(cell: Cell) -> dict | None:
+def finished(cell: Job) -> dict | None:
     """The record of a cell that has been run, or None; one that failed is run again."""
     if not cell.record.is_file():
         return None
@@ -113,7 +113,7 @@ def finished(cell: Cell) -> dict | None:
     return record if record["status"] == "ok" else None
 
 
-def run_cell(cell: Cell) -> dict:
+def run_job(cell: Job) -> dict:
     """Run one cell and write its record; a failure is a record too."""
     import transformers
 
@@ -128,7 +128,7 @@ def run_cell(cell: Cell) -> dict:
         outcome = protocol(card.protocol).run(card, examples, entrant, cell.seed, Path(cell.folder), cell.n_bootstrap)
         record |= {f"n_{part}": len(numbers) for part, numbers in examples.parts.items()}
         uses = examples.test_uses // max(1, len(examples.kinds)) if card.protocol == "labels" else 1
-        record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": outcome.worked, "metrics": outcome.metrics}
+        record |= {"data_hash": examples.hash, "test_uses": uses, "train_seconds": outcome.duration, "metrics": outcome.metrics}
         record |= {"counts": outcome.counts | getattr(entrant, "counts", {})}
         record |= {"intervals": {k: list(v) for k, v in outcome.intervals.items()}, "umap": outcome.umap}
         record["overlap"] = overlap(examples)
@@ -146,7 +146,7 @@ def run_cell(cell: Cell) -> dict:
     return record
 
 
-def died(cell: Cell, why: str) -> dict:
+def mark_crashed(cell: Job, why: str) -> dict:
     """The record of a cell whose process ended without one."""
     record = _about(cell, *_parts(cell)) | {"status": "failed", "error": why}
     write_json(cell.record, record)
@@ -162,16 +162,16 @@ def _examples(task: str, data_root: str):
 
 
 @lru_cache(8)
-def _card(task: str, data_root: str) -> Card:
-    return read_card(task, ["checkpoint=none", override("data_root", data_root)])
+def _card(task: str, data_root: str) -> TaskSpec:
+    return read_task(task, ["checkpoint=none", override("data_root", data_root)])
 
 
-def _parts(cell: Cell) -> tuple[Card, Any]:
+def _parts(cell: Job) -> tuple[TaskSpec, Any]:
 
     return _card(cell.task, cell.data_root), instantiate(cell.entrant, _convert_="all")
 
 
-def _about(cell: Cell, card: Card, entrant) -> dict:
+def _about(cell: Job, card: TaskSpec, entrant) -> dict:
     """What is known of a cell before it is run."""
     import torch
 
@@ -240,10 +240,10 @@ def _peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def run(cells: Sequence[Cell], launcher: Callable, told: Callable[[dict], None] = lambda record: None) -> list[dict]:
+def run(cells: Sequence[Job], launcher: Callable, told: Callable[[dict], None] = lambda record: None) -> list[dict]:
     """Records of all cells, in their order; those that were finished before are read, not run."""
     records = {cell.key: found for cell in cells if (found := finished(cell))}
-    for record in launcher(run_cell, makers_first([cell for cell in cells if cell.key not in records]), died):
+    for record in launcher(run_job, schedule_shared_first([cell for cell in cells if cell.key not in records]), mark_crashed):
         records[record["key"]] = record
         told(record)
     return [records[cell.key] for cell in cells]

@@ -52,7 +52,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Card:
+class TaskSpec:
     """A benchmark task.
 
     Parameters
@@ -116,7 +116,7 @@ class Suite:
     tasks: tuple[str, ...]
 
 
-def card_names() -> list[str]:
+def task_names() -> list[str]:
     """Names of all cards, sorted: those that ship, and those in the user's own folder (see `bmfm.cli`)."""
     roots = [folder / "task" for folder in config_folders()]
     return sorted(
@@ -129,7 +129,7 @@ def suite_names() -> list[str]:
     return options("suite")
 
 
-def read_card(name: str, overrides: Sequence[str] = ()) -> Card:
+def read_task(name: str, overrides: Sequence[str] = ()) -> TaskSpec:
     """The card of a name, with the training configuration that it makes of its omics' fine-tuning recipe.
 
     Parameters
@@ -148,7 +148,7 @@ def read_card(name: str, overrides: Sequence[str] = ()) -> Card:
     """
     from omegaconf import OmegaConf
 
-    file = _file("task", name, card_names())
+    file = _file("task", name, task_names())
     omics = _omics(name)
     if omics not in RECIPES:
         raise ValueError(f"{file}: task.omics={omics!r}; choose {' or '.join(RECIPES)}")
@@ -158,7 +158,7 @@ def read_card(name: str, overrides: Sequence[str] = ()) -> Card:
     files = [_record(DataFile, f, f"{file}: task.files[{i}]") for i, f in enumerate(task.get("files") or ())]
     published = [_record(Published, p, f"{file}: task.published[{i}]") for i, p in enumerate(task.get("published") or ())]
     own = {"files": tuple(files), "published": tuple(published), "metrics": task.get("metrics") or {}, "config": config}
-    card = _record(Card, task | own, f"{file}: task")
+    card = _record(TaskSpec, task | own, f"{file}: task")
     own_metrics.register(own_metrics.describe(card.metrics, f"{file}: task.metrics"))
     _validate(card, file)
     return card
@@ -175,7 +175,7 @@ def read_suite(name: str) -> Suite:
     if suite.name != name:
         raise ValueError(f"{file}: name={suite.name!r} must be the file's, {name!r}")
     for task in suite.tasks:
-        _file("task", task, card_names())
+        _file("task", task, task_names())
     return suite
 
 
@@ -217,7 +217,7 @@ def _record(kind, given: Any, where: str):
     return kind(**given)
 
 
-def _validate(card: Card, file: Path) -> None:
+def _validate(card: TaskSpec, file: Path) -> None:
     for key, value, allowed in (("protocol", card.protocol, protocol_names()), ("metric", card.metric, METRICS)):
         if value not in allowed:
             raise ValueError(f"{file}: task.{key}={value!r} is unknown; choose {', '.join(allowed)}")
@@ -247,12 +247,12 @@ def find_file(data_file: DataFile, root: str | Path) -> Path | None:
     return next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
 
 
-def missing_files(card: Card, root: str | Path) -> list[Path]:
+def missing_files(card: TaskSpec, root: str | Path) -> list[Path]:
     """Files of a card that do not lie below the data root."""
     return [Path(root).expanduser() / f.path for f in card.files if find_file(f, root) is None]
 
 
-def data_paths(card: Card, root: str | Path) -> list[Path]:
+def data_paths(card: TaskSpec, root: str | Path) -> list[Path]:
     """What a card's figures rest on: its files below the data root, or what ships with the package.
 
     Raises
@@ -288,7 +288,7 @@ def content_hash(paths: Iterable[str | Path]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def known_hash(card: Card) -> str | None:
+def known_hash(card: TaskSpec) -> str | None:
     """The `content_hash` that a card's data must have; None where it does not give the checksum of every file."""
     if not card.files:
         return content_hash([card.config.data.path])
@@ -318,7 +318,7 @@ def recorded(root: str | Path) -> dict[str, str]:
     return json.loads(record.read_text()) if record.is_file() else {}
 
 
-def verify(card: Card, root: str | Path) -> None:
+def verify(card: TaskSpec, root: str | Path) -> None:
     """Compare the files of a card with their checksums: the card's, or those recorded at first download.
 
     Raises

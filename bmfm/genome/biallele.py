@@ -16,14 +16,14 @@ def _n_alt(edits, e):
 
 
 @numba.njit(cache=True, inline="always")
-def _mark_dirty(place, b, target, copies, window_of, touched, n_touched):
+def _mark_dirty(place, b, target, copies, window_of, dirty, n_dirty):
     """Make both copies valid at a place of window b, and list the place once."""
     if window_of[place] != b:
         window_of[place] = b
         copies[0, place] = copies[1, place] = target[place]
-        touched[n_touched] = place
-        n_touched += 1
-    return n_touched
+        dirty[n_dirty] = place
+        n_dirty += 1
+    return n_dirty
 
 
 @numba.njit(cache=True)
@@ -70,21 +70,22 @@ def _insertion_before(edits, begun, start, key, sample, copy, scratch, chain):
 
 
 @numba.njit(cache=True)
-def write_pairs(start, end, reverse, key, edits, samples, offsets, out, pair):
+def write_pairs(windows, edits, samples, out, pair):
     """Write over the reference in `out` the loci where either copy of a window has an edit."""
+    start, end, reverse, key, offsets = windows
     longest = 0
     for b in range(len(start)):
         longest = max(longest, end[b] - start[b])
     copies = np.empty((2, longest), np.uint8)  # valid where `window_of` names the window
     window_of = np.full(longest, -1, np.int64)
-    touched = np.empty(longest, np.int64)
+    dirty = np.empty(longest, np.int64)
     carried, chain, scratch = np.empty((1024, 2), np.int64), np.empty(16, np.int64), np.empty((2, 2), np.int64)
     chosen = np.empty(1024, np.int64)
     v_start, v_end, alt_start, alt, reach = edits.start, edits.end, edits.alt_start, edits.alt, edits.reach
     sample = samples[0] if len(samples) else np.int64(-1)
     for b in range(len(start)):
         target = out[offsets[b] : offsets[b + 1]]
-        length, n_touched = end[b] - start[b], 0
+        length, n_dirty = end[b] - start[b], 0
         first, last = np.searchsorted(v_start, start[b]), np.searchsorted(v_start, end[b], "right")
         if last - first + 3 > len(carried):
             carried, chosen = np.empty((2 * (last - first) + 3, 2), np.int64), np.empty(2 * (last - first) + 3, np.int64)
@@ -106,7 +107,7 @@ def write_pairs(start, end, reverse, key, edits, samples, offsets, out, pair):
                 from_locus, to_locus, n_alt = v_start[e] - start[b], v_end[e] - start[b], alt_start[e + 1] - alt_start[e]
                 for locus in range(max(0, from_locus), min(to_locus, length)):
                     place = length - 1 - locus if reverse[b] else locus
-                    n_touched = _mark_dirty(place, b, target, copies, window_of, touched, n_touched)
+                    n_dirty = _mark_dirty(place, b, target, copies, window_of, dirty, n_dirty)
                     if locus - from_locus < n_alt:
                         base = alt[alt_start[e] + locus - from_locus]
                         bases[place] = _complement_base(base) if reverse[b] else base
@@ -114,21 +115,21 @@ def write_pairs(start, end, reverse, key, edits, samples, offsets, out, pair):
                         bases[place] = DEL
                 if n_alt > to_locus - from_locus:
                     place = length - to_locus - 1 if reverse[b] else to_locus - 1
-                    n_touched = _mark_insertion(place, b, target, copies, bases, window_of, touched, n_touched)
+                    n_dirty = _mark_insertion(place, b, target, copies, bases, window_of, dirty, n_dirty)
             if beyond >= 0:
-                n_touched = _mark_insertion(length - 1, b, target, copies, bases, window_of, touched, n_touched)
-        for t in range(n_touched):
-            place = touched[t]
+                n_dirty = _mark_insertion(length - 1, b, target, copies, bases, window_of, dirty, n_dirty)
+        for t in range(n_dirty):
+            place = dirty[t]
             target[place] = pair[copies[0, place], copies[1, place]] | _VARIANT
 
 
 @numba.njit(cache=True, inline="always")
-def _mark_insertion(place, b, target, copies, bases, window_of, touched, n_touched):
+def _mark_insertion(place, b, target, copies, bases, window_of, dirty, n_dirty):
     """Mark the base at a place of window b, or over deleted ones the last before it; those outside the window are not."""
     while place >= 0 and place < len(target) and window_of[place] == b and bases[place] == DEL:
         place -= 1
     if place >= 0 and place < len(target):
-        n_touched = _mark_dirty(place, b, target, copies, window_of, touched, n_touched)
+        n_dirty = _mark_dirty(place, b, target, copies, window_of, dirty, n_dirty)
         if bases[place] < DEL:
             bases[place] += INSERTED
-    return n_touched
+    return n_dirty

@@ -82,7 +82,17 @@ def haplotype_lengths(start, end, edits, chosen, first_edit):
 
 
 @numba.njit(cache=True)
-def write_haplotypes(codes, start, end, reverse, contig_start, edits, chosen, first_edit, offsets, out, positions):
+def write_haplotypes(codes, windows, contig_start, edits, chosen, first_edit, out, positions):
+    """Write the bases of each window with its `haplotype_edits` applied; the place of each base where `positions` has room for them.
+
+    Parameters
+    ----------
+    windows
+        A `windows.WindowLayout`; its offsets follow from `haplotype_lengths`.
+    contig_start : int64 [B]
+        Where the contig of each window begins.
+    """
+    start, end, reverse, offsets = windows.start, windows.end, windows.reverse, windows.offsets
     for b in range(len(start)):
         n = offsets[b]
         at = start[b]

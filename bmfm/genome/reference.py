@@ -171,7 +171,7 @@ class Reference:
 
 @numba.njit(cache=True)
 def _known_intervals(codes, starts, ends, max_n_run):
-    found = []
+    intervals = []
     for contig in range(len(starts)):
         start = starts[contig]
         run = 0
@@ -181,15 +181,15 @@ def _known_intervals(codes, starts, ends, max_n_run):
             elif run:
                 if run > max_n_run:
                     if i - run > start:
-                        found.append((start, i - run))
+                        intervals.append((start, i - run))
                     start = i
                 run = 0
         end = ends[contig]
         if run > max_n_run:
             end -= run
         if end > start:
-            found.append((start, end))
-    out = np.empty((len(found), 2), np.int64)
-    for i in range(len(found)):
-        out[i, 0], out[i, 1] = found[i]
+            intervals.append((start, end))
+    out = np.empty((len(intervals), 2), np.int64)
+    for i in range(len(intervals)):
+        out[i, 0], out[i, 1] = intervals[i]
     return out

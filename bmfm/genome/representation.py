@@ -61,7 +61,7 @@ class ReferenceSequence:
     def __call__(self, windows: Windows) -> Encoded:
         offsets = _offsets(windows.end - windows.start)
         out = np.empty(offsets[-1], np.uint8)
-        _write_reference(self.reference.codes, windows.start, windows.end, windows.reverse, offsets, out)
+        _write_reference(self.reference.codes, windows.layout(offsets), out)
         return Encoded(out, offsets)
 
 
@@ -94,16 +94,15 @@ class BiAllele:
             self.edits = index_edits(self.variants)
 
     def __call__(self, windows: Windows) -> Encoded:
-        start, end, reverse, key = windows.start, windows.end, windows.reverse, windows.key
-        offsets = _offsets(end - start)
+        offsets = _offsets(windows.end - windows.start)
+        layout = windows.layout(offsets)
         out = np.empty(offsets[-1], np.uint8)
-        _write_reference(self.reference.codes, start, end, reverse, offsets, out)
+        _write_reference(self.reference.codes, layout, out)
         if self.pairing == "always":
             for strand, sites in zip((False, True), self.sites, strict=True):
-                chosen = np.flatnonzero(reverse == strand)
-                write_sites(start, end, key, chosen, strand, *sites, offsets, out, PAIR, COMPLEMENT)
+                write_sites(layout, np.flatnonzero(windows.reverse == strand), strand, sites, out, PAIR, COMPLEMENT)
         else:
-            write_pairs(start, end, reverse, key, self.edits, self.samples, offsets, out, PAIR)
+            write_pairs(layout, self.edits, self.samples, out, PAIR)
         return Encoded(out, offsets)
 
 
@@ -144,10 +143,8 @@ class Haplotype:
         offsets = _offsets(haplotype_lengths(start, end, self.edits, chosen, first_edit))
         out = np.empty(offsets[-1], np.uint8)
         positions = np.empty(offsets[-1] if self.positions else 0, np.int64)
-        write_haplotypes(
-            self.reference.codes, start, end, windows.reverse, self.reference.starts[contig], self.edits, chosen, first_edit, offsets,
-            out, positions,
-        )  # fmt: skip
+        contig_start = self.reference.starts[contig]
+        write_haplotypes(self.reference.codes, windows.layout(offsets), contig_start, self.edits, chosen, first_edit, out, positions)
         return Encoded(out, offsets, positions if self.positions else None)
 
 
@@ -157,10 +154,10 @@ def _require(variants: VariantTable | None, name: str) -> VariantTable:
     return variants
 
 
-def _sample_numbers(variants: VariantTable, given: str | int | Sequence[str | int]) -> np.ndarray:
-    names = names_of(given)
-    if lacking := [name for name in names if name not in variants.samples]:
-        raise ValueError(f"genotypes of {', '.join(lacking)} were not read; name them in the variant filter's samples")
+def _sample_numbers(variants: VariantTable, samples: str | int | Sequence[str | int]) -> np.ndarray:
+    names = names_of(samples)
+    if absent := [name for name in names if name not in variants.samples]:
+        raise ValueError(f"genotypes of {', '.join(absent)} were not read; name them in the variant filter's samples")
     return np.array([variants.samples.index(name) for name in names], np.int64)
 
 
@@ -169,7 +166,8 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True)
-def _write_reference(codes, start, end, reverse, offsets, out):
+def _write_reference(codes, windows, out):
+    start, end, reverse, offsets = windows.start, windows.end, windows.reverse, windows.offsets
     for b in range(len(start)):
         source, target = codes[start[b] : end[b]], out[offsets[b] : offsets[b + 1]]
         if reverse[b]:

@@ -91,18 +91,18 @@ def _joined(codes, position, state, frequency):
     n = site = i = 0
     while i < len(position):
         place = position[i]
-        own, n = n, n + 1  # room for the state of the reference
+        reference, n = n, n + 1  # room for the state of the reference
         total = np.float32(0)
         while i < len(position) and position[i] == place:
-            if n > own + 1 and states[n - 1] == state[i]:
+            if n > reference + 1 and states[n - 1] == state[i]:
                 frequencies[n - 1] += frequency[i]
             else:
                 states[n], frequencies[n] = state[i], frequency[i]
                 n += 1
             total += frequency[i]
             i += 1
-        states[own] = codes[place] & _BARE
-        frequencies[own] = max(np.float32(1) - total, np.float32(1e-6))
+        states[reference] = codes[place] & _BARE
+        frequencies[reference] = max(np.float32(1) - total, np.float32(1e-6))
         places[site] = place
         site += 1
         first_state[site] = n
@@ -133,7 +133,18 @@ def _states_of_edits(codes, contig_ends, start, end, alt_start, alt, width, reve
 
 
 @numba.njit(cache=True)
-def write_sites(start, end, key, chosen, reverse, position, first_state, state, frequency, offsets, out, pair, complement):
+def write_sites(windows, chosen, reverse, sites, out, pair, complement):
+    """Write a pair symbol at each of the `Sites` of one strand, over the reference in `out`, in those windows that are `chosen`.
+
+    Parameters
+    ----------
+    windows
+        A `windows.WindowLayout`.
+    chosen : int64
+        Numbers of the windows on this strand.
+    """
+    start, end, key, offsets = windows.start, windows.end, windows.key, windows.offsets
+    position, first_state, state, frequency = sites
     for b in chosen:
         s = np.searchsorted(position, start[b])
         while s < len(position) and position[s] < end[b]:

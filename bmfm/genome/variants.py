@@ -115,13 +115,13 @@ class VariantTable:
         return cls(**columns, samples=tuple(keep.samples), report=report, folder=folder)
 
 
-def _files(given: str | Path | Sequence[str | Path]) -> list[Path]:
+def _files(names: str | Path | Sequence[str | Path]) -> list[Path]:
     """The variant files that a name, a pattern or a list of them stands for."""
     paths: list[Path] = []
-    for name in [given] if isinstance(given, (str, Path)) else given:
+    for name in [names] if isinstance(names, (str, Path)) else names:
         path = Path(name).expanduser()
-        found = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") and not path.exists() else []
-        paths += found or [require_file(name, "variant file", folder=True)]
+        matches = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") and not path.exists() else []
+        paths += matches or [require_file(name, "variant file", folder=True)]
     if not paths:
         raise ValueError("the list of variant files is empty")
     if folders := [path for path in paths if path.is_dir()]:

@@ -81,11 +81,21 @@ class Edits(NamedTuple):
     alt: np.ndarray
 
 
-class Wanted(NamedTuple):
-    """What `VariantFilter` asks of alleles: frequency of those that state none (NaN: left out), float32 bounds, kinds."""
+class AlleleBounds(NamedTuple):
+    """What `VariantFilter` asks of alleles.
+
+    Attributes
+    ----------
+    default
+        Frequency of an allele whose record states none; NaN leaves it out.
+    frequency : float32 [2]
+        Least and greatest frequency.
+    kinds : bool
+        Whether each of `vcf_filter.KINDS` is taken.
+    """
 
     default: float
-    bounds: np.ndarray
+    frequency: np.ndarray
     kinds: np.ndarray
 
 
@@ -191,7 +201,7 @@ def _kind(n_ref, n_alt):
 
 
 @numba.njit(nogil=True, cache=True)
-def make_edits(data, r, offset, table, wanted, verdicts, edits):
+def make_edits(data, r, offset, table, bounds, verdicts, edits):
     """Write the edits of eligible records, and why each other allele is left out.
 
     Parameters
@@ -209,11 +219,11 @@ def make_edits(data, r, offset, table, wanted, verdicts, edits):
     for i in range(len(reason)):
         first, stop = r.first_alt[i], r.first_alt[i + 1]
         if reason[i] == ELIGIBLE and state[i] != STATED:
-            if np.isnan(wanted.default):
+            if np.isnan(bounds.default):
                 reason[i] = NO_FREQUENCY
             else:
                 notes[i] |= DEFAULT
-                frequency[first:stop] = wanted.default
+                frequency[first:stop] = bounds.default
         if reason[i] != ELIGIBLE:
             alt_reason[first:stop] = OF_SKIPPED
             continue
@@ -233,7 +243,7 @@ def make_edits(data, r, offset, table, wanted, verdicts, edits):
             if not _plain_bases(data, r.alt_start[a], r.alt_end[a], table):
                 alt_reason[a] = NO_BASES
                 continue
-            if not wanted.bounds[0] <= rounded <= wanted.bounds[1]:
+            if not bounds.frequency[0] <= rounded <= bounds.frequency[1]:
                 alt_reason[a] = OUT_OF_BOUNDS
                 continue
             shift, short_ref_end, short_alt_end = _trimmed(data, ref, ref_end, r.alt_start[a], r.alt_end[a], table)
@@ -242,7 +252,7 @@ def make_edits(data, r, offset, table, wanted, verdicts, edits):
                 alt_reason[a] = IS_REF
                 continue
             kind = _kind(n_ref, n_alt)
-            if not wanted.kinds[kind]:
+            if not bounds.kinds[kind]:
                 alt_reason[a] = WRONG_KIND + kind
                 continue
             alt_reason[a] = TAKEN

@@ -10,9 +10,9 @@ NO_FREQUENCY = "no frequency stated"
 """Why an allele is left out whose record states no frequency, where none is given by the filter."""
 
 
-def names_of(given: str | int | Sequence[str | int]) -> tuple[str, ...]:
+def names_of(names: str | int | Sequence[str | int]) -> tuple[str, ...]:
     """Names as texts: of one name alone, of several, and of numbers, which YAML and the command line make of names of digits."""
-    return (str(given),) if isinstance(given, (str, int)) else tuple(str(name) for name in given)
+    return (str(names),) if isinstance(names, (str, int)) else tuple(str(name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class VariantFilter:
         for name in ("kinds", "samples"):
             object.__setattr__(self, name, names_of(getattr(self, name)))
         if self.regions is not None:
-            given = str(self.regions) if isinstance(self.regions, (str, Path, int)) else names_of(self.regions)
-            object.__setattr__(self, "regions", given)
+            regions = str(self.regions) if isinstance(self.regions, (str, Path, int)) else names_of(self.regions)
+            object.__setattr__(self, "regions", regions)
         if not 0 <= self.min_frequency <= self.max_frequency <= 1:
             raise ValueError(
                 f"min_frequency={self.min_frequency}, max_frequency={self.max_frequency}: no frequency lies between them; "

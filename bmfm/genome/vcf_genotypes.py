@@ -97,7 +97,7 @@ def _binary_genotype(data, at, kind, n_values, alleles):
 
 
 @numba.njit(nogil=True, cache=True)
-def _take(alleles, n, phased, n_alts, out, noted):
+def _write_copies(alleles, n, phased, n_alts, out, noted):
     """Write the two copies of one genotype, and count what is odd about it; whether it is phased and heterozygous."""
     if n > 2:
         noted[POLYPLOID] += 1
@@ -160,14 +160,14 @@ def _text_phase_set(data, start, end):
 
 
 @numba.njit(nogil=True, cache=True)
-def read_text(data, start, end, slot, n_alts, wanted, into):
+def read_text(data, start, end, slot, n_alts, counted, into):
     """Genotypes of one record of text.
 
     Parameters
     ----------
     slot : int64 [samples]
         Row of `into` for each sample, -1 for one that was not asked for.
-    wanted
+    counted
         Whether oddities and phase sets of the chosen samples are noted.
     into : Genotypes
 
@@ -178,7 +178,7 @@ def read_text(data, start, end, slot, n_alts, wanted, into):
     """
     alleles = np.empty(_MOST, np.int64)
     counts = into.counts
-    noted = into.noted if wanted else np.empty_like(into.noted)
+    noted = into.noted if counted else np.empty_like(into.noted)
     format_end = start
     while format_end < end and data[format_end] != 9:
         format_end += 1
@@ -200,7 +200,7 @@ def read_text(data, start, end, slot, n_alts, wanted, into):
             for a in range(min(n, _MOST) if len(counts) else 0):
                 if 0 <= alleles[a] < len(counts):
                     counts[alleles[a]] += 1
-            if row >= 0 and _take(alleles, n, phased, n_alts, into.copies[row], noted) and ps >= 0 and wanted:
+            if row >= 0 and _write_copies(alleles, n, phased, n_alts, into.copies[row], noted) and ps >= 0 and counted:
                 first, last = _field(data, i, stop, ps)
                 into.phase_sets[row] = _text_phase_set(data, first, last)
         i = stop + 1
@@ -208,11 +208,11 @@ def read_text(data, start, end, slot, n_alts, wanted, into):
 
 
 @numba.njit(nogil=True, cache=True)
-def read_bcf(data, start, end, slot, n_alts, wanted, form, into):
+def read_bcf(data, start, end, slot, n_alts, counted, form, into):
     """Genotypes of one record of a BCF, whose `Format` is `form`; see `read_text`."""
     alleles = np.empty(_MOST, np.int64)
     n_samples, counts = len(slot), into.counts
-    noted = into.noted if wanted else np.empty_like(into.noted)
+    noted = into.noted if counted else np.empty_like(into.noted)
     gt_kind, gt_n, gt_at = 0, 0, np.int64(-1)
     ps_kind, ps_n, ps_at = 0, 0, np.int64(-1)
     at = start
@@ -241,7 +241,7 @@ def read_bcf(data, start, end, slot, n_alts, wanted, form, into):
             for a in range(min(n, _MOST) if len(counts) else 0):
                 if 0 <= alleles[a] < len(counts):
                     counts[alleles[a]] += 1
-            if row >= 0 and _take(alleles, n, phased, n_alts, into.copies[row], noted) and ps_at >= 0 and wanted:
+            if row >= 0 and _write_copies(alleles, n, phased, n_alts, into.copies[row], noted) and ps_at >= 0 and counted:
                 into.phase_sets[row] = _binary_phase_set(data, ps_at + sample * ps_n * width(ps_kind), ps_kind, ps_n)
     return True
 

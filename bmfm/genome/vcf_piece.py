@@ -103,7 +103,7 @@ class PieceReader:
         self.n_chosen = len(columns)
         self.contigs: dict[str, int] = {}
         self.genome = edits.Genome(reference.codes, reference.starts, reference.ends, base_table())
-        self.wanted = edits.Wanted(
+        self.bounds = edits.AlleleBounds(
             np.nan if keep.missing_frequency is None else float(keep.missing_frequency),
             np.array([keep.min_frequency, keep.max_frequency], np.float32),
             np.array([kind in keep.kinds for kind in KINDS]),
@@ -111,10 +111,10 @@ class PieceReader:
 
     def _require_declared(self, fields: tuple[str, ...]) -> None:
         keep, header = self.keep, self.header
-        if lacking := [s for s in keep.samples if s not in header.samples]:
+        if absent := [s for s in keep.samples if s not in header.samples]:
             shown = ", ".join(header.samples[:5]) + (", ..." if len(header.samples) > 5 else "")
             raise ValueError(
-                f"{self.path}: samples {', '.join(lacking)} are not in the file, which has {len(header.samples)}{shown and f' ({shown})'}"
+                f"{self.path}: samples {', '.join(absent)} are not in the file, which has {len(header.samples)}{shown and f' ({shown})'}"
             )
         if keep.info_flag and keep.info_flag not in header.info:
             flags = [name for name, kind in header.info.items() if kind == "Flag"]
@@ -164,7 +164,7 @@ class PieceReader:
             np.empty((6, n_alts), np.int64), np.empty((2, n_alts), np.float32), np.empty(int((r.alt_end - r.alt_start).sum()), np.uint8)
         )  # fmt: skip
         offset = reference.starts[np.maximum(contig, 0)]
-        n_edits, n_bases = edits.make_edits(data, r, offset, self.genome.table, self.wanted, verdicts, room)
+        n_edits, n_bases = edits.make_edits(data, r, offset, self.genome.table, self.bounds, verdicts, room)
         where = self._where(raw, r)
         self._count(raw, r, verdicts, disorder, report)
         named = dict(zip(("start", "end", "alt_length", "record", "allele", "kind"), room.numbers[:, :n_edits], strict=True))
@@ -262,13 +262,13 @@ class PieceReader:
                 shown = " " + raw[r.ref_start[i] : r.ref_end[i]][:20].decode("latin-1").upper() if code == edits.MISMATCH else ""
                 report.skip(name, where(i) + shown, len(chosen) if code == edits.NO_ALT else int(n_alts[chosen].sum()))
         wrong_kinds = {edits.WRONG_KIND + k: f"kind {kind} not wanted" for k, kind in enumerate(KINDS)}
-        found = np.bincount(alt_reason, minlength=256)
+        n_of_reason = np.bincount(alt_reason, minlength=256)
         for code, name in {**edits.ALT_SKIPS, **wrong_kinds}.items():
-            if found[code]:
+            if n_of_reason[code]:
                 a = int((alt_reason == code).argmax())
                 i = int(np.searchsorted(r.first_alt, a, "right")) - 1
                 shown = " " + raw[r.alt_start[a] : r.alt_end[a]][:20].decode("latin-1").upper() if code == edits.NO_BASES else ""
-                report.skip(name, where(i) + shown, int(found[code]))
+                report.skip(name, where(i) + shown, int(n_of_reason[code]))
         for bit, name in RECORD_NOTES.items():
             chosen = np.flatnonzero(notes & bit)
             if len(chosen):

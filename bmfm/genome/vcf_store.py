@@ -227,11 +227,11 @@ def build(paths: Sequence[Path], reference: Reference, keep: VariantFilter, fold
     name = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     report, n_compared, n_alternatives = VariantReport(name), 0, 0
     for path in paths:
-        own = VariantReport(str(path))
-        counts = _read_file(path, reference, keep, regions, writer, phase, own)
-        _require_assembly(path, reference, keep, own, *counts[:2])
+        part = VariantReport(str(path))
+        counts = _read_file(path, reference, keep, regions, writer, phase, part)
+        _require_assembly(path, reference, keep, part, *counts[:2])
         n_compared, n_alternatives = n_compared + counts[0], n_alternatives + counts[2]
-        _add(report, own)
+        _add(report, part)
     report.records = writer.n_records
     _require_sense(name, reference, report, n_compared, n_alternatives)
     writer.finish()

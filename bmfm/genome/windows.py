@@ -1,6 +1,7 @@
 """Which intervals of the genome are read, in which length and on which strand: a function of (seed, epoch, index)."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -28,6 +29,28 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def layout(self, offsets: np.ndarray) -> "WindowLayout":
+        """The same windows for a kernel that writes window b to ``offsets[b]`` and on."""
+        return WindowLayout(self.start, self.end, self.reverse, self.key, offsets)
+
+
+class WindowLayout(NamedTuple):
+    """Windows as the kernels take them: the columns of `Windows`, and where in the output each of them is written.
+
+    Attributes
+    ----------
+    start, end, reverse, key
+        As in `Windows`.
+    offsets : int64 [B + 1]
+        Window b is written to ``out[offsets[b]:offsets[b + 1]]``.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    reverse: np.ndarray
+    key: np.ndarray
+    offsets: np.ndarray
 
 
 STRANDS = ("forward", "random", "both")

@@ -1,18 +1,18 @@
-"""Cells as tokenized examples."""
+"""Cells as tokenized examples: the reader of models of single-cell RNA."""
 
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bmfm.cells.formats import TAKEN, find_sources
 from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
 from bmfm.inference.inputs import CHUNK, Inputs
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.rna import CellTokenizer, Truncation
 
 
@@ -28,7 +28,7 @@ def read_cells(
     depth_target: float | None = None,
     order: str | None = None,
 ) -> Inputs:
-    """Examples of (ids, values, read depth) of cells; a cell's is a function of the cell alone.
+    """Tokens of cells; a cell's are a function of the cell alone.
 
     Warns once, at the end, of cells without any gene of the vocabulary, and of genes that `max_tokens` leaves out where
     that is more than 1% of what the cells express.
@@ -63,50 +63,42 @@ def read_cells(
     """
     tokenizer = tokenizer.for_inference(depth_target, order)
     assert tokenizer.vocabulary is not None
-    expects = tokenizer.reading(expects)
+    expects = tokenizer.resolve_expects(expects)
     table = read_orthologs(orthologs) if orthologs is not None else tokenizer.orthologs
-    found = find_sources(data)
-    if not found:
+    files = find_sources(data)
+    if not files:
         raise ValueError(f"there are no cells in an empty list: give {TAKEN}")
-    sources = [open_source(s, tokenizer.vocabulary, counts, gene_column, table, expects, min_matched) for s in found]
+    sources = [open_source(s, tokenizer.vocabulary, counts, gene_column, table, expects, min_matched) for s in files]
     cells = Cells(sources, block=CHUNK, cached_blocks=2)
-    measured = [np.flatnonzero(row).astype(np.int32) for row in cells.measured]
     counted: Counter[str] = Counter()
     empty = np.zeros(len(cells), bool)
 
-    def chunks() -> Iterator:
+    def chunks() -> Iterator[tuple[int, Tokens]]:
         cut = Truncation()
+        counted.clear()
         for start in range(0, len(cells), CHUNK):
             numbers = np.arange(start, min(start + CHUNK, len(cells)))
-            held, keys = tokenizer.arrange(cells.take(numbers), np.empty(0, np.uint64))
-            tokens = tokenizer(held, keys, cells.source_of(numbers), measured, max_tokens)
-            empty[numbers] = np.diff(held.offsets) == 0
-            counted.update(tokens.counted(held))
-            cut.add(held, tokens)
-            depth = tokens.depth if tokens.depth is not None else [None] * len(numbers)
-            cuts = [slice(a, b) for a, b in pairwise(tokens.offsets)]
-            yield start, [(tokens.ids[c], tokens.values[c], d) for c, d in zip(cuts, depth, strict=True)]
+            tokens = tokenizer.encode(cells.batch(numbers), np.zeros(len(numbers), np.uint64), max_tokens)
+            assert tokens.full_profile is not None
+            empty[numbers] = tokens.full_profile.lengths == 0
+            counted.update(tokens.counts)
+            cut.add_tokens(tokens)
+            yield start, replace(tokens, full_profile=None)
         if empty.all():
             raise ValueError(f"{sources[0].view.name}, {sources[0].key}: no cell has a count in any gene of the vocabulary")
         if empty.any():
-            warnings.warn(_of_empty(cells, empty), stacklevel=2)
-        if said := cut.said(tokenizer, max_tokens, max(map(len, measured))):
-            warnings.warn(said, stacklevel=2)
+            warnings.warn(_about_empty(cells, empty), stacklevel=2)
+        if warning := cut.message(tokenizer, max_tokens, max(map(len, cells.gene_panels))):
+            warnings.warn(warning, stacklevel=2)
 
     match = sources[0].match if len(sources) == 1 else {s.name: s.match for s in sources}
-    return Inputs(cells.names, len(cells), chunks(), counts=counted, match=match, empty=empty)
+    n = len(cells)
+    return Inputs(cells.names, n, chunks, np.arange(n), np.ones(n, np.int64), counted, match, empty)
 
 
-def _of_empty(cells: Cells, empty: np.ndarray) -> str:
+def _about_empty(cells: Cells, empty: np.ndarray) -> str:
     first = cells.name_of(int(np.flatnonzero(empty)[0]))
     return (
         f"{int(empty.sum()):,} of {len(cells):,} cells have no count in any gene of the vocabulary (first: {first}): nothing is predicted "
         "for them, and their embedding is that of an empty input"
     )
-
-
-def without_empty(said: pd.DataFrame, empty: np.ndarray) -> pd.DataFrame:
-    """Predictions with those of empty cells missing (None of classes, NaN of numbers)."""
-    if not empty.any():
-        return said
-    return pd.DataFrame({c: said[c].where(~empty, None if said[c].dtype == object else np.nan) for c in said}, index=said.index)

@@ -1,74 +1,44 @@
-"""The one path from data to embeddings and predictions of a trained model."""
+"""The one path from data to what a trained model makes of them: embeddings, predictions, log-probabilities, states, gradients."""
 
-import inspect
-import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.checkpoints.load import ADAPTER, adapter_base, allow_remote_code, check_vocabulary, read_adapter, read_model, read_tokenizer
-from bmfm.inference.annotate import annotate, check_annotated, free_name
-from bmfm.inference.cells import read_cells, without_empty
+from bmfm.inference.annotate import annotate, check_annotated
+from bmfm.inference.frames import classes_of_bases, label_kinds, predictions_frame
 from bmfm.inference.inputs import Inputs
-from bmfm.inference.sequences import tokenize_sequences
-from bmfm.label_kinds import Classification, MultiLabel, kind_of
+from bmfm.inference.outputs import Outputs
+from bmfm.inference.readers import reader_of
+from bmfm.inference.runner import PRECISIONS, Request, Results, RunOptions, batches_by_length, collect
+from bmfm.inference.token_scores import TokenLogProbs, TokenStates, score_inputs
 from bmfm.models.model import BmfmModel
-from bmfm.special import CLS, PAD
-from bmfm.storage.folders import find_folder, written_files
-from bmfm.tokenizers.collate import collate, to_tensors
-from bmfm.tokenizers.rna import CellTokenizer
-
-PRECISIONS = {None: None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def load(
-    name: str | Path,
-    attention: str = "auto",
-    device: str | None = None,
-    revision: str | None = None,
-    remote_code: bool = False,
-    adapter: str | Path | None = None,
-) -> "Predictor":
-    """A model with its tokenizer.
-
-    Parameters
-    ----------
-    name
-        Model folder, or Hub id; or the ``adapter`` folder of a run, which names its model.
-    device
-        ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
-    remote_code
-        Run Python code that comes with a model of others; without it such a model is refused.
-    adapter
-        The ``adapter`` folder of a run that trained this model by LoRA; it is merged into the model.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Naming the file and the key that is absent, damaged or does not fit.
-    """
-    if adapter is None and (Path(name).expanduser() / ADAPTER[0]).is_file():
-        name, adapter = adapter_base(Path(name).expanduser()), name
-    folder = find_folder(name, revision)
-    with allow_remote_code(remote_code):
-        if adapter is None:
-            model, tokenizer = read_model(folder), read_tokenizer(folder)
-        else:
-            model, tokenizer = read_adapter(Path(adapter).expanduser(), folder)
-    check_vocabulary(model, tokenizer, folder)
-    model.use_attention(attention)
-    return Predictor(model, tokenizer, device, folder if adapter is None else None)
+from bmfm.storage.folders import written_files
+from bmfm.tokenizers.base import Tokenizer, Tokens
+from bmfm.tokenizers.batch import Batch
+from bmfm.tokenizers.collate import to_tensors
 
 
 class Predictor:
     """A model and its tokenizer; printing it says what it is.
+
+    Whatever data a method takes: of cells an AnnData, a DataFrame of cells x genes, a path, pattern or folder of files, or a list of these
+    (`inference.cells.read_cells`); of DNA sequences, pairs of them, or the path of a FASTA file (`inference.sequences.read_sequences`); or
+    `Inputs` that `read` made. Whatever options it takes: ``batch_size``, ``max_tokens``, ``precision`` and ``progress``
+    (`inference.runner.RunOptions`), and those of the reader, as ``counts``, ``gene_column``, ``orthologs``, ``depth_target`` of cells and
+    ``alphabet`` of DNA.
+
+    Parameters
+    ----------
+    device
+        ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
+    folder
+        That the model was read from.
 
     Attributes
     ----------
@@ -80,23 +50,21 @@ class Predictor:
         What the last call ran on.
     """
 
-    def __init__(self, model: BmfmModel, tokenizer: Any, device: str | None = None, folder: Path | None = None):
+    def __init__(self, model: BmfmModel, tokenizer: Tokenizer, device: str | None = None, folder: Path | None = None):
         self.folder = folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model, self.tokenizer = model.to(self.device).eval(), tokenizer
+        self.model, self.tokenizer, self.reader = model.to(self.device).eval(), tokenizer, reader_of(tokenizer)
         self.counts: Counter[str] = Counter()
         self.match: Any = None
         self.inputs: Inputs
 
     def __repr__(self) -> str:
         config, n = self.model.config, sum(p.numel() for p in self.model.parameters())
-        what = "single-cell RNA" if self.is_rna else "DNA"
-        a, b = self.tokenizer.plain_ids
-        words = f"{b - a:,} {'genes' if self.is_rna else 'tokens'}, [CLS] x {self._n_cls}"
+        first, end = self.tokenizer.plain_ids
         lines = [
-            f"Predictor of {what}: {config.backbone['kind']}, {n / 1e6:,.1f} M parameters",
+            f"Predictor of {self.reader.title}: {type(self.model.backbone).__name__}, {n / 1e6:,.1f} M parameters",
             f"  context     {self.max_tokens:,} tokens",
-            f"  vocabulary  {words}",
+            f"  vocabulary  {end - first:,} {self.reader.tokens}, [CLS] x {self.tokenizer.n_cls}",
             f"  pooling     {config.pooling}",
             *(f"  head        {_head_line(name, head)}" for name, head in config.heads.items()),
             f"  device      {self.device}",
@@ -105,90 +73,147 @@ class Predictor:
         return "\n".join(lines)
 
     @property
-    def _n_cls(self) -> int:
-        return self.tokenizer.n_cls if self.is_rna else 1
-
-    @property
-    def is_rna(self) -> bool:
-        return isinstance(self.tokenizer, CellTokenizer)
-
-    @property
     def labels(self) -> dict[str, dict]:
         """The label heads, {name: description}."""
         return {n: h for n, h in self.model.config.heads.items() if "pooling" in h}
 
+    @property
+    def max_tokens(self) -> int:
+        """Longest input where nothing else is said: what the model was trained with, or its positions."""
+        return int(self.model.config.max_tokens or self.model.backbone.capabilities.max_tokens or 2048)
+
     def check_pooling(self, pooling: str | int | None) -> str | int:
         """As `BmfmModel.check_pooling`, and the number of a CLS token must be one that the tokenizer writes."""
-        pooling = self.model.check_pooling(pooling)
+        pooling, n_cls = self.model.check_pooling(pooling), self.tokenizer.n_cls
         if isinstance(pooling, int):
-            if pooling >= self._n_cls:
-                there = "one CLS token, number 0" if self._n_cls == 1 else f"{self._n_cls} CLS tokens, numbers 0 to {self._n_cls - 1}"
+            if pooling >= n_cls:
+                there = "one CLS token, number 0" if n_cls == 1 else f"{n_cls} CLS tokens, numbers 0 to {n_cls - 1}"
                 raise ValueError(f"pooling={pooling}: this model has {there}; or choose mean")
-            if not self.is_rna:
-                self.tokenizer.check_cls(pooling, f"pooling={pooling}")
+            self.tokenizer.check_cls(pooling, f"pooling={pooling}")
         return pooling
 
-    def embed(self, data: Any, pooling: str | int | None = None, layer: int | None = None, **options) -> np.ndarray:
+    def embed(self, data: Any, pooling: str | int | None = None, layer: int | None = None, **options: Any) -> np.ndarray:
         """Embeddings [n, H], float32.
 
         Parameters
         ----------
-        data
-            Cells: an AnnData, a DataFrame of cells x genes, or a path, pattern or folder of files, or a list of these
-            (`inference.cells.read_cells`). DNA: sequences, pairs of them, or path of a FASTA.
         pooling
             Number of a CLS token, ``mean``, ``mean_all`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
         layer
             Take the states after this layer (0 is the first) rather than the last.
-        options
-            ``batch_size``, ``max_tokens``, ``precision`` (``fp32``, ``bf16``, ``fp16``), ``progress`` (None shows a bar
-            on stderr if there is work for more than three seconds); of cells ``counts``, ``gene_column``, ``orthologs``,
-            ``expects``, ``min_matched``, ``depth_target``, ``order``, see `inference.cells.read_cells`.
         """
-        embedded, _ = self.embed_and_predict(data, True, False, pooling, layer, **options)
-        assert embedded is not None
-        return embedded
+        embeddings, _ = self.embed_and_predict(data, True, False, pooling, layer, **options)
+        assert embeddings is not None
+        return embeddings
 
-    def predict(self, data: Any, **options) -> pd.DataFrame:
+    def predict(self, data: Any, **options: Any) -> pd.DataFrame:
         """Classes with their probabilities, or numbers, for every label head; rows as in the data.
 
         Nothing is predicted for a cell without any gene of the vocabulary: its row is missing (None, NaN).
         """
-        _, said = self.embed_and_predict(data, False, True, **options)
-        assert said is not None
-        return said
+        _, predictions = self.embed_and_predict(data, False, True, **options)
+        assert predictions is not None
+        return predictions
 
     def embed_and_predict(
-        self, data: Any, embeddings: bool, predictions: bool, pooling: str | int | None = None, layer: int | None = None, **options
+        self, data: Any, embeddings: bool, predictions: bool, pooling: str | int | None = None, layer: int | None = None, **options: Any
     ) -> tuple[np.ndarray | None, pd.DataFrame | None]:
         """Both from one pass; None for what is not asked for. See `embed` and `predict`."""
         if layer is not None and predictions:
             raise ValueError("layer chooses the states of embeddings: ask for predictions=false with it")
         if predictions and not self.labels:
             raise ValueError(f"this model has no label heads, only {', '.join(self.model.config.heads) or 'none'}: fine-tune it first")
-        wanted: dict[str, Callable] = {}
-        if embeddings:
-            wanted["embedding"] = partial(self._pool, self.check_pooling(pooling))
-        if predictions:
-            for name, head in self.labels.items():
-                wanted[f"label {name}"] = partial(self._token_classes if head["pooling"] == "token" else self._logits, name)
-        if not wanted:
+        if not embeddings and not predictions:
             raise ValueError("nothing is asked for: embeddings=true or, with label heads, predictions=true")
-        out = self._run(data, wanted, layer, **options)
-        said = self._frame({n: out[f"label {n}"] for n in self.labels}, self.inputs.names) if predictions else None
-        if said is not None and self.inputs.empty is not None:
-            said = without_empty(said, self.inputs.empty)
-        return out.get("embedding"), said
+        requests: dict[str, Request] = {}
+        if embeddings:
+            self._check_layers([] if layer is None else [layer])
+            pool = partial(Outputs.pool, pooling=self.check_pooling(pooling), layer=layer)
+            requests["embedding"] = Request(pool, all_layers=layer is not None)
+        if predictions:
+            label_kinds(self.labels, self.folder)
+            requests |= self._label_requests()
+        inputs, run_options = self._read(data, options)
+        results = self._collect(inputs, requests, run_options)
+        embedded = inputs.mean_of_windows(results.values["embedding"]) if embeddings else None
+        return embedded, self._predictions(inputs, results) if predictions else None
 
-    def annotate(self, adata: Any, pooling: str | int | None = None, overwrite: bool = False, **options) -> dict[str, str]:
+    def logits(self, data: Any, **options: Any) -> dict[str, np.ndarray | list[np.ndarray]]:
+        """Logits of every label head in the order of the data, {head: float32 [n, size]}.
+
+        Those of a sequence longer than the context are the mean over its windows, weighted by tokens. Heads that label tokens give for each
+        example [L, size] of its tokens.
+        """
+        inputs, run_options = self._read(data, options)
+        results = self._collect(inputs, self._label_requests(), run_options)
+        return {name: self._of_head(inputs, results, name) for name in self.labels}
+
+    def hidden_states(self, data: Any, layers: Sequence[int] | None = None, **options: Any) -> TokenStates:
+        """States of every token of every example, and what each token stands for.
+
+        Parameters
+        ----------
+        layers
+            Numbers of layers (0 is the first, -1 the last), whose states are stacked [layers, L, H]; None takes the states after the last
+            layer and its norm, [L, H].
+        """
+        self._check_layers(layers or [])
+
+        def compute(outputs: Outputs) -> torch.Tensor:
+            return outputs.tokens() if layers is None else torch.stack([outputs.tokens(layer) for layer in layers], 1)
+
+        inputs, run_options = self._read(data, options)
+        results = self._collect(inputs, {"states": Request(compute, per_token=True, all_layers=layers is not None)}, run_options)
+        offsets = inputs.of_examples(results.offsets)[1:-1]
+        states = np.split(results.values["states"], offsets)
+        ids = np.split(results.ids, offsets)
+        stacked = states if layers is None else [of_example.swapaxes(0, 1) for of_example in states]
+        return TokenStates(inputs.names, stacked, ids, partial(inputs.spans, self.tokenizer, ids))
+
+    def log_probs(
+        self,
+        data: Any,
+        positions: Sequence[Sequence[int] | np.ndarray] | None = None,
+        tokens: str | Sequence[int] | None = None,
+        mask_share: float | None = None,
+        **options: Any,
+    ) -> TokenLogProbs:
+        """Log-probabilities of tokens, by the language-model head of the model.
+
+        A masked model is asked about tokens that are hidden from it: [MASK] stands in their place (of cells, the gene is hidden and its value
+        shown). A causal model is asked what follows the tokens before. Tokens of a sequence longer than the context are scored within
+        their window.
+
+        Parameters
+        ----------
+        positions
+            For each example the places of the tokens to score, from 0, special tokens around it not counted; None scores every
+            ordinary token (not [UNK], nor [SEP] between a pair).
+        tokens
+            None: of the token that stands there, whose sum is the (pseudo-)log-likelihood of the example (`TokenLogProbs.total`). ``all``: of
+            all V tokens. Or ids: of these.
+        mask_share
+            Share of an example's scored tokens that is masked at a time, spread evenly, as 0.15; 1 masks all of them together. None masks one at a
+            time, which takes as many passes as there are tokens. Causal models mask nothing.
+
+        Raises
+        ------
+        ValueError
+            If the model has no language-model head, is masked and has no [MASK], or positions or ids do not exist.
+        """
+        inputs, run_options = self._read(data, options)
+        forward = partial(self.forward, precision=run_options.precision)
+        return score_inputs(inputs, self.tokenizer, self.model, self._batch, forward, run_options, positions, tokens, mask_share)
+
+    def annotate(self, adata: Any, pooling: str | int | None = None, overwrite: bool = False, **options: Any) -> dict[str, str]:
         """Write embeddings and, of a model with label heads, predictions into an AnnData; see `inference.annotate.annotate`.
 
         Results go to rows by their place, so that cells' names may repeat, and beside what is there: ``.obsm["X_bmfm"]``,
         and ``.obs["cell_type_predicted"]`` where there is a ``cell_type``. Returns {result: where it was written}.
         """
         check_annotated(adata)
-        embedded, said = self.embed_and_predict(adata, True, bool(self.labels), pooling, **options)
-        return annotate(adata, embedded, said, overwrite)
+        embeddings, predictions = self.embed_and_predict(adata, True, bool(self.labels), pooling, **options)
+        return annotate(adata, embeddings, predictions, overwrite)
 
     def push_to_hub(self, repo_id: str, private: bool = True, token: str | None = None, message: str = "Upload model") -> str:
         """Upload what the package wrote into the model's folder (weights, tokenizer, card, recipe; of models of others their
@@ -202,172 +227,116 @@ class Predictor:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=str(self.folder), allow_patterns=files, commit_message=message))
 
-    def _pool(self, pooling: str | int, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
-        return self.model.pool(hidden_BLH, batch, pooling)
+    def read(self, data: Any, max_tokens: int | None = None, **options: Any) -> Inputs:
+        """Data as tokenized examples, which every other method takes in place of the data.
 
-    def _logits(self, name: str, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
-        return self.model.head(name, self.model.pool(hidden_BLH, batch, self.labels[name]["pooling"]))
+        Parameters
+        ----------
+        max_tokens
+            Longest input, special tokens included; None is the model's own. The tokenizer's limit holds in any case.
+        """
+        if isinstance(data, Inputs):
+            if max_tokens or options:
+                raise ValueError(f"{', '.join(['max_tokens'] * bool(max_tokens) + sorted(options))}: these inputs were read already")
+            return data
+        limit = min(n for n in (max_tokens or self.max_tokens, self.tokenizer.max_tokens) if n)
+        return self.reader.read(self.tokenizer, data, limit, **options)
 
-    def _token_classes(self, name: str, hidden_BLH: torch.Tensor, batch: dict) -> torch.Tensor:
-        """Number of the likeliest class at each token [B, room for tokens], -1 where logits are no numbers; those beyond an
-        example's end mean nothing."""
-        logits = self.model.head(name, hidden_BLH[:, 1:].flatten(0, 1))
-        first = torch.where(logits.isfinite().all(1), logits.argmax(1), -1).view(len(hidden_BLH), -1)
-        return torch.nn.functional.pad(first, (0, max(0, self.inputs.room - first.shape[1])))[:, : self.inputs.room]
+    def batches(self, data: Any, batch_size: int = 32, max_tokens: int | None = None, **options: Any) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Batches on the device, of inputs of like length, each with the numbers of its rows.
 
-    def _frame(self, logits: dict[str, np.ndarray], index) -> pd.DataFrame:
-        """Predictions from the logits of every label head; none (None, NaN) from logits that are NaN or infinite, with a warning."""
-        columns: dict[str, Any] = {}
-        bad = np.zeros(len(index), bool)
-        for name, values in logits.items():
-            head, kind = self.labels[name], kind_of(self.labels[name], f"heads.{name}")
-            if isinstance(kind, Classification | MultiLabel) and not kind.classes:
-                raise ValueError(f"the head {name!r} has no names of classes in config.json, heads.{name}.classes: write them there")
-            if head["pooling"] == "token":
-                columns[name] = self._of_bases(head, values.astype(np.int64))
-                bad |= np.array([said is None for said in columns[name]], bool)
-                continue
-            odd = ~np.isfinite(values).all(1)
-            bad |= odd
-            for ending, column in kind.columns(kind.scores(np.where(odd[:, None], 0, values))).items():
-                # a head may be called as another's probability is
-                key = free_name(name + ending, {*columns, *logits}) if ending else name
-                columns[key] = np.where(odd, None, column) if column.dtype == object else np.where(odd, np.nan, column).astype(values.dtype)
-        if bad.any():
-            warnings.warn(
-                f"the model gives NaN or infinite numbers for {bad.sum():,} of {len(bad):,} examples (first: {index[int(bad.argmax())]}): "
-                "nothing is predicted for them; precision=fp32 is the widest range of numbers",
-                stacklevel=3,
-            )
-        return pd.DataFrame(columns, index=index)
+        A row is an example, or a window of one that is longer than the context: ``inputs.owner[rows]`` says of which, for
+        ``inputs = model.read(data)``.
+        """
+        for start, tokens in self.read(data, max_tokens, **options).chunks():
+            for rows in batches_by_length(tokens, batch_size):
+                yield start + rows, self._batch(tokens.take(rows))
 
-    def _of_bases(self, head: dict, numbers: np.ndarray) -> list[str | None]:
-        """The class of every base of every sequence, from those of the tokens of windows [n, room]; None where one has none."""
-        classes, out = np.array(head["classes"], object), [[] for _ in range(len(self.inputs.names))]  # type: ignore[var-annotated]
-        without: set[int] = set()
-        for (ids, owner), row in zip(self.inputs.windows, numbers, strict=True):
-            without |= {owner} if (row[: len(ids)] < 0).any() else set()
-            out[owner] += np.repeat(classes[row[: len(ids)]], self.tokenizer.lengths(ids)).tolist()
-        return [None if i in without else head["separator"].join(bases) for i, bases in enumerate(out)]
+    def forward(
+        self,
+        batch: Batch,
+        embeddings: torch.Tensor | None = None,
+        grad: bool = False,
+        all_layers: bool = False,
+        precision: str | None = None,
+    ) -> Outputs:
+        """Run the model on a batch of `batches`.
 
-    def _run(self, data: Any, wanted: dict[str, Callable], layer: int | None, batch_size: int = 32, max_tokens: int | None = None,
-             precision: str | None = None, progress: bool | None = None, parts: Path | None = None, **options) -> dict[str, np.ndarray]:  # fmt: skip
-        """Every wanted function of (hidden states, batch) for all examples, {name: [n, ...]}."""
-        reader: Callable = read_cells if self.is_rna else tokenize_sequences
-        takes = set(inspect.signature(reader).parameters) - {"tokenizer", "data", "max_tokens"}
-        if unknown := sorted(options.keys() - takes):
-            known = ", ".join(["batch_size", "max_tokens", "precision", "progress", *sorted(takes)])
-            raise ValueError(f"{', '.join(unknown)}: no such option for a model of {'cells' if self.is_rna else 'DNA'}; there are {known}")
-        for what, number in (("batch_size", batch_size), ("max_tokens", max_tokens)):
-            if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
-                raise ValueError(f"{what}={number!r} must be a whole number of at least 1")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is unknown; choose fp32 (or none), bf16 or fp16")
-        if layer is not None and not -len(self.model.backbone.layers) <= layer < len(self.model.backbone.layers):
-            raise ValueError(f"layer {layer} does not exist: the model has {len(self.model.backbone.layers)}")
-        limit = min(max_tokens or self.max_tokens, getattr(self.tokenizer, "max_tokens", None) or 1 << 40)
-        self.inputs = reader(self.tokenizer, data, limit, **options)
-        n, self.counts, self.match = self.inputs.n, self.inputs.counts, self.inputs.match
-        out: dict[str, np.ndarray] = {}
-        bar = _progress(n, progress)
-        if parts is not None:
-            parts.mkdir(parents=True, exist_ok=True)
-        for start, examples in self.inputs.chunks:
-            done = parts / f"{start}.npz" if parts is not None else None
-            found = _finished(done)
-            if found:
-                bar.update(len(examples))
-            else:
-                found = self._chunk(examples, wanted, layer, batch_size, precision, bar)
-                if done is not None:
-                    partial = done.with_suffix(".partial.npz")
-                    np.savez(partial, **found)  # type: ignore[arg-type]
-                    partial.rename(done)
-            for name, values in found.items():
-                out.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[start : start + len(values)] = values
-        bar.close()
-        per_token = {f"label {n}" for n, head in self.labels.items() if head["pooling"] == "token"}
-        if self.inputs.owner is None or self.inputs.weight is None:
-            return out
-        return {n: v if n in per_token else _means(v, self.inputs.owner, self.inputs.weight) for n, v in out.items()}
-
-    def _chunk(
-        self, examples: list, wanted: dict, layer: int | None, batch_size: int, precision: str | None, bar: Any
-    ) -> dict[str, np.ndarray]:
-        """As `_run`, for some examples: those of like length together, so that there is little padding."""
-        order = np.argsort([-len(e[0]) for e in examples], kind="stable")
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        found = []
-        for batch in batches:
-            found.append(self._forward([examples[i] for i in batch], wanted, layer, precision))
-            bar.update(len(batch))
-        back = np.argsort(order)
-        return {name: np.concatenate([f[name] for f in found])[back] for name in wanted}
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest input where nothing else is said: what the model was trained with, or its positions."""
-        trained = getattr(self.model.config, "max_tokens", None) or getattr(self.model.backbone.config, "max_position_embeddings", None)
-        return int(trained or 2048)
-
-    @torch.inference_mode()
-    def _forward(self, examples: list, wanted: dict, layer: int | None, precision: str | None) -> dict[str, np.ndarray]:
-        ids = [e[0] for e in examples]
-        offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids])]).astype(np.int64)
-        prefix = self.tokenizer.prefix if self.is_rna else np.array([CLS])
-        flat = {"values": (np.concatenate([e[1] for e in examples]), -(PAD + 1.0))} if self.is_rna else {}
-        positions = self.tokenizer.positions if self.is_rna else True
-        laid = collate(np.concatenate(ids), offsets, prefix, flat, None, positions)
-        if self.is_rna:
-            self.tokenizer.finish_values(laid, np.diff(offsets), np.stack([e[2] for e in examples]) if self.tokenizer.has_depth else None)
-        batch = to_tensors(laid)
-        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        Parameters
+        ----------
+        embeddings
+            [R, L, H] to run on in place of those of the batch: perturbed, interpolated, or of another modality.
+        grad
+            Keep what gradients by the embeddings need, see `Outputs.gradient`.
+        all_layers
+            Keep the states after each layer.
+        precision
+            See `inference.runner.RunOptions`.
+        """
         kind = PRECISIONS[precision]
-        with torch.autocast(self.device.type, kind, enabled=kind is not None):
-            hidden = self.model.encode(batch) if layer is None else self._layer(batch, layer)
-            return {name: function(hidden, batch).float().cpu().numpy() for name, function in wanted.items()}
+        with torch.set_grad_enabled(grad), torch.autocast(self.device.type, kind, enabled=kind is not None):
+            if embeddings is None:
+                embeddings = self.model.embed(batch).detach()
+            if grad and not embeddings.requires_grad:
+                embeddings = embeddings.detach().requires_grad_()
+            hidden = self.model.run(embeddings, batch, all_layers)
+        return Outputs(self.model, batch, embeddings, hidden, grad, kind)
 
-    def _layer(self, batch: dict, number: int) -> torch.Tensor:
-        caught: list = []
-        hook = self.model.backbone.layers[number].register_forward_hook(lambda module, args, output: caught.append(output))
-        try:
-            self.model.encode(batch)
-        finally:
-            hook.remove()
-        hidden = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
-        absent = batch["input_ids"].shape[1] - hidden.shape[1]  # where a model of others has no [CLS]
-        return torch.nn.functional.pad(hidden, (0, 0, absent, 0))
+    def _batch(self, tokens: Tokens) -> Batch:
+        """A padded batch on the device, with the places of its content tokens."""
+        rows = self.tokenizer.collate(tokens)
+        lengths = np.diff(tokens.offsets)
+        n_before = int((rows["example_ids"] == 0).sum() - lengths[0] - 1)  # special tokens in front; one comes after
+        first = np.repeat(rows["cls_index"] + n_before, lengths)
+        rows["content_index"] = first + np.arange(len(first)) - np.repeat(tokens.offsets[:-1], lengths)
+        batch: Any = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in to_tensors(rows).items()}
+        return batch
 
+    def _read(self, data: Any, options: Mapping[str, Any]) -> tuple[Inputs, RunOptions]:
+        run_options, reader_options = RunOptions.split(options, self.reader)
+        self.inputs = self.read(data, run_options.max_tokens, **reader_options)
+        self.counts, self.match = self.inputs.counts, self.inputs.match
+        return self.inputs, run_options
 
-def _finished(part: Path | None) -> dict[str, np.ndarray]:
-    """Results of a finished part; none where there is no such file, or it is damaged."""
-    if part is None or not part.exists():
-        return {}
-    try:
-        return dict(np.load(part, allow_pickle=False))
-    except (OSError, ValueError, EOFError, BadZipFile):
-        return {}
+    def _collect(self, inputs: Inputs, requests: Mapping[str, Request], options: RunOptions) -> Results:
+        def forward(tokens: Tokens, all_layers: bool) -> Outputs:
+            return self.forward(self._batch(tokens), all_layers=all_layers, precision=options.precision)
 
+        return collect(inputs, requests, options, forward)
 
-def _means(values: np.ndarray, owner: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted mean of the rows of each owner, in the order of owners."""
-    sums = np.zeros((owner[-1] + 1, *values.shape[1:]))
-    np.add.at(sums, owner, values * weight[:, None])
-    return (sums / np.bincount(owner, weights=weight)[:, None]).astype(np.float32)
+    def _label_requests(self) -> dict[str, Request]:
+        return {
+            f"label {name}": Request(partial(Outputs.logits, head=name), per_token=head["pooling"] == "token")
+            for name, head in self.labels.items()
+        }
+
+    def _of_head(self, inputs: Inputs, results: Results, name: str) -> np.ndarray | list[np.ndarray]:
+        logits = results.values[f"label {name}"]
+        if self.labels[name]["pooling"] != "token":
+            return inputs.mean_of_windows(logits)
+        return np.split(logits, inputs.of_examples(results.offsets)[1:-1])
+
+    def _predictions(self, inputs: Inputs, results: Results) -> pd.DataFrame:
+        kinds = label_kinds(self.labels, self.folder)
+        outputs: dict[str, np.ndarray | list] = {}
+        for name in self.labels:
+            logits = self._of_head(inputs, results, name)
+            if isinstance(logits, list):
+                ids = np.split(results.ids, inputs.of_examples(results.offsets)[1:-1])
+                n_bases = [np.diff(spans, axis=1)[:, 0] for spans in inputs.spans(self.tokenizer, ids)]
+                outputs[name] = [classes_of_bases(kinds[name], of_tokens, n) for of_tokens, n in zip(logits, n_bases, strict=True)]
+            else:
+                outputs[name] = logits
+        return predictions_frame(kinds, outputs, inputs.names, inputs.empty)
+
+    def _check_layers(self, layers: Sequence[int]) -> None:
+        n = len(self.model.backbone.layers)
+        if absent := [layer for layer in layers if not -n <= layer < n]:
+            raise ValueError(f"layer {absent[0]} does not exist: the model has {n}")
 
 
 def _head_line(name: str, head: dict) -> str:
     classes = head.get("classes") or []
-    said = (
-        f"{len(classes)} classes ({', '.join(map(str, classes[:4]))}{', ...' if len(classes) > 4 else ''})"
-        if classes
-        else f"{head['size']:,} outputs"
-    )
-    return f"{name}: {said}" + (f", pooling {head['pooling']}" if "pooling" in head else "")
-
-
-def _progress(n: int, shown: bool | None):
-    """A bar on stderr: shown, not shown, or (None) only once three seconds have passed."""
-    from tqdm.auto import tqdm
-
-    return tqdm(total=n, unit="example", disable=shown is False, delay=0 if shown else 3)
+    shown = f"{', '.join(map(str, classes[:4]))}{', ...' if len(classes) > 4 else ''}"
+    outputs = f"{len(classes)} classes ({shown})" if classes else f"{head['size']:,} outputs"
+    return f"{name}: {outputs}" + (f", pooling {head['pooling']}" if "pooling" in head else "")

@@ -1,4 +1,4 @@
-"""Sequences of DNA as tokenized examples: as they are, of FASTA files, of regions of a genome."""
+"""Sequences of DNA as tokenized examples, as they are, of FASTA files, of regions of a genome: the reader of models of DNA."""
 
 import re
 from collections import Counter
@@ -10,47 +10,50 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.inference.inputs import CHUNK, Inputs
-from bmfm.special import SEP, UNK
-from bmfm.tokenizers.dna import refuse_unknown
-from bmfm.tokenizers.texts import by_number, check_texts
+from bmfm.inference.inputs import Inputs, cut_into_windows, in_chunks
+from bmfm.tokenizers.dna import SequenceTokenizer, refuse_unknown
+from bmfm.tokenizers.texts import by_number, check_texts, join_pairs
 
 
-def tokenize_sequences(tokenizer: Any, data: Any, max_tokens: int, alphabet: str = "auto") -> Inputs:
-    """Examples of (ids,) of what `read_sequences` takes.
+def tokenize_sequences(tokenizer: SequenceTokenizer, data: Any, max_tokens: int, alphabet: str = "auto") -> Inputs:
+    """Tokens of what `read_sequences` takes.
 
-    A sequence longer than the context is cut into windows; its result is their mean, weighted by tokens.
+    A sequence that is longer than the context is cut into windows; its result is their mean, weighted by tokens.
 
     Parameters
     ----------
     alphabet
         How texts are read: ``plain``, ``snp`` or, each text for itself, ``auto``; see `genome.alphabet.read_text`.
+
+    Raises
+    ------
+    ValueError
+        If a pair of sequences is longer than the context, or most tokens are [UNK].
     """
     names, texts, seconds = read_sequences(data)
     where = partial(_where, names)
-    tokens, n_replaced = tokenizer.of_texts(texts, alphabet=alphabet, where=where)
-    room = max_tokens - 2
+    raw, n_replaced = tokenizer.read_texts(texts, alphabet, where)
+    n_bases = np.diff(raw.offsets)
     if seconds is not None:
-        others, n = tokenizer.of_texts(seconds, alphabet=alphabet, where=where)
-        tokens = [np.concatenate([a, [SEP], b]).astype(np.int32) for a, b in zip(tokens, others, strict=True)]
-        n_replaced += n
-        if long := sum(len(t) > room for t in tokens):
-            raise ValueError(
-                f"{long:,} of {len(tokens):,} pairs are longer than {max_tokens} tokens, and pairs cannot be cut into windows: "
-                "give a larger max_tokens"
-            )
-    refuse_unknown(tokens, "sequences")
-    windows = [(ids[a : a + room], number) for number, ids in enumerate(tokens) for a in range(0, max(1, len(ids)), room)]
+        others, n = tokenizer.read_texts(seconds, alphabet, where)
+        raw, n_bases, n_replaced = join_pairs(raw, others), n_bases + np.diff(others.offsets), n_replaced + n
+    tokens = tokenizer.encode(raw)
+    room = max_tokens - len(tokenizer.prefix) - 1
+    if seconds is not None and (long := int((tokens.lengths > room).sum())):
+        raise ValueError(
+            f"{long:,} of {len(tokens):,} pairs are longer than {max_tokens} tokens, and pairs cannot be cut into windows: "
+            "give a larger max_tokens"
+        )
+    refuse_unknown([tokens.ids], "sequences")
+    rows, owner = cut_into_windows(tokens, room)
     counts = Counter(
         sequences=len(texts),
-        tokens=sum(map(len, tokens)),
-        windows=len(windows),
-        unknown_tokens=sum(int((t == UNK).sum()) for t in tokens),
+        tokens=len(tokens.ids),
+        windows=len(rows),
+        unknown_tokens=tokens.counts["unknown_tokens"],
         characters_read_as_N=n_replaced,
     )
-    chunks = ((s, [(ids,) for ids, _ in windows[s : s + CHUNK]]) for s in range(0, len(windows), CHUNK))
-    owner, weight = np.array([n for _, n in windows]), np.array([max(1, len(ids)) for ids, _ in windows])
-    return Inputs(names, len(windows), chunks, owner, weight, windows, room, counts)
+    return Inputs(names, len(rows), partial(in_chunks, rows), owner, np.maximum(1, rows.lengths), counts, n_bases=n_bases)
 
 
 def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
@@ -145,7 +148,7 @@ def _where(names: pd.Index, number: int) -> str:
 
 
 def _read_file(path: str | Path) -> tuple[pd.Index, list[list[str]]]:
-    from bmfm.data.table import is_table
+    from bmfm.data.tables import is_table
     from bmfm.files import require_file
     from bmfm.genome.fasta import read_records
 

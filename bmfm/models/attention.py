@@ -9,7 +9,10 @@ position ids alone).
 from importlib.util import find_spec
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
+
+from bmfm.tokenizers.batch import Batch
 
 IMPLEMENTATIONS = ("sdpa", "flex_attention", "flash_attention_2", "eager")
 FLASH_IS_INSTALLED = find_spec("flash_attn") is not None
@@ -77,8 +80,8 @@ def choose_for(asked: str, embeds: torch.Tensor, head_size: int) -> str:
     return choose(asked, dtype, device.type, head_size, FLASH_IS_INSTALLED, torch.cuda.get_device_capability(device) if on_gpu else (0, 0))
 
 
-def attention_inputs(config, embeds_BLH: torch.Tensor, batch: dict) -> dict:
-    """Keyword arguments that make a backbone keep documents apart and ignore padding (document 0).
+def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: Batch) -> dict:
+    """The mask of each kind of layer, which keeps sequences apart and ignores padding (sequence 0).
 
     Tokens marked in ``batch["isolated_mask"]``, if that is there, are seen by themselves alone (scGPT, Nature Methods 2024).
     """
@@ -98,7 +101,7 @@ def attention_inputs(config, embeds_BLH: torch.Tensor, batch: dict) -> dict:
     masks = {"full_attention": create_bidirectional_mask(**common)}
     if getattr(config, "sliding_window", None) and "sliding_attention" in config.layer_types:
         masks["sliding_attention"] = create_bidirectional_sliding_window_mask(**common)
-    return {"attention_mask": masks}
+    return masks
 
 
 def flattened(sequence_ids_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:

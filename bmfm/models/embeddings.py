@@ -9,6 +9,8 @@ from operator import add
 import torch
 from torch import nn
 
+from bmfm.tokenizers.batch import Batch
+
 VALUE_ENCODERS = ("token", "mlp", "mlp_special", "scale_adapt")
 
 
@@ -117,5 +119,12 @@ class FieldEmbeddings(nn.Module):
         for name, options in fields.items():
             self.add_module(name, encoder(hidden_size, **options))
 
-    def forward(self, batch: dict) -> torch.Tensor:
+    def table(self, name: str) -> torch.Tensor:
+        """The embedding of every token of a field [V, H]."""
+        encoder = self.get_submodule(name)
+        if not isinstance(encoder, TokenEmbedding | BinEncoder):
+            raise ValueError(f"a head cannot be tied to the field {name!r}, whose encoder has no row for each value")
+        return encoder.table
+
+    def forward(self, batch: Batch) -> torch.Tensor:
         return reduce(add, (encode(batch[name]) for name, encode in self.named_children()))

@@ -51,7 +51,8 @@ class Heads(nn.Module):
 
     A head is described by ``{size, transform, tied, dropout, gradient_reversal}``: the number of logits, whether the shared
     transform comes first, the field whose embedding it is tied to (or None), and the coefficient of gradient reversal.
-    Whatever else the description holds (class names, for one) belongs to the objective that asked for the head.
+    With ``own``, it is the backbone's own language-model head, and nothing of it is here. Whatever else the description holds
+    (class names, for one) belongs to the objective that asked for the head.
     """
 
     def __init__(self, hidden_size: int, heads: dict[str, dict], bias: bool, norm_bias: bool, eps: float):
@@ -63,12 +64,15 @@ class Heads(nn.Module):
             {
                 self._key(name): Decoder(hidden_size, h["size"], bool(h.get("tied")), h.get("bias", True), h.get("dropout", 0.0))
                 for name, h in heads.items()
+                if not h.get("own")
             }
         )
 
     def decoder(self, name: str) -> Decoder:
-        """The linear map of a head."""
-        return self.decoders[self._key(name)]
+        """The linear map of a head, unless that is the backbone's own."""
+        decoder = self.decoders[self._key(name)]
+        assert isinstance(decoder, Decoder)
+        return decoder
 
     def path(self, name: str) -> str:
         """Where a head's weights are in the model's state dict."""
@@ -79,11 +83,16 @@ class Heads(nn.Module):
         """A head's key among the modules, where not every name may stand."""
         return "to_" + name.replace(".", "_")
 
-    def forward(self, name: str, states_MH: torch.Tensor, embeddings: nn.Module) -> torch.Tensor:
+    def forward(self, name: str, states_MH: torch.Tensor, tied_weight: torch.Tensor | None = None) -> torch.Tensor:
         head = self.described[name]
         if head.get("gradient_reversal"):
             states_MH = reverse_gradient(states_MH, head["gradient_reversal"])
         if head.get("transform"):
-            states_MH = self.transform(states_MH)  # type: ignore[misc]
-        tied = head.get("tied")
-        return self.decoder(name)(states_MH, getattr(embeddings, tied).table if tied else None)
+            assert self.transform is not None
+            states_MH = self.transform(states_MH)
+        return self.decoder(name)(states_MH, tied_weight)
+
+
+def predicts_tokens(head: dict, n_tokens: int) -> bool:
+    """Whether a head, by its description, predicts the token at each place, out of `n_tokens`."""
+    return head["size"] == n_tokens and not head.keys() & {"pooling", "outputs", "classes", "cls"}

@@ -6,63 +6,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutput
 
-from bmfm.models.attention import attention_inputs, check_name, choose_for, flattened
-from bmfm.models.backbones import KINDS
-from bmfm.models.backbones.huggingface import CODE, ForeignEmbeddings, save_code
+from bmfm.models.backbones.base import Backbone, HiddenStates
+from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_code
+from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
-from bmfm.models.heads import Decoder, Heads
-from bmfm.storage.config import plain, read_config, without_choices
-from bmfm.storage.folders import find_folder, pooling_by_kind
+from bmfm.models.heads import Decoder, Heads, predicts_tokens
+from bmfm.models.targets import find_class, make
+from bmfm.storage.config import plain, read_config
+from bmfm.storage.folders import find_folder
 from bmfm.storage.weights import load_strictly, read_weights
+from bmfm.tokenizers.batch import Batch
 
 POOLINGS = ("mean", "mean_all", "pooler")
-
-
-class BmfmConfig(PreTrainedConfig):
-    """What `BmfmModel` is made of.
-
-    Parameters
-    ----------
-    backbone
-        ``{kind: modernbert | bert | llama, ...}`` with the fields of that transformers configuration, or
-        ``{kind: foreign, ...}``, see `foreign.Foreign`.
-    fields
-        {batch key: encoder settings}, see `embeddings.encoder`.
-    heads
-        {name: head settings}, see `heads.Heads`; label heads also hold the names of their classes.
-    pooling
-        How an example becomes one state where nothing else is asked for (see `BmfmModel.pool`): by `bmfm.load(...).embed`,
-        by probes and benchmarks, and by label heads whose pooling is ``auto``. None is the first CLS token for cells and
-        ``mean`` for DNA, whose [CLS] is trained for nothing by masked-language modelling.
-    positions
-        Whether the place in the input means something to the model; None: for DNA alone, unless it is a BERT, which has none.
-    """
-
-    model_type = "bmfm"
-
-    def __init__(
-        self,
-        backbone: dict | None = None,
-        fields: dict | None = None,
-        heads: dict | None = None,
-        pooling: str | int | None = None,
-        positions: bool | None = None,
-        **kwargs,
-    ):
-        self.backbone, self.fields, self.heads = without_choices(backbone or {}), dict(fields or {}), dict(heads or {})
-        self.positions = positions if positions is not None else "values" not in self.fields and self.backbone.get("kind") != "bert"
-        self.pooling = pooling if pooling is not None else pooling_by_kind(self.fields)
-        self.heads = {
-            name: head | {"pooling": self.pooling} if head.get("pooling") == "auto" else head for name, head in self.heads.items()
-        }
-        body = self.backbone.get("config", self.backbone)
-        self.hidden_size = body.get("hidden_size", body.get("d_model"))
-        self.num_hidden_layers = body.get("num_hidden_layers", body.get("n_layer"))
-        super().__init__(**without_choices(kwargs))
 
 
 class BmfmModel(PreTrainedModel):
@@ -76,24 +35,20 @@ class BmfmModel(PreTrainedModel):
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _no_split_modules = ["ModernBertEncoderLayer", "BertLayer", "LlamaDecoderLayer"]  # noqa: RUF012
 
-    begun: frozenset[str] = frozenset()  # heads whose weights come from a checkpoint
+    pretrained_heads: frozenset[str] = frozenset()
+    """Heads whose weights come from a checkpoint."""
 
     def __init__(self, config: BmfmConfig):
         super().__init__(config)
-        options = {k: v for k, v in config.backbone.items() if k != "kind"}
-        head_bias, head_eps, pooler = (
-            options.pop(name, default) for name, default in (("head_bias", True), ("head_eps", None), ("pooler", False))
-        )
-        self.backbone: Any = KINDS[config.backbone["kind"]](options)
-        self.reads_ids = getattr(self.backbone, "reads_ids", False)
-        size = self.backbone.size if self.reads_ids else self.backbone.config.hidden_size
-        self.embeddings: Any = ForeignEmbeddings(self.backbone) if self.reads_ids else FieldEmbeddings(size, config.fields)
-        self.heads = Heads(size, config.heads, head_bias, self.backbone.norm_bias, head_eps or self.backbone.eps)
-        self.pooler = nn.Linear(size, size) if pooler else None
-        self.attention = "auto"
+        settings = dict(config.backbone)
+        self.backbone = make(settings.pop("_target_", None), Backbone, settings, "backbone._target_")
+        size, eps = self.backbone.hidden_size, config.head_eps or self.backbone.norm_eps
+        self.embeddings = FieldEmbeddings(size, {} if self.backbone.own_embeddings else config.fields)
+        self.heads = Heads(size, config.heads, config.head_bias, self.backbone.norm_bias, eps)
+        self.pooler = nn.Linear(size, size) if config.pooler else None
+        if config.positions is None:
+            config.positions = "values" not in config.fields and self.backbone.capabilities.positions
         self.post_init()
-        if not self.reads_ids:
-            self.backbone.config._attn_implementation = "sdpa"  # until the first call chooses, see `encode`
 
     @classmethod
     def from_pretrained(
@@ -147,29 +102,30 @@ class BmfmModel(PreTrainedModel):
         return (model, told) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
-        std = getattr(self.backbone.config, "initializer_range", 0.02)
-        if isinstance(module, (nn.Linear, nn.Embedding)):
+        std = self.backbone.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, 0.0, std)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Decoder) and module.weight is not None:
             nn.init.normal_(module.weight, 0.0, std)
         elif isinstance(module, ScaleAdaptEncoder):
             nn.init.normal_(module.dense.weight, 0.0, 1 / math.sqrt(module.dense.in_features))
-        elif type(module).__name__ in ("LayerNorm", "LlamaRMSNorm"):
-            nn.init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
 
     def use_attention(self, implementation: str) -> None:
         """Choose the attention kernel: ``auto``, ``sdpa``, ``flex_attention``, ``flash_attention_2`` or ``eager``.
 
-        What ``auto`` is depends on what each call computes in, see `attention.choose`.
+        What ``auto`` is depends on the backbone, and on what each call computes in.
         """
-        if self.reads_ids:
-            self.backbone.use_attention(implementation)
-        else:
-            self.attention = check_name(implementation)
+        self.backbone.use_attention(implementation)
+
+    def unused_parameters(self) -> list[str]:
+        """Names of the parameters that no head reads, which would get no gradient: the pooler where no head pools by it, and in
+        models of others whatever the hidden states do not depend on (a pooler, a head for contacts, adapters in them)."""
+        heads = self.config.heads.values()
+        poolings = {self.config.pooling if h.get("pooling") == "auto" else h.get("pooling") for h in heads}
+        names = [] if "pooler" in poolings else [name for name, _ in self.named_parameters() if name.startswith("pooler.")]
+        return names + [f"backbone.{name}" for name in self.backbone.frozen_parameters(any(h.get("own") for h in heads))]
 
     def save_pretrained(self, save_directory, **options) -> None:
         """As in transformers; names of weights are written as they are here, not as an older version of a backbone had them."""
@@ -184,36 +140,46 @@ class BmfmModel(PreTrainedModel):
                 self.config.backbone["source"] = source
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.body.get_input_embeddings() if self.reads_ids else self.embeddings.input_ids.rows
+        if self.backbone.own_embeddings:
+            raise NotImplementedError(f"{type(self.backbone).__name__} looks its tokens up by itself")
+        return self.embeddings.input_ids.rows
 
     @property
-    def head_size(self) -> int:
-        """Of the backbone's queries and keys."""
-        config = self.backbone.config
-        return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    def n_tokens(self) -> int:
+        """V, how many tokens the model knows."""
+        return self.config.fields["input_ids"]["size"]
 
-    def encode(self, batch: dict) -> torch.Tensor:
-        """Final hidden states [B, L, H] of a batch (`bmfm.data`), padded or packed; those of padding mean nothing."""
-        if self.reads_ids:
-            return self.backbone.of_batch(batch)
-        document, config = batch["sequence_ids"], self.backbone.config
-        embeds, unseen = self.embeddings(batch), "isolated_mask" in batch
-        if unseen and self.attention == "flash_attention_2":
-            raise ValueError("masking.hide_masked_positions=true needs attention masks: choose model.attention=sdpa or flex_attention")
-        chosen = choose_for("sdpa" if unseen and self.attention == "auto" else self.attention, embeds, self.head_size)
-        if config._attn_implementation != chosen:
-            config._attn_implementation = chosen
-        if chosen != "flash_attention_2":
-            return self.backbone(embeds, batch["position_ids"], attention_inputs(config, embeds, batch))
-        places, cumulative, longest = flattened(document)
-        positions = batch["position_ids"].flatten()[places][None]
-        attention: dict = {"cu_seq_lens_q": cumulative, "cu_seq_lens_k": cumulative, "max_length_q": longest, "max_length_k": longest}
-        attention["attention_mask"] = {"full_attention": None, "sliding_attention": None}
-        hidden_TH = self.backbone(embeds.flatten(0, 1)[places][None], positions, attention)[0]
-        rows = hidden_TH.new_zeros(document.numel(), hidden_TH.shape[1])
-        return rows.index_copy(0, places, hidden_TH).view(*document.shape, -1)
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Embeddings [R, L, H] of a batch's fields: what the first layer of the backbone gets."""
+        return self.backbone.embed(batch) if self.backbone.own_embeddings else self.embeddings(batch)
 
-    def pool(self, hidden_BLH: torch.Tensor, batch: dict, pooling: str | int | None = None) -> torch.Tensor:
+    def run(self, embeddings_BLH: torch.Tensor, batch: Batch, all_layers: bool = False) -> HiddenStates:
+        """Hidden states of embedded tokens, after the last layer and on demand after each.
+
+        Parameters
+        ----------
+        batch
+            Says which tokens belong together, where they stand, and which are isolated; its fields were read by `embed`.
+
+        Raises
+        ------
+        ValueError
+            If the batch asks for something that the backbone cannot do.
+        """
+        can = self.backbone.capabilities
+        if batch.get("packed", False) and not can.packing:
+            raise ValueError("this backbone cannot keep several examples of a row apart: choose data.packing=false")
+        if "isolated_mask" in batch and not can.isolation:
+            raise ValueError(
+                "this backbone cannot keep single tokens from being seen by others: choose masking.hide_masked_positions=false"
+            )
+        return self.backbone.run(embeddings_BLH, batch, all_layers)
+
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """Final hidden states [R, L, H] of a batch, padded or packed; those of padding mean nothing."""
+        return self.run(self.embed(batch), batch).last
+
+    def pool(self, hidden_BLH: torch.Tensor, batch: Batch, pooling: str | int | None = None) -> torch.Tensor:
         """One state an example [N, H].
 
         Parameters
@@ -231,9 +197,7 @@ class BmfmModel(PreTrainedModel):
         if isinstance(pooling, int):
             return states[first + pooling]
         n, example = len(first), batch["example_ids"]
-        if self.reads_ids:
-            example = torch.where(self.backbone.shown(batch["input_ids"]), example, -1)
-        where = torch.where(example < 0, n, example).flatten()
+        where = torch.where(self.backbone.attention_mask(batch), example, n).flatten()
         if pooling == "mean":
             where = where.index_fill(0, first, n)
         total = states.new_zeros(n + 1, states.shape[1]).index_add_(0, where, states)
@@ -257,23 +221,51 @@ class BmfmModel(PreTrainedModel):
             raise ValueError(f"pooling={pooling!r} is unknown; choose {known}, or auto for the model's own ({self.config.pooling})")
         if isinstance(pooling, int) and pooling < 0:
             raise ValueError(f"pooling={pooling} is no number of a CLS token, which count from 0; choose {known}")
-        if isinstance(pooling, int) and self.config.backbone.get("looks_back"):
+        if isinstance(pooling, int) and self.backbone.capabilities.causal:
             raise ValueError("tokens of this model see only what is before them: the state of [CLS] says nothing, choose pooling=mean")
         return pooling
 
+    def embedding_table(self, field: str = "input_ids") -> torch.Tensor:
+        """The embedding of every token of a field [V, H], for heads that are tied to it."""
+        return self.backbone.embedding_table() if self.backbone.own_embeddings else self.embeddings.table(field)
+
     def head(self, name: str, states_MH: torch.Tensor) -> torch.Tensor:
         """Logits [M, size] of one head for M states."""
-        return self.heads(name, states_MH, self.embeddings)
+        description = self.config.heads[name]
+        if description.get("own"):
+            return self.backbone.lm_logits(states_MH)
+        tied = description.get("tied")
+        return self.heads(name, states_MH, self.embedding_table(tied) if tied else None)
+
+    def lm_logits(self, hidden_BLH: torch.Tensor, batch: Batch | None = None) -> torch.Tensor:
+        """Logits [..., V] over this project's ids of states [..., H], by the language-model head: the backbone's own, else the head
+        that was trained to predict tokens.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.backbone.capabilities.lm_head:
+            return self.backbone.lm_logits(hidden_BLH)
+        name = next((name for name, head in self.config.heads.items() if predicts_tokens(head, self.n_tokens)), None)
+        if name is None:
+            raise ValueError(
+                f"this model has no head that predicts tokens (its heads: {', '.join(self.config.heads) or 'none'}): train it with "
+                "objective=[mlm] for DNA, objective=[genes] for cells"
+            )
+        return self.head(name, hidden_BLH)
 
     def forward(self, input_ids: torch.Tensor, attention_mask=None, position_ids=None, sequence_ids=None, **fields) -> BaseModelOutput:
         """Hidden states of padded rows, one example each (or of packed ones, numbered by `sequence_ids`)."""
+        packed = sequence_ids is not None
         if sequence_ids is None:
             sequence_ids = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
         if position_ids is None:
             position_ids = torch.zeros_like(input_ids)
             if self.config.positions:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        batch = {"input_ids": input_ids, "sequence_ids": sequence_ids, "position_ids": position_ids, "packed": True, **fields}
+        batch: Any = {"input_ids": input_ids, "sequence_ids": sequence_ids, "position_ids": position_ids, "packed": packed, **fields}
         return BaseModelOutput(last_hidden_state=self.encode(batch))
 
 
@@ -294,19 +286,19 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
         config = BmfmConfig.from_dict(described)
     if "pooling" not in described:  # written before a model had its own, when the mean was over every token
         config.heads = {n: h | {"pooling": "mean_all"} if h.get("pooling") == "mean" else h for n, h in config.heads.items()}
-    if config.backbone["kind"] not in KINDS:
-        raise ValueError(f"{folder / 'config.json'}: backbone {config.backbone['kind']!r} is unknown; known are {', '.join(KINDS)}")
+    file = folder / "config.json"
+    kind = find_class(config.backbone.get("_target_"), Backbone, f"{file}: backbone._target_", folder)
     if config.backbone.get("source"):
         config.backbone["source"] = str(folder / CODE)
     weights = read_weights(folder)
-    if config.backbone["kind"] == "foreign":
+    if issubclass(kind, HuggingFaceBackbone):
         model = BmfmModel(config)  # made whole, as code of others may compute tables on the way
     else:
         try:
             with no_init_weights():
                 model = BmfmModel(config)
         except Exception as error:
-            raise ValueError(f"{folder / 'config.json'} describes no model that can be built: {plain(_line(error))}") from error
+            raise ValueError(f"{file} describes no model that can be built: {plain(_line(error))}") from error
     load_strictly(model, weights, folder)
     return model
 
@@ -334,7 +326,7 @@ def build(
     values: dict | None = None,
     pretrained_genes: dict | None = None,
     genes: dict[str, int] | None = None,
-    **settings,
+    **settings: Any,
 ) -> BmfmModel:
     """A randomly initialised model.
 
@@ -344,6 +336,8 @@ def build(
         What the tokenizer's fields need: {batch key: {kind, ...}}.
     heads
         What the objectives ask for.
+    backbone
+        Dotted path of a `Backbone`, of this package or another that is installed.
     values
         Settings of the value encoder, for tokenizers that have a ``values`` field.
     pretrained_genes
@@ -351,10 +345,9 @@ def build(
     genes
         {name: id} of the tokenizer's genes, needed for `pretrained_genes`.
     settings
-        Fields of the backbone's transformers configuration, and ``head_bias``.
+        Those of the backbone; and of the model ``head_bias``, ``head_eps`` and ``pooler``, see `BmfmConfig`.
     """
-    if backbone not in KINDS:
-        raise ValueError(f"model.backbone={backbone!r} is unknown; choose from {', '.join(KINDS)}")
+    find_class(backbone, Backbone, "model.backbone")
     fields = {name: dict(options) for name, options in fields.items()}
     if "values" in fields:
         if values is None:
@@ -367,12 +360,13 @@ def build(
 
         vectors = read_vectors(pretrained_genes["path"])
         fields["input_ids"] |= {"dim": vectors.shape[1], "frozen": bool(pretrained_genes.get("freeze"))}
-    model = BmfmModel(BmfmConfig(backbone={"kind": backbone, **settings}, fields=fields, heads=heads))
+    of_model = {name: settings.pop(name) for name in ("head_bias", "head_eps", "pooler") if name in settings}
+    model = BmfmModel(BmfmConfig(backbone={"_target_": backbone, **settings}, fields=fields, heads=heads, **of_model))
     model.use_attention(attention)
     if vectors is not None:
-        from bmfm.models.pretrained import plant
+        from bmfm.models.pretrained import load_pretrained_embeddings
 
         embedding = model.embeddings.input_ids
         assert isinstance(embedding, TokenEmbedding)
-        plant(embedding, vectors, genes or {})
+        load_pretrained_embeddings(embedding, vectors, genes or {})
     return model

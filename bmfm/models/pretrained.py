@@ -37,7 +37,7 @@ def read_vectors(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def plant(embedding: TokenEmbedding, vectors: pd.DataFrame, genes: dict[str, int]) -> int:
+def load_pretrained_embeddings(embedding: TokenEmbedding, vectors: pd.DataFrame, genes: dict[str, int]) -> int:
     """Write the vectors of known genes into the embedding; returns how many genes of the vocabulary have one.
 
     With ``frozen`` those rows never change; all other genes, and special tokens, are learned.

@@ -98,7 +98,7 @@ def offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def check_foreign(config: dict, where: object) -> None:
+def check_huggingface(config: dict, where: object) -> None:
     """Raise a ValueError unless a configuration of others, which brings no code, is of one network that reads tokens of text.
 
     Parameters
@@ -155,27 +155,33 @@ def _check_ours(config: dict, folder: Path, file: Path) -> None:
     if not isinstance(config.get("positions"), bool | None):
         raise ValueError(f"{file}: 'positions' is {shown(config['positions'])}, true or false is expected")
     backbone = config["backbone"]
-    if not isinstance(backbone.get("kind"), str):
-        raise ValueError(f"{file} has no 'kind' in 'backbone': modernbert, bert, llama or foreign is expected")
+    if not isinstance(backbone.get("_target_"), str):
+        raise ValueError(f"{file} has no '_target_' in 'backbone': the dotted path of a class is expected")
     source = backbone.get("source")
     if source is not None and not (isinstance(source, str) and (folder / "code").is_dir()):
         raise ValueError(
             f"{file}: backbone.source says that the model brings code, and there is no folder {folder / 'code'}: copy it whole"
         )
-    if backbone["kind"] == "foreign":
-        inner, ids = backbone.get("config"), backbone.get("their_ids")
-        if not isinstance(inner, dict):
-            raise ValueError(f"{file} has no 'config' (an object) in 'backbone', which a foreign one needs")
-        if not isinstance(ids, list) or not ids or not all(_whole(i) and i >= -1 for i in ids):
-            raise ValueError(f"{file}: backbone.their_ids is {shown(ids)}, a list of token ids is expected")
-        if _whole(inner.get("vocab_size")) and max(ids) >= inner["vocab_size"]:
-            raise ValueError(
-                f"{file}: backbone.their_ids holds {max(ids)}, and there are {inner['vocab_size']} rows (backbone.config.vocab_size)"
-            )
-        if source is None:
-            check_foreign(inner, f"{file}: backbone.config")
+    if backbone["_target_"].endswith(".HuggingFaceBackbone"):
+        _check_huggingface_backbone(backbone, file)
     for name, head in config["heads"].items():
         _check_head(head, f"{file}: heads.{shown(name)[1:-1]}", folder)
+
+
+def _check_huggingface_backbone(backbone: dict, file: Path) -> None:
+    config, ids = backbone.get("config"), backbone.get("hf_token_ids")
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} has no 'config' (an object) in 'backbone', which a model of others needs")
+    if not isinstance(ids, list) or not ids or not all(_whole(i) and i >= -1 for i in ids):
+        raise ValueError(f"{file}: backbone.hf_token_ids is {shown(ids)}, a list of token ids is expected")
+    if _whole(config.get("vocab_size")) and max(ids) >= config["vocab_size"]:
+        raise ValueError(
+            f"{file}: backbone.hf_token_ids holds {max(ids)}, and there are {config['vocab_size']} rows (backbone.config.vocab_size)"
+        )
+    if backbone.get("lm_head") not in (None, "masked", "causal"):
+        raise ValueError(f"{file}: backbone.lm_head is {shown(backbone['lm_head'])}; known are masked and causal")
+    if backbone.get("source") is None:
+        check_huggingface(config, f"{file}: backbone.config")
 
 
 def _check_head(head: Any, where: str, folder: Path) -> None:

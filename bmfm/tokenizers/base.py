@@ -1,4 +1,8 @@
-"""The contract of tokenizers: raw biology to ids and back, with one signature for both omics."""
+"""The contract of tokenizers: raw biology to ids and back, with one signature for both omics.
+
+``tokenizer.collate(tokenizer.encode(raw, keys, max_tokens))`` are the rows of a batch, as NumPy arrays; `collate.to_tensors`
+makes tensors of them.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +14,45 @@ from bmfm.tokenizers.batch import Batch
 
 
 @dataclass
+class Profiles:
+    """Values of every expressed gene of cells: cell b has ``values[offsets[b]:offsets[b + 1]]``, whatever of it is shown as tokens.
+
+    Attributes
+    ----------
+    gene_ids
+        [nnz] int32.
+    values
+        [nnz] float32, as the tokenizer transforms counts, before read depth is lowered.
+    offsets
+        [n + 1] int64.
+    """
+
+    gene_ids: np.ndarray
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Expressed genes of each cell [n]."""
+        return np.diff(self.offsets)
+
+    def as_batch(self) -> dict[str, np.ndarray]:
+        """As `batch.FullProfile` keeps them, in NumPy arrays: ``row``, ``gene`` and ``value``, [nnz] each."""
+        rows = np.repeat(np.arange(len(self)), self.lengths)
+        return {"row": rows, "gene": self.gene_ids.astype(np.int64), "value": self.values}
+
+    def take(self, rows: np.ndarray) -> "Profiles":
+        """Some cells, in the order of `rows` [m]."""
+        entries, offsets = _entries(self.offsets, rows)
+        return Profiles(self.gene_ids[entries], self.values[entries], offsets)
+
+
+@dataclass
 class Tokens:
-    """Tokens of ``n`` examples, without special tokens: example b is ``ids[offsets[b]:offsets[b + 1]]``.
+    """Tokens of ``n`` examples, without special tokens around them: example b is ``ids[offsets[b]:offsets[b + 1]]``.
 
     Attributes
     ----------
@@ -20,11 +61,14 @@ class Tokens:
     offsets
         [n + 1] int64.
     fields
-        More of each token, {batch key: [T]}: ``values`` and ``targets`` of cells, ``has_variant`` of DNA.
+        More of each token, {batch key: [T]}: ``values`` of cells and, where read depth was lowered, ``targets``; ``has_variant`` of
+        DNA; labels of tokens. `Tokenizer.collate` lays them into rows; where there is no content stands False, -100 or NaN, by
+        their type (of ``values`` of cells: -(id + 1) of the special token).
     example_fields
-        More of each example, {name: [n, ...]}: ``depth`` [n, 2] of read-depth aware cells.
+        More of each example, {name: [n, ...]}: ``read_depth`` [n, 2] of read-depth aware cells, log(1 + total) of input and target.
     full_profile
-        Of cells, values of every expressed gene [nnz], in the order of the cells' counts; None of DNA.
+        Of cells, the values of every expressed gene; None of DNA. `Tokenizer.collate` leaves them out: whoever needs them adds
+        ``full_profile.as_batch()``.
     counts
         {what: number} of examples, tokens, and what was truncated, unknown or written otherwise.
     """
@@ -33,11 +77,38 @@ class Tokens:
     offsets: np.ndarray
     fields: dict[str, np.ndarray] = field(default_factory=dict)
     example_fields: dict[str, np.ndarray] = field(default_factory=dict)
-    full_profile: np.ndarray | None = None
+    full_profile: Profiles | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """Ids of one example."""
+        return self.ids[self.offsets[number] : self.offsets[number + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example [n]."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """Some examples, in the order of `rows` [m]; `counts`, which are sums, are left out."""
+        entries, offsets = _entries(self.offsets, rows)
+        return Tokens(
+            self.ids[entries],
+            offsets,
+            {name: values[entries] for name, values in self.fields.items()},
+            {name: values[rows] for name, values in self.example_fields.items()},
+            None if self.full_profile is None else self.full_profile.take(rows),
+        )
+
+
+def _entries(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the entries of some rows in a flat array, and the offsets of these rows."""
+    lengths = np.diff(offsets)[rows]
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    return np.arange(ends[-1]) + np.repeat(offsets[:-1][rows] - ends[:-1], lengths), ends
 
 
 @runtime_checkable
@@ -50,6 +121,8 @@ class Tokenizer(Protocol):
     ----------
     omics
         ``dna`` or ``rna``.
+    positions
+        Whether the place of a token in the input means something to the model.
     names
         [V], every token in the order of its id.
     plain_ids
@@ -65,6 +138,9 @@ class Tokenizer(Protocol):
     """
 
     omics: str
+
+    @property
+    def positions(self) -> bool: ...
 
     @property
     def names(self) -> list[str]: ...
@@ -95,7 +171,11 @@ class Tokenizer(Protocol):
         ...
 
     def spans(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
-        """What each of an example's tokens [L] stands for, [L, 2] half-open: bases of its sequence (0-based), or ids of genes."""
+        """What each of an example's tokens [L] stands for, [L, 2] half-open: bases of its sequence (0-based), or ids of genes.
+
+        Spans of DNA follow one another without gap or overlap; special tokens stand for nothing. `n_bases` is the length of the
+        whole sequence, where nothing of it was cut off: it tells how many bases unknown tokens stand for.
+        """
         ...
 
     def check_cls(self, number: int, who: str) -> None:
@@ -112,4 +192,4 @@ class Tokenizer(Protocol):
     def from_pretrained(cls, folder: str | Path) -> Self: ...
 
 
-__all__ = ["Batch", "Tokenizer", "Tokens"]
+__all__ = ["Batch", "Profiles", "Tokenizer", "Tokens"]

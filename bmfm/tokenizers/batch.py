@@ -46,6 +46,9 @@ class Batch(TypedDict, total=False):
         [R, L] int64, from 0 through the batch, -1 where padded.
     cls_index
         [N] int64, place of each example's first token in the flattened rows.
+    content_index
+        [T] int64, places of the examples' tokens in the flattened rows, example by example, without the special tokens around them; of
+        batches that the Predictor makes.
     special_tokens_mask
         [R, L] bool, tokens that are no content; gone once the objectives have prepared the batch.
     isolated_mask
@@ -76,6 +79,7 @@ class Batch(TypedDict, total=False):
     position_ids: torch.Tensor
     example_ids: torch.Tensor
     cls_index: torch.Tensor
+    content_index: torch.Tensor
     special_tokens_mask: torch.Tensor
     isolated_mask: torch.Tensor
     example_keys: torch.Tensor

@@ -128,7 +128,7 @@ def _pairs_that_stand(parts, merged):
 
 
 @numba.njit(cache=True)
-def encode_windows(symbols, offsets, character_of, ids, length, next_node, token_at, shorter, follows, unknown_id, max_tokens):
+def encode_windows(symbols, offsets, character_of, ids, length, next_node, token_at, shorter, follows, single_id, max_tokens):
     """Token ids of a batch of windows.
 
     Parameters
@@ -136,7 +136,9 @@ def encode_windows(symbols, offsets, character_of, ids, length, next_node, token
     symbols, offsets
         As in `genome.representation.Encoded` (bit 7 marks what a variant wrote).
     character_of : int16 [128]
-        Token number of each symbol code, or -1: such a symbol is one [UNK] and nothing merges across it.
+        Token number of each symbol code, or -1: such a symbol is a token by itself and nothing merges across it.
+    single_id : int32 [128]
+        The id of such a symbol: [UNK], or [SEP] between the sequences of a pair.
     max_tokens
         Tokens kept of a window.
 
@@ -159,7 +161,7 @@ def encode_windows(symbols, offsets, character_of, ids, length, next_node, token
         n, begin, at_symbol = len(window), n_out, 0
         while at_symbol < n and n_out - begin <= max_tokens:
             if character_of[window[at_symbol] & 0x7F] < 0:
-                out[n_out] = unknown_id
+                out[n_out] = single_id[window[at_symbol] & 0x7F]
                 variant[n_out] = window[at_symbol] > 127
                 n_out += 1
                 at_symbol += 1

@@ -6,7 +6,8 @@ import numba
 import numpy as np
 import torch
 
-from bmfm.special import PAD, SEP
+from bmfm.special import IGNORE, PAD, SEP
+from bmfm.tokenizers.base import Tokens
 
 
 def place_padded(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -92,6 +93,40 @@ def collate(
         batch[name] = np.full(shape, fill, values.dtype)
         _lay(values, offsets, row, column, shift, batch[name])
     return batch | {"cls_index": row * width + column, "packed": row_length is not None}
+
+
+def collate_tokens(
+    tokens: Tokens,
+    prefix: np.ndarray,
+    n_special: int,
+    row_length: int | None = None,
+    positions: bool = True,
+    fills: Mapping[str, float] | None = None,
+) -> dict:
+    """Rows of a batch, padded or packed.
+
+    Parameters
+    ----------
+    prefix
+        Ids of the special tokens before each sequence; [SEP] comes after it.
+    n_special
+        Ids below this are special tokens, inside of a sequence too.
+    row_length
+        Pack into rows of this length; None gives each sequence a row.
+    positions
+        Whether ``position_ids`` count from 0 in each example; else they are 0.
+    fills
+        What stands where a field has no content, {batch key: number}; else False, -100 or NaN, by its type.
+    """
+    flat = {name: (values, (fills or {}).get(name, _nothing(values.dtype))) for name, values in tokens.fields.items()}
+    batch = collate(tokens.ids, tokens.offsets, prefix, flat, row_length, positions)
+    batch["special_tokens_mask"] |= batch["input_ids"] < n_special
+    return batch
+
+
+def _nothing(kind: np.dtype) -> float:
+    """What stands for "no content" in a field of this type."""
+    return {"b": False, "f": np.nan}.get(kind.kind, IGNORE)
 
 
 def to_tensors(batch: dict) -> dict:

@@ -4,10 +4,12 @@ Special ids are fixed, [UNK] 0, [SEP] 1, [PAD] 2, [CLS] 3, [MASK] 4, as are the 
 ``[CLS] A [SEP] B [SEP]`` (BMFM-DNA, arXiv 2507.05265).
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from bmfm.files import ASSETS
 from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
 from bmfm.genome.representation import Encoded
 from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.bpe import BpeTable, encode_windows
-from bmfm.tokenizers.texts import by_number, read_texts
+from bmfm.tokenizers.collate import collate_tokens
+from bmfm.tokenizers.texts import BOUNDARY, as_encoded, by_number, read_texts, split_at_boundaries
 
 
 def wrap(tokenizer):
@@ -140,16 +144,36 @@ class TokenBatch:
     n_fallback: int
 
 
-class Vocabulary:
-    """What follows from the tokens alone: the same for our tokenizers of DNA and for those of others (`models.backbones.huggingface`)."""
+class SequenceTokenizer:
+    """What tokenizers of DNA have in common, ours (`DnaTokenizer`) and those of HuggingFace models.
+
+    Attributes
+    ----------
+    tokenizer
+        The `transformers` tokenizer.
+    """
 
     tokenizer: Any
-    names: list[str]
+    omics = "dna"
+    positions = True
+    n_cls = 1
+    n_bins: int | None = None
+    prefix = np.array([CLS])
+
+    @property
+    def names(self) -> list[str]:
+        """Every token, in the order of its id."""
+        return self.tokenizer.convert_ids_to_tokens(list(range(len(self))))
 
     @property
     def plain_ids(self) -> tuple[int, int]:
         """Ids of ordinary tokens, half-open."""
         return len(SPECIAL_TOKENS), len(self)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest input that the vocabulary's makers allow, in tokens; None where there is no limit."""
+        return None
 
     @property
     def fields(self) -> dict[str, dict]:
@@ -159,6 +183,54 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokenizer)
 
+    def read_texts(self, texts: Sequence[str], alphabet: str = "auto", where: Callable[[int], str] = by_number) -> tuple[Encoded, int]:
+        """Texts as symbols, what `encode` takes, and how many characters were read as N; see `texts.read_texts`."""
+        symbols, n_replaced = read_texts(texts, alphabet, where)
+        return as_encoded(symbols), n_replaced
+
+    def encode(self, raw: Encoded, keys: np.ndarray | None = None, max_tokens: int = 1 << 40) -> Tokens:
+        """Tokens of windows or sequences; of pairs (`texts.join_pairs`) with [SEP] between the two.
+
+        Parameters
+        ----------
+        raw
+            Symbols of n examples. Those that the vocabulary lacks are written otherwise, and counted, see `fallback_symbol`.
+        keys
+            Not used: the tokens of a sequence are a function of the sequence.
+        max_tokens
+            Longest input, [CLS] and [SEP] included; longer ones lose their end, and are counted.
+
+        Returns
+        -------
+        Tokens
+            With the field ``has_variant``: tokens with a symbol that was written from a variant.
+        """
+        room = max_tokens - len(self.prefix) - 1
+        if room < 1:
+            raise ValueError(f"max_tokens={max_tokens} leaves no room for tokens beside [CLS] and [SEP]")
+        return self._encode(raw, room)
+
+    def _encode(self, raw: Encoded, room: int) -> Tokens:
+        """As `encode`, with at most `room` tokens an example."""
+        raise NotImplementedError
+
+    def collate(self, tokens: Tokens, row_length: int | None = None) -> dict[str, Any]:
+        """Rows ``[CLS] tokens [SEP]`` of a batch, in NumPy arrays; packed where a row length is given."""
+        return collate_tokens(tokens, self.prefix, self.plain_ids[0], row_length)
+
+    def spans(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
+        """Bases that each of an example's tokens [L] stands for, [L, 2], 0-based and half-open; see `base.Tokenizer.spans`."""
+        ends = np.cumsum(self.lengths(ids, n_bases))
+        return np.stack([np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)], ends], 1)
+
+    def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
+        """How many bases each token stands for [L]; see `base.Tokenizer.spans`."""
+        raise NotImplementedError
+
+    def description(self) -> dict[str, Any]:
+        """What a model depends on of its tokenizer: a hash of the tokens in the order of their ids."""
+        return {"tokens": hash_of_names(self.names)}
+
     @cached_property
     def _lengths(self) -> np.ndarray:
         return np.array([0 if i < len(SPECIAL_TOKENS) else len(name) for i, name in enumerate(self.names)], np.int64)
@@ -167,8 +239,21 @@ class Vocabulary:
         """Write the files that `transformers.AutoTokenizer` loads."""
         self.tokenizer.save_pretrained(folder)
 
+    def of_texts(
+        self, texts: Sequence[str], max_tokens: int = 1 << 40, alphabet: str = "auto", where: Callable[[int], str] = by_number
+    ) -> tuple[list[np.ndarray], int]:
+        """Token ids of each text, and how many characters were read as N (until everyone takes `read_texts` and `encode`)."""
+        raw, n_replaced = self.read_texts(texts, alphabet, where)
+        tokens = self._encode(raw, max_tokens)
+        return [tokens[b] for b in range(len(tokens))], n_replaced
 
-class DnaTokenizer(Vocabulary):
+
+def hash_of_names(names: Sequence[str]) -> str:
+    """SHA-256 of a vocabulary: its tokens in the order of their ids."""
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
+
+
+class DnaTokenizer(SequenceTokenizer):
     """Encodes windows of symbols with a `PreTrainedTokenizerFast`; counts what is cut, unknown or written otherwise."""
 
     def __init__(self, tokenizer):
@@ -178,15 +263,17 @@ class DnaTokenizer(Vocabulary):
         self.written_as = np.array([fallback_symbol(c, known) for c in range(len(SYMBOLS))], np.int16)
         self.falls_back = np.zeros(128, bool)
         self.falls_back[: len(SYMBOLS)] = self.written_as != np.arange(len(SYMBOLS))
+        self.single_id = np.full(128, UNK, np.int32)  # of symbols that are no character of the vocabulary
+        self.single_id[BOUNDARY] = SEP
         if self.table:
             number = {character: i for i, character in enumerate(self.table.characters)}
             self.character_of = np.full(128, -1, np.int16)
             self.character_of[: len(SYMBOLS)] = [number[SYMBOLS[c]] if c >= 0 else -1 for c in self.written_as]
 
-    @property
-    def names(self) -> list[str]:  # type: ignore[override]
-        """Every token, in the order of its id."""
-        return self.tokenizer.convert_ids_to_tokens(list(range(len(self))))
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "DnaTokenizer":
+        """The tokenizer of a model folder, a JSON file, or one that ships; see `load`."""
+        return cls(load(folder))
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
@@ -198,29 +285,33 @@ class DnaTokenizer(Vocabulary):
         """Symbols that this vocabulary lacks, and what is written for them."""
         return {SYMBOLS[c]: SYMBOLS[w] if w >= 0 else "[UNK]" for c, w in enumerate(self.written_as) if c != w}
 
-    def __call__(self, encoded: Encoded, max_tokens: int) -> TokenBatch:
-        n_fallback = int(self.falls_back[encoded.symbols & 0x7F].sum())
+    def _encode(self, raw: Encoded, room: int) -> Tokens:
         if self.table:
             t = self.table
-            ids, variant, offsets, n_cut = encode_windows(
-                encoded.symbols, encoded.offsets, self.character_of, t.ids, t.length, t.next_node, t.token_at, t.shorter,
-                t.follows, UNK, max_tokens,
+            ids, has_variant, offsets, n_cut = encode_windows(
+                raw.symbols, raw.offsets, self.character_of, t.ids, t.length, t.next_node, t.token_at, t.shorter,
+                t.follows, self.single_id, room,
             )  # fmt: skip
         else:
-            ids, variant, offsets, n_cut = self._through_text(encoded, max_tokens)
-        return TokenBatch(ids, variant, offsets, int(n_cut), int((ids == UNK).sum()), n_fallback)
+            ids, has_variant, offsets, n_cut = self._through_text(raw, room)
+        counts = {
+            "sequences": len(raw),
+            "bases": int(raw.offsets[-1] - (raw.symbols == BOUNDARY).sum()),
+            "tokens": len(ids),
+            "truncated_sequences": int(n_cut),
+            "unknown_tokens": int((ids == UNK).sum()),
+            "fallback_symbols": int(self.falls_back[raw.symbols & 0x7F].sum()),
+        }
+        return Tokens(ids, offsets, {"has_variant": has_variant}, counts=counts)
 
-    def of_texts(
-        self, texts: Sequence[str], max_tokens: int = 1 << 40, alphabet: str = "auto", where: Callable[[int], str] = by_number
-    ) -> tuple[list[np.ndarray], int]:
-        """Token ids of each text, and how many characters were read as N; see `texts.read_texts`."""
-        symbols, n_replaced = read_texts(texts, alphabet, where)
-        offsets = np.concatenate([[0], np.cumsum([len(s) for s in symbols])]).astype(np.int64)
-        tokens = self(Encoded(np.concatenate(symbols) if symbols else np.empty(0, np.uint8), offsets), max_tokens)
-        return [tokens.ids[a:b] for a, b in pairwise(tokens.offsets)], n_replaced
+    def __call__(self, encoded: Encoded, max_tokens: int) -> TokenBatch:
+        """Tokens of windows (until everyone takes `encode`); `max_tokens` leaves special tokens out."""
+        tokens = self._encode(encoded, max_tokens)
+        counts = [tokens.counts[name] for name in ("truncated_sequences", "unknown_tokens", "fallback_symbols")]
+        return TokenBatch(tokens.ids, tokens.fields["has_variant"], tokens.offsets, *counts)
 
     def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
-        """How many symbols each token covers [L]; what [UNK] covers follows from the length of the whole sequence."""
+        """How many bases each token stands for [L]; what [UNK] stands for follows from the length of the whole sequence."""
         lengths = self._lengths[ids]
         unknown = np.flatnonzero(ids == UNK)
         if len(unknown) and n_bases is not None:
@@ -230,18 +321,47 @@ class DnaTokenizer(Vocabulary):
             lengths[unknown] = 1
         return lengths
 
-    def _through_text(self, encoded: Encoded, max_tokens: int):
+    def _through_text(self, raw: Encoded, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         rewritten = np.where(self.written_as < 0, np.arange(len(SYMBOLS)), self.written_as).astype(np.uint8)
-        texts = [decode(rewritten[encoded[b] & 0x7F]) for b in range(len(encoded))]
-        ids, variants, lengths, n_cut = [], [], [0], 0
-        for b, encoding in enumerate(self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)):
-            n_cut += len(encoding.ids) > max_tokens
-            marks = np.concatenate([[0], np.cumsum(encoded[b] > 127)])
-            spans = np.array(encoding.offsets[:max_tokens], np.int64).reshape(-1, 2)
-            ids.append(np.array(encoding.ids[:max_tokens], np.int32))
+        parts, owners = split_at_boundaries(raw)
+        texts = [decode(rewritten[part & 0x7F]) for part in parts]
+        ids, variants = [], []
+        for part, encoding in zip(parts, self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+            marks = np.concatenate([[0], np.cumsum(part > 127)])
+            spans = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+            ids.append(np.array(encoding.ids, np.int32))
             variants.append(marks[spans[:, 1]] > marks[spans[:, 0]])
-            lengths.append(len(ids[-1]))
-        return np.concatenate(ids), np.concatenate(variants), np.cumsum(lengths), n_cut
+        return join_parts(ids, variants, owners, len(raw), room)
+
+
+def join_parts(
+    ids: list[np.ndarray], has_variant: list[np.ndarray], owners: np.ndarray, n: int, room: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Tokens of single sequences as those of n examples, with [SEP] between the sequences of one, cut to `room` tokens each.
+
+    Returns
+    -------
+    ids : int32 [T], has_variant : bool [T], offsets : int64 [n + 1], n_cut : int
+    """
+    of_example: list[list[np.ndarray]] = [[] for _ in range(n)]
+    marks: list[list[np.ndarray]] = [[] for _ in range(n)]
+    for part, mark, owner in zip(ids, has_variant, owners, strict=True):
+        if of_example[owner]:
+            of_example[owner].append(np.array([SEP], np.int32))
+            marks[owner].append(np.zeros(1, bool))
+        of_example[owner].append(part)
+        marks[owner].append(mark)
+    whole = [np.concatenate(parts) for parts in of_example]
+    lengths = np.array([len(w) for w in whole], np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.minimum(lengths, room))])
+    if not n:
+        return np.empty(0, np.int32), np.empty(0, bool), offsets, 0
+    return (
+        np.concatenate([w[:room] for w in whole]),
+        np.concatenate([np.concatenate(m)[:room] for m in marks]),
+        offsets,
+        int((lengths > room).sum()),
+    )
 
 
 def refuse_unknown(ids: Sequence[np.ndarray], what: str) -> None:

@@ -19,15 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from bmfm.cells.counts import Counts, by_gene, content_keys
+from bmfm.cells.counts import CellBatch, Counts, by_gene, content_keys
 from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
 from bmfm.cells.values import DOWNSAMPLE, EQUAL, KINDS, POISSON
-from bmfm.special import SEP
+from bmfm.special import PAD, SEP
+from bmfm.tokenizers.base import Profiles, Tokens
 from bmfm.tokenizers.cell_kernels import choose_tokens, whole_values
+from bmfm.tokenizers.collate import collate_tokens
+from bmfm.tokenizers.dna import hash_of_names
 
 ORDERS = ("random", "descending", "as_given")
 ZEROS = ("expressed", "batch_wise", "interleaved", "all", "measured")
-DEPTHS = ("none", "equal", "downsample", "poisson", "align", "auto")
+READ_DEPTH_MODES = ("none", "equal", "downsample", "poisson", "align", "auto")
 
 
 @dataclass
@@ -72,6 +75,16 @@ class Truncation:
     def __init__(self) -> None:
         self.cells = self.genes = self.cut_cells = self.cut_genes = self.longest = 0
 
+    def add_tokens(self, tokens: Tokens) -> None:
+        """Add what became of the cells of one `CellTokenizer.encode`."""
+        assert tokens.full_profile is not None
+        lengths = tokens.full_profile.lengths
+        self.cells += len(tokens)
+        self.genes += int(lengths.sum())
+        self.cut_cells += tokens.counts["truncated_cells"]
+        self.cut_genes += tokens.counts["genes_left_out_by_truncation"]
+        self.longest = max(self.longest, int(lengths.max(initial=0)))
+
     def add(self, counts: Counts, tokens: CellTokens) -> None:
         lengths = np.diff(counts.offsets)
         self.cells += len(counts)
@@ -80,17 +93,17 @@ class Truncation:
         self.cut_genes += tokens.n_left_out
         self.longest = max(self.longest, int(lengths.max(initial=0)))
 
-    def said(self, tokenizer: "CellTokenizer", max_tokens: int, measured: int) -> str | None:
+    def message(self, tokenizer: "CellTokenizer", max_tokens: int, largest_panel: int) -> str | None:
         """The figures in words, where more than 1% of what the cells express is not seen; else None.
 
         Parameters
         ----------
-        measured
+        largest_panel
             Genes of the file with most.
         """
         if self.cut_genes <= 0.01 * self.genes:
             return None
-        needed = {"interleaved": math.ceil(self.longest / (1 - tokenizer.zero_share)) + 1, "all": measured}.get(
+        needed = {"interleaved": math.ceil(self.longest / (1 - tokenizer.zero_share)) + 1, "all": largest_panel}.get(
             tokenizer.zeros, self.longest
         )
         enough = -(-(needed + len(tokenizer.prefix) + 1) // 8) * 8
@@ -99,6 +112,8 @@ class Truncation:
             f"{self.cut_genes / self.genes:.0%} of all expressed genes are not seen, of {self.cut_cells:,} of {self.cells:,} cells "
             f"(longest cell {self.longest:,} genes, max_tokens={max_tokens}){remedy}"
         )
+
+    said = message  # until everyone takes the new name
 
 
 class CellTokenizer:
@@ -120,8 +135,8 @@ class CellTokenizer:
         Probability that an expressed gene is not shown.
     values
         ``{kind, target_sum, n_bins, upper}``, see `cells.values.transform`; target_sum may be ``median``.
-    depth
-        ``{kind, min_total, rate, target}``: read-depth tokens [S], [T]. ``downsample`` and ``poisson`` thin the input,
+    read_depth
+        ``{mode, min_total, rate, target}``: read-depth tokens [S], [T]. ``downsample`` and ``poisson`` thin the input,
         ``equal`` does not; ``align`` and ``auto`` set [T] to the total `target`. `target` is the largest total of the
         training cells where it is not given; it is saved, and inference with a model that thins aligns to it.
     n_cls
@@ -133,15 +148,17 @@ class CellTokenizer:
         cells of inference.
     expects
         ``counts`` or ``normalised``: what the training files held; saved, and asked of the cells of inference
-        (`reading`). None if that is not known.
+        (`resolve_expects`). None if that is not known.
 
     Attributes
     ----------
-    by_content
+    keyed_by_content
         Whether tokens are a function of the cell alone, see `for_inference`.
     """
 
     FILES = ("cell_tokenizer.json", "genes.txt")
+    omics = "rna"
+    max_tokens: int | None = None
 
     def __init__(
         self,
@@ -151,7 +168,7 @@ class CellTokenizer:
         zero_share: float = 0.5,
         sequence_dropout: float = 0.0,
         values: dict | None = None,
-        depth: dict | None = None,
+        read_depth: dict | None = None,
         n_cls: int = 1,
         positions: bool = False,
         orthologs: dict[str, str] | None = None,
@@ -161,16 +178,16 @@ class CellTokenizer:
             if given not in known:
                 raise ValueError(f"tokenizer.{what}={given!r} is unknown; choose from {', '.join(known)}")
         self.values: dict[str, Any] = {"kind": "log_normalise", "target_sum": 1e4, "n_bins": 51, "upper": 10.0} | dict(values or {})
-        self.depth: dict[str, Any] = {"kind": "none", "min_total": 1000, "rate": 0.6, "target": None} | dict(depth or {})
+        self.read_depth: dict[str, Any] = {"mode": "none", "min_total": 1000, "rate": 0.6, "target": None} | dict(read_depth or {})
         if self.values["kind"] not in KINDS:
             raise ValueError(f"tokenizer.values.kind={self.values['kind']!r} is unknown; choose from {', '.join(KINDS)}")
-        if self.depth["kind"] not in DEPTHS:
-            raise ValueError(f"tokenizer.depth.kind={self.depth['kind']!r} is unknown; choose from {', '.join(DEPTHS)}")
-        if self.depth["kind"] == "align" and not self.depth["target"]:
-            raise ValueError("tokenizer.depth.kind=align needs tokenizer.depth.target, a total of counts")
-        target: Any = self.depth["target"]
+        if self.read_depth["mode"] not in READ_DEPTH_MODES:
+            raise ValueError(f"tokenizer.read_depth.mode={self.read_depth['mode']!r} is unknown; choose from {', '.join(READ_DEPTH_MODES)}")
+        if self.read_depth["mode"] == "align" and not self.read_depth["target"]:
+            raise ValueError("tokenizer.read_depth.mode=align needs tokenizer.read_depth.target, a total of counts")
+        target: Any = self.read_depth["target"]
         if target is not None and (isinstance(target, str | bool) or not (target == 0 or 0 < target < math.inf)):
-            raise ValueError(f"tokenizer.depth.target={target!r} must be a total of counts above 0")
+            raise ValueError(f"tokenizer.read_depth.target={target!r} must be a total of counts above 0")
         if isinstance(n_cls, bool) or not isinstance(n_cls, int) or n_cls < 1:
             raise ValueError(f"tokenizer.n_cls={n_cls!r} must be a whole number of at least 1")
         if not 0 <= sequence_dropout < 1 or not 0 <= zero_share < 1:
@@ -178,24 +195,38 @@ class CellTokenizer:
         self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout
         self.n_cls, self.positions, self.orthologs = n_cls, positions, orthologs
         self.expects = expects
-        self.by_content = False
+        self.keyed_by_content = False
         self.vocabulary: GeneVocabulary | None = None
         if not isinstance(genes, str):
-            self.use(GeneVocabulary.of_genes(genes))
+            self.bind_vocabulary(GeneVocabulary.of_genes(genes))
         elif genes != "from_data":
-            self.use(GeneVocabulary.load(genes))
+            self.bind_vocabulary(GeneVocabulary.load(genes))
 
-    def use(self, vocabulary: GeneVocabulary) -> None:
+    def bind_vocabulary(self, vocabulary: GeneVocabulary) -> None:
         """Bind a vocabulary; the special tokens that the settings need must be in it."""
         needed = ["[CLS]", *EXTRA_CLS[: self.n_cls - 1]] + (["[S]", "[T]"] if self.has_depth else [])
         if absent := [t for t in needed if t not in vocabulary.ids]:
-            raise ValueError(f"the gene vocabulary lacks {', '.join(absent)}, which tokenizer.n_cls={self.n_cls} and tokenizer.depth need")
+            raise ValueError(
+                f"the gene vocabulary lacks {', '.join(absent)}, which tokenizer.n_cls={self.n_cls} and tokenizer.read_depth need"
+            )
         self.vocabulary = vocabulary
         self.prefix = np.array([vocabulary.ids[t] for t in needed], np.int64)
 
+    use = bind_vocabulary  # until everyone takes the new name
+
+    @property
+    def depth(self) -> dict[str, Any]:
+        """Old name of `read_depth`."""
+        return self.read_depth | {"kind": self.read_depth["mode"]}
+
     @property
     def has_depth(self) -> bool:
-        return self.depth["kind"] != "none"
+        return self.read_depth["mode"] != "none"
+
+    @property
+    def lowers_depth(self) -> bool:
+        """Whether cells are shown at a lower read depth than they have."""
+        return self.read_depth["mode"] in ("downsample", "poisson")
 
     @property
     def names(self) -> list[str]:
@@ -229,15 +260,17 @@ class CellTokenizer:
         if not 0 <= number < self.n_cls:
             raise ValueError(f"objective {who} reads CLS token {number}, but tokenizer.n_cls={self.n_cls}")
 
-    def settle(self, totals: np.ndarray) -> None:
+    def fit_normalization(self, totals: np.ndarray) -> None:
         """Replace ``median`` and a missing target of read depth by the median and the largest of all training cells' totals."""
         totals = totals[totals > 0]
         if self.values["target_sum"] == "median":
             self.values["target_sum"] = float(np.median(totals))
-        if self.depth["kind"] in ("downsample", "poisson", "auto") and not self.depth["target"]:
-            self.depth["target"] = float(totals.max())
+        if self.read_depth["mode"] in ("downsample", "poisson", "auto") and not self.read_depth["target"]:
+            self.read_depth["target"] = float(totals.max())
 
-    def reading(self, expects: str | None = None) -> str:
+    settle = fit_normalization  # until everyone takes the new name
+
+    def resolve_expects(self, expects: str | None = None) -> str:
         """What files must hold, ``counts`` or ``normalised``; None takes what the training files held.
 
         Values that are log-normalised in the file are taken as they are by a model that log-normalises counts itself: from
@@ -266,24 +299,89 @@ class CellTokenizer:
             )
         return asked
 
+    reading = resolve_expects  # until everyone takes the new name
+
     @property
     def is_settled(self) -> bool:
-        """Whether `settle` has nothing left to do."""
+        """Old name of `is_fitted`."""
+        return self.is_fitted
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit_normalization` has nothing left to do."""
         return self.values["target_sum"] != "median" and (
-            self.depth["kind"] not in ("downsample", "poisson", "auto") or bool(self.depth["target"])
+            self.read_depth["mode"] not in ("downsample", "poisson", "auto") or bool(self.read_depth["target"])
         )
 
     def _transform(self) -> tuple[int, float, int, float]:
         v = self.values
         if v["target_sum"] == "median":
-            raise ValueError("tokenizer.values.target_sum=median is known once training cells were seen (`settle`)")
+            raise ValueError("tokenizer.values.target_sum=median is known once training cells were seen (`fit_normalization`)")
         return KINDS.index(v["kind"]), float(v["target_sum"]), int(v["n_bins"]), float(v["upper"])
+
+    def encode(self, raw: CellBatch, keys: np.ndarray, max_tokens: int) -> Tokens:
+        """Tokens of cells.
+
+        Parameters
+        ----------
+        raw
+            Cells, and which genes their sources measure.
+        keys
+            One ``uint64`` for each cell, the only source of randomness; not read by a tokenizer `for_inference`, which keys each
+            cell by its content.
+        max_tokens
+            Longest input, special tokens included.
+
+        Returns
+        -------
+        Tokens
+            With the fields ``values`` and, where read depth may be lowered, ``targets`` (the values before it was), the example
+            field ``read_depth``, and full profiles.
+        """
+        counts, keys = self.arrange(raw.counts, keys)
+        found = self(counts, keys, raw.source_ids, list(raw.gene_panels), max_tokens)
+        fields = {"values": found.values} | ({"targets": found.targets} if self.lowers_depth else {})
+        return Tokens(
+            found.ids,
+            found.offsets,
+            fields,
+            {} if found.depth is None else {"read_depth": found.depth},
+            Profiles(counts.ids, found.whole, counts.offsets),
+            found.counted(counts),
+        )
+
+    def collate(self, tokens: Tokens, row_length: int | None = None) -> dict[str, Any]:
+        """Rows of a batch, in NumPy arrays; packed where a row length is given.
+
+        ``values`` are -(id + 1) at special tokens and padding, and log(1 + total) of the input and the target at [S] and [T].
+        """
+        fills = {"values": -(PAD + 1.0)}
+        batch = collate_tokens(tokens, self.prefix, self.n_special, row_length, self.positions, fills)
+        self.finish_values(batch, tokens.lengths, tokens.example_fields.get("read_depth"))
+        return batch
+
+    def spans(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
+        """Ids of the gene that each of an example's tokens [L] stands for, [L, 2] half-open; special tokens stand for none."""
+        ids = np.asarray(ids, np.int64)
+        return np.stack([ids, ids + (ids >= self.n_special)], 1)
+
+    def description(self) -> dict[str, Any]:
+        """What a model depends on of its tokenizer: a hash of the genes in the order of their ids, and what their values, CLS
+        tokens, read depth and positions are."""
+        return {
+            "tokens": hash_of_names(self.names),
+            "values": self.values["kind"],
+            "n_bins": self.n_bins,
+            "n_cls": self.n_cls,
+            "read_depth": self.has_depth,
+            "positions": self.positions,
+        }
 
     def arrange(self, counts: Counts, keys: np.ndarray) -> tuple[Counts, np.ndarray]:
         """Cells and keys as `__call__` must get them: by gene, and keyed by content, where that is asked for."""
-        if self.by_content or self.order == "as_given":
+        if self.keyed_by_content or self.order == "as_given":
             counts = by_gene(counts, len(self))
-        return counts, content_keys(counts) if self.by_content else keys
+        return counts, content_keys(counts) if self.keyed_by_content else keys
 
     def __call__(self, counts: Counts, keys: np.ndarray, source: np.ndarray, measured: list[np.ndarray], max_tokens: int) -> CellTokens:
         """Tokens of cells.
@@ -300,9 +398,9 @@ class CellTokenizer:
         max_genes = max_tokens - len(self.prefix) - 1
         if max_genes < 1:
             raise ValueError(f"max_tokens={max_tokens} leaves no room for genes beside {len(self.prefix) + 1} special tokens")
-        if self.depth["kind"] == "auto" and not self.depth["target"]:
+        if self.read_depth["mode"] == "auto" and not self.read_depth["target"]:
             raise ValueError(
-                "the tokenizer has no target of read depth: it was saved without (depth.target of cell_tokenizer.json). Give depth_target=N "
+                "the tokenizer has no target of read depth: it was saved without (read_depth.target of cell_tokenizer.json). Give depth_target=N "
                 "(data.depth_target on the command line), a total of counts such as the deepest training cells had"
             )
         n = len(counts)
@@ -310,28 +408,30 @@ class CellTokenizer:
         size = int(np.minimum(most, max_genes).sum())
         ids, values, targets = np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.float32)
         offsets, totals = np.zeros(n + 1, np.int64), np.empty((n, 2))
-        how = {"downsample": DOWNSAMPLE, "poisson": POISSON}.get(self.depth["kind"], EQUAL)
+        how = {"downsample": DOWNSAMPLE, "poisson": POISSON}.get(self.read_depth["mode"], EQUAL)
         pools = measured if self.zeros != "expressed" else [np.empty(0, np.int32)] * len(measured)
         pool_offsets = np.cumsum([0, *map(len, pools)])
         whole = np.empty(len(counts.counts), np.float32)
         cut = choose_tokens(
             counts.ids, counts.counts, counts.offsets, keys, source, np.concatenate(pools), pool_offsets, max_genes, ORDERS.index(self.order),
             ZEROS.index(self.zeros), float(self.zero_share), float(self.sequence_dropout), *self._transform(), how,
-            float(self.depth["min_total"]), float(self.depth["rate"]), len(self), whole, ids, values, targets, offsets, totals,
+            float(self.read_depth["min_total"]), float(self.read_depth["rate"]), len(self), whole, ids, values, targets, offsets, totals,
         )  # fmt: skip
         end = offsets[-1]
         depth = None
         if self.has_depth:
-            if self.depth["kind"] in ("align", "auto"):
-                totals[:, 1] = self.depth["target"]
+            if self.read_depth["mode"] in ("align", "auto"):
+                totals[:, 1] = self.read_depth["target"]
             depth = np.log1p(totals).astype(np.float32)
         return CellTokens(ids[:end], values[:end], targets[:end], offsets, whole, depth, *cut)
 
-    def whole_cells(self, counts: Counts) -> np.ndarray:
-        """Values of every expressed gene of the cells, ``float32`` [nnz]: what whole-cell decoding predicts."""
+    def full_profile(self, counts: Counts) -> np.ndarray:
+        """Values of every expressed gene of the cells, ``float32`` [nnz], in the order of `counts`."""
         out = np.empty(len(counts.counts), np.float32)
         whole_values(counts.counts, counts.offsets, *self._transform(), out)
         return out
+
+    whole_cells = full_profile  # until everyone takes the new name
 
     def finish_values(self, batch: dict, lengths: np.ndarray, depth: np.ndarray | None) -> None:
         """Write the values of special tokens into collated cells of these lengths: -(id + 1), and log totals at [S], [T]."""
@@ -367,23 +467,23 @@ class CellTokenizer:
         settings |= {"zeros": "measured" if self.zeros == "batch_wise" else self.zeros}
         if not shown_in_part:
             settings["sequence_dropout"] = 0.0
-            if self.depth["kind"] in ("downsample", "poisson"):
-                settings["depth"] = self.depth | {"kind": "auto"}
+            if self.read_depth["mode"] in ("downsample", "poisson"):
+                settings["read_depth"] = self.read_depth | {"mode": "auto"}
         if depth_target is not None:
             if not self.has_depth:
                 raise ValueError(f"depth_target={depth_target}: this model has no tokens of read depth")
             if isinstance(depth_target, str) or not depth_target > 0:
                 raise ValueError(f"depth_target={depth_target!r} must be a total of counts above 0")
-            settings["depth"] = self.depth | {"kind": "align", "target": float(depth_target)}
+            settings["read_depth"] = self.read_depth | {"mode": "align", "target": float(depth_target)}
         again = CellTokenizer("from_data", **settings)
         assert self.vocabulary is not None
-        again.use(self.vocabulary)
-        again.by_content = True
+        again.bind_vocabulary(self.vocabulary)
+        again.keyed_by_content = True
         return again
 
     @property
     def settings(self) -> dict:
-        names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "depth", "n_cls", "positions")
+        names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "read_depth", "n_cls", "positions")
         return {name: getattr(self, name) for name in names} | {
             name: getattr(self, name) for name in ("orthologs", "expects") if getattr(self, name)
         }
@@ -399,5 +499,5 @@ class CellTokenizer:
         """Read a tokenizer from a folder that `save_pretrained` wrote; `changes` replace its settings."""
         settings, genes = (Path(folder) / name for name in cls.FILES)
         tokenizer = cls("from_data", **json.loads(settings.read_text()) | changes)
-        tokenizer.use(GeneVocabulary(genes.read_text().split("\n")[:-1]))
+        tokenizer.bind_vocabulary(GeneVocabulary(genes.read_text().split("\n")[:-1]))
         return tokenizer

@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from bmfm.genome.alphabet import read_text
+from bmfm.genome.representation import Encoded
+
+BOUNDARY = np.uint8(0x7F)
+"""Code between the two sequences of a pair (`join_pairs`), which tokenizers write as [SEP]; no symbol of the alphabet has it."""
 
 MISSING = frozenset(
     "".join(word.split()).lower()
@@ -84,3 +88,28 @@ def read_texts(texts: Sequence[str], alphabet: str = "auto", where: Callable[[in
         symbols.append(codes)
         n_replaced += n
     return symbols, n_replaced
+
+
+def as_encoded(symbols: Sequence[np.ndarray]) -> Encoded:
+    """Symbol codes of each sequence as one batch, what tokenizers encode."""
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(s) for s in symbols], dtype=np.int64)])
+    return Encoded(np.concatenate(symbols) if symbols else np.empty(0, np.uint8), offsets)
+
+
+def join_pairs(first: Encoded, second: Encoded) -> Encoded:
+    """Pairs of sequences as one batch; tokenizers give ``A [SEP] B`` for each."""
+    if len(first) != len(second):
+        raise ValueError(f"{len(first):,} sequences cannot be paired with {len(second):,}")
+    boundary = np.array([BOUNDARY])
+    return as_encoded([np.concatenate([first[b], boundary, second[b]]) for b in range(len(first))])
+
+
+def split_at_boundaries(encoded: Encoded) -> tuple[list[np.ndarray], np.ndarray]:
+    """Symbol codes of each single sequence (a pair has two), and the number of the example that it belongs to."""
+    parts: list[np.ndarray] = []
+    owners: list[int] = []
+    for b in range(len(encoded)):
+        pieces = np.split(encoded[b], np.flatnonzero(encoded[b] == BOUNDARY))
+        parts += [pieces[0], *(piece[1:] for piece in pieces[1:])]
+        owners += [b] * len(pieces)
+    return parts, np.array(owners, np.int64)

@@ -23,16 +23,9 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def freeze_unread(model: BmfmModel) -> list[str]:
-    """Freeze the parameters that no head of the model reads, and return their names.
-
-    They would get no gradient, for which training on several devices waits in vain: the pooler where no head pools by it,
-    and in backbones of others whatever the hidden states do not depend on (a pooler, a head for contacts, adapters in them).
-    """
-    settings = model.config.to_dict()
-    pooled = {settings.get("pooling") if h.get("pooling") == "auto" else h.get("pooling") for h in model.config.heads.values()}
-    names = [] if "pooler" in pooled else [name for name, _ in model.named_parameters() if name.startswith("pooler.")]
-    if model.reads_ids:
-        names += [f"backbone.{name}" for name in model.backbone.unread()]
+    """Freeze the parameters that no head of the model reads, and return their names: they would get no gradient, for which training on
+    several devices waits in vain."""
+    names = model.unused_parameters()
     for name in names:
         model.get_parameter(name).requires_grad = False
     return names
@@ -80,7 +73,7 @@ def depth_of(name: str, n_layers: int) -> int:
 
 
 def adamw(
-    model: torch.nn.Module,
+    model: BmfmModel,
     lr: float,
     betas: tuple[float, float],
     eps: float,
@@ -101,7 +94,7 @@ def adamw(
     if layer_decay != 1.0 or head_lr is not None:
         assert isinstance(model, BmfmModel)
         names = {id(p): name for name, p in model.named_parameters()}
-        n_layers = model.config.num_hidden_layers
+        n_layers = len(model.backbone.layers)
         split: dict[str, dict] = {}
         for group in groups:
             for p in group["params"]:

@@ -109,12 +109,12 @@ def save_model(
     import transformers
 
     from bmfm.checkpoints.load import save_together
-    from bmfm.checkpoints.transformers_format import is_plain
+    from bmfm.checkpoints.transformers_format import is_hf_compatible
 
     transformers.utils.logging.disable_progress_bar()
     model.config.max_tokens = config["data"]["max_tokens"]
     model.config.positions = getattr(tokenizer, "positions", model.config.positions)
-    if is_plain(model):
+    if is_hf_compatible(model):
         tokenizer.tokenizer.model_max_length = config["data"]["max_tokens"]
     save_together(model, tokenizer, folder)
     (folder / "recipe.json").write_text(json.dumps(config, indent=1, default=str))
@@ -123,9 +123,9 @@ def save_model(
 
 def write_card(model, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]) -> None:
     """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved."""
-    from bmfm.checkpoints.transformers_format import is_plain
+    from bmfm.checkpoints.transformers_format import is_hf_compatible
 
-    plain = is_plain(model)
+    plain = is_hf_compatible(model)
     tags = "genomics, dna" if "values" not in model.config.fields else "transcriptomics, single-cell"
     what = "genomic DNA" if "values" not in model.config.fields else "single-cell RNA"
     objectives = ", ".join(config["objectives"])

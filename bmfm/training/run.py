@@ -48,7 +48,7 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
     data.objectives = objectives
     genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model: BmfmModel = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
-    objectives.init_output_biases(model.heads, model.begun)
+    objectives.init_output_biases(model)
     freeze_unread(model)
     return data, objectives, model
 
@@ -115,7 +115,8 @@ class Run:
 
     def save(self, metrics: dict[str, float]) -> None:
         """Write the model, before anything else that can fail; adapters are merged into it on every device."""
-        from bmfm.checkpoints.load import has_lora, merge_lora, save_adapter
+        from bmfm.checkpoints.adapters import save_adapter
+        from bmfm.models.lora import has_lora, merge_lora
         from bmfm.training import report
 
         tokenizer, settings = self.data.tokenizer, self.settings

@@ -255,9 +255,9 @@ class TestTraining:
 
     def test_median_is_of_all_training_cells(self, counts):
         data = RnaDataModule(adata_of(counts), SPLIT, 20, 4, statistics_cells=3)
-        data.connect(CellTokenizer(GENES, values={"target_sum": "median"}, depth={"kind": "downsample"}))
+        data.connect(CellTokenizer(GENES, values={"target_sum": "median"}, read_depth={"mode": "downsample"}))
         totals = counts[data.numbers["train"]].sum(1)
-        assert data.tokenizer.values["target_sum"] == np.median(totals) and data.tokenizer.depth["target"] == totals.max()
+        assert data.tokenizer.values["target_sum"] == np.median(totals) and data.tokenizer.read_depth["target"] == totals.max()
 
     @pytest.mark.parametrize("zeros", ["measured", "interleaved", "all"])
     @pytest.mark.parametrize("max_tokens", [6, 20])

@@ -48,7 +48,7 @@ def same(a, b):
 @pytest.mark.parametrize("depth", ["none", "downsample", "auto"])
 def test_tokens_of_a_cell_depend_on_the_cell_alone(adata, order, zeros, depth, tmp_path):
     tokenizer = CellTokenizer(
-        order=order, zeros=zeros, zero_share=0.3, sequence_dropout=0.3, depth={"kind": depth, "target": 9000, "min_total": 10}
+        order=order, zeros=zeros, zero_share=0.3, sequence_dropout=0.3, read_depth={"mode": depth, "target": 9000, "min_total": 10}
     )
     whole = examples(tokenizer, adata)
     shuffled = np.random.default_rng(0).permutation(adata.n_vars)
@@ -116,7 +116,7 @@ class TestHeldOut:
     @pytest.mark.parametrize("zeros", ["expressed", "batch_wise"])
     @pytest.mark.parametrize("depth", ["none", "downsample", "poisson"])
     def test_sees_what_inference_sees(self, adata, tmp_path, zeros, depth):
-        tokenizer = CellTokenizer(zeros=zeros, sequence_dropout=0.5, depth={"kind": depth, "min_total": 1})
+        tokenizer = CellTokenizer(zeros=zeros, sequence_dropout=0.5, read_depth={"mode": depth, "min_total": 1})
         data = self.module(adata, tokenizer)
         tokenizer.save_pretrained(tmp_path)
         saved = CellTokenizer.from_pretrained(tmp_path)
@@ -140,7 +140,7 @@ class TestHeldOut:
     def test_is_shown_in_part_where_an_objective_asks_for_it(self, adata):
         def batches(source, need):
             data = self.module(
-                source, CellTokenizer(sequence_dropout=0.5, zeros="batch_wise", depth={"kind": "downsample", "min_total": 1})
+                source, CellTokenizer(sequence_dropout=0.5, zeros="batch_wise", read_depth={"mode": "downsample", "min_total": 1})
             )
             data.need(need)
             return list(data.held_out_loader("validation"))
@@ -160,24 +160,24 @@ class TestHeldOut:
 
 class TestDepthTarget:
     def test_it_is_the_training_cells_deepest_and_saved(self, adata, tmp_path):
-        tokenizer = CellTokenizer(depth={"kind": "downsample"})
+        tokenizer = CellTokenizer(read_depth={"mode": "downsample"})
         data = RnaDataModule(adata, SPLIT, max_tokens=100, batch_size=8)
         data.connect(tokenizer)
         known = tokenizer.vocabulary.match(adata.var).ids >= 0
         totals = np.asarray(adata.X[:, known].sum(1)).ravel()
         tokenizer.save_pretrained(tmp_path)
         saved = CellTokenizer.from_pretrained(tmp_path)
-        assert saved.depth["target"] == totals[data.numbers["train"]].max()
+        assert saved.read_depth["target"] == totals[data.numbers["train"]].max()
         shallow = adata[totals < np.median(totals)]
         for rows in (shallow, shallow[:1]):
             depths = np.array([e[2] for e in examples(saved, rows)])
-            np.testing.assert_allclose(depths[:, 1], np.log1p(saved.depth["target"]), rtol=1e-6)
+            np.testing.assert_allclose(depths[:, 1], np.log1p(saved.read_depth["target"]), rtol=1e-6)
             np.testing.assert_allclose(depths[:, 0], np.log1p(np.asarray(rows.X[:, known].sum(1)).ravel()), rtol=1e-6)
         assert examples(saved, adata[:1], depth_target=5000)[0][2][1] == np.float32(np.log1p(5000))
 
     @pytest.mark.parametrize("kind", ["downsample", "poisson", "auto"])
     def test_a_model_saved_without_one_asks_for_it(self, adata, kind):
-        tokenizer = CellTokenizer(depth={"kind": kind})
+        tokenizer = CellTokenizer(read_depth={"mode": kind})
         with pytest.raises(ValueError, match=r"no target of read depth.*depth_target"):
             examples(tokenizer, adata)
         assert len(examples(tokenizer, adata, depth_target=1e4)) == 90

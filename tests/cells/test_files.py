@@ -152,7 +152,7 @@ class TestResults:
 )
 def test_options_that_are_no_numbers(adata, options, said):
     with pytest.raises(ValueError, match=said):
-        read_cells(CellTokenizer(GENES, depth={"kind": "auto", "target": 100}), adata, 20, **options)
+        read_cells(CellTokenizer(GENES, read_depth={"mode": "auto", "target": 100}), adata, 20, **options)
 
 
 def test_old_layouts_are_read_quietly(tmp_path, adata):

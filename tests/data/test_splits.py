@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from bmfm.data.splits import Order, split_examples
+from bmfm.data.samplers import ShuffledSampler
+from bmfm.data.splits import split_examples
 
 
 class TestSplits:
@@ -53,17 +54,17 @@ class TestSplits:
 
     def test_an_epoch_visits_every_cell_once_in_an_order_of_its_own(self):
         cells = np.arange(10, 110)
-        for order in (Order(cells, 3), Order(cells, 3, cells // 8, 2)):
+        for order in (ShuffledSampler(cells, 3), ShuffledSampler(cells, 3, cells // 8, 2)):
             assert sorted(order.epoch(0)) == cells.tolist() and (order.epoch(0) != order.epoch(1)).any()
             picked = order(np.array([0, 1, 5, 0]), np.array([3, 4, 5, 6]))
-            again = Order(cells, 3, order.blocks, 2)
+            again = ShuffledSampler(cells, 3, order.blocks, 2)
             assert (picked == [again.epoch(0)[3], again.epoch(1)[4], again.epoch(5)[5], again.epoch(0)[6]]).all()
 
     def test_blocks_are_read_in_groups(self):
         cells = np.arange(96)
-        order = Order(cells, 0, cells // 8, 3).epoch(0) // 8
+        order = ShuffledSampler(cells, 0, cells // 8, 3).epoch(0) // 8
         assert all(len(set(order[i : i + 24])) == 3 for i in range(0, 96, 24))
 
     def test_balanced_drawing(self):
-        order = Order(np.arange(100), 0, classes=np.repeat([0, 1], [95, 5])).epoch(0)
+        order = ShuffledSampler(np.arange(100), 0, classes=np.repeat([0, 1], [95, 5])).epoch(0)
         assert len(order) == 100 and 35 <= (order >= 95).sum() <= 65

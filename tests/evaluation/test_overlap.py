@@ -14,7 +14,7 @@ from bmfm.cli import compose
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.overlap import _count, overlap, sentences
 from bmfm.evaluation.sketch import EMPTY, jaccard_of, near, sketches
-from bmfm.evaluation.tasks import read_card
+from bmfm.evaluation.tasks import read_task
 from bmfm.files import ASSETS
 from bmfm.hashing import mix
 
@@ -77,7 +77,7 @@ def test_counts_of_what_ships_are_those_of_pandas():
     whole["lesser"] = [min(s, complement(s)) for s in whole.sequence]
     train, test = whole[whole.part == "train"], whole[whole.part == "test"]
     labels = whole.groupby("lesser").label.transform("nunique")
-    found = overlap(Examples(read_card("demo/core_promoter_tata", ["checkpoint=none"]), "none"))
+    found = overlap(Examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none"))
     assert found["exact"] == test.lesser.isin(train.lesser).sum() > 0
     assert found["contradicting"] == (labels > 1).sum() and found["test"] == len(test)
 
@@ -131,7 +131,7 @@ def test_cells_that_were_seen_are_counted(tmp_path):
     twice.obs["part"] = ["train"] * 50 + ["validation"] * 10 + ["test"] * 5
     twice.obs["cell_type"] = [*adata.obs["cell_type"], "b", "b", "a", "b", "a"]  # the first has another type than before
     twice.write_h5ad(tmp_path / "t.h5ad")
-    card = read_card("demo/pbmc3k", ["checkpoint=none", f"data.path={tmp_path / 't.h5ad'}", "objectives.label.column=cell_type",
+    card = read_task("demo/pbmc3k", ["checkpoint=none", f"data.path={tmp_path / 't.h5ad'}", "objectives.label.column=cell_type",
                                      "data.split={by: column, column: part}"])  # fmt: skip
     card.__dict__["files"] = ()
     found = _count(Examples(card, tmp_path))

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from bmfm.evaluation.report.comparison import Comparison, Entrant, summarise
+from bmfm.evaluation.report.comparison import ComparedMethod, Comparison, summarise
 from bmfm.evaluation.report.drawings import _level_groups, rank_test
 from bmfm.evaluation.report.pages import write_report
 
@@ -118,9 +118,9 @@ def test_the_best_is_bold_also_where_less_is_better(tmp_path):
 
 def test_intervals_are_of_seeds_or_of_examples_and_say_which():
     c = Comparison(sample())
-    over_seeds = c.tasks[0].cells[Entrant("dna_snp", "finetune")]
+    over_seeds = c.tasks[0].cells[ComparedMethod("dna_snp", "finetune")]
     assert over_seeds.over_seeds and "±" in str(over_seeds)
-    alone = c.tasks[0].cells[Entrant("6-mers", "baseline")]
+    alone = c.tasks[0].cells[ComparedMethod("6-mers", "baseline")]
     assert not alone.over_seeds and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", str(alone))
     agreeing = [record("gue/tf_0", "m", "linear_probe", s, 0.6) for s in range(3)]
     assert str(summarise(agreeing, "mcc")) == "0.600 [0.560, 0.640]"
@@ -142,11 +142,11 @@ def test_means_and_ranks_are_of_entrants_with_every_task(tmp_path):
     results = failed(sample(), "gue/tf_1", "dna_snp", "finetune", seeds=(1,))
     results["records"] = [r for r in results["records"] if not (r["task"] == "mpra/lac" and r["mode"] == "linear_probe")]
     c = Comparison(results)
-    assert set(c.ranks) == {Entrant("dna_ref", "finetune"), Entrant("6-mers", "baseline")}
+    assert set(c.ranks) == {ComparedMethod("dna_ref", "finetune"), ComparedMethod("6-mers", "baseline")}
     _, text = written(results, tmp_path)
     head, _, *rows = rows_of(text, "Results")
     by = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    mean = [c.tasks[i].cells[Entrant("dna_ref", "finetune")].mean for i in range(5)]
+    mean = [c.tasks[i].cells[ComparedMethod("dna_ref", "finetune")].mean for i in range(5)]
     assert by["mean of 5 tasks"]["dna_ref, fine-tuned"] == f"{sum(mean) / 5:.3f}"
     for row in ("mean of 5 tasks", "mean rank"):
         assert by[row]["dna_snp, fine-tuned"] == by[row]["dna_snp, linear probe"] == "-"

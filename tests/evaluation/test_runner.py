@@ -16,8 +16,8 @@ from bmfm.cli import compose, config_folder
 from bmfm.evaluation import runner
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.launch import LocalPool, Slurm
-from bmfm.evaluation.methods import Embedding, Probe
-from bmfm.evaluation.tasks import read_card
+from bmfm.evaluation.methods import PrecomputedEmbeddings, Probe
+from bmfm.evaluation.tasks import read_task
 from bmfm.files import ASSETS, cache_root
 
 DNA = "+suite={name: demo_dna, title: t, tasks: [demo/core_promoter_tata]}"
@@ -51,12 +51,12 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def promoters():
-    return Examples(read_card("demo/core_promoter_tata", ["checkpoint=none"]), "none")
+    return Examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none")
 
 
 @pytest.fixture(scope="module")
 def cells():
-    return Examples(read_card("demo/pbmc3k", ["checkpoint=none"]), "none")
+    return Examples(read_task("demo/pbmc3k", ["checkpoint=none"]), "none")
 
 
 def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
@@ -97,13 +97,13 @@ def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
 
 
 def test_a_failure_is_a_record_and_is_tried_again(run, tmp_path, monkeypatch):
-    from bmfm.evaluation.baselines import Linear
+    from bmfm.evaluation.baselines import LinearBaseline
 
     def fail(self, examples, seed, folder):
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Linear, "predict", fail)
+        patch.setattr(LinearBaseline, "predict", fail)
         (record,) = run(DNA, "baseline=[kmer_linear]")
     assert record["status"] == "failed" and record["error"] == "RuntimeError: out of luck" and record["test_uses"] == 0
     assert "out of luck" in (tmp_path / "run" / "cells" / record["key"] / "error.txt").read_text()
@@ -150,7 +150,7 @@ def test_every_baseline_runs(name, promoters, cells, tmp_path):
     entrant = instantiate(config, _convert_="all", **({"max_epochs": 1} if "max_epochs" in config else {}))
     if name in ("scvi", "harmony"):
         pytest.importorskip({"scvi": "scvi", "harmony": "harmonypy"}[name])
-        card = read_card("demo/pbmc3k_embedding", ["checkpoint=none"])
+        card = read_task("demo/pbmc3k_embedding", ["checkpoint=none"])
         assert runner.takes(entrant, card) == (name == "scvi")
         cells.card.__dict__["batch"] = "cell_type" if name == "harmony" else None
         assert len(entrant.embed(cells, 0)) == 2700
@@ -165,16 +165,16 @@ def test_every_baseline_runs(name, promoters, cells, tmp_path):
 
 
 def test_components_see_the_training_cells_alone(cells):
-    from bmfm.evaluation.baselines import Pca, log_values
+    from bmfm.evaluation.baselines import PcaEmbeddings, log_values
 
-    before = Pca("p").embed(cells)
+    before = PcaEmbeddings("p").embed(cells)
     values, _ = log_values(cells)
     changed = values.copy()
     test_rows = np.isin(np.repeat(np.arange(values.shape[0]), np.diff(values.indptr)), cells.parts["test"])
     changed.data[test_rows] *= 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bmfm.evaluation.baselines.log_values", lambda examples: (changed, values.shape[0]))
-        after = Pca("p").embed(cells)
+        after = PcaEmbeddings("p").embed(cells)
     train = cells.parts["train"]
     np.testing.assert_allclose(before[train], after[train], atol=1e-4)
 
@@ -183,25 +183,25 @@ def test_embeddings_made_elsewhere(cells, promoters, tmp_path):
     n, rng = 2700, np.random.default_rng(0)
     types = cells._labels["label"].values
     cells.adata.obsm["X_told"] = np.eye(9, dtype=np.float32)[np.where(types < 0, 8, types)]
-    said = Probe(Embedding("told", key="X_told")).predict(cells, 0, tmp_path)["label"]
+    said = Probe(PrecomputedEmbeddings("told", key="X_told")).predict(cells, 0, tmp_path)["label"]
     truth = cells._labels["label"].values[cells.parts["test"]]
     assert (said.argmax(1) == truth)[truth >= 0].all()
     with pytest.raises(ValueError, match="no 'X_absent'; it has X_told"):
-        Embedding("absent", key="X_absent").embed(cells)
+        PrecomputedEmbeddings("absent", key="X_absent").embed(cells)
     # a table matched by the cells' names, in another order
     order = rng.permutation(n)
     table = pd.DataFrame({"cell": cells.adata.obs_names[order], "e0": order.astype(float)})
     (tmp_path / "demo").mkdir()
     table.to_parquet(tmp_path / "demo" / "pbmc3k.parquet")
-    assert (Embedding("t", path=str(tmp_path / "{task}.parquet")).embed(cells)[:, 0] == np.arange(n)).all()
+    assert (PrecomputedEmbeddings("t", path=str(tmp_path / "{task}.parquet")).embed(cells)[:, 0] == np.arange(n)).all()
     table.iloc[1:].to_parquet(tmp_path / "demo" / "pbmc3k.parquet")
     with pytest.raises(ValueError, match="no row for 1 of 2,700 examples"):
-        Embedding("t", path=str(tmp_path / "{task}.parquet")).embed(cells)
+        PrecomputedEmbeddings("t", path=str(tmp_path / "{task}.parquet")).embed(cells)
     np.save(tmp_path / "short.npy", np.zeros((5, 2)))
     with pytest.raises(ValueError, match=r"5 rows, demo/core_promoter_tata has 6,130 examples"):
-        Embedding("t", path=str(tmp_path / "short.npy"), ordered=True).embed(promoters)
+        PrecomputedEmbeddings("t", path=str(tmp_path / "short.npy"), ordered=True).embed(promoters)
     with pytest.raises(ValueError, match="either key"):
-        Embedding("both", key="a", path="b")
+        PrecomputedEmbeddings("both", key="a", path="b")
 
 
 def test_cells_whose_names_look_like_numbers_are_matched_to_the_letter(tmp_path):
@@ -210,9 +210,9 @@ def test_cells_whose_names_look_like_numbers_are_matched_to_the_letter(tmp_path)
     names = ["001", "1", "1e5", "100000", "NA"]
     cells = SimpleNamespace(card=SimpleNamespace(omics="rna", name="five"), adata=SimpleNamespace(obs_names=pd.Index(names)), inputs=names)
     (tmp_path / "t.csv").write_text("cell,e0\nNA,4\n100000,3\n001,0\n1e5,2\n1,1\n")
-    assert Embedding("t", path=str(tmp_path / "t.csv")).embed(cells)[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(cells)[:, 0].tolist() == [0, 1, 2, 3, 4]
     (tmp_path / "t.csv").write_text("e0,e1\n" + "0.5,1\n" * 5)
-    assert Embedding("t", path=str(tmp_path / "t.csv"), ordered=True).embed(cells).tolist() == [[0.5, 1]] * 5
+    assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv"), ordered=True).embed(cells).tolist() == [[0.5, 1]] * 5
 
 
 def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
@@ -226,7 +226,7 @@ def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
     for name, names in (("sequence", texts), ("anything", texts), ("sha256", digests)):
         table = pd.DataFrame({name: np.array(names)[order], "e0": value[order]})
         table.to_csv(tmp_path / "t.csv", index=False)
-        made = Embedding("t", path=str(tmp_path / "t.csv"))
+        made = PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv"))
         assert (made.embed(promoters)[:, 0] == value).all()
     for broken, said in (
         (table.assign(sha256="x"), "has several rows named 'x', which differ"),
@@ -237,11 +237,11 @@ def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
     ):
         broken.to_csv(tmp_path / "t.csv", index=False)
         with pytest.raises(ValueError, match=said):
-            Embedding("t", path=str(tmp_path / "t.csv")).embed(promoters)
+            PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(promoters)
     np.save(tmp_path / "t.npy", value[:, None])
     with pytest.raises(ValueError, match="ordered: true"):
-        Embedding("t", path=str(tmp_path / "t.npy")).embed(promoters)
-    assert (Embedding("t", path=str(tmp_path / "t.npy"), ordered=True).embed(promoters)[:, 0] == value).all()
+        PrecomputedEmbeddings("t", path=str(tmp_path / "t.npy")).embed(promoters)
+    assert (PrecomputedEmbeddings("t", path=str(tmp_path / "t.npy"), ordered=True).embed(promoters)[:, 0] == value).all()
 
 
 def test_embeddings_of_pairs_and_of_named_rows(tmp_path):
@@ -252,10 +252,10 @@ def test_embeddings_of_pairs_and_of_named_rows(tmp_path):
     by_name = pd.DataFrame({"probe": [9, 7, 8], "e0": [3.0, 1, 2]})
     for made in (by_pair, by_name, pd.concat([by_name, by_name])):
         made.to_csv(tmp_path / "t.csv", index=False)
-        assert Embedding("t", path=str(tmp_path / "t.csv")).embed(given)[:, 0].tolist() == [1, 2, 3]
+        assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(given)[:, 0].tolist() == [1, 2, 3]
     by_name.assign(probe=[9, 7, 5]).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match=r"no row for 1 of 3 examples of x/y \(first: '8'\)"):
-        Embedding("t", path=str(tmp_path / "t.csv")).embed(given)
+        PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(given)
 
 
 def test_a_failed_cell_shows_in_the_exit_status(run, tmp_path, monkeypatch, capsys):
@@ -266,7 +266,7 @@ def test_a_failed_cell_shows_in_the_exit_status(run, tmp_path, monkeypatch, caps
 
     config = compose("benchmark", [DNA, *QUICK, f"run_dir={tmp_path / 'run'}", "baseline=[kmer_linear]"])
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr("bmfm.evaluation.baselines.Linear.predict", fail)
+        patch.setattr("bmfm.evaluation.baselines.LinearBaseline.predict", fail)
         bmfm.benchmark.run(config)
     assert ended.value.code == 1 and (tmp_path / "run" / "report.html").is_file()
     assert "1 of 1 cells failed" in (said := capsys.readouterr().err)
@@ -318,8 +318,8 @@ def test_settings_that_mean_nothing_are_refused(run):
 def test_other_data_are_another_cell(tmp_path):
     """Keys change with seed and settings, not with the order of entrants; what changes on disk is refused by its checksum."""
     entrants = entrants_of(compose("benchmark", [DNA, "baseline=[kmer_linear,cnn]"]))
-    card = read_card("demo/core_promoter_tata", ["checkpoint=none"])
-    other = read_card("gue/prom_core_tata", ["checkpoint=none", f"data_root={tmp_path / 'root'}"])
+    card = read_task("demo/core_promoter_tata", ["checkpoint=none"])
+    other = read_task("gue/prom_core_tata", ["checkpoint=none", f"data_root={tmp_path / 'root'}"])
     made = [runner.grid("s", [card], e, [0, 1], "none", tmp_path, 10)[0] for e in (entrants, entrants[::-1])]
     assert {c.key for c in made[0]} == {c.key for c in made[1]} and len(made[0]) == 3  # the linear one has one seed
     fewer = runner.grid("s", [card], entrants, [0, 1], "none", tmp_path, 20)[0]
@@ -333,8 +333,8 @@ def test_other_data_are_another_cell(tmp_path):
 
 
 def test_one_cell_of_each_embedding_comes_first(tmp_path):
-    cells = [runner.Cell("s", "t", {}, i, str(i), "", str(tmp_path), 0, shared) for i, shared in enumerate([None, "a", "a", "b", None])]
-    assert [c.key for c in runner.makers_first(cells)] == ["1", "3", "0", "2", "4"]
+    cells = [runner.Job("s", "t", {}, i, str(i), "", str(tmp_path), 0, shared) for i, shared in enumerate([None, "a", "a", "b", None])]
+    assert [c.key for c in runner.schedule_shared_first(cells)] == ["1", "3", "0", "2", "4"]
 
 
 def test_what_several_want_is_built_once(tmp_path):
@@ -413,7 +413,7 @@ def test_fine_tuning_never_sees_the_test_part_of_a_split_without_seed(tmp_path, 
         seen["seed"], seen["split"] = config.seed, dict(config.data.split)
         raise KeyboardInterrupt
 
-    examples = Examples(read_card("demo/core_promoter_tata", ["checkpoint=none"]), "none")
+    examples = Examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("bmfm.training.run.train", train)
         FineTuned("x", str(dna_model)).predict(examples, 7, tmp_path / "a=b, (c)")
@@ -421,12 +421,12 @@ def test_fine_tuning_never_sees_the_test_part_of_a_split_without_seed(tmp_path, 
 
 
 def test_errors_are_shown_as_they_are(run, monkeypatch):
-    from bmfm.evaluation.baselines import Linear
+    from bmfm.evaluation.baselines import LinearBaseline
 
     def fail(self, examples, seed, folder):
         raise ValueError("[/data/x.h5ad] is bad: add data.text=[variants]")
 
-    monkeypatch.setattr(Linear, "predict", fail)
+    monkeypatch.setattr(LinearBaseline, "predict", fail)
     (record,) = run(DNA, "baseline=[kmer_linear]")
     assert "[/data/x.h5ad]" in record["error"]
 
@@ -446,10 +446,10 @@ def test_tables_that_number_their_rows_are_refused(cells, tmp_path):
     frame = pd.DataFrame({"e0": np.zeros(2700)})
     frame.to_csv(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="numbers rows"):
-        Embedding("t", path=str(tmp_path / "t.csv")).embed(cells)
+        PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(cells)
     order = np.random.default_rng(0).permutation(2700)
     pd.DataFrame({"e0": order}, index=cells.adata.obs_names[order]).to_parquet(tmp_path / "t.parquet")  # names in the index
-    assert (Embedding("t", path=str(tmp_path / "t.parquet")).embed(cells)[:, 0] == np.arange(2700)).all()
-    before = Embedding("t", path=str(tmp_path / "t.parquet")).identity(cells.card)
+    assert (PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).embed(cells)[:, 0] == np.arange(2700)).all()
+    before = PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).identity(cells.card)
     pd.DataFrame({"e0": order + 1}, index=cells.adata.obs_names[order]).to_parquet(tmp_path / "t.parquet")
-    assert Embedding("t", path=str(tmp_path / "t.parquet")).identity(cells.card) != before
+    assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).identity(cells.card) != before

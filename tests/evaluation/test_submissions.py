@@ -18,7 +18,7 @@ from bmfm.evaluation import predictions, standing
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.methods import finite
 from bmfm.evaluation.submission import digest, make_submission, summary
-from bmfm.evaluation.tasks import content_hash, read_card
+from bmfm.evaluation.tasks import content_hash, read_task
 from bmfm.files import ASSETS
 from tests.evaluation.test_report import SHA, record, sample
 
@@ -29,7 +29,7 @@ DATA = content_hash([ASSETS / "dna" / "prom_core_tata"])
 
 @pytest.fixture(scope="module")
 def examples():
-    return Examples(read_card(TASK, ["checkpoint=none"]), "none")
+    return Examples(read_task(TASK, ["checkpoint=none"]), "none")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from bmfm.cli import compose
 from bmfm.evaluation import tasks
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.fetch import fetch
-from bmfm.evaluation.tasks import Card, DataFile, card_names, content_hash, missing_files, read_card, read_suite, suite_names, verify
+from bmfm.evaluation.tasks import DataFile, TaskSpec, content_hash, missing_files, read_suite, read_task, suite_names, task_names, verify
 from bmfm.files import ASSETS
 
 PUBLISHED_SIZES = {"gue": 28, "genomic_benchmarks": 8, "nt": 18, "sceval": 12}
@@ -25,7 +25,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture(scope="module")
 def all_cards():
-    return {name: read_card(name, ["checkpoint=x", "data_root=/data"]) for name in card_names()}
+    return {name: read_task(name, ["checkpoint=x", "data_root=/data"]) for name in task_names()}
 
 
 def test_every_card_composes(all_cards):
@@ -56,7 +56,7 @@ def test_suites_list_cards(name):
 
 
 def test_every_card_is_in_a_suite():
-    assert set(card_names()) == {task for name in suite_names() for task in read_suite(name).tasks}
+    assert set(task_names()) == {task for name in suite_names() for task in read_suite(name).tasks}
 
 
 def test_card_overrides_the_objective_of_the_recipe(all_cards):
@@ -99,7 +99,7 @@ def own_conf(tmp_path, monkeypatch):
         ({"metric": "f2"}, r"a.yaml: task.metric='f2' is unknown; choose accuracy, .*mcc"),
         ({"omics": "protein"}, "task.omics='protein'; choose dna or rna"),
         ({"title": "absent"}, "task.title is missing"),
-        ({"colour": "red"}, "task.colour is no key of a Card; it has name, title"),
+        ({"colour": "red"}, "task.colour is no key of a TaskSpec; it has name, title"),
         ({"name": "mine/b"}, "task.name='mine/b' must be the file's, 'mine/a'"),
         ({"files": [{"path": "a.csv"}]}, "a.csv has no url; say in task.how"),
         ({"files": [{"path": "a.csv", "size": 3}]}, r"task.files\[0\].size is no key of a DataFile"),
@@ -110,18 +110,18 @@ def own_conf(tmp_path, monkeypatch):
 def test_faulty_cards_are_refused(own_conf, changed, message):
     own_conf(**changed)
     with pytest.raises(ValueError, match=message):
-        read_card("mine/a")
+        read_task("mine/a")
 
 
 def test_unknown_names_have_near_matches():
     with pytest.raises(ValueError, match=r"no task is named 'gue/tf_9'; did you mean gue/tf_"):
-        read_card("gue/tf_9")
+        read_task("gue/tf_9")
     with pytest.raises(ValueError, match="no suite is named 'geu'; did you mean gue"):
         read_suite("geu")
 
 
-def _card(*files: DataFile, **more) -> Card:
-    return Card("a/b", "t", "dna", "labels", "mcc", 4, "s", "c", files=files, **more)
+def _card(*files: DataFile, **more) -> TaskSpec:
+    return TaskSpec("a/b", "t", "dna", "labels", "mcc", 4, "s", "c", files=files, **more)
 
 
 def test_checksums_are_of_decompressed_content_and_remembered(tmp_path, monkeypatch):
@@ -276,11 +276,11 @@ def _columns(config, n, length, rng):
     return columns
 
 
-@pytest.mark.parametrize("name", [n for n in card_names() if not n.startswith("demo/")])
+@pytest.mark.parametrize("name", [n for n in task_names() if not n.startswith("demo/")])
 def test_every_card_reads_files_of_its_format(tmp_path, name):
     """Small files with the columns that a card names are read, split and labelled, and nothing of the longest input is cut."""
     rng = np.random.default_rng(0)
-    card = read_card(name, ["checkpoint=x", f"data_root={tmp_path}"])
+    card = read_task(name, ["checkpoint=x", f"data_root={tmp_path}"])
     for f in card.files:
         file = tmp_path / f.path
         file.parent.mkdir(parents=True, exist_ok=True)

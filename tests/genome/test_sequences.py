@@ -15,7 +15,8 @@ import bmfm
 from bmfm.cells.genes import read_orthologs
 from bmfm.cells.ontology import Ontology
 from bmfm.cli import compose
-from bmfm.data.table import SequenceTable, read_table
+from bmfm.data.table import SequenceTable
+from bmfm.data.tables import read_table
 from bmfm.genome.alphabet import decode, read_text
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import read_regions
@@ -470,7 +471,7 @@ def test_white_space_is_no_base(write, dna_model):
     content = 'sequence,labels\n"ACGT\nACGT",01010101\n GGGGCCCC ,00000001\n'
     data = SequenceTable(write("x.csv", content), {"by": "random", "validation": 0.5, "test": 0.0}, 64, 4, text=["labels"])
     data.connect(dna.load("dna_demo"))
-    assert data.table["sequence"].tolist() == ["ACGTACGT", "GGGGCCCC"] and [int(n.sum()) for n in data.token_lengths] == [8, 8]
+    assert data.table["sequence"].tolist() == ["ACGTACGT", "GGGGCCCC"] and [int(spans[-1, 1]) for spans in data.token_spans()] == [8, 8]
 
 
 def test_groups_that_look_like_numbers_are_told_apart(write):

@@ -13,6 +13,8 @@ import bmfm
 from bmfm.checkpoints.load import read_model
 from bmfm.storage.config import offline
 
+HF = "bmfm.models.backbones.huggingface.HuggingFaceBackbone"
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, cells_model, dna_model):
@@ -129,9 +131,9 @@ CHECKED = {
     "pooling": ("plain", {"pooling": "median"}, "'pooling' is 'median'"),
     "pooling by number": ("cells", {"pooling": -1}, "'pooling' is -1"),
     "a third of pooling": ("cells", {"pooling": 0.3}, "'pooling' is 0.3"),
-    "no configuration": ("saved", {"backbone": {"kind": "foreign", "their_ids": [0]}}, "no 'config'"),
-    "ids beyond the rows": ("saved", {"backbone": {"their_ids": [*range(14), 99]}}, "their_ids holds 99, and there are 15 rows"),
-    "no ids": ("saved", {"backbone": {"their_ids": "abc"}}, "their_ids is 'abc'"),
+    "no configuration": ("saved", {"backbone": {"_target_": HF, "hf_token_ids": [0]}}, "no 'config'"),
+    "ids beyond the rows": ("saved", {"backbone": {"hf_token_ids": [*range(14), 99]}}, "hf_token_ids holds 99, and there are 15 rows"),
+    "no ids": ("saved", {"backbone": {"hf_token_ids": "abc"}}, "hf_token_ids is 'abc'"),
     "source": ("saved", {"backbone": {"source": "elsewhere"}}, "there is no folder"),
     "size": ("cells", {"heads": {"type": {"size": 0}}}, "heads.type: .*'size'"),
     "size of classes": ("cells", {"heads": {"type": {"classes": ["a", "b"]}}}, "heads.type has 2 classes, and its size is 3"),
@@ -158,7 +160,7 @@ CHECKED = {
 
 def _merge(held: dict, more: dict) -> None:
     for key, value in more.items():
-        if isinstance(value, dict) and isinstance(held.get(key), dict) and not (key == "backbone" and "kind" in value):
+        if isinstance(value, dict) and isinstance(held.get(key), dict) and not (key == "backbone" and "_target_" in value):
             _merge(held[key], value)
         else:
             held[key] = copy.deepcopy(value)
@@ -259,10 +261,10 @@ EXCHANGED = {
     "genes": ("cells", _exchange_genes, r"genes\.txt holds other tokens, or in another order"),
     "words": ("plain", _exchange_words, r"tokenizer\.json holds other tokens, or in another order"),
     "values": ("cells", _cells({"values": {"kind": "as_is"}}), "values is 'as_is', .* saved with 'log_normalise'"),
-    "depth": ("cells", _cells({"depth": {"kind": "none"}}), "depth is False, .* saved with True"),
+    "depth": ("cells", _cells({"read_depth": {"mode": "none"}}), "read_depth is False, .* saved with True"),
     "CLS tokens": ("cells", _cells({"n_cls": 3}), "n_cls is 3, .* saved with 1"),
     "positions": ("cells", _cells({"positions": True}), "positions is True, .* saved with False"),
-    "target": ("cells", _cells({"depth": {"target": -5}}), "depth.target=-5 must be a total"),
+    "target": ("cells", _cells({"read_depth": {"target": -5}}), "read_depth.target=-5 must be a total"),
 }
 
 
@@ -337,8 +339,8 @@ def test_ids_beyond_the_rows(tmp_path, changed, folders, dna_model):
     (folder / "tokenizer.json").write_text(json.dumps(held))
     with pytest.raises(ValueError, match=r"tokenizer\.json has a token with id [\d,]+, the model of .* rows"):
         bmfm.load(folder)
-    folder = changed("saved", lambda c: c["backbone"]["their_ids"].reverse())
-    with pytest.raises(ValueError, match=r"other ids of tokens than backbone\.their_ids"):
+    folder = changed("saved", lambda c: c["backbone"]["hf_token_ids"].reverse())
+    with pytest.raises(ValueError, match=r"other ids of tokens than backbone\.hf_token_ids"):
         bmfm.load(folder)
 
 

@@ -5,17 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
-from bmfm.checkpoints.transformers_format import from_transformers, is_plain, to_transformers
-from bmfm.models.attention import attention_inputs, check_name, choose, flattened
+from bmfm.checkpoints.transformers_format import from_transformers, is_hf_compatible, to_transformers
+from bmfm.models.attention import attention_masks, check_name, choose, flattened
 from bmfm.models.embeddings import encoder
 from bmfm.models.model import BmfmModel, build
 from bmfm.tokenizers.collate import collate, to_tensors
+from tests.conftest import BERT, LLAMA, MODERNBERT
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 BACKBONES = {
-    "modernbert": {"backbone": "modernbert", "local_attention": 16, **SMALL},
-    "bert": {"backbone": "bert", **SMALL},
-    "llama": {"backbone": "llama", "num_key_value_heads": 4, "first_norm": False, "final_norm": False, **SMALL},
+    "modernbert": {"backbone": MODERNBERT, "local_attention": 16, **SMALL},
+    "bert": {"backbone": BERT, **SMALL},
+    "llama": {"backbone": LLAMA, "num_key_value_heads": 4, "first_norm": False, "final_norm": False, **SMALL},
 }
 DNA = {"input_ids": {"kind": "embedding", "size": 200}}
 RNA = DNA | {"values": {"n_special": 38}}
@@ -56,7 +57,7 @@ def test_dna_model_is_transformers_modernbert_and_back():
     for tied in ("input_ids", None):
         heads = {"mlm": MLM["mlm"] | {"tied": tied}}
         model = build(DNA, heads, attention="sdpa", norm_bias=True, head_bias=True, **BACKBONES["modernbert"]).eval()
-        assert is_plain(model)
+        assert is_hf_compatible(model)
         theirs = to_transformers(model).eval()
         again = from_transformers(theirs).eval()
         batch = _batch()
@@ -115,7 +116,7 @@ def test_gene_vectors_begin_and_stay(tmp_path):
     table.to_csv(path)
     heads = {"genes": {"size": 48, "transform": True}}
     fields = {"input_ids": {"kind": "embedding", "size": 48}, "values": {"n_special": 38}}
-    model = build(fields, heads, "bert", "sdpa", {"kind": "mlp"}, {"path": str(path), "freeze": True}, genes, **SMALL)
+    model = build(fields, heads, BERT, "sdpa", {"kind": "mlp"}, {"path": str(path), "freeze": True}, genes, **SMALL)
     rows = model.embeddings.input_ids.rows.weight
     torch.testing.assert_close(rows[39].detach(), torch.from_numpy(table.loc["G1"].to_numpy()))
     from bmfm.training.optim import adamw
@@ -128,7 +129,7 @@ def test_gene_vectors_begin_and_stay(tmp_path):
         optimizer.step()
     assert (rows[[39, 41, 47]] == before[[39, 41, 47]]).all() and (rows[40] != before[40]).any()
     with pytest.raises(ValueError, match="none of the 4 names"):
-        build(fields, heads, "bert", "sdpa", {"kind": "mlp"}, {"path": str(path)}, {"Z": 1}, **SMALL)
+        build(fields, heads, BERT, "sdpa", {"kind": "mlp"}, {"path": str(path)}, {"Z": 1}, **SMALL)
 
 
 def test_model_folder(tmp_path):
@@ -196,14 +197,14 @@ def test_choice_of_attention(monkeypatch):
     assert model.backbone.config._attn_implementation == "sdpa"
     model = build(DNA, {}, attention="sdpa", **BACKBONES["modernbert"])
     batch = {"sequence_ids": torch.tensor([[1, 1, 2, 0]])}
-    mask = attention_inputs(model.backbone.config, torch.zeros(1, 4, 32), batch)["attention_mask"]["full_attention"]
+    mask = attention_masks(model.backbone.config, torch.zeros(1, 4, 32), batch)["full_attention"]
     assert mask.squeeze().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 def test_unknown_settings_are_errors():
     with pytest.raises(ValueError, match="hiden_size"):
-        build(DNA, {}, "modernbert", hiden_size=3)
-    with pytest.raises(ValueError, match="choose from modernbert"):
+        build(DNA, {}, MODERNBERT, hiden_size=3)
+    with pytest.raises(ValueError, match=r"model\.backbone is 'gpt', the dotted path of a class is expected"):
         build(DNA, {}, "gpt")
     with pytest.raises(ValueError, match="values=mlp_special"):
-        build(RNA, {}, "bert")
+        build(RNA, {}, BERT)

@@ -10,11 +10,11 @@ import torch
 
 import bmfm
 from bmfm.checkpoints.load import from_checkpoint, read_model
-from bmfm.evaluation.methods import Checkpoint
+from bmfm.evaluation.methods import CheckpointEmbeddings
 from bmfm.evaluation.probes import Embedder
 from bmfm.files import ASSETS
 from bmfm.models.model import BmfmConfig
-from tests.conftest import SMALL
+from tests.conftest import BERT, SMALL
 
 TEXTS = ["ACGTTGCAACGATT" * 4, "GATTACA"]
 
@@ -59,7 +59,7 @@ def test_the_same_default_everywhere(tmp_path, dna_model, cells_model, adata):
             embedded = model.embed(data, pooling=pooling)
             np.testing.assert_array_equal(model.embed(data), embedded)
             np.testing.assert_array_equal(Embedder(model).transform(data), embedded)
-            assert Checkpoint("x", str(other)).pooling == pooling
+            assert CheckpointEmbeddings("x", str(other)).pooling == pooling
             heads = {"y": {"size": 2, "pooling": "auto", "classes": ["a", "b"]}}
             assert from_checkpoint({}, heads, str(other)).config.heads["y"]["pooling"] == pooling
 
@@ -111,7 +111,7 @@ def test_several_cls_tokens(tmp_path, adata):
     from bmfm.tokenizers.rna import CellTokenizer
 
     tokenizer = CellTokenizer(n_cls=3)
-    model = build(tokenizer.fields, {}, "bert", values={"kind": "mlp"}, pooler=True, **SMALL)
+    model = build(tokenizer.fields, {}, BERT, values={"kind": "mlp"}, pooler=True, **SMALL)
     model.config.pooling = 2
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -20,10 +20,12 @@ from transformers import (
 )
 
 import bmfm
-from bmfm.checkpoints.load import from_checkpoint, merge_lora, read_model
+from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.checkpoints.transformers_format import to_transformers
+from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel, build
 from bmfm.tokenizers.collate import collate, to_tensors
+from tests.conftest import BERT, LLAMA, MODERNBERT
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 ROPE = {"rope_type": "default", "rope_theta": 777.0}
@@ -32,6 +34,7 @@ BACKBONES = {
     "bert": {},
     "llama": {"num_key_value_heads": 2, "rope_parameters": ROPE},
 }
+CLASSES = {"modernbert": MODERNBERT, "bert": BERT, "llama": LLAMA}
 HEADS = {
     "genes": {"size": 60, "transform": True, "tied": "input_ids"},
     "type": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": "pooler", "classes": ["a", "b", "c"]},
@@ -49,7 +52,7 @@ def _model(backbone, values, heads=HEADS):
     if values:
         fields["values"] = {"n_special": 38}
         values = {"kind": values} | ({"n_bins": 10} if values == "token" else {})
-    model = build(fields, heads, backbone, "sdpa", values, pooler=True, **SIZES, **BACKBONES[backbone])
+    model = build(fields, heads, CLASSES[backbone], "sdpa", values, pooler=True, **SIZES, **BACKBONES[backbone])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -127,7 +130,7 @@ def test_frozen_rows_stay_frozen_after_loading(tmp_path):
 def test_adapters_merged_and_saved(tmp_path, backbone):
     model = _model(backbone, "mlp_special")
     model.save_pretrained(tmp_path / "base")
-    tuned = from_checkpoint({}, HEADS, str(tmp_path / "base"), "sdpa", lora={"r": 4, "alpha": 8}).eval()
+    tuned = from_checkpoint({}, HEADS, str(tmp_path / "base"), attention="sdpa", lora={"r": 4, "alpha": 8}).eval()
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:
@@ -145,7 +148,7 @@ def test_adapters_merged_and_saved(tmp_path, backbone):
 def test_plain_modernbert_comes_back(tmp_path):
     torch.manual_seed(0)
     heads = {"mlm": {"size": 60, "transform": True, "tied": "input_ids"}}
-    model = build({"input_ids": {"kind": "embedding", "size": 60}}, heads, "modernbert", "sdpa", **SIZES, **BACKBONES["modernbert"]).eval()
+    model = build({"input_ids": {"kind": "embedding", "size": 60}}, heads, MODERNBERT, "sdpa", **SIZES, **BACKBONES["modernbert"]).eval()
     model.config.max_tokens = 77
     to_transformers(model).save_pretrained(tmp_path)
     again = read_model(tmp_path)
@@ -291,12 +294,21 @@ def test_damaged_weights(tmp_path, folders, kind, n_bytes):
         ("{}", "no 'model_type'"),
         ("[" * 100_000, "not valid JSON"),
         ('{"model_type": "bmfm"}', "no 'backbone'"),
-        ('{"model_type": "bmfm", "backbone": {"kind": "bert"}, "fields": {}}', "no 'heads'"),
-        ('{"model_type": "bmfm", "backbone": {}, "fields": {}, "heads": {}}', "no 'kind' in 'backbone'"),
-        ('{"model_type": "bmfm", "backbone": {"kind": "rwkv"}, "fields": {}, "heads": {}}', "'rwkv' is unknown"),
-        ('{"model_type": "bmfm", "backbone": {"kind": "bert", "hidden_size": "x"}, "fields": {}, "heads": {}}', "describes no model"),
-        ('{"model_type": "bmfm", "backbone": {"kind": "bert", "colour": 1}, "fields": {}, "heads": {}}', "'colour'"),
-        ('{"model_type": "bmfm", "backbone": {"kind": "bert"}, "fields": {"input_ids": {"kind": "embedding"}}, "heads": {}}', "'size'"),
+        ('{"model_type": "bmfm", "backbone": {"_target_": "bmfm.models.backbones.bert.Bert"}, "fields": {}}', "no 'heads'"),
+        ('{"model_type": "bmfm", "backbone": {}, "fields": {}, "heads": {}}', "no '_target_' in 'backbone'"),
+        ('{"model_type": "bmfm", "backbone": {"_target_": "rwkv"}, "fields": {}, "heads": {}}', r"backbone\._target_ is 'rwkv'"),
+        (
+            '{"model_type": "bmfm", "backbone": {"_target_": "bmfm.models.backbones.bert.Bert", "hidden_size": "x"}, "fields": {}, "heads": {}}',
+            "describes no model",
+        ),
+        (
+            '{"model_type": "bmfm", "backbone": {"_target_": "bmfm.models.backbones.bert.Bert", "colour": 1}, "fields": {}, "heads": {}}',
+            "'colour'",
+        ),
+        (
+            '{"model_type": "bmfm", "backbone": {"_target_": "bmfm.models.backbones.bert.Bert"}, "fields": {"input_ids": {"kind": "embedding"}}, "heads": {}}',
+            "'size'",
+        ),
     ],
 )
 def test_broken_configurations(tmp_path, folders, kind, text, match):
@@ -338,10 +350,10 @@ def test_other_models_weights_must_fit_too(tmp_path):
     expected = model.embed(["ACGTAC"])
     np.testing.assert_array_equal(bmfm.load(saved).embed(["ACGTAC"]), expected)
     for load in (BmfmModel.from_pretrained, AutoModel.from_pretrained):
-        assert torch.equal(load(saved).backbone.their_ids, model.model.backbone.their_ids)
+        assert torch.equal(load(saved).backbone.hf_token_ids, model.model.backbone.hf_token_ids)
 
     name = "bert.encoder.layer.1.output.dense.weight"
-    for folder, key in ((base, name), (saved, "backbone.body." + name.removeprefix("bert."))):
+    for folder, key in ((base, name), (saved, f"backbone.network.{name}")):
         for change, match in (
             (lambda s, k=key: {n: v for n, v in s.items() if n != k}, rf"{key.removeprefix('bert.')}.*(is missing|of Bert)|no weights for"),
             (lambda s, k=key: s | {k: torch.zeros(3, 3)}, r"encoder\.layer\.1\.output\.dense\.weight.* shape"),

@@ -37,7 +37,7 @@ def test_tokens_obey_the_rules(seed, order, zeros, max_tokens, dropout, kind, wh
     depth = depth if whole else "none"
     counts, keys = cells(seed, whole=whole)
     tokenizer = CellTokenizer(
-        GENES, order, zeros, 0.4, dropout, values={"kind": kind}, depth={"kind": depth, "min_total": 10}, positions=False
+        GENES, order, zeros, 0.4, dropout, values={"kind": kind}, read_depth={"mode": depth, "min_total": 10}, positions=False
     )
     room = max_tokens - len(tokenizer.prefix) - 1
     if room < 1:
@@ -80,7 +80,7 @@ def test_tokens_obey_the_rules(seed, order, zeros, max_tokens, dropout, kind, wh
 @pytest.mark.parametrize("zeros", [z for z in ZEROS if z != "batch_wise"])
 def test_a_cell_does_not_depend_on_its_batch(order, zeros):
     counts, keys = cells(3)
-    tokenizer = CellTokenizer(GENES, order, zeros, 0.3, 0.2, depth={"kind": "downsample", "min_total": 10})
+    tokenizer = CellTokenizer(GENES, order, zeros, 0.3, 0.2, read_depth={"mode": "downsample", "min_total": 10})
     whole = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, 14)
     for b in range(6):
         mine = slice(*counts.offsets[b : b + 2])
@@ -112,15 +112,15 @@ def test_read_depth_tokens():
     counts, keys = cells(0)
     totals = counts.totals
     for depth, target in (
-        ({"kind": "equal"}, totals),
-        ({"kind": "align", "target": 500}, np.full(6, 500.0)),
-        ({"kind": "auto"}, np.full(6, totals.max())),
+        ({"mode": "equal"}, totals),
+        ({"mode": "align", "target": 500}, np.full(6, 500.0)),
+        ({"mode": "auto"}, np.full(6, totals.max())),
     ):
-        tokenizer = CellTokenizer(GENES, depth=depth)
+        tokenizer = CellTokenizer(GENES, read_depth=depth)
         tokenizer.settle(totals)
         tokens = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, 64)
         np.testing.assert_allclose(tokens.depth, np.log1p(np.stack([totals, target], 1)), rtol=1e-6)
-    assert CellTokenizer(GENES, n_cls=3, depth={"kind": "equal"}).prefix.tolist() == [3, 5, 6, 36, 37]
+    assert CellTokenizer(GENES, n_cls=3, read_depth={"mode": "equal"}).prefix.tolist() == [3, 5, 6, 36, 37]
 
 
 def test_save_and_load(tmp_path):
@@ -139,8 +139,8 @@ def test_save_and_load(tmp_path):
         ({"order": "rnd"}, "choose from random"),
         ({"zeros": "none"}, "choose from expressed"),
         ({"values": {"kind": "log"}}, "choose from log_normalise"),
-        ({"depth": {"kind": "deep"}}, "choose from none"),
-        ({"depth": {"kind": "align"}}, "target"),
+        ({"read_depth": {"mode": "deep"}}, "choose from none"),
+        ({"read_depth": {"mode": "align"}}, "target"),
         ({"sequence_dropout": 1.0}, "below 1"),
         ({"genes": "gene2vec", "n_cls": 2}, "lacks"),
     ],

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from bmfm.models.model import build
 from bmfm.tokenizers import dna
-from tests.conftest import SMALL
+from tests.conftest import BERT, SMALL
 from tests.training.test_finetune import SHORT
 from tests.training.test_train import losses, run
 
@@ -21,7 +21,7 @@ def with_pooler(tmp_path_factory):
     folder = tmp_path_factory.mktemp("with_pooler")
     torch.manual_seed(0)
     tokenizer, still = dna.load("dna_demo"), {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = build({"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, {}, "bert", pooler=True, **still, **SMALL)
+    model = build({"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, {}, BERT, pooler=True, **still, **SMALL)
     model.config.max_tokens = 64
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -33,15 +33,9 @@ def test_only_what_a_head_reads_is_trained(with_pooler, pooling):
     from bmfm.checkpoints.load import from_checkpoint
     from bmfm.training.optim import freeze_unread
 
-    heads = {
-        "y": {
-            "size": 2,
-            "kind": "bmfm.label_kinds.Classification",
-            "classes": ["a", "b"],
-            "pooling": pooling if pooling == "pooler" else int(pooling),
-        }
-    }
-    model = from_checkpoint({"input_ids": {"kind": "embedding", "size": 512}}, heads, str(with_pooler), "sdpa")
+    of_head = {"kind": "bmfm.label_kinds.Classification", "classes": ["a", "b"]}
+    heads = {"y": {"size": 2, "pooling": pooling if pooling == "pooler" else int(pooling)} | of_head}
+    model = from_checkpoint({"input_ids": {"kind": "embedding", "size": 512}}, heads, str(with_pooler), attention="sdpa")
     frozen = freeze_unread(model)
     ids = torch.randint(5, 500, (2, 16))
     batch = {"input_ids": ids, "sequence_ids": torch.ones_like(ids), "position_ids": torch.arange(16).expand(2, 16), "packed": False}
@@ -55,14 +49,14 @@ def test_what_models_of_others_do_not_read_is_found(tmp_path):
     """ESM brings a pooler and a head for contacts beside its encoder."""
     from transformers import EsmConfig, EsmModel
 
-    from bmfm.models.backbones.huggingface import Foreign
+    from bmfm.models.backbones.huggingface import HuggingFaceBackbone
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 12}
     config = EsmConfig(**sizes, pad_token_id=1, mask_token_id=4, position_embedding_type="rotary")
     assert any("contact" in name for name, _ in EsmModel(config).named_parameters())
-    backbone = Foreign({"config": config.to_dict(), "their_ids": list(range(12))})
-    unread = set(backbone.unread())
-    assert {"body.pooler.dense.weight", "body.contact_head.regression.weight"} <= unread
+    backbone = HuggingFaceBackbone(config.to_dict(), list(range(12)))
+    unread = set(backbone.frozen_parameters())
+    assert {"network.pooler.dense.weight", "network.contact_head.regression.weight"} <= unread
     assert all("pooler" in name or "contact" in name or "position" in name for name in unread)
 
 

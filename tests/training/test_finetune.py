@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import bmfm
-from bmfm.checkpoints.load import from_checkpoint, has_lora, merge_lora, read_model
+from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.cli import compose
 from bmfm.files import ASSETS
+from bmfm.models.lora import has_lora, merge_lora
 from bmfm.training.optim import adamw, depth_of
 from bmfm.training.seeds import interval
 from tests.training.test_train import run
@@ -65,7 +66,7 @@ def test_sequences_are_learned_and_predicted(tmp_path, dna_model, sequence_table
 @pytest.mark.parametrize(
     "how",
     [
-        ["model.trained=heads"],
+        ["model.freeze_encoder=true"],
         ["model.lora={r: 4, alpha: 8, dropout: 0.0, dora: false}"],
         ["model.lora={r: 4, alpha: 8, dropout: 0.0, dora: true}"],
     ],
@@ -88,7 +89,7 @@ def test_merged_adapters_change_nothing(dna_model):
     heads = {"y": {"size": 2, "pooling": 0, "classes": ["a", "b"]}}
     fields = {"input_ids": {"kind": "embedding", "size": 512}}
     torch.manual_seed(0)
-    model = from_checkpoint(fields, heads, str(dna_model), "sdpa", lora={"r": 4, "alpha": 8}).eval()
+    model = from_checkpoint(fields, heads, str(dna_model), attention="sdpa", lora={"r": 4, "alpha": 8}).eval()
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert has_lora(model) and all("lora_" in n or n.startswith("heads.") for n in trained)
     for name, parameter in model.named_parameters():

@@ -19,7 +19,7 @@ SHORT = [
 TINY = {
     "dna": ["+recipe=dna_snp", *SHORT, "data.windows.min_length=200", "data.windows.max_length=200", "data.held_out_windows.coverage=0.2"],
     "rna": ["+recipe=rna_multitask", *SHORT, "data.max_tokens=64", "data.statistics_cells=64", "data.packing=true", "trainer.limit_val_batches=10",
-            "tokenizer.depth.kind=downsample", "objectives.genes.masking.adaptive=true", "data.split.validation=0.05"],
+            "tokenizer.read_depth.mode=downsample", "objectives.genes.masking.adaptive=true", "data.split.validation=0.05"],
 }  # fmt: skip
 DROPOUT = {"dna": "model.mlp_dropout", "rna": "model.hidden_dropout_prob"}
 

@@ -18,7 +18,7 @@ class Outcome:
     ----------
     metrics, intervals
         {name: figure}, {name: (low, high)}.
-    worked
+    duration
         Seconds that the entrant itself took: training, forward passes, fits.
     counts
         What was left out of the figures, in words.
@@ -29,7 +29,7 @@ class Outcome:
     """
 
     metrics: dict[str, float]
-    worked: float
+    duration: float
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.methods import finite
 from bmfm.evaluation.protocols import Outcome
-from bmfm.evaluation.tasks import Card
+from bmfm.evaluation.tasks import TaskSpec
 
 needs = "embed"
 SHARE = 0.9
@@ -20,12 +20,12 @@ EXACT = 20_000
 """Cells up to which neighbours are found exactly."""
 
 
-def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
+def run(card: TaskSpec, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
     """``avg_bio``, the mean of NMI and ARI of Leiden clusters (at the best resolution) and the silhouette of labels;
     with batches ``avg_batch``, the mean of graph connectivity and the silhouette of batches within labels."""
     began = time.perf_counter()
     embedded = finite(entrant.embed(examples, seed), examples)
-    worked = time.perf_counter() - began
+    duration = time.perf_counter() - began
     label = next(iter(card.config.objectives.values()))
     types = examples.column(str(card.label))
     given = ~pd.isna(examples.data.column(str(card.label))) & ~np.isin(types, [*label.ignore_labels, "", "nan"])
@@ -34,7 +34,7 @@ def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_boot
     batches = examples.column(card.batch)[drawn] if card.batch else None
     figures = scib(embedded[drawn], np.unique(types[drawn], return_inverse=True)[1], batches, seed)
     counts = {"cells without a type, not scored": int((~given).sum())}
-    return Outcome(figures, worked, counts=counts, umap=_umap(embedded[drawn], types[drawn], batches, seed))
+    return Outcome(figures, duration, counts=counts, umap=_umap(embedded[drawn], types[drawn], batches, seed))
 
 
 def scib(embedded: np.ndarray, labels: np.ndarray, batches: np.ndarray | None, seed: int = 0) -> dict[str, float]:

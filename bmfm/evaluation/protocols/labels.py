@@ -10,24 +10,24 @@ from bmfm import metrics as measures
 from bmfm.evaluation import own_metrics
 from bmfm.evaluation.examples import Examples
 from bmfm.evaluation.protocols import Outcome
-from bmfm.evaluation.tasks import Card
+from bmfm.evaluation.tasks import TaskSpec
 from bmfm.metrics import score
 from bmfm.special import IGNORE
 
 needs = "predict"
 
 
-def run(card: Card, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
+def run(card: TaskSpec, examples: Examples, entrant, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
     """What an entrant predicts, scored by `score_predictions`."""
     began = time.perf_counter()
     said = entrant.predict(examples, seed, folder)
-    worked = time.perf_counter() - began
+    duration = time.perf_counter() - began
     outcome = score_predictions(card, examples, said, n_bootstrap)
-    outcome.worked = worked
+    outcome.duration = duration
     return outcome
 
 
-def score_predictions(card: Card, examples: Examples, said: Mapping[str, np.ndarray], n_bootstrap: int) -> Outcome:
+def score_predictions(card: TaskSpec, examples: Examples, said: Mapping[str, np.ndarray], n_bootstrap: int) -> Outcome:
     """Metrics over the test part; where a card has several objectives, each one's and their means (of intervals, too).
 
     Parameters

@@ -25,7 +25,7 @@ MODE_COLOURS = dict(zip(MODES, (*COLOURS, GREY), strict=True))
 MISSING = "-"
 
 
-class Entrant(NamedTuple):
+class ComparedMethod(NamedTuple):
     """Who is compared: a model, and how it was used."""
 
     model: str
@@ -36,7 +36,7 @@ class Entrant(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Score:
     """A metric of an entrant on a task: its mean over seeds and an interval, NaN where there is none."""
 
     mean: float
@@ -49,19 +49,19 @@ class Cell:
         spread = f" ± {self.high - self.mean:.3f}" if self.over_seeds else f" [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.mean:.3f}" + ("" if math.isnan(self.low) else spread) + ("†" if self.failed else "")
 
-    def overlaps(self, other: "Cell") -> bool:
+    def overlaps(self, other: "Score") -> bool:
         return self.low <= other.high and other.low <= self.high
 
 
-def summarise(records: Sequence[dict], metric: str, failed: int = 0) -> Cell:
+def summarise(records: Sequence[dict], metric: str, failed: int = 0) -> Score:
     """One cell from the records of its seeds: Student's interval, or the bootstrap's where seeds are one or agree."""
     values = [float(r["metrics"][metric]) for r in records]
     if len(set(values)) > 1:
         centre, half = interval(values)
-        return Cell(centre, centre - half, centre + half, True, failed)
+        return Score(centre, centre - half, centre + half, True, failed)
     ends = (records[0].get("intervals") or {}).get(metric) or []
     low, high = ends if len(ends) == 2 and all(map(_finite, ends)) else (math.nan, math.nan)
-    return Cell(values[0], low, high, False, failed)
+    return Score(values[0], low, high, False, failed)
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Task:
     title: str
     metric: str | None
     records: list[dict]
-    cells: dict[Entrant, Cell] = field(default_factory=dict)
+    cells: dict[ComparedMethod, Score] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -83,7 +83,7 @@ class Task:
         return self.metric is None or METRICS[self.metric].more_is_better
 
     @property
-    def best(self) -> Cell | None:
+    def best(self) -> Score | None:
         """The best cell of those without a failed seed."""
         whole = [c for c in self.cells.values() if not c.failed]
         return (max if self.more_is_better else min)(whole, key=lambda c: c.mean) if whole else None
@@ -129,15 +129,15 @@ def in_words(metric: str) -> str:
 
 
 def _telling_names(records: list[dict]):
-    """Entrant of a record; where checkpoints of different content go by one name, the start of their hash is added."""
+    """ComparedMethod of a record; where checkpoints of different content go by one name, the start of their hash is added."""
     hashes: dict[str, set[str]] = {}
     for r in records:
         if r["model_kind"] != "baseline":
             hashes.setdefault(r["model"], set()).add(r["model_hash"])
 
-    def name(r: dict) -> Entrant:
+    def name(r: dict) -> ComparedMethod:
         several = r["model_kind"] != "baseline" and len(hashes[r["model"]]) > 1
-        return Entrant(f"{r['model']} ({r['model_hash'][:8]})" if several else r["model"], r["mode"])
+        return ComparedMethod(f"{r['model']} ({r['model_hash'][:8]})" if several else r["model"], r["mode"])
 
     return name
 
@@ -152,12 +152,12 @@ def _task(name: str, records: list[dict], entrant) -> Task:
     return task
 
 
-def _scores(tasks: list[Task], entrants: list[Entrant]) -> list[list[float]]:
+def _scores(tasks: list[Task], entrants: list[ComparedMethod]) -> list[list[float]]:
     """[task][entrant], turned so that less is better."""
     return [[t.cells[e].mean * (-1 if t.more_is_better else 1) for e in entrants] for t in tasks]
 
 
-def _mean_ranks(tasks: list[Task], entrants: list[Entrant]) -> dict[Entrant, float]:
+def _mean_ranks(tasks: list[Task], entrants: list[ComparedMethod]) -> dict[ComparedMethod, float]:
     from scipy.stats import rankdata
 
     if not entrants:

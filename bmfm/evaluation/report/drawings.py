@@ -8,8 +8,8 @@ from bmfm.evaluation.report.comparison import (
     COLOURS,
     GREY,
     MODE_COLOURS,
+    ComparedMethod,
     Comparison,
-    Entrant,
     Task,
     _scores,
     in_words,
@@ -38,7 +38,7 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str = "ink") -> str:
     return f'<path class="{kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
 
 
-def bars(task: Task, entrants: list[Entrant]) -> str:
+def bars(task: Task, entrants: list[ComparedMethod]) -> str:
     """A bar an entrant with the whisker of its interval, on an axis that begins at zero."""
     shown = [(e, task.cells[e]) for e in entrants if e in task.cells]
     assert task.metric is not None
@@ -103,7 +103,7 @@ def rank_plot(c: Comparison, test: RankTest | None) -> str:
     return _critical_difference_diagram(ranked, test.critical_difference) if test else _rank_dots(ranked)
 
 
-def _rank_dots(ranked: list[tuple[Entrant, float]]) -> str:
+def _rank_dots(ranked: list[tuple[ComparedMethod, float]]) -> str:
     k = len(ranked)
     parts = [line(4, 34 * k + 4, 336, 34 * k + 4, "axis")]
     for i, (e, rank) in enumerate(ranked):
@@ -114,7 +114,7 @@ def _rank_dots(ranked: list[tuple[Entrant, float]]) -> str:
     return svg(340, 34 * k + 24, "mean ranks", "".join(parts))
 
 
-def _critical_difference_diagram(ranked: list[tuple[Entrant, float]], difference: float) -> str:
+def _critical_difference_diagram(ranked: list[tuple[ComparedMethod, float]], difference: float) -> str:
     """After Demšar 2006: the better half is named at the left, the other at the right; bars join those not told apart."""
     k, half = len(ranked), (len(ranked) + 1) // 2
     groups = _level_groups([rank for _, rank in ranked], difference)
@@ -159,7 +159,7 @@ def cost_plots(c: Comparison) -> list[str]:
     return plots
 
 
-def _scatter(points: list[tuple[int, Entrant, float, float]], across: str, up: str) -> str:
+def _scatter(points: list[tuple[int, ComparedMethod, float, float]], across: str, up: str) -> str:
     x0 = math.floor(min(p[2] for p in points))
     x1 = max(math.ceil(max(p[2] for p in points)), x0 + 1)
     ys = [p[3] for p in points]

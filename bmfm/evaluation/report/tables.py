@@ -8,8 +8,8 @@ from typing import NamedTuple
 from bmfm.evaluation.overlap import IDENTITY, sentences
 from bmfm.evaluation.report.comparison import (
     MISSING,
-    Cell,
     Comparison,
+    Score,
     Task,
     _finite,
     failure,
@@ -49,7 +49,7 @@ def main_table(c: Comparison) -> Rows:
     return Rows(["task", "metric", *map(str, c.entrants)], body)
 
 
-def _mark(cell: Cell, best: Cell | None) -> str:
+def _mark(cell: Score, best: Score | None) -> str:
     if best is None or cell.failed:
         return ""
     return "best" if cell.mean == best.mean else "level" if cell.overlaps(best) else ""

@@ -5,6 +5,8 @@ between the two. Nothing outside of a backbone assumes attention.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -56,7 +58,7 @@ class HiddenStates:
     last
         [R, L, H] after the last layer and its norm; those of padding mean nothing.
     layers
-        The states after each layer, n times [R, L, H], where they were asked for.
+        The states after each layer, n times [R, L, H], where they were asked for; the last of them before the final norm.
     """
 
     last: torch.Tensor
@@ -64,48 +66,91 @@ class HiddenStates:
 
 
 class Backbone(nn.Module, ABC):
-    """A stack of layers over embedded tokens; made from its settings, which are saved with the model.
+    """A stack of layers over embedded tokens.
+
+    It is made from its settings, which are keyword arguments, are saved with the model in ``config.json``, and are numbers, texts,
+    lists and mappings. The class is named there by its dotted path, and may lie in any installed package.
 
     Attributes
     ----------
     hidden_size
         H, of embeddings and states.
-    layers
-        The layers, from the input up: what adapters, layer-wise learning rates and ``layer=`` count.
     norm_eps, norm_bias
         Of its norms: heads take the same.
+    initializer_range
+        Standard deviation that new weights of linear maps and embeddings are drawn with, here and in the heads.
     own_embeddings
         Whether it brings embeddings for `embed`; else the model sums the encoders of the fields (`embeddings.FieldEmbeddings`).
     """
 
     hidden_size: int
-    layers: nn.ModuleList
     norm_eps: float = 1e-12
     norm_bias: bool = True
+    initializer_range: float = 0.02
     own_embeddings: bool = False
+
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The layers, from the input up: what adapters, layer-wise learning rates and ``layer=`` count."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part that makes hidden states, which adapters change: all of it but a language-model head."""
+        return self
 
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What it can do."""
 
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """Embeddings [R, L, H] of a batch, where it brings its own."""
-        raise NotImplementedError(f"{type(self).__name__} has no embeddings of its own: the model sums those of the fields")
-
     @abstractmethod
     def run(self, embeddings_BLH: torch.Tensor, batch: Batch, all_layers: bool = False) -> HiddenStates:
         """Hidden states of embedded tokens; `batch` says which tokens belong together, where they stand, and which are isolated."""
 
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Embeddings [R, L, H] of a batch, where it brings its own."""
+        raise NotImplementedError(f"{type(self).__name__} has no embeddings of its own: the model sums those of the fields")
+
+    def embedding_table(self) -> torch.Tensor:
+        """The embedding of every token [V, H] in this project's ids, where it brings its own; for heads that are tied to it."""
+        raise NotImplementedError(f"{type(self).__name__} has no embeddings of its own: the model sums those of the fields")
+
+    def attention_mask(self, batch: Batch) -> torch.Tensor:
+        """Tokens [R, L] that it sees, and that a mean over tokens counts: neither padding nor special tokens that it lacks."""
+        return batch["example_ids"] >= 0
+
     def use_attention(self, implementation: str) -> None:
         """Choose the attention kernel; a backbone without attention knows ``auto`` alone."""
-        if implementation != "auto" and implementation not in self.capabilities.attention:
-            raise ValueError(f"attention={implementation!r}: {type(self).__name__} has {', '.join(self.capabilities.attention) or 'none'}")
+        known = self.capabilities.attention
+        if implementation != "auto" and implementation not in known:
+            raise ValueError(
+                f"attention={implementation!r}: {type(self).__name__} has {', '.join(known) or 'no attention'}; choose attention=auto"
+            )
 
-    def lm_logits(self, hidden_BLH: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Logits [R, L, V] over this project's ids, by the language-model head that it brings."""
+    def lm_logits(self, hidden_BLH: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] over this project's ids of states [..., H], by the language-model head that it brings."""
         raise NotImplementedError(f"{type(self).__name__} has no language-model head of its own")
 
-    def frozen_parameters(self) -> list[str]:
-        """Names of parameters that the hidden states do not depend on, which must not be trained over several devices."""
+    def frozen_parameters(self, lm_head: bool = False) -> list[str]:
+        """Names of parameters that the hidden states (with `lm_head`, and its logits) do not depend on.
+
+        They would get no gradient, for which training on several devices waits in vain.
+        """
         return []
+
+
+@contextmanager
+def record_outputs(layers: nn.ModuleList, wanted: bool = True) -> Iterator[list[torch.Tensor]]:
+    """A list that fills with what each layer returns while the body runs; it stays empty where that is not `wanted`."""
+    states: list[torch.Tensor] = []
+
+    def append(module: nn.Module, arguments: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [layer.register_forward_hook(append) for layer in layers] if wanted else []
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,28 +1,38 @@
 """BERT without positions: its input is a set."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import nn
 
-from bmfm.models.backbones.settings import settings
+from bmfm.models.backbones.base import Capabilities
+from bmfm.models.backbones.settings import transformers_config
+from bmfm.models.backbones.transformer import AttentionBackbone
 
 
-class Bert(nn.Module):
-    """BERT's encoder, post-norm, without positions."""
+class Bert(AttentionBackbone):
+    """BERT's encoder, post-norm, without positions; settings are those of `transformers.BertConfig`."""
 
-    def __init__(self, options: dict):
+    def __init__(self, **settings: Any):
+        from transformers import BertConfig
         from transformers.models.bert.modeling_bert import BertEncoder
 
         super().__init__()
-        self.config = settings("bert", options)
-        self.norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
-        self.body = BertEncoder(self.config)
-        self.eps, self.norm_bias = self.config.layer_norm_eps, True
+        config = transformers_config(BertConfig, settings)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.body = BertEncoder(config)
+        self.set_config(config, config.layer_norm_eps)
 
     @property
     def layers(self) -> nn.ModuleList:
         return self.body.layer
 
-    def forward(self, embeds_BLH: torch.Tensor, position_ids_BL: torch.Tensor, attention: dict) -> torch.Tensor:
-        masks = attention.pop("attention_mask")
-        return self.body(self.dropout(self.norm(embeds_BLH)), masks["full_attention"], **attention).last_hidden_state
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, positions=False, max_tokens=None)
+
+    def run_layers(self, embeddings_BLH: torch.Tensor, position_ids_BL: torch.Tensor, masks: dict, lengths: dict) -> torch.Tensor:
+        hidden = self.dropout(self.norm(embeddings_BLH))
+        return self.body(hidden, masks["full_attention"], **lengths).last_hidden_state

@@ -1,19 +1,24 @@
-"""DNA models of others as backbones: whatever `transformers.AutoModel` loads, with its own ids and embeddings.
+"""Models of others as backbones: whatever transformers loads, with its own ids, token embeddings and language-model head.
 
 Batches keep this project's ids (special tokens 0 to 4, then all others in their order); the backbone writes them in the
 model's own. Where a model has no [CLS] or no [SEP], that place is not shown to it.
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates, record_outputs
 from bmfm.special import CLS, MASK, PAD
 from bmfm.storage.config import without_choices
 from bmfm.storage.remote_code import asks_for_code, remote_code_is_allowed, without_hub
+from bmfm.tokenizers.batch import Batch
+from bmfm.tokenizers.huggingface import positions
 
 CODE = "code"
 """Folder, in that of a saved model, of the code and configuration that it came with."""
@@ -21,98 +26,218 @@ CODE = "code"
 COMPUTED = (".position_ids", ".inv_freq", ".token_type_ids", ".attn.bias", ".masked_bias")
 """Tables that older files hold, and that transformers now computes."""
 
-
-class ForeignEmbeddings(nn.Module):
-    """The backbone's own token embeddings as a field's, for heads that are tied to them."""
-
-    def __init__(self, backbone: "Foreign"):
-        super().__init__()
-        object.__setattr__(self, "backbone", backbone)  # no submodule: its weights are the backbone's
-
-    @property
-    def input_ids(self) -> "ForeignEmbeddings":
-        return self
-
-    @property
-    def table(self) -> torch.Tensor:
-        return self.backbone.body.get_input_embeddings().weight[self.backbone.their_ids.clamp(min=0)]
+AUTO_CLASSES = {None: "AutoModel", "masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM"}
+"""{kind of language-model head: class of transformers that makes the model with it}."""
 
 
-class Foreign(nn.Module):
-    """A `transformers.AutoModel` that takes ids.
+class HuggingFaceBackbone(Backbone):
+    """A model that transformers makes, and that takes ids.
 
     Parameters
     ----------
-    options
-        ``config`` (its configuration as a dict), ``their_ids`` (see `ForeignTokenizer`), ``source`` (where its code is,
-        if it brings any).
+    config
+        What its ``config.json`` holds.
+    hf_token_ids
+        The model's id of each of this project's tokens [V], -1 for a special token that it lacks; see `HuggingFaceTokenizer`.
+    lm_head
+        ``masked`` or ``causal`` where it has a language-model head of that kind.
+    causal
+        Whether tokens see only what is before them, see `looks_back`.
+    source
+        Folder with its code, where it brings any.
     """
 
-    reads_ids = True
+    own_embeddings = True
 
-    def __init__(self, options: dict):
-        from transformers import AutoModel
+    def __init__(self, config: dict, hf_token_ids: list[int], lm_head: str | None = None, causal: bool = False, source: str | None = None):
+        import transformers
 
         super().__init__()
-        given = {k: v for k, v in options["config"].items() if k != "transformers_version"}
+        settings = {k: v for k, v in config.items() if k != "transformers_version"}
         try:
             with without_hub():
-                config = configuration(given, options.get("source"))
-                self.body = AutoModel.from_config(config, trust_remote_code=remote_code_is_allowed())
+                described = transformers_config(settings, source)
+                factory = getattr(transformers, AUTO_CLASSES[lm_head])
+                self.network = factory.from_config(described, trust_remote_code=remote_code_is_allowed())
         except ValueError as error:
-            raise asks_for_code(error, options.get("source")) from error
-        self.config = self.body.config
-        self.size = next(int(given[k]) for k in ("hidden_size", "d_model", "n_embd", "dim") if k in given)
-        self.eps, self.norm_bias = 1e-12, True
-        self.register_buffer("their_ids", torch.tensor(options["their_ids"]), persistent=False)
-        self.takes_mask = "attention_mask" in inspect.signature(self.body.forward).parameters
+            raise asks_for_code(error, source) from error
+        self.config, self.lm_head, self.causal = self.network.config, lm_head, causal
+        self.hidden_size = next(int(settings[k]) for k in ("hidden_size", "d_model", "n_embd", "dim") if k in settings)
+        self.initializer_range = float(getattr(self.config, "initializer_range", None) or 0.02)
+        self.max_tokens = positions(settings)
+        self.register_buffer("hf_token_ids", torch.tensor(hf_token_ids), persistent=False)
+        self.takes_mask = "attention_mask" in inspect.signature(self.encoder.forward).parameters
+        self._lookup_name: str | None = None
+
+    hf_token_ids: torch.Tensor
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.network.base_model if self.lm_head else self.network
 
     @property
     def layers(self) -> nn.ModuleList:
-        return max((m for m in self.body.modules() if isinstance(m, nn.ModuleList)), key=len)
+        return max((m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)), key=len)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            causal=self.causal,
+            packing=False,
+            isolation=False,
+            attention=("sdpa", "eager", "flash_attention_2", "flex_attention"),
+            lm_head=self.lm_head is not None,
+            mask_token=bool(self.hf_token_ids[MASK] >= 0),
+            max_tokens=self.max_tokens,
+        )
 
     def use_attention(self, implementation: str) -> None:
         """``auto`` leaves the model's own choice."""
         if implementation != "auto":
-            self.body.set_attn_implementation(implementation)
+            self.network.set_attn_implementation(implementation)
 
-    def unread(self) -> list[str]:
-        """Names of the trainable parameters that the hidden states do not depend on, found by the gradients of a few tokens."""
-        before, was_training = self.config._attn_implementation, self.body.training
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """The model's own token embeddings [R, L, H], before positions and norms, which `run` adds."""
+        return self._lookup()(self._hf_ids(batch["input_ids"]))
+
+    def embedding_table(self) -> torch.Tensor:
+        weight = self._lookup().weight
+        assert isinstance(weight, torch.Tensor)
+        return weight[self.hf_token_ids.clamp(min=0)]
+
+    def attention_mask(self, batch: Batch) -> torch.Tensor:
+        return (batch["example_ids"] >= 0) & (self.hf_token_ids[batch["input_ids"]] >= 0)
+
+    def run(self, embeddings_BLH: torch.Tensor, batch: Batch, all_layers: bool = False) -> HiddenStates:
+        """Final hidden states of padded rows; 0 at [CLS] where the model has none.
+
+        The model reads ids as ever, and gets the embeddings in place of what it looks up by them: so whatever else it makes of ids
+        (positions, tokens that it drops) is as its makers meant it.
+        """
+        input_ids, sequence_ids = batch["input_ids"], batch["sequence_ids"]
+        if self.hf_token_ids[MASK] < 0 and (input_ids == MASK).any():
+            raise ValueError("this model has no [MASK] token: it cannot be trained for masked tokens")
+        skip, width = int(self.hf_token_ids[CLS] < 0), input_ids.shape[1]
+        used = int((sequence_ids > 0).any(0).nonzero().max()) + 1  # rows are wider than their longest, maybe than there are positions
+        seen = ((sequence_ids > 0) & (self.hf_token_ids[input_ids] >= 0))[:, skip:used]
+        ids = torch.where(seen, self._hf_ids(input_ids)[:, skip:used], self.hf_token_ids[PAD].clamp(min=0))
+        mask = {"attention_mask": seen.long()} if self.takes_mask else {}
+        with self._given(ids, embeddings_BLH[:, skip:used]), record_outputs(self.layers, all_layers) as layers:
+            last = _first(self.encoder(ids, **mask))
+        if odd := [tuple(hidden.shape) for hidden in layers if hidden.shape[:2] != ids.shape]:
+            raise ValueError(f"layers of {type(self.network).__name__} return {odd[0]}, which is no state for each token")
+        last, *layers = (nn.functional.pad(hidden, (0, 0, skip, width - used)) for hidden in (last, *layers))
+        return HiddenStates(last, layers)
+
+    def lm_logits(self, hidden_BLH: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] of states [..., H], by the model's own head, which is run on them in place of its encoder's."""
+        if self.lm_head is None:
+            return super().lm_logits(hidden_BLH)
+        states = hidden_BLH.reshape(1, -1, hidden_BLH.shape[-1])
+        encoder = self.encoder
+        encoder.forward = lambda *arguments, **options: _Outputs((states,))  # type: ignore[method-assign]
+        try:
+            logits = _first(self.network(torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)))
+        finally:
+            del encoder.forward
+        ours = logits[0].index_select(1, self.hf_token_ids.clamp(min=0)).masked_fill(self.hf_token_ids < 0, -torch.inf)
+        return ours.view(*hidden_BLH.shape[:-1], -1)
+
+    def frozen_parameters(self, lm_head: bool = False) -> list[str]:
+        """Found by the gradients of a few tokens."""
+        before, was_training = self.config._attn_implementation, self.network.training
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if not trained:
             return []
-        ids = torch.tensor([[CLS, 5, 6, 7]], device=self.their_ids.device) % len(self.their_ids)
+        batch = self._few_tokens([5, 6, 7])
         try:
             if (before or "").startswith("flash"):  # which is for GPUs, where the model is not yet
-                self.body.set_attn_implementation("eager")
-            hidden = self.eval().of_batch({"input_ids": ids, "sequence_ids": torch.ones_like(ids)})
-            found = torch.autograd.grad(hidden.sum(), list(trained.values()), allow_unused=True)
+                self.network.set_attn_implementation("eager")
+            hidden = self.eval().run(self.embed(batch), batch).last
+            total = hidden.sum() + (self.lm_logits(hidden).clamp(min=-1e9).sum() if lm_head else 0.0)
+            gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
         finally:
             self.train(was_training)
             if (before or "").startswith("flash"):
-                self.body.set_attn_implementation(before)
-        return [name for name, gradient in zip(trained, found, strict=True) if gradient is None]
+                self.network.set_attn_implementation(before)
+        return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
-    def shown(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
-        """Which places the model sees: not those of special tokens that it lacks."""
-        return self.their_ids[input_ids_BL] >= 0
+    @torch.no_grad()
+    def looks_back(self) -> bool:
+        """Whether tokens see only what is before them, so that the state of [CLS], the first, is the same for every input."""
+        was_training = self.training
+        self.eval()
+        batches = [self._few_tokens(ids) for ids in ([5, 6, 7], [5, 6, 8])]
+        one, other = (self.run(self.embed(batch), batch).last[0, 1] for batch in batches)
+        self.train(was_training)
+        return bool((one == other).all())
 
-    def of_batch(self, batch: dict) -> torch.Tensor:
-        """Final hidden states [B, L, H] of padded rows; 0 at [CLS] where the model has none."""
-        input_ids, document = batch["input_ids"], batch["sequence_ids"]
-        if batch.get("packed"):
-            raise ValueError("this backbone cannot keep several examples of a row apart: choose data.packing=false")
-        if self.their_ids[MASK] < 0 and (input_ids == MASK).any():
-            raise ValueError("this model has no [MASK] token: it cannot be trained for masked tokens")
-        skip, width = int(self.their_ids[CLS] < 0), input_ids.shape[1]
-        used = int((document > 0).any(0).nonzero().max()) + 1  # rows are wider than their longest, maybe than there are positions
-        input_ids, document = input_ids[:, :used], document[:, :used]
-        shown = self.shown(input_ids) & (document > 0)
-        ids = torch.where(shown, self.their_ids[input_ids], self.their_ids[PAD].clamp(min=0))[:, skip:]
-        out = self.body(ids, attention_mask=shown[:, skip:].long()) if self.takes_mask else self.body(ids)
-        hidden = getattr(out, "last_hidden_state", None)
-        return nn.functional.pad(out[0] if hidden is None else hidden, (0, 0, skip, width - used))
+    def _few_tokens(self, ids: list[int]) -> Batch:
+        input_ids = torch.tensor([[CLS, *ids]], device=self.hf_token_ids.device) % len(self.hf_token_ids)
+        return {"input_ids": input_ids, "sequence_ids": torch.ones_like(input_ids)}
+
+    def _hf_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The model's own ids; those of padding where it has none."""
+        ids = self.hf_token_ids[input_ids]
+        return torch.where(ids >= 0, ids, self.hf_token_ids[PAD].clamp(min=0))
+
+    def _lookup(self) -> nn.Module:
+        """The module that ids are looked up in; where the model does not say which, it is seen from what its encoder calls."""
+        if self._lookup_name is None:
+            self._lookup_name = _said_by(self.encoder) or self._seen_lookup()
+        return self.encoder.get_submodule(self._lookup_name)
+
+    @torch.no_grad()
+    def _seen_lookup(self) -> str:
+        ids = self._hf_ids(self._few_tokens([5, 6, 7])["input_ids"])
+        called: list[str] = []
+        tables = [(name, m) for name, m in self.encoder.named_modules() if isinstance(m, nn.Embedding)]
+        hooks = [
+            m.register_forward_pre_hook(lambda module, args, n=name: called.append(n) if torch.equal(args[0], ids) else None)
+            for name, m in tables
+        ]
+        try:
+            self.encoder(ids)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not called:
+            raise ValueError(
+                f"{type(self.network).__name__} looks its ids up in none of its nn.Embedding: its token embeddings are not known"
+            )
+        return called[0]
+
+    @contextmanager
+    def _given(self, ids: torch.Tensor, embeddings: torch.Tensor) -> Iterator[None]:
+        """Inside, whoever looks up `ids` gets `embeddings`."""
+        hook = self._lookup().register_forward_hook(
+            lambda module, args, output: embeddings if args[0] is ids or torch.equal(args[0], ids) else None
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+class _Outputs(tuple):
+    """What an encoder returns, by number and by name; whatever else a head asks for is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[0] if name == "last_hidden_state" else None
+
+
+def _first(outputs: Any) -> torch.Tensor:
+    """The final states, or the logits: what models return alone, or first, in a tuple or a `ModelOutput`."""
+    return outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+
+
+def _said_by(encoder: nn.Module) -> str | None:
+    """The name of the module that a model says its ids are looked up in; None where it says nothing."""
+    try:
+        module = encoder.get_input_embeddings()  # type: ignore[operator]
+    except (NotImplementedError, AttributeError):
+        return None
+    return next((name for name, m in encoder.named_modules() if m is module), None)
 
 
 def save_code(source: str, target: Path) -> None:
@@ -125,12 +250,12 @@ def save_code(source: str, target: Path) -> None:
             shutil.copyfile(file, target / CODE / file.name)
 
 
-def configuration(given: dict, source: object = None) -> Any:
+def transformers_config(settings: dict, source: object = None) -> Any:
     """The transformers configuration of a model of others, which chooses no code for its attention.
 
     Parameters
     ----------
-    given
+    settings
         What its ``config.json`` holds.
     source
         Folder with the code of the model, where it has any; its configuration is read by that.
@@ -138,15 +263,7 @@ def configuration(given: dict, source: object = None) -> Any:
     from transformers import AutoConfig
 
     if source is None:
-        return AutoConfig.for_model(**without_choices(given))
+        return AutoConfig.for_model(**without_choices(settings))
     config = AutoConfig.from_pretrained(source, trust_remote_code=remote_code_is_allowed())
     config._attn_implementation = None
     return config
-
-
-@torch.no_grad()
-def is_causal(model) -> bool:
-    """Whether tokens see only what is before them, so that the state of [CLS], the first, is the same for every input."""
-    ids = torch.tensor([[CLS, 5, 6, 7], [CLS, 5, 6, 8]]) % len(model.backbone.their_ids)
-    hidden = model.eval().backbone.of_batch({"input_ids": ids, "sequence_ids": torch.ones_like(ids)})
-    return bool((hidden[0, 1] == hidden[1, 1]).all())

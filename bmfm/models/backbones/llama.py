@@ -1,41 +1,60 @@
 """Llama looking both ways."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from bmfm.models.backbones.settings import settings
+from bmfm.models.backbones.settings import transformers_config
+from bmfm.models.backbones.transformer import AttentionBackbone
 
 
-class Llama(nn.Module):
+class Llama(AttentionBackbone):
     """Llama's layers looking both ways: RMSNorm before attention and gated MLP.
 
-    Settings beside those of `transformers.LlamaConfig`: ``embedding_dropout``; ``first_norm`` and ``final_norm`` (the
-    published encoder has neither a norm before its first attention nor one after its last layer).
+    Settings are those of `transformers.LlamaConfig` and the parameters.
+
+    Parameters
+    ----------
+    embedding_dropout, embedding_eps
+        Of the norm of the embeddings.
+    first_norm, final_norm
+        Whether there is a norm before the first attention, and one after the last layer; the published encoder has neither.
     """
 
-    EXTRA = frozenset({"embedding_dropout", "embedding_eps", "first_norm", "final_norm"})
-
-    def __init__(self, options: dict):
+    def __init__(
+        self,
+        embedding_dropout: float = 0.0,
+        embedding_eps: float = 1e-12,
+        first_norm: bool = True,
+        final_norm: bool = True,
+        **settings: Any,
+    ):
+        from transformers import LlamaConfig
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
         super().__init__()
-        self.config = settings("llama", options, self.EXTRA)  # type: ignore[arg-type]
-        size = self.config.hidden_size
-        self.eps, self.norm_bias = options.get("embedding_eps", 1e-12), True
-        self.norm = nn.LayerNorm(size, eps=self.eps)
-        self.dropout = nn.Dropout(options.get("embedding_dropout", 0.0))
-        self.layers = nn.ModuleList(LlamaDecoderLayer(self.config, i) for i in range(self.config.num_hidden_layers))
+        config = transformers_config(LlamaConfig, settings)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=embedding_eps)
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.body = nn.ModuleDict({"layers": nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers))})
         for layer in self.layers:
             layer.self_attn.is_causal = False
-        if not options.get("first_norm", True):
+        if not first_norm:
             self.layers[0].input_layernorm = nn.Identity()
-        self.final_norm = LlamaRMSNorm(size, self.config.rms_norm_eps) if options.get("final_norm", True) else nn.Identity()
-        self.rotary = LlamaRotaryEmbedding(self.config)
+        self.final_norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps) if final_norm else nn.Identity()
+        self.rotary = LlamaRotaryEmbedding(config)
+        self.set_config(config, embedding_eps)
 
-    def forward(self, embeds_BLH: torch.Tensor, position_ids_BL: torch.Tensor, attention: dict) -> torch.Tensor:
-        hidden = self.dropout(self.norm(embeds_BLH))
+    @property
+    def layers(self) -> nn.ModuleList:
+        layers = self.body["layers"]
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def run_layers(self, embeddings_BLH: torch.Tensor, position_ids_BL: torch.Tensor, masks: dict, lengths: dict) -> torch.Tensor:
+        hidden = self.dropout(self.norm(embeddings_BLH))
         rotation = self.rotary(hidden, position_ids_BL)
-        masks = attention.pop("attention_mask")
         for layer in self.layers:
-            hidden = layer(hidden, attention_mask=masks["full_attention"], position_embeddings=rotation, **attention)
+            hidden = layer(hidden, attention_mask=masks["full_attention"], position_embeddings=rotation, **lengths)
         return self.final_norm(hidden)

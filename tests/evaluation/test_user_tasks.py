@@ -13,7 +13,7 @@ import pytest
 from bmfm.cli import CONFIG_DIR, compose, main, options, use_config_folder
 from bmfm.evaluation import board as boards
 from bmfm.evaluation import own_metrics
-from bmfm.evaluation.tasks import card_names, read_card, read_suite
+from bmfm.evaluation.tasks import read_suite, read_task, task_names
 from bmfm.metrics import METRICS, Metric, classification
 from bmfm.metrics import score as shipped_score
 
@@ -77,15 +77,15 @@ def test_the_page_runs(place):
 
 
 def test_what_is_in_the_folder_is_chosen_by_name(own):
-    assert "mine/purine" in card_names() and "gue/splice" in card_names() and read_suite("mine").tasks == ("mine/purine",)
+    assert "mine/purine" in task_names() and "gue/splice" in task_names() and read_suite("mine").tasks == ("mine/purine",)
     assert "mine" in options("suite") and "purine_count" in options("baseline")
-    card = read_card("mine/purine", ["checkpoint=none", "data_root=data"])
+    card = read_task("mine/purine", ["checkpoint=none", "data_root=data"])
     assert card.metric == "confident_accuracy" and METRICS["confident_accuracy"].words == "accuracy of confident predictions"
     assert compose("benchmark", ["+suite=mine", "baseline=[purine_count]"]).baselines.purine_count.name == "count of purines"
     board = boards.read_board("mine")
     assert board.metrics == {"mine/purine": "confident_accuracy"}
     with pytest.raises(ValueError, match="no task is named 'mine/purin'; did you mean mine/purine"):
-        read_card("mine/purin")
+        read_task("mine/purin")
 
 
 def test_unknown_names_are_looked_for_there_too(own, monkeypatch, capsys):
@@ -180,10 +180,10 @@ def test_figures_outside_of_their_range_are_refused():
 
 
 def test_another_version_of_ones_code_is_another_cell(own, monkeypatch):
-    from bmfm.evaluation.baselines import Linear
+    from bmfm.evaluation.baselines import LinearBaseline
 
-    function = own_metrics.functions(read_card("mine/purine", ["checkpoint=none", "data_root=data"]).metrics)["confident_accuracy"]
+    function = own_metrics.functions(read_task("mine/purine", ["checkpoint=none", "data_root=data"]).metrics)["confident_accuracy"]
     before = own_metrics.source_hash(function)
-    assert before and own_metrics.source_hash(Linear("l", ["dna"])) is None
+    assert before and own_metrics.source_hash(LinearBaseline("l", ["dna"])) is None
     monkeypatch.setattr("inspect.getsource", lambda code: "other")
     assert own_metrics.source_hash(function) != before

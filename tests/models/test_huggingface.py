@@ -20,11 +20,11 @@ from transformers import (
 )
 
 import bmfm
-from bmfm.checkpoints.huggingface import is_foreign
+from bmfm.checkpoints.huggingface import is_huggingface
 from bmfm.checkpoints.load import from_checkpoint, read_model, read_tokenizer
 from bmfm.cli import compose
 from bmfm.special import CLS, PAD, SEP
-from bmfm.tokenizers.huggingface import ForeignTokenizer
+from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 
 WORDS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
 TEXTS = ["ACGTTGCAACGA", "acgtag", "GATTACAGATTACAA"]
@@ -130,7 +130,7 @@ def test_embeddings_are_those_of_transformers(which, pooling, nucleotide_transfo
     folder, classes = (
         (nucleotide_transformer, (EsmForMaskedLM, EsmTokenizer)) if which == "nt" else (dnabert, (BertForMaskedLM, BertTokenizerFast))
     )
-    assert is_foreign(folder)
+    assert is_huggingface(folder)
     expected = _theirs(folder, [t.upper() for t in TEXTS], *classes)
     expected = np.stack([h[0] if pooling == 0 else h.mean(0) if pooling == "mean_all" else h[1:].mean(0) for h in expected])
     model = bmfm.load(folder)
@@ -141,7 +141,11 @@ def test_embeddings_are_those_of_transformers(which, pooling, nucleotide_transfo
 
 def test_ids_are_ours(nucleotide_transformer):
     tokenizer = read_tokenizer(nucleotide_transformer)
-    assert isinstance(tokenizer, ForeignTokenizer) and tokenizer.their_ids[[CLS, PAD]].tolist() == [3, 1] and tokenizer.their_ids[SEP] == -1
+    assert (
+        isinstance(tokenizer, HuggingFaceTokenizer)
+        and tokenizer.hf_token_ids[[CLS, PAD]].tolist() == [3, 1]
+        and tokenizer.hf_token_ids[SEP] == -1
+    )
     (ids,), n_replaced = tokenizer.of_texts(["acgtrA"])
     assert [tokenizer.names[i] for i in ids] == ["ACG", "T", "N", "A"] and n_replaced == 1
     assert tokenizer.lengths(ids, 6).tolist() == [3, 1, 1, 1]
@@ -184,7 +188,7 @@ def test_code_is_run_only_if_asked_for(tmp_path, with_code):
     embedded = model.embed(["ACGT", "AC"], pooling="mean")
     np.testing.assert_allclose(embedded[1], model.embed(["AC"], pooling="mean")[0], atol=1e-6)
     assert model.embed(["ACGT"], layer=0, pooling="mean").shape == (1, 8)
-    body, ids = model.model.backbone.body, torch.tensor([[2, 3, 4, 5]])
+    body, ids = model.model.backbone.encoder, torch.tensor([[2, 3, 4, 5]])
     np.testing.assert_allclose(embedded[0], body(ids).last_hidden_state[0].mean(0).detach().numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="pooling=mean"):
         model.tokenizer.check_cls(0, "objective label")
@@ -222,7 +226,7 @@ def test_inputs_are_cut_to_the_positions_and_that_is_said(tmp_path, nucleotide_t
     data = SequenceTable(tmp_path / "t.csv", {"by": "random", "validation": 0.0, "test": 0.0}, 1000, 2)
     with pytest.warns(UserWarning, match="33.3% of inputs lose their end"):
         data.connect(read_tokenizer(nucleotide_transformer))
-    assert "64 tokens" in data.notes["longest input"] and max(map(len, data.ids)) == 62
+    assert "64 tokens" in data.notes["longest input"] and data.tokens.lengths.max() == 62
 
 
 def test_overlapping_words(tmp_path):
@@ -231,7 +235,7 @@ def test_overlapping_words(tmp_path):
     tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
     BertConfig(vocab_size=len(tokenizer), hidden_size=16).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    read = ForeignTokenizer.from_folder(tmp_path)
+    read = HuggingFaceTokenizer.from_folder(tmp_path)
     (ids,), _ = read.of_texts(["ACGTTN"])
     assert [read.names[i] for i in ids] == ["ACG", "CGT", "GTT", "[UNK]"]
     assert read.lengths(ids, 6).tolist() == [1, 1, 1, 3]
@@ -285,6 +289,6 @@ def test_new_weights(dnabert):
     fields = read_tokenizer(dnabert).fields
     heads = {"label": {"size": 2, "pooling": 0, "classes": ["a", "b"], "kind": "bmfm.label_kinds.Classification"}}
     torch.manual_seed(3)
-    kept, new = (from_checkpoint(fields, heads, str(dnabert), scratch=s).state_dict() for s in (False, True))
-    name = "backbone.body.encoder.layer.0.output.dense.weight"
+    kept, new = (from_checkpoint(fields, heads, str(dnabert), random_init=s).state_dict() for s in (False, True))
+    name = "backbone.network.bert.encoder.layer.0.output.dense.weight"
     assert (kept[name] == read_model(dnabert).state_dict()[name]).all() and (kept[name] != new[name]).any()

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import bmfm
-from bmfm.checkpoints.load import from_checkpoint, merge_lora, read_model, save_adapter
+from bmfm.checkpoints.adapters import save_adapter
+from bmfm.checkpoints.load import from_checkpoint, read_model
+from bmfm.models.lora import merge_lora
 from bmfm.models.model import build
 from bmfm.tokenizers.rna import CellTokenizer
-from tests.conftest import SMALL
+from tests.conftest import BERT, SMALL
 
 TEXTS = ["ACGTTGCAACGATT", "GATTACA"]
 HEADS = {"y": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": "auto", "classes": ["a", "b", "c"]}}
@@ -20,11 +22,11 @@ HEADS = {"y": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": 
 def test_printing_a_model_says_what_it_is(cells_model, dna_model):
     said = repr(bmfm.load(cells_model, device="cpu"))
     n = sum(p.numel() for p in read_model(cells_model).parameters())
-    for part in ("single-cell RNA: bert", f"{n / 1e6:,.1f} M", "128 tokens", "19,283 genes, [CLS] x 1", "pooling     0", "type: 3 classes (a, b, c)",
+    for part in ("single-cell RNA: Bert", f"{n / 1e6:,.1f} M", "128 tokens", "19,283 genes, [CLS] x 1", "pooling     0", "type: 3 classes (a, b, c)",
                  "score: 1 outputs, pooling mean", "cpu", str(cells_model)):  # fmt: skip
         assert part in said
     said = repr(bmfm.load(dna_model))
-    assert "Predictor of DNA: modernbert" in said and "mlm: " in said and "64 tokens" in said
+    assert "Predictor of DNA: ModernBert" in said and "mlm: " in said and "64 tokens" in said
 
 
 def test_a_bar_for_long_work_alone(dna_model, capsys, monkeypatch):
@@ -91,7 +93,9 @@ def test_code_of_others_and_shards_are_uploaded(tmp_path):
     outside.write_text("secret")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "../secret.py"}
     contents = {
-        "config.json": json.dumps({"model_type": "bmfm", "backbone": {"kind": "foreign", "source": "code"}}),
+        "config.json": json.dumps(
+            {"model_type": "bmfm", "backbone": {"_target_": "bmfm.models.backbones.huggingface.HuggingFaceBackbone", "source": "code"}}
+        ),
         "model.safetensors.index.json": json.dumps({"weight_map": shards}),
     }
     names = [*contents, "code/modeling_x.py", "code/config.json", "model-00001-of-00002.safetensors", "vocab.txt"]
@@ -101,7 +105,7 @@ def test_code_of_others_and_shards_are_uploaded(tmp_path):
     (folder / "code" / "linked.py").symlink_to(outside)
     (folder / "README.md").symlink_to(outside)
     assert written_files(folder) == sorted(names)
-    (folder / "config.json").write_text(json.dumps({"model_type": "bmfm", "backbone": {"kind": "bert"}}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bmfm", "backbone": {"_target_": BERT}}))
     assert written_files(folder) == sorted(n for n in names if not n.startswith("code/"))
     (folder / "cell_tokenizer.json").write_text("{}")
     assert set(written_files(folder)) & {"vocab.txt", "genes.txt", "cell_tokenizer.json"} == {"genes.txt", "cell_tokenizer.json"}
@@ -116,7 +120,7 @@ def test_code_of_others_and_shards_are_uploaded(tmp_path):
 
 def _tuned(folder, lora):
     torch.manual_seed(1)
-    tuned = from_checkpoint({}, HEADS, str(folder), "sdpa", lora=lora).eval()
+    tuned = from_checkpoint({}, HEADS, str(folder), attention="sdpa", lora=lora).eval()
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:
@@ -143,9 +147,9 @@ def test_adapters_load(tmp_path, dna_model, dora):
 
 def test_an_adapter_of_cells_brings_its_tokenizer(tmp_path, cells_model):
     tuned = _tuned(cells_model, {"r": 2, "alpha": 4})
-    tokenizer = CellTokenizer.from_pretrained(cells_model, order="descending", depth={"kind": "none"})
+    tokenizer = CellTokenizer.from_pretrained(cells_model, order="descending", read_depth={"mode": "none"})
     save_adapter(tuned, tmp_path / "adapter", str(cells_model), {"r": 2, "alpha": 4}, tokenizer)
-    assert bmfm.load(tmp_path / "adapter").tokenizer.depth["kind"] == "none"
+    assert bmfm.load(tmp_path / "adapter").tokenizer.read_depth["mode"] == "none"
 
 
 def test_adapters_that_do_not_belong(tmp_path, dna_model):
@@ -238,7 +242,7 @@ def _classes(tmp_path, classes, kind="bmfm.label_kinds.Classification"):
     torch.manual_seed(0)
     fields = {"input_ids": {"kind": "embedding", "size": 20}, "values": {"n_special": 5}}
     heads = {"y": {"size": len(classes), "kind": kind, "pooling": 0, "classes": classes}}
-    model = build(fields, heads, "bert", values={"kind": "mlp"}, **SMALL)
+    model = build(fields, heads, BERT, values={"kind": "mlp"}, **SMALL)
     with torch.no_grad():
         model.heads.decoder("y").bias.normal_()
     model.save_pretrained(tmp_path)
@@ -251,7 +255,7 @@ def test_heads_are_taken_over_by_their_classes(tmp_path):
     def new(**changes):
         head = {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": 0, "classes": ["a", "b", "c"]} | changes
         model = from_checkpoint({}, {"y": head}, str(tmp_path))
-        return model.heads.decoder("y"), model.begun
+        return model.heads.decoder("y"), model.pretrained_heads
 
     same, begun = new()
     assert torch.equal(same.weight, old.weight) and torch.equal(same.bias, old.bias) and begun == {"y"}
@@ -279,7 +283,7 @@ def test_heads_tied_to_rows_of_another_width(tmp_path):
     pd.DataFrame(np.random.default_rng(0).normal(size=(15, 6)), index=list(genes)).to_csv(path)
     fields = {"input_ids": {"kind": "embedding", "size": 20}, "values": {"n_special": 5}}
     heads = {"genes": {"size": 20, "transform": False, "tied": "input_ids"}}
-    model = build(fields, heads, "bert", values={"kind": "mlp"}, pretrained_genes={"path": str(path), "freeze": True}, genes=genes, **SMALL)
+    model = build(fields, heads, BERT, values={"kind": "mlp"}, pretrained_genes={"path": str(path), "freeze": True}, genes=genes, **SMALL)
     states = torch.randn(3, 16)
     logits = model.head("genes", states)
     rows = model.embeddings.input_ids(torch.arange(20))

@@ -1,0 +1,138 @@
+"""Where examples come from: the contract of sources, and the three that ship.
+
+A source holds examples by number. It gives them raw, as one or several named parts: ``input`` is what the model reads, and further
+parts are what stands beside it, as the perturbed cell beside its control or the donor's DNA beside a cell. What a tokenizer makes
+of the raw parts is the batch (`examples.ExampleDataset`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bmfm.cells.sources import Cells
+from bmfm.genome.representation import Representation
+from bmfm.genome.windows import WindowSampler
+from bmfm.tokenizers.base import Tokenizer, Tokens
+
+INPUT = "input"
+
+
+@dataclass
+class Examples:
+    """Some examples of a source, n of them.
+
+    Attributes
+    ----------
+    parts
+        {name: raw examples}, with ``input`` among the names: `genome.representation.Encoded` for DNA, `cells.counts.CellBatch` for
+        cells, whatever else a tokenizer of one's own encodes; or `Tokens`, where the source has tokenized them already.
+    fields
+        More of each example, {batch key: [n, ...]}, which becomes part of the batch as it is.
+    counts
+        {what: number}, for reports; those of the tokenizer are added to them.
+    """
+
+    parts: Mapping[str, Any]
+    fields: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """Examples by number. Two methods make one; the others have answers that suit most sources.
+
+    Sources are copied into the workers that load batches, so that what they hold must survive pickling or forking.
+    """
+
+    column_names: Sequence[str] = ()
+    """Names of the columns of labels, see `column`."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    @abstractmethod
+    def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        """Some examples, in the order asked for.
+
+        Parameters
+        ----------
+        indices
+            Their numbers [n] int64, from 0 on; one may be there several times.
+        keys
+            [n] uint64, the only source of randomness, see `bmfm.hashing`: an example drawn by its key is the same in whatever batch,
+            and with any number of workers.
+        """
+
+    def connect(self, tokenizers: Mapping[str, Tokenizer]) -> None:  # noqa: B027 (most have nothing to do)
+        """Open what is read; called once, before anything else, with the tokenizer of each part: cells are read in its genes."""
+
+    def column(self, name: str, as_text: bool = False) -> np.ndarray:
+        """A column of all examples, object [len(self)]: labels, or what the split goes by. None and NaN are missing values.
+
+        With `as_text` as it is written, where it might be read as numbers.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        """
+        raise KeyError(f"{type(self).__name__} has no column {name!r}; give it a method `column`, as that of `bmfm.data.sources.Source`")
+
+    def where(self, number: int) -> str:
+        """An example as messages name it: its file and row, or cell."""
+        return f"example {number + 1}"
+
+    def statistics(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """More figures of these training examples for objectives, {name: array}, than `data.statistics` computes from their tokens."""
+        return {}
+
+    def facts(self) -> dict[str, str]:
+        """What a run's summary and the model card say of the source, {what: figures}."""
+        return {}
+
+
+class GenomeWindows(Source):
+    """Windows of a genome: example ``e * n + i`` is window i of epoch e, where an epoch has n windows."""
+
+    def __init__(self, windows: WindowSampler, represent: Representation):
+        self.windows, self.represent = windows, represent
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        """Symbols of windows; `keys` are those that the windows are drawn by, which have the sampler's seed."""
+        windows = self.windows.draw(*np.divmod(indices, len(self.windows)))
+        fields = {"start": windows.start, "end": windows.end, "reverse": windows.reverse}
+        return Examples({INPUT: self.represent(windows)}, fields)
+
+
+class TokenizedSequences(Source):
+    """Sequences that were tokenized once and are kept as tokens: rows of a table."""
+
+    def __init__(self, tokens: Tokens, is_cut: np.ndarray):
+        self.tokens, self.is_cut = tokens, is_cut
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        tokens = self.tokens.take(indices)
+        counts = {"sequences": len(indices), "tokens": len(tokens.ids), "truncated_sequences": int(self.is_cut[indices].sum())}
+        return Examples({INPUT: tokens}, counts=counts)
+
+
+class CellExamples(Source):
+    """Cells of AnnData files."""
+
+    def __init__(self, cells: Cells):
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        return Examples({INPUT: self.cells.batch(indices)})

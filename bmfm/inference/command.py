@@ -1,0 +1,127 @@
+"""A prediction as the command line asks for it: files in, a file out, parts that an interrupted one left are used again."""
+
+import shutil
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from bmfm.cells.formats import find_sources
+from bmfm.inference.annotate import check_joined, write_annotated
+from bmfm.inference.loading import load
+from bmfm.inference.predictor import Predictor
+from bmfm.inference.tables import read_inputs, write_table
+from bmfm.inference.work_key import work_key
+
+
+class _Files(ABC):
+    """How data of one omics come from files and results go to one.
+
+    Attributes
+    ----------
+    examples
+        What they are called.
+    suffixes
+        Of outputs.
+    options
+        Settings of the group ``data`` that the reader takes.
+    """
+
+    examples: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: Any):
+        self.config = config
+        self.paths = [config.path] if isinstance(config.path, str) else list(config.path)
+
+    @abstractmethod
+    def data(self) -> Any:
+        """What the Predictor takes."""
+
+    @abstractmethod
+    def files(self) -> list[Any]:
+        """Files and folders that the data come from."""
+
+    @abstractmethod
+    def write(self, output: Path, predictor: Predictor, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
+        """Write results, and say what was read and written otherwise than it is called."""
+
+
+class _CellFiles(_Files):
+    examples, suffixes = "cells", (".h5ad", ".zarr")
+    options = ("counts", "gene_column", "orthologs", "expects", "min_matched", "depth_target", "order")
+
+    def data(self) -> Any:
+        data = self.config.path if isinstance(self.config.path, str) else self.paths
+        check_joined(find_sources(data))
+        return data
+
+    def files(self) -> list[Any]:
+        return [*find_sources(self.paths), *([self.config.orthologs] if self.config.orthologs else [])]
+
+    def write(self, output: Path, predictor: Predictor, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
+        with _plain_warnings():
+            written = write_annotated(find_sources(self.data()), output, embeddings, predictions)
+        for file, match in (predictor.match if isinstance(predictor.match, dict) else {"genes": predictor.match}).items():
+            print(f"{file}: {match}")
+        for name, where in written.items():
+            expected = "obsm/X_bmfm" if name == "embedding" else f"obs/{name}"
+            if "/" in name:
+                print(f"{name} is written to {where}: names in files of AnnData have no slash")
+            elif where != expected:
+                print(f"{name} is written to {where}: {expected} was there already")
+
+
+class _SequenceFiles(_Files):
+    examples, suffixes, options = "sequences", (".csv", ".tsv", ".parquet"), ("alphabet",)
+
+    def data(self) -> Any:
+        return read_inputs(self.config)
+
+    def files(self) -> list[Any]:
+        return [*self.paths, *([self.config.bed] if self.config.bed else [])]
+
+    def write(self, output: Path, predictor: Predictor, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
+        write_table(output, predictor.inputs.names, embeddings, predictions)
+
+
+FILES: dict[str, type[_Files]] = {"dna": _SequenceFiles, "rna": _CellFiles}
+
+
+def run(config: Any) -> None:
+    """Run a composed prediction; an interrupted one goes on where it was when it is started again."""
+    output = Path(config.output)
+    if output.exists() and not config.overwrite:
+        raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
+    predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
+    files = FILES[predictor.tokenizer.omics](config.data)
+    if output.suffix not in files.suffixes:
+        raise SystemExit(f"bmfm: output={output}: for {files.examples} it must end in {' or '.join(files.suffixes)}")
+    parts = output.with_name(f".{output.name}.{work_key(config, predictor, files.files())}")
+    options = {k: config[k] for k in ("batch_size", "max_tokens", "precision", "progress")} | {"parts": parts}
+    options |= {k: config.data[k] for k in files.options}
+    predictions_too = config.predictions if config.predictions != "auto" else bool(predictor.labels)
+    data = files.data()
+    with _plain_warnings():
+        embeddings, predictions = predictor.embed_and_predict(
+            data, bool(config.embeddings), bool(predictions_too), config.pooling, config.layer, **options
+        )
+    files.write(output, predictor, embeddings, predictions)
+    shutil.rmtree(parts, ignore_errors=True)
+    print("; ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in predictor.counts.items()))
+    print(f"written to {output}")
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as lines for people, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"bmfm: {message}", file=sys.stderr)  # type: ignore[assignment]
+        yield

@@ -1,0 +1,49 @@
+"""A model folder, or Hub id, to a `Predictor`."""
+
+from pathlib import Path
+
+from bmfm.checkpoints.adapters import ADAPTER, adapter_base, read_adapter
+from bmfm.checkpoints.load import allow_remote_code, check_vocabulary, read_model, read_tokenizer
+from bmfm.inference.predictor import Predictor
+from bmfm.storage.folders import find_folder
+
+
+def load(
+    name: str | Path,
+    attention: str = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    remote_code: bool = False,
+    adapter: str | Path | None = None,
+) -> Predictor:
+    """A model with its tokenizer.
+
+    Parameters
+    ----------
+    name
+        Model folder, or Hub id; or the ``adapter`` folder of a run, which names its model.
+    attention
+        Implementation of attention, see `BmfmModel.use_attention`.
+    device
+        ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
+    remote_code
+        Run Python code that comes with a model of others; without it such a model is refused.
+    adapter
+        The ``adapter`` folder of a run that trained this model by LoRA; it is merged into the model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the file and the key that is absent, damaged or does not fit.
+    """
+    if adapter is None and (Path(name).expanduser() / ADAPTER[0]).is_file():
+        name, adapter = adapter_base(Path(name).expanduser()), name
+    folder = find_folder(name, revision)
+    with allow_remote_code(remote_code):
+        if adapter is None:
+            model, tokenizer = read_model(folder), read_tokenizer(folder)
+        else:
+            model, tokenizer = read_adapter(Path(adapter).expanduser(), folder)
+    check_vocabulary(model, tokenizer, folder)
+    model.use_attention(attention)
+    return Predictor(model, tokenizer, device, folder if adapter is None else None)

@@ -1,0 +1,182 @@
+"""Every example through the model: batches of like length, results in the order of the examples, finished parts kept."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from bmfm.inference.inputs import Inputs
+from bmfm.inference.outputs import Outputs
+from bmfm.inference.readers import Reader
+from bmfm.tokenizers.base import Tokens
+
+PRECISIONS = {None: None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How examples go through the model, whatever is computed.
+
+    Attributes
+    ----------
+    batch_size
+        Rows of a batch.
+    max_tokens
+        Longest input, special tokens included; None is the model's own.
+    precision
+        ``fp32`` (None, too), ``bf16`` or ``fp16``.
+    progress
+        A bar on stderr; None shows one if there is work for more than three seconds.
+    parts
+        Folder for finished parts, which are used again by the next run with the same folder.
+    """
+
+    batch_size: int = 32
+    max_tokens: int | None = None
+    precision: str | None = None
+    progress: bool | None = None
+    parts: Path | None = None
+
+    def __post_init__(self) -> None:
+        for what, number in (("batch_size", self.batch_size), ("max_tokens", self.max_tokens)):
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1):
+                raise ValueError(f"{what}={number!r} must be a whole number of at least 1")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is unknown; choose fp32 (or none), bf16 or fp16")
+
+    @classmethod
+    def split(cls, options: Mapping[str, Any], reader: Reader) -> tuple[Self, dict[str, Any]]:
+        """These options, and those of the reader.
+
+        Raises
+        ------
+        ValueError
+            If one is neither.
+        """
+        names = {f.name for f in fields(cls)}
+        if unknown := sorted(options.keys() - names - set(reader.options)):
+            there = ", ".join([*sorted(names - {"parts"}), *reader.options])
+            raise ValueError(f"{', '.join(unknown)}: no such option for a model of {reader.examples}; there are {there}")
+        return cls(**{k: v for k, v in options.items() if k in names}), {k: v for k, v in options.items() if k not in names}
+
+
+class Request(NamedTuple):
+    """What is computed from the outputs of each batch: a row an example [N, ...] or, `per_token`, a row a content token [M, ...]."""
+
+    compute: Callable[[Outputs], torch.Tensor]
+    per_token: bool = False
+    all_layers: bool = False
+
+
+@dataclass
+class Results:
+    """What was computed, in the order of the inputs.
+
+    Attributes
+    ----------
+    values
+        {name: float32 [n_rows, ...]}; of requests by token, all tokens one after the other [T, ...].
+    ids, offsets
+        Of the tokens: [T] int32 and [n_rows + 1] int64; empty where no request was by token.
+    """
+
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+
+
+def batches_by_length(tokens: Tokens, batch_size: int) -> Iterator[np.ndarray]:
+    """Numbers of the rows of each batch: those of like length together, the longest first, so that there is little padding."""
+    order = np.argsort(-np.diff(tokens.offsets), kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def collect(inputs: Inputs, requests: Mapping[str, Request], options: RunOptions, forward: Callable[[Tokens, bool], Outputs]) -> Results:
+    """Every request for all rows of the inputs.
+
+    Parameters
+    ----------
+    forward
+        Called with the tokens of a batch, and whether the states of all layers are needed.
+    """
+    results, pieces = Results(), {name: [] for name, request in requests.items() if request.per_token}  # type: ignore[var-annotated]
+    ids: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    if options.parts is not None:
+        options.parts.mkdir(parents=True, exist_ok=True)
+    with progress_bar(inputs.n_rows, options.progress) as bar:
+        for start, tokens in inputs.chunks():
+            part = options.parts / f"{start}.npz" if options.parts is not None else None
+            chunk = _read_part(part, requests)
+            if chunk:
+                bar.update(len(tokens))
+            else:
+                chunk = _of_chunk(tokens, requests, options.batch_size, forward, bar)
+                _write_part(part, chunk)
+            for name, values in chunk.items():
+                if requests[name].per_token:
+                    pieces[name].append(values)
+                    continue
+                everything = results.values.setdefault(name, np.empty((inputs.n_rows, *values.shape[1:]), np.float32))
+                everything[start : start + len(values)] = values
+            if pieces:
+                ids.append(tokens.ids)
+                lengths.append(np.diff(tokens.offsets))
+    if pieces:
+        results.values |= {name: np.concatenate(values) for name, values in pieces.items()}
+        results.ids, results.offsets = np.concatenate(ids), np.append(0, np.cumsum(np.concatenate(lengths)))
+    return results
+
+
+def _of_chunk(
+    tokens: Tokens, requests: Mapping[str, Request], batch_size: int, forward: Callable[[Tokens, bool], Outputs], bar: Any
+) -> dict[str, np.ndarray]:
+    results: dict[str, np.ndarray] = {}
+    all_layers = any(request.all_layers for request in requests.values())
+    with torch.inference_mode():
+        for rows in batches_by_length(tokens, batch_size):
+            outputs = forward(tokens.take(rows), all_layers)
+            for name, request in requests.items():
+                values = request.compute(outputs).float().cpu().numpy()
+                n = len(tokens.ids) if request.per_token else len(tokens)
+                places = places_of_rows(tokens.offsets, rows) if request.per_token else rows
+                results.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[places] = values
+            bar.update(len(rows))
+    return results
+
+
+def _write_part(part: Path | None, results: dict[str, np.ndarray]) -> None:
+    if part is not None:
+        partial = part.with_suffix(".partial.npz")
+        np.savez(partial, **results)  # type: ignore[arg-type]
+        partial.rename(part)
+
+
+def _read_part(part: Path | None, requests: Mapping[str, Request]) -> dict[str, np.ndarray]:
+    """Results of a finished part; none where there is no such file, it is damaged, or it holds something else."""
+    if part is None or not part.exists():
+        return {}
+    try:
+        results = dict(np.load(part, allow_pickle=False))
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return {}
+    return results if results.keys() == requests.keys() else {}
+
+
+def progress_bar(n: int, shown: bool | None) -> Any:
+    """A bar on stderr: shown, not shown, or (None) only once three seconds have passed."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=n, unit="example", disable=shown is False, delay=0 if shown else 3)
+
+
+def places_of_rows(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Places of the tokens of some rows, one row after the other, in values of all tokens."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    shift = np.repeat(offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+    return np.arange(len(shift)) + shift

@@ -1,0 +1,59 @@
+"""What a model is made of, as its ``config.json`` keeps it."""
+
+from transformers import PreTrainedConfig
+
+from bmfm.storage.config import without_choices
+from bmfm.storage.folders import pooling_by_kind
+
+
+class BmfmConfig(PreTrainedConfig):
+    """What `BmfmModel` is made of.
+
+    Parameters
+    ----------
+    backbone
+        ``{_target_: dotted path of a `Backbone`, ...}`` with the settings of that class.
+    fields
+        {batch key: encoder settings}, see `embeddings.encoder`.
+    heads
+        {name: head settings}, see `heads.Heads`; label heads also hold the names of their classes.
+    pooling
+        How an example becomes one state where nothing else is asked for (see `BmfmModel.pool`): by `bmfm.load(...).embed`,
+        by probes and benchmarks, and by label heads whose pooling is ``auto``. None is the first CLS token for cells and
+        ``mean`` for DNA, whose [CLS] is trained for nothing by masked-language modelling.
+    positions
+        Whether the place in the input means something to the model; None: for DNA alone, where its backbone has positions.
+    head_bias, head_eps
+        Whether the dense layer of the heads' shared transform has a bias; epsilon of its norm, None for the backbone's own.
+    pooler
+        Whether there is a dense layer and tanh on the first CLS token, see `BmfmModel.pool`.
+    max_tokens
+        Longest input in training, special tokens included; None where nobody says.
+    tokenizer
+        What the model depends on of its tokenizer (`tokenizers.base.Tokenizer.description`); None where nobody says.
+    """
+
+    model_type = "bmfm"
+
+    def __init__(
+        self,
+        backbone: dict | None = None,
+        fields: dict | None = None,
+        heads: dict | None = None,
+        pooling: str | int | None = None,
+        positions: bool | None = None,
+        head_bias: bool = True,
+        head_eps: float | None = None,
+        pooler: bool = False,
+        max_tokens: int | None = None,
+        tokenizer: dict | None = None,
+        **kwargs,
+    ):
+        self.backbone, self.fields, self.heads = without_choices(backbone or {}), dict(fields or {}), dict(heads or {})
+        self.positions, self.head_bias, self.head_eps, self.pooler = positions, head_bias, head_eps, pooler
+        self.max_tokens, self.tokenizer = max_tokens, tokenizer
+        self.pooling = pooling if pooling is not None else pooling_by_kind(self.fields)
+        self.heads = {
+            name: head | {"pooling": self.pooling} if head.get("pooling") == "auto" else head for name, head in self.heads.items()
+        }
+        super().__init__(**without_choices(kwargs))
