@@ -79,9 +79,9 @@ def cell_examples(inputs) -> list[tuple]:
 SMALL = {"attention": "sdpa", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT, MODERNBERT, LLAMA = (f"bmfm.models.backbones.{name}" for name in ("bert.Bert", "modernbert.ModernBert", "llama.Llama"))
 HEADS = {
-    "type": {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]},
-    "score": {"size": 1, "kind": "mse", "pooling": "mean", "classes": [], "center": 5.0, "scale": 2.0},
-    "tags": {"size": 2, "kind": "binary_cross_entropy", "pooling": 0, "classes": ["x", "y"]},
+    "type": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": 0, "classes": ["a", "b", "c"]},
+    "score": {"size": 1, "kind": "bmfm.label_kinds.Regression", "pooling": "mean", "classes": [], "center": 5.0, "scale": 2.0},
+    "tags": {"size": 2, "kind": "bmfm.label_kinds.MultiLabel", "pooling": 0, "classes": ["x", "y"]},
 }
 
 

@@ -15,7 +15,7 @@ from tests.cells.test_cells import OBO
 from tests.conftest import SLICE_FASTA, SLICE_VCF
 
 RECIPES = sorted(p.stem for p in (config_folder() / "recipe").glob("*.yaml"))
-BENCHMARK = ("task", "suite", "baseline", "launcher")  # tried in tests/evaluation
+BENCHMARK = ("task", "suite", "baseline", "launcher", "protocol", "omics")  # tried in tests/evaluation
 GROUPS = sorted(
     f"{p.parent.name}={p.stem}"
     for p in config_folder().glob("*/*.yaml")
@@ -196,7 +196,9 @@ def test_published_size(recipe, annotated, monkeypatch):
     from bmfm.objectives.multitask import Objectives
     from bmfm.training.run import assemble
 
-    monkeypatch.setattr(Objectives, "begin_at_baselines", lambda self, model: None)  # there is nothing to set on the meta device
+    monkeypatch.setattr(
+        Objectives, "init_output_biases", lambda self, heads, pretrained: None
+    )  # there is nothing to set on the meta device
     files = {"rna": [f"data.path={annotated / 'cells.h5ad'}", "data.split.validation=0.2", "data.split.test=0.2"], "dna": ["data.variants=" + str(SLICE_VCF), *SHRUNK_DNA, "data.variant_filter.info_flag=null"]}  # fmt: skip
     more = [f"objectives.cell_type.ontology={annotated / 'cl.obo.gz'}"] if "llama" in recipe else []
     with torch.device("meta"):

@@ -12,19 +12,20 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.label_kinds import Classification, LabelKind, MultiLabel, Regression
 from bmfm.models.backbones.bert import Bert
 from bmfm.models.backbones.llama import Llama
 from bmfm.models.backbones.modernbert import ModernBert
 from bmfm.models.config import BmfmConfig
 from bmfm.models.model import BmfmModel
-from bmfm.models.targets import path_of
 from bmfm.storage.config import plain, shown
 from bmfm.storage.folders import read_json
 from bmfm.storage.pickled import Bag, check_size, read_checkpoint
 from bmfm.storage.weights import check_fit, some
+from bmfm.targets import class_path
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
-BACKBONES = {"modernbert": path_of(ModernBert), "bert": path_of(Bert), "llama": path_of(Llama)}
+BACKBONES = {"modernbert": class_path(ModernBert), "bert": class_path(Bert), "llama": class_path(Llama)}
 LLAMA = {
     "rms_1.scale": "input_layernorm.weight",
     "rms_2.scale": "post_attention_layernorm.weight",
@@ -244,13 +245,13 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
         column = described.get(label)
         numbers = labels.get(label) or {}
         classes = sorted(numbers, key=numbers.__getitem__)
-        task = (
-            "mse" if _get(column, "is_regression_label") else "binary_cross_entropy" if _get(column, "is_multilabel") else "cross_entropy"
-        )
+        label_kind: type[LabelKind] = Regression if _get(column, "is_regression_label") else Classification
+        if _get(column, "is_multilabel") and label_kind is not Regression:
+            label_kind = MultiLabel
         group = _get(column, "decode_from")
         description = {
-            "size": state[key].shape[0], "kind": task, "column": label, "classes": [str(c) for c in classes],
-            "pooling": group if isinstance(group, int) else pooling, "reversal": _get(column, "gradient_reversal_coefficient"),
+            "size": state[key].shape[0], "kind": class_path(label_kind), "column": label, "classes": [str(c) for c in classes],
+            "pooling": group if isinstance(group, int) else pooling, "gradient_reversal": _get(column, "gradient_reversal_coefficient"),
         }  # fmt: skip
         give(label, description, [source])
     return heads, weights

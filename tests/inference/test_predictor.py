@@ -16,7 +16,7 @@ from bmfm.tokenizers.rna import CellTokenizer
 from tests.conftest import BERT, SMALL
 
 TEXTS = ["ACGTTGCAACGATT", "GATTACA"]
-HEADS = {"y": {"size": 3, "kind": "cross_entropy", "pooling": "auto", "classes": ["a", "b", "c"]}}
+HEADS = {"y": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": "auto", "classes": ["a", "b", "c"]}}
 
 
 def test_printing_a_model_says_what_it_is(cells_model, dna_model):
@@ -238,7 +238,7 @@ def test_transformers_without_the_package_names_the_kind(tmp_path, cells_model):
     assert not done.returncode, done.stderr
 
 
-def _classes(tmp_path, classes, kind="cross_entropy"):
+def _classes(tmp_path, classes, kind="bmfm.label_kinds.Classification"):
     torch.manual_seed(0)
     fields = {"input_ids": {"kind": "embedding", "size": 20}, "values": {"n_special": 5}}
     heads = {"y": {"size": len(classes), "kind": kind, "pooling": 0, "classes": classes}}
@@ -253,7 +253,7 @@ def test_heads_are_taken_over_by_their_classes(tmp_path):
     old = _classes(tmp_path, ["a", "b", "c"])
 
     def new(**changes):
-        head = {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]} | changes
+        head = {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": 0, "classes": ["a", "b", "c"]} | changes
         model = from_checkpoint({}, {"y": head}, str(tmp_path))
         return model.heads.decoder("y"), model.pretrained_heads
 
@@ -266,7 +266,7 @@ def test_heads_are_taken_over_by_their_classes(tmp_path):
     for changes, what in (
         ({"classes": ["a", "b", "d"]}, "its classes"),
         ({"classes": ["x", "y", "z"]}, "its classes"),
-        ({"kind": "binary_cross_entropy"}, "its kind"),
+        ({"kind": "bmfm.label_kinds.MultiLabel"}, "its kind"),
         ({"classes": ["a", "b"], "size": 2}, "its size"),
     ):
         with pytest.warns(UserWarning, match=f"head 'y' of the checkpoint is for something else \\({what}"):
