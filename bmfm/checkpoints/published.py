@@ -18,7 +18,6 @@ from bmfm.models.backbones.llama import Llama
 from bmfm.models.backbones.modernbert import ModernBert
 from bmfm.models.config import BmfmConfig
 from bmfm.models.model import BmfmModel
-from bmfm.models.targets import path_of
 from bmfm.storage.config import plain, shown
 from bmfm.storage.folders import read_json
 from bmfm.storage.pickled import Bag, check_size, read_checkpoint
@@ -26,7 +25,7 @@ from bmfm.storage.weights import check_fit, some
 from bmfm.targets import class_path
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
-BACKBONES = {"modernbert": path_of(ModernBert), "bert": path_of(Bert), "llama": path_of(Llama)}
+BACKBONES = {"modernbert": class_path(ModernBert), "bert": class_path(Bert), "llama": class_path(Llama)}
 LLAMA = {
     "rms_1.scale": "input_layernorm.weight",
     "rms_2.scale": "post_attention_layernorm.weight",

@@ -37,8 +37,8 @@ def test_a_bar_for_long_work_alone(dna_model, capsys, monkeypatch):
     assert "2/2" in capsys.readouterr().err
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    forward = model._forward
-    monkeypatch.setattr(model, "_forward", lambda *a: now.__setitem__(0, now[0] + 4) or forward(*a))
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **options: now.__setitem__(0, now[0] + 4) or forward(*a, **options))
     model.embed(TEXTS)
     assert "2/2" in capsys.readouterr().err
     model.embed(TEXTS, progress=False)

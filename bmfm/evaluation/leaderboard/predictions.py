@@ -11,8 +11,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 MAX_FILE = 200_000_000
 MAX_UNPACKED = 2_000_000_000
 """Bytes of a file, and of all that it unpacks to."""
-TOLERANCE = 1e-6
 NOISE = 1e-5
 """Predictions of two trainings are further apart than this."""
 MAX_HEADER, MAX_DIGITS = 4096, 100
@@ -42,13 +40,12 @@ def content_hash(arrays: Mapping[str, np.ndarray]) -> str:
     return whole.hexdigest()
 
 
-def of_record(record: Mapping, cells: Path) -> Arrays | None:
-    """{objective: scores} that a run kept of a record below its ``cells`` folder; None where it kept none, as of integration."""
-    file = cells / str(record.get("key")) / "predictions.npz"
+def of_record(record: Mapping, jobs: Path) -> Arrays | None:
+    """{objective: scores} that a run kept of a record below its ``jobs`` folder; None where it kept none, as of integration."""
+    file = jobs / str(record.get("key")) / "predictions.npz"
     if not file.is_file():
         return None
-    found = read_arrays(file)
-    scores = {k.removesuffix("/scores"): v for k, v in found.items() if k.endswith("/scores")}
+    scores = {k.removesuffix("/scores"): v for k, v in read_arrays(file).items() if k.endswith("/scores")}
     return {k: small if np.array_equal(small := v.astype(np.float32), v) else v for k, v in scores.items()}
 
 
@@ -60,14 +57,14 @@ def write(file: Path, predictions: Mapping[tuple[str, int], Arrays]) -> None:
 
 def read(file: Path) -> dict[tuple[str, int], Arrays]:
     """The same again; ValueError where the file is no such file."""
-    found: dict[tuple[str, int], Arrays] = {}
+    predictions: dict[tuple[str, int], Arrays] = {}
     for key, array in read_arrays(file).items():
         task, _, rest = key.rpartition("@")
         seed, _, name = rest.partition("/")
         if not task or not name or not (seed.isascii() and seed.isdigit() and len(seed) <= MAX_DIGITS):
             raise ValueError(f"{file}: {key!r:.60} is not named TASK@SEED/OBJECTIVE")
-        found.setdefault((task, int(seed)), {})[name] = array
-    return found
+        predictions.setdefault((task, int(seed)), {})[name] = array
+    return predictions
 
 
 def read_arrays(file: Path) -> Arrays:
@@ -110,8 +107,8 @@ def _array(content: bytes, name: str) -> np.ndarray:
     if end > min(len(content), MAX_HEADER):
         raise ValueError(f"{name!r:.60} has a header that is cut off or longer than {MAX_HEADER:,} bytes")
     try:
-        said = ast.literal_eval(content[start:end].decode("latin-1").strip())
-        kind, by_column, shape = said["descr"], said["fortran_order"], said["shape"]
+        header = ast.literal_eval(content[start:end].decode("latin-1").strip())
+        kind, by_column, shape = header["descr"], header["fortran_order"], header["shape"]
     except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError):
         raise ValueError(f"{name!r:.60} has a header that is not of an .npy") from None
     whole = type(shape) is tuple and all(type(n) is int and 0 <= n <= MAX_UNPACKED for n in shape)
@@ -123,61 +120,6 @@ def _array(content: bytes, name: str) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=end).reshape(shape, order="F" if by_column else "C")
 
 
-def compare(submission: Mapping, file: Path | None, cards: Iterable, data_root: str | Path) -> tuple[list[str], str]:
-    """What the predictions beside a submission say of it.
-
-    Parameters
-    ----------
-    submission
-        Of the right form.
-    file
-        Where its predictions should lie.
-    cards
-        Of its suite.
-    data_root
-        Where the data of cards are, if they are here.
-
-    Returns
-    -------
-    list of str, str
-        Every reason why the submission is invalid; and what is known: ``recomputed`` where each score followed from its
-        predictions and the card's labels, else why that was not tried.
-    """
-    hashes = {(t["task"], s["seed"]): s["predictions"] for t in submission["tasks"] for s in t["seeds"]}
-    reasons: list[str] = []
-    kept: dict[tuple[str, int], Arrays] = {}
-    if not all(hashes.values()):
-        evidence = "predictions not kept" if not any(hashes.values()) else "predictions of some tasks not kept"
-    elif file is None or not (file.exists() or file.is_symlink()):
-        evidence = "predictions named by their hash, not at hand"
-    else:
-        evidence = "recomputed"
-        kept, reasons = _those_of(hashes, file)
-    by, away = {t["task"]: t for t in submission["tasks"]}, 0
-    for card in (c for c in cards if c.name in by and not reasons):
-        examples = examples_at_hand(card, data_root)
-        away += examples is None
-        if examples is not None:
-            reasons = _recompute(by[card.name], card, examples, kept)
-    if evidence == "recomputed" and away:
-        evidence = f"scores not recomputed here: data not at hand of {away} of {len(by)} tasks"
-    return reasons, evidence
-
-
-def _those_of(hashes: Mapping[tuple[str, int], str], file: Path) -> tuple[dict[tuple[str, int], Arrays], list[str]]:
-    """The arrays of a file, and why they are not those that the hashes are of."""
-    try:
-        kept = read(file)
-    except ValueError as error:
-        return {}, [str(error)]
-    reasons = [f"{file.name}: predictions of {task}, seed {seed}, are missing" for task, seed in hashes if (task, seed) not in kept]
-    reasons += [f"{file.name}: {task}, seed {seed}, is not of the submission" for task, seed in kept if (task, seed) not in hashes]
-    for where, arrays in kept.items():
-        if where in hashes and content_hash(arrays) != hashes[where]:
-            reasons.append(f"{file.name}: predictions of {where[0]}, seed {where[1]}, are not those that the submission was made with")
-    return kept, reasons
-
-
 def alike(a: Mapping, file_a: Path, b: Mapping, file_b: Path) -> bool:
     """Whether of every task on which chance plays a part, one run of `a` and one of `b` differ by no more than `NOISE` anywhere.
 
@@ -185,7 +127,7 @@ def alike(a: Mapping, file_a: Path, b: Mapping, file_b: Path) -> bool:
     """
     try:
         ours, theirs = read(file_a), read(file_b)
-    except (ValueError, OSError):  # what is wrong with them is said of those that need them
+    except (ValueError, OSError):  # what is wrong with them is a reason against those that need them
         return False
     drawn = [t["task"] for t in a["tasks"] if not t["deterministic"]]
     runs = [
@@ -196,45 +138,3 @@ def alike(a: Mapping, file_a: Path, b: Mapping, file_b: Path) -> bool:
 
 def _close(a: Arrays, b: Arrays) -> bool:
     return set(a) == set(b) and all(a[k].shape == b[k].shape and np.allclose(a[k], b[k], rtol=0, atol=NOISE) for k in a)
-
-
-def examples_at_hand(card, data_root: str | Path):
-    """The examples of a card whose files are here, as its checksums say; else None."""
-    from bmfm.evaluation.tasks import content_hash as hash_of_files
-    from bmfm.evaluation.tasks import data_paths, known_hash, missing_files
-
-    if missing_files(card, data_root):
-        return None
-    known = known_hash(card)
-    if known and hash_of_files(data_paths(card, data_root)) != known:
-        return None
-    return _examples(card.name, str(data_root))
-
-
-@lru_cache(8)
-def _examples(task: str, data_root: str):
-    from bmfm.cli import override
-    from bmfm.evaluation.examples import Examples
-    from bmfm.evaluation.tasks import read_task
-
-    return Examples(read_task(task, ["checkpoint=none", override("data_root", data_root)]), data_root)
-
-
-def _recompute(task: Mapping, card, examples, kept: Mapping[tuple[str, int], Arrays]) -> list[str]:
-    """Reasons of one task: the number of its test examples, and each seed's score."""
-    from bmfm.evaluation.protocols.labels import score_predictions
-
-    n_test = len(examples.parts["test"])
-    if task["n_test"] != n_test:
-        return [f"{task['task']}: n_test is {task['n_test']}, the card's test part has {n_test} examples"]
-    reasons = []
-    for seed in task["seeds"] if kept else ():
-        where = f"{task['task']}: seed {seed['seed']}"
-        try:
-            found = score_predictions(card, examples, kept[task["task"], seed["seed"]], 0).metrics[task["metric"]]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            reasons.append(f"{where}: its predictions cannot be scored: {error}")
-            continue
-        if not abs(found - seed["value"]) <= TOLERANCE * max(1.0, abs(found)):
-            reasons.append(f"{where}: value is {seed['value']}, of its predictions it is {found}")
-    return reasons

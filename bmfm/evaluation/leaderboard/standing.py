@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import combinations
 
 from bmfm import __version__
-from bmfm.metrics import METRICS
+from bmfm.evaluation.leaderboard.board import Board
+from bmfm.metrics import Metric
 
-BEGAN = date(2026, 1, 1)
+FIRST_RUN = date(2026, 1, 1)
 """Nothing was run by this package before."""
 SAME = 1e-6
 NEAR = 2e-3
@@ -18,28 +19,28 @@ EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """SHA-256 of nothing."""
 PARAMETERS = 1_000, 10**13
 """Fewest and most parameters that a model has."""
-EMBED_ONLY = ("zero_shot",)
-"""Modes that learn nothing, and so cannot say labels."""
 CLAIMS = re.compile("repeated|verified|submitted|recomputed|measured|reported", re.IGNORECASE)
 """Words that stand beside a name for what is known of its figures: no name says them of itself."""
 
 
-def impossible(s: Mapping, n_test: Mapping[str, int], now: datetime | None = None, protocols: Mapping[str, str] | None = None) -> list[str]:
+def impossible(s: Mapping, board: Board, now: datetime | None = None) -> list[str]:
     """Reasons why no run can have left these figures; of figures that are reported, dates and names alone.
 
     Parameters
     ----------
-    n_test
-        Examples of the test part of tasks whose card says so.
-    protocols
-        Of tasks, where they are known.
+    s
+        A submission of the right form.
+    board
+        Of its suite.
+    now
+        The present; a moment of the past in tests.
     """
     reasons = [*_dates(s, now or datetime.now(UTC)), *_texts(s)]
     if s["status"] == "reported":
         return reasons
     seeds = [(t, [x["value"] for x in t["seeds"]]) for t in s["tasks"]]
     drawn = [(t, values) for t, values in seeds if len(values) > 1]
-    if seeds and all(_is_perfect(t["metric"], v) for t, values in seeds for v in values):
+    if seeds and all(_is_perfect(board.described[t["metric"]], v) for t, values in seeds for v in values):
         reasons.append("every score of every task is perfect, which nothing that was trained on other examples reaches")
     elif drawn and all(max(values) - min(values) <= SAME * max(map(abs, values)) for _, values in drawn):
         reasons.append("every seed of every task has the same score to the last digit: its seeds are copies of one run")
@@ -52,27 +53,23 @@ def impossible(s: Mapping, n_test: Mapping[str, int], now: datetime | None = Non
     for key, value in hashes:
         if value and (len(set(value)) < 8 or value == EMPTY or value in (value + value)[1:-1]):  # the last: blocks that recur
             reasons.append(f"{key} is {value[:12]}..., which is the SHA-256 of no file")
-    reasons += _ways(s, protocols or {})
+    reasons += _mode_reasons(s, board)
     for t in s["tasks"]:
-        if (wanted := n_test.get(t["task"])) and t["n_test"] != wanted:
-            reasons.append(f"{t['task']}: n_test is {t['n_test']}, the card's test part has {wanted} examples")
+        if (n_test := board.n_test.get(t["task"])) and t["n_test"] != n_test:
+            reasons.append(f"{t['task']}: n_test is {t['n_test']}, the task's test part has {n_test} examples")
     return reasons + _versions(s)
 
 
-def _is_perfect(metric: str, value: float) -> bool:
+def _is_perfect(metric: Metric, value: float) -> bool:
     """Whether a score is the best there is; an error, which has a unit, is it at exactly 0."""
-    m = METRICS[metric]
-    return value >= m.high - SAME if m.more_is_better else value <= m.low
+    return value >= metric.high - SAME if metric.more_is_better else value <= metric.low
 
 
-def _ways(s: Mapping, protocols: Mapping[str, str]) -> list[str]:
+def _mode_reasons(s: Mapping, board: Board) -> list[str]:
     """Whether the mode can score these tasks, and is one of such a model."""
     size, mode = s["model"]["parameters"], s["mode"]
-    learn = [t["task"] for t in s["tasks"] if protocols.get(t["task"]) == "labels"]
-    reasons = [f"{learn[0]}: {mode} learns no labels, and cannot have scored it"] if mode in EMBED_ONLY and learn else []
-    trained = [t["task"] for t in s["tasks"] if protocols.get(t["task"]) == "integration"]
-    if trained and mode not in (*EMBED_ONLY, "baseline"):
-        reasons.append(f"{trained[0]}: cells are integrated by zero_shot or baseline, {mode} cannot have scored it")
+    unable = [t["task"] for t in s["tasks"] if mode not in board.modes.get(t["task"], (mode,))]
+    reasons = [f"{name}: {mode} cannot have scored it; its protocol is for {', '.join(board.modes[name])}" for name in unable[:1]]
     if mode == "baseline" and size is not None:
         reasons.append(f"model.parameters is {size}, a baseline has none; write null, or the mode it was run in")
     elif size is not None and not PARAMETERS[0] <= size <= PARAMETERS[1]:
@@ -104,7 +101,7 @@ def _dates(s: Mapping, now: datetime) -> list[str]:
         return [f"date is {text!r}, which is no day of the calendar; write it as 2026-01-31"]
     if day > (now + timedelta(days=1)).date():
         return [f"date is {text}, which is yet to come"]
-    first = BEGAN if s["status"] != "reported" else date(1990, 1, 1)
+    first = FIRST_RUN if s["status"] != "reported" else date(1990, 1, 1)
     return [f"date is {text}, before there was anything to run ({first})"] if day < first else []
 
 
