@@ -14,7 +14,8 @@ from bmfm.data.samplers import ShuffledSampler
 from bmfm.data.sources import CellExamples
 from bmfm.data.splits import split_examples
 from bmfm.hashing import example_keys
-from bmfm.tokenizers.rna import CellTokenizer, Truncation
+from bmfm.tokenizers.rna import CellTokenizer
+from bmfm.tokenizers.truncation import Truncation
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

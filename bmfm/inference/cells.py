@@ -13,7 +13,8 @@ from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
 from bmfm.inference.inputs import CHUNK, Inputs
 from bmfm.tokenizers.base import Tokens
-from bmfm.tokenizers.rna import CellTokenizer, Truncation
+from bmfm.tokenizers.rna import CellTokenizer
+from bmfm.tokenizers.truncation import Truncation
 
 
 def read_cells(
