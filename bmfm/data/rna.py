@@ -166,7 +166,7 @@ class RnaDataModule(BatchModule):
         numbers, _ = self.statistics_sample()
         for start in range(0, len(numbers), 512):
             cells = self.cells.batch(numbers[start : start + 512])
-            truncation.add_tokens(tokenizer.encode(cells, np.zeros(len(cells), np.uint64), self.max_tokens))
+            truncation.add(tokenizer.encode(cells, np.zeros(len(cells), np.uint64), self.max_tokens))
         if message := truncation.message(tokenizer, self.max_tokens, int(self.cells.gene_panel_mask.sum(1).max())):
             self.note("truncation, of some training cells", message)
 
