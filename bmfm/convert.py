@@ -1,4 +1,4 @@
-"""A published BMFM checkpoint to this project's format: ``python -m bmfm.convert SOURCE TARGET``.
+"""Convert a published BMFM checkpoint to a model folder: ``python -m bmfm.convert SOURCE TARGET``.
 
 SOURCE is a folder with a Lightning ``.ckpt`` and ``tokenizers/`` (as ``ibm-research/biomed.*`` on the Hub), a ``.ckpt`` in such a
 folder, or a Hub id. Nothing in it is executed. What a checkpoint does not hold (how long its inputs were, how values were cut

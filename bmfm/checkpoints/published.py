@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.label_kinds import Classification, LabelKind, MultiLabel, Regression
 from bmfm.models.backbones.bert import Bert
 from bmfm.models.backbones.llama import Llama
 from bmfm.models.backbones.modernbert import ModernBert
@@ -249,13 +250,13 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
         column = described.get(label)
         numbers = labels.get(label) or {}
         classes = sorted(numbers, key=numbers.__getitem__)
-        task = (
-            "mse" if _get(column, "is_regression_label") else "binary_cross_entropy" if _get(column, "is_multilabel") else "cross_entropy"
-        )
+        label_kind: type[LabelKind] = Regression if _get(column, "is_regression_label") else Classification
+        if _get(column, "is_multilabel") and label_kind is not Regression:
+            label_kind = MultiLabel
         group = _get(column, "decode_from")
         description = {
-            "size": state[key].shape[0], "kind": task, "column": label, "classes": [str(c) for c in classes],
-            "pooling": group if isinstance(group, int) else pooling, "reversal": _get(column, "gradient_reversal_coefficient"),
+            "size": state[key].shape[0], "kind": class_path(label_kind), "column": label, "classes": [str(c) for c in classes],
+            "pooling": group if isinstance(group, int) else pooling, "gradient_reversal": _get(column, "gradient_reversal_coefficient"),
         }  # fmt: skip
         give(label, description, [source])
     return heads, weights

@@ -93,6 +93,7 @@ def adamw(
     """
     groups = parameter_groups(model, weight_decay)
     if layer_decay != 1.0 or head_lr is not None:
+        assert isinstance(model, BmfmModel)
         names = {id(p): name for name, p in model.named_parameters()}
         n_layers = len(model.backbone.layers)
         split: dict[str, dict] = {}
@@ -107,7 +108,7 @@ def adamw(
                 split[called]["params"].append(p)
         groups = list(split.values())
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
     # A fused optimiser would undo a gradient scaler's factor itself, after clipping; Lightning, which refuses to clip then
     # even where bf16 needs no scaler, undoes it first when the optimiser does not say so.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

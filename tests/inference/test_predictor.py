@@ -16,7 +16,7 @@ from bmfm.tokenizers.rna import CellTokenizer
 from tests.conftest import BERT, SMALL, VALUES
 
 TEXTS = ["ACGTTGCAACGATT", "GATTACA"]
-HEADS = {"y": {"size": 3, "kind": "cross_entropy", "pooling": "auto", "classes": ["a", "b", "c"]}}
+HEADS = {"y": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": "auto", "classes": ["a", "b", "c"]}}
 
 
 def test_printing_a_model_says_what_it_is(cells_model, dna_model):
@@ -37,8 +37,8 @@ def test_a_bar_for_long_work_alone(dna_model, capsys, monkeypatch):
     assert "2/2" in capsys.readouterr().err
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    forward = model._forward
-    monkeypatch.setattr(model, "_forward", lambda *a: now.__setitem__(0, now[0] + 4) or forward(*a))
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **options: now.__setitem__(0, now[0] + 4) or forward(*a, **options))
     model.embed(TEXTS)
     assert "2/2" in capsys.readouterr().err
     model.embed(TEXTS, progress=False)
@@ -238,7 +238,7 @@ def test_transformers_without_the_package_names_the_kind(tmp_path, cells_model):
     assert not done.returncode, done.stderr
 
 
-def _classes(tmp_path, classes, kind="cross_entropy"):
+def _classes(tmp_path, classes, kind="bmfm.label_kinds.Classification"):
     torch.manual_seed(0)
     fields = {"input_ids": {"size": 20}, "values": {"n_special": 5}}
     heads = {"y": {"size": len(classes), "kind": kind, "pooling": 0, "classes": classes}}
@@ -253,7 +253,7 @@ def test_heads_are_taken_over_by_their_classes(tmp_path):
     old = _classes(tmp_path, ["a", "b", "c"])
 
     def new(**changes):
-        head = {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]} | changes
+        head = {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": 0, "classes": ["a", "b", "c"]} | changes
         model = from_checkpoint({}, {"y": head}, str(tmp_path))
         return model.heads.decoder("y"), model.pretrained_heads
 
@@ -266,7 +266,7 @@ def test_heads_are_taken_over_by_their_classes(tmp_path):
     for changes, what in (
         ({"classes": ["a", "b", "d"]}, "its classes"),
         ({"classes": ["x", "y", "z"]}, "its classes"),
-        ({"kind": "binary_cross_entropy"}, "its kind"),
+        ({"kind": "bmfm.label_kinds.MultiLabel"}, "its kind"),
         ({"classes": ["a", "b"], "size": 2}, "its size"),
     ):
         with pytest.warns(UserWarning, match=f"head 'y' of the checkpoint is for something else \\({what}"):

@@ -10,7 +10,7 @@ import torch
 
 import bmfm
 from bmfm.checkpoints.load import from_checkpoint, read_model
-from bmfm.evaluation.methods import CheckpointEmbeddings
+from bmfm.evaluation.methods.checkpoint import CheckpointEmbeddings
 from bmfm.evaluation.probes import Embedder
 from bmfm.files import ASSETS
 from bmfm.models.model import BmfmConfig

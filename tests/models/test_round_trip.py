@@ -37,7 +37,7 @@ BACKBONES = {
 CLASSES = {"modernbert": MODERNBERT, "bert": BERT, "llama": LLAMA}
 HEADS = {
     "genes": {"size": 60, "transform": True, "tied": "input_ids"},
-    "type": {"size": 3, "kind": "cross_entropy", "pooling": "pooler", "classes": ["a", "b", "c"]},
+    "type": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": "pooler", "classes": ["a", "b", "c"]},
 }
 LOADERS = {
     "bmfm": read_model,

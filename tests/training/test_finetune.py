@@ -125,21 +125,21 @@ def test_cells_are_written_beside_what_was_there(tmp_path, cells_model):
 
 
 def test_an_interrupted_prediction_goes_on(tmp_path, dna_model, monkeypatch):
-    from bmfm.inference import sequences
+    from bmfm.inference import inputs
 
-    monkeypatch.setattr(sequences, "CHUNK", 4)
+    monkeypatch.setattr(inputs, "CHUNK", 4)
     model, texts = bmfm.load(dna_model), ["ACGT" * n for n in range(1, 15)]
     whole = model.embed(texts)
     calls = []
-    forward = model._forward
+    forward = model.forward
 
-    def failing(examples, *rest):
-        calls.append(len(examples))
+    def failing(batch, **options):
+        calls.append(len(batch["input_ids"]))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return forward(examples, *rest)
+        return forward(batch, **options)
 
-    monkeypatch.setattr(model, "_forward", failing)
+    monkeypatch.setattr(model, "forward", failing)
     with pytest.raises(KeyboardInterrupt):
         model.embed(texts, parts=tmp_path / "parts")
     np.testing.assert_array_equal(model.embed(texts, parts=tmp_path / "parts"), whole)
