@@ -15,9 +15,7 @@ def add_lora(model: BmfmModel, r: int = 8, alpha: int = 16, dropout: float = 0.0
         raise ValueError(f"model.lora: {model.backbone.name} has no linear maps to put adapters into: train it without (model.lora=null)")
     targets = sorted({name.split(".")[-1] for name in maps})
     transposed = any(isinstance(m, Conv1D) for m in maps.values())  # as GPT-2 has its matrices
-    config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=targets, fan_in_fan_out=transposed
-    )
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=targets, fan_in_fan_out=transposed)
     kept = {name for name, p in model.named_parameters() if p.requires_grad}
     inject_adapter_in_model(config, model.backbone.encoder)
     for name, parameter in model.named_parameters():
