@@ -43,6 +43,7 @@ class Decoder(nn.Module):
 
     def forward(self, states_MH: torch.Tensor, tied_weight: torch.Tensor | None = None) -> torch.Tensor:
         weight = tied_weight if self.weight is None else self.weight
+        assert weight is not None
         return nn.functional.linear(self.dropout(states_MH), weight, self.bias)
 
 

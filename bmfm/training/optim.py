@@ -11,11 +11,12 @@ from bmfm.models.model import BmfmModel
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices only: biases, norms and other vectors are left free, and what is marked ``no_decay``."""
+def parameter_groups(model: BmfmModel, weight_decay: float) -> list[dict]:
+    """Weight decay on matrices only: biases, norms and other vectors are left free, and what the model says (`undecayed_parameters`)."""
+    left_free = {id(p) for p in model.undecayed_parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2 and not getattr(p, "no_decay", False)]
-    vectors = [p for p in trained if p.ndim < 2 or getattr(p, "no_decay", False)]
+    matrices = [p for p in trained if p.ndim >= 2 and id(p) not in left_free]
+    vectors = [p for p in trained if p.ndim < 2 or id(p) in left_free]
     return [
         {"name": "matrices", "params": matrices, "weight_decay": weight_decay},
         {"name": "vectors", "params": vectors, "weight_decay": 0.0},

@@ -13,7 +13,9 @@ from bmfm.data.rna import RnaDataModule
 from bmfm.files import ASSETS
 from bmfm.inference.cells import read_cells
 from bmfm.special import SEP
-from bmfm.tokenizers.rna import ORDERS, ZEROS, CellTokenizer
+from bmfm.tokenizers.cell_order import ORDERS
+from bmfm.tokenizers.cell_zeros import ZEROS
+from bmfm.tokenizers.rna import CellTokenizer
 from tests.conftest import cell_examples
 
 SPLIT = {"by": "random", "validation": 0.3, "test": 0.3}

@@ -150,7 +150,7 @@ def test_genes_of_cells(tmp_path):
     torch.manual_seed(0)
     tokenizer = CellTokenizer(names)
     head = {"size": len(tokenizer), "transform": True, "tied": "input_ids"}
-    model = build(tokenizer.fields, {"genes": head}, BERT, values={"kind": "mlp"}, **SMALL)
+    model = build(tokenizer.fields, {"genes": head}, BERT, values=VALUES["mlp"], **SMALL)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     counts = np.random.default_rng(0).poisson(2.0, (3, 12)).astype(np.float32)

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 import bmfm
 from bmfm.checkpoints.load import read_model
 from bmfm.storage.config import offline
+from tests.conftest import VALUES
 
 HF = "bmfm.models.backbones.huggingface.HuggingFaceBackbone"
 
@@ -293,7 +294,7 @@ def test_folders_that_do_not_say_are_checked_as_far_as_can_be(changed, folders):
     for change, match in (
         (lambda c: c["heads"]["type"].update(pooling=1), r"heads\.type\.pooling is 1.*n_cls=1"),
         (lambda c: c.update(pooling=2), r"pooling is 2.*n_cls=1"),
-        (lambda c: c["fields"].update(values={"kind": "token", "n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
+        (lambda c: c["fields"].update(values=VALUES["token"] | {"n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
     ):
         from bmfm.checkpoints.load import check_vocabulary, read_tokenizer
         from bmfm.models.model import BmfmConfig, BmfmModel

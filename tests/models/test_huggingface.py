@@ -235,7 +235,7 @@ def test_overlapping_words(tmp_path):
     tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
     BertConfig(vocab_size=len(tokenizer), hidden_size=16).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    read = HuggingFaceTokenizer.from_folder(tmp_path)
+    read = HuggingFaceTokenizer.from_pretrained(tmp_path)
     (ids,), _ = read.of_texts(["ACGTTN"])
     assert [read.names[i] for i in ids] == ["ACG", "CGT", "GTT", "[UNK]"]
     assert read.lengths(ids, 6).tolist() == [1, 1, 1, 3]

@@ -44,7 +44,7 @@ def made_up_spec(n_tokens=100, n_special=5, columns=None, n_bins=None, n_cls=1) 
 def small_model():
     def make(heads, fields=None, values=None, n_tokens=100):
         torch.manual_seed(0)
-        fields = fields or {"input_ids": {"kind": "embedding", "size": n_tokens}}
+        fields = fields or {"input_ids": {"size": n_tokens}}
         size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
         return build(fields, heads, backbone=BERT, attention="sdpa", values=values, hidden_dropout_prob=0.0, **size).eval()
 

@@ -18,10 +18,11 @@ from bmfm.objectives.values import MaskedValues
 from bmfm.objectives.wced import WholeCellDecoder
 from bmfm.special import IGNORE
 from tests.cells.test_cells import OBO
+from tests.conftest import VALUES
 from tests.objectives.conftest import made_up_spec
 from tests.objectives.test_mlm import KEYS, LENGTHS, bound, rows
 
-FIELDS = {"input_ids": {"kind": "embedding", "size": 100}, "values": {"n_special": 5}}
+FIELDS = {"input_ids": {"size": 100}, "values": {"n_special": 5}}
 
 
 def test_statistics_equal_the_libraries():
@@ -56,7 +57,7 @@ def test_weighted_mean_ignores_absent_losses():
 def test_masked_values(small_model, ignore_zeros):
     objectives = bound(values=MaskedValues(Masking(mask_prob=0.3), {"mse": 1.0, "is_zero": 0.5}, ignore_zeros))
     batch = objectives.prepare(rows(values=True), KEYS)
-    model = small_model(objectives.heads, FIELDS, {"kind": "mlp_special"})
+    model = small_model(objectives.heads, FIELDS, VALUES["mlp_special"])
     hidden = model.encode(batch)
     truth = batch["labels"]["values"]
     on = ~truth.isnan()
@@ -80,7 +81,7 @@ def test_masked_values(small_model, ignore_zeros):
 def test_values_as_bins(small_model):
     objectives = bound(made_up_spec(n_bins=4), values=MaskedValues(Masking(mask_prob=0.3), {"bins": 1.0}))
     batch = objectives.prepare(rows(values=True), KEYS)
-    model = small_model(objectives.heads, FIELDS | {"values": {"n_special": 5, "n_bins": 4}}, {"kind": "token"})
+    model = small_model(objectives.heads, FIELDS | {"values": {"n_special": 5, "n_bins": 4}}, VALUES["token"])
     metrics = objectives.compute_metrics(objectives.update_metrics(model, batch, model.encode(batch)))
     assert metrics["values/bins_baseline"] == pytest.approx(np.log(4), rel=1e-5) and 0.5 < metrics["values/bins"] < 3
     with pytest.raises(ValueError, match=r"tokenizer.values.kind=bins"):
@@ -335,7 +336,7 @@ def test_labels_are_counted_without_a_model(small_model, ignore_zeros):
     batch["values"] = torch.where(batch["special_tokens_mask"], -3.0, torch.randint(0, 3, batch["special_tokens_mask"].shape).float())
     batch["labels"] = {name: torch.from_numpy(objectives.labels[name][[1, 2]]) for name in "yz"}
     batch = objectives.prepare(batch, KEYS[:2])
-    model = small_model(objectives.heads, FIELDS, {"kind": "mlp_special"})
+    model = small_model(objectives.heads, FIELDS, VALUES["mlp_special"])
     losses = objectives.losses(model, batch, model.encode(batch))
     assert objectives.label_counts(batch) == {name: float(loss.n) for name, loss in losses.items()}
     assert objectives.label_counts(batch)["y/cross_entropy"] == 6.0 and objectives.label_counts(batch)["z/binary_cross_entropy"] == 2.0

@@ -19,7 +19,7 @@ def test_loss_and_gradient_equal_those_of_transformers(tied):
     objectives = Objectives({"mlm": MaskedLanguageModel(Masking(mask_prob=0.3), tied=tied)})
     objectives.setup(made_up_spec())
     torch.manual_seed(0)
-    ours = build({"input_ids": {"kind": "embedding", "size": 100}}, objectives.heads, MODERNBERT, **SMALL).eval()
+    ours = build({"input_ids": {"size": 100}}, objectives.heads, MODERNBERT, **SMALL).eval()
     batch = objectives.prepare(rows([40, 30, 7]), np.array([3, 1, 4], np.uint64))
     theirs = to_transformers(ours).eval()
     expected = theirs(input_ids=batch["input_ids"], attention_mask=(batch["sequence_ids"] > 0).long(), labels=batch["labels"]["mlm"]).loss
