@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM, GPT2LMHeadModel, ModernBertForMaskedLM
 
 import bmfm
-from tests.conftest import BERT, SMALL
+from tests.conftest import BERT, SMALL, VALUES
 from tests.inference.conftest import save_gpt2
 
 TEXTS = ["ACGTTGCAACGATTACCATG", "acgtn", "GATTACAGATTACAGGGACCCATTTAGCA"]
