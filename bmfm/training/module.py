@@ -5,11 +5,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 
 from bmfm.data.module import BatchModule
+from bmfm.inference.parts import read_part
+from bmfm.inference.predictor import Predictor
 from bmfm.models.model import BmfmModel
 from bmfm.objectives.multitask import Objectives, add_up, weighted_mean
 from bmfm.tokenizers.batch import Batch
@@ -101,26 +104,45 @@ class LitModel(pl.LightningModule):
         self._begin_scores("validation")
 
     def on_test_epoch_start(self) -> None:
+        """Labels of whole examples are scored from the logits of the `Predictor`, so that a model has one accuracy."""
         self._begin_scores("test")
+        part = self._data.parts["test"]
+        places = np.array([place for batch in self._data.held_out_batches("test") for _, place in batch], np.int64)
+        if not len(places) or not self.objectives.label_tasks:
+            return
+        predictor = Predictor(self.model, self._data.tokenizer, self.device)
+        options: dict[str, Any] = {"batch_size": max(1, self._data.batch_size // self.trainer.world_size)}
+        options |= {"precision": None if self.test_in_fp32 else "bf16", "progress": None if self.global_rank == 0 else False}
+        logits = predictor.logits(read_part(part, places), list(self.objectives.label_tasks), **options)
+        numbers = part.sampler(np.zeros_like(places), places)
+        self._add(self.objectives.metrics_of_logits(logits, {name: part.labels[name][numbers] for name in logits}))
 
-    def _begin_scores(self, part: str) -> None:
+    @property
+    def _data(self) -> BatchModule:
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # which Lightning sets without a type
         assert isinstance(data, BatchModule)
-        self.sums, self._rows, self._n_scored = {}, {}, len(data.held_out_batches(part))
+        return data
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if batch_idx >= self._n_scored:
-            return  # it is there so that all devices take as many steps
-        for name, value in self.objectives.update_metrics(self.model, batch, self.encode(batch)).items():
+    def _begin_scores(self, part: str) -> None:
+        self.sums, self._rows, self._n_scored = {}, {}, len(self._data.held_out_batches(part))
+
+    def _add(self, sums: dict[str, torch.Tensor]) -> None:
+        for name, value in sums.items():
             if "/each/" in name:
                 self._rows.setdefault(name, []).append(value)
             else:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx < self._n_scored:  # further ones are there so that all devices take as many steps
+            self._add(self.objectives.update_metrics(self.model, batch, self.encode(batch)))
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation, but in full precision, see `test_in_fp32`."""
-        with torch.autocast(self.device.type, enabled=False) if self.test_in_fp32 else nullcontext():
-            self.validation_step(batch, batch_idx)
+        """As in validation, but in full precision, see `test_in_fp32`; of labels see `on_test_epoch_start`."""
+        done = self.objectives.label_tasks
+        if batch_idx < self._n_scored and len(done) < len(self.objectives.tasks):
+            with torch.autocast(self.device.type, enabled=False) if self.test_in_fp32 else nullcontext():
+                self._add(self.objectives.update_metrics(self.model, batch, self.encode(batch), leave_out=done))
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")

@@ -181,7 +181,10 @@ class Label(Objective):
         return {self.loss_name: Loss((loss * weight).sum(), weight.sum(), self.weights[self.loss_name])}
 
     def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
-        logits, labels = self._logits(model, batch, hidden_BLH)
+        return self.metrics_of_logits(*self._logits(model, batch, hidden_BLH))
+
+    def metrics_of_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `update_metrics`, from the logits [n, size] and labels [n, ...] of some examples, wherever these come from."""
         loss, weight = self.loss_per_example(logits, labels), self.label_weights(labels)
         baseline = self.loss_per_example(self.baseline.to(logits.device).expand_as(logits), labels)
         sums = torch.stack([(x * weight).sum().double() for x in (loss, torch.ones_like(loss), baseline)])
