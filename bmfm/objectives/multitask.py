@@ -1,6 +1,6 @@
 """Several objectives at once: a mapping of names to objectives, whose weighted losses add up."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from bmfm.data.spec import DataSpec
-from bmfm.objectives.labels.label import Label
 from bmfm.objectives.objective import HasHeads, Loss, Objective
 from bmfm.tokenizers.batch import Batch
 
@@ -63,6 +62,15 @@ def weighted_mean(losses: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
         weighted.append(torch.where(there, weight * total / n.clamp(min=1e-8), 0.0))
         weights.append(weight * there.to(total.dtype))
     return torch.stack(weighted).sum() / torch.stack(weights).sum().clamp(min=1e-8)
+
+
+def named_sums(of_tasks: Mapping[str, Mapping[str, torch.Tensor]]) -> Sums:
+    """Sums (float64) and rows by ``objective/name``, on the CPU, from those of each objective."""
+    return {
+        f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
+        for name, sums in of_tasks.items()
+        for key, value in sums.items()
+    }
 
 
 class Objectives:
@@ -143,21 +151,10 @@ class Objectives:
         }
 
     @torch.no_grad()
-    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor, leave_out: Container[str] = ()) -> Sums:
-        """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`; of all objectives but those left out."""
+    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor, leave_out: Collection[str] = ()) -> Sums:
+        """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`; of all objectives but some."""
         tasks = {name: task for name, task in self.tasks.items() if name not in leave_out}
-        return _by_task({name: task.update_metrics(model, batch, hidden_BLH) for name, task in tasks.items()})
-
-    @property
-    def label_tasks(self) -> dict[str, Label]:
-        """Those whose metrics follow from the logits of whole examples, see `Label.metrics_of_logits`."""
-        return {name: task for name, task in self.tasks.items() if isinstance(task, Label) and task.pooling != "token"}
-
-    @torch.no_grad()
-    def metrics_of_logits(self, logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> Sums:
-        """As `update_metrics`, from the logits and labels of `label_tasks`, {objective: [n, ...]}."""
-        tensors = {name: (torch.from_numpy(logits[name]), torch.from_numpy(labels[name])) for name in logits}
-        return _by_task({name: self.label_tasks[name].metrics_of_logits(*pair) for name, pair in tensors.items()})
+        return named_sums({name: task.update_metrics(model, batch, hidden_BLH) for name, task in tasks.items()})
 
     def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Every objective's metrics under its name; ``loss`` and ``baseline_loss`` are the weighted means over all that are monitored.
@@ -208,15 +205,6 @@ class Objectives:
     def load_state_dict(self, state: Mapping[str, dict]) -> None:
         for name, of_task in state.items():
             self.tasks[name].load_state_dict(of_task)
-
-
-def _by_task(values: Mapping[str, Mapping[str, torch.Tensor]]) -> Sums:
-    """Sums (float64) and rows of objectives under ``objective/name``, on the CPU."""
-    return {
-        f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
-        for name, of_task in values.items()
-        for key, value in of_task.items()
-    }
 
 
 def _of(name: str, values: Mapping[str, V]) -> dict[str, V]:

@@ -31,8 +31,7 @@ class Interval(LabelKind):
 def folder(tmp_path, dna_model):
     tokenizer = bmfm.load(dna_model).tokenizer
     head = {"size": 2, "kind": f"{__name__}.Interval", "pooling": "mean", "unit": 10.0}
-    fields = {"input_ids": {"kind": "embedding", "size": len(tokenizer)}}
-    model = build(fields, {"gene": head}, MODERNBERT, max_position_embeddings=64, **SMALL)
+    model = build(tokenizer.fields, {"gene": head}, MODERNBERT, max_position_embeddings=64, **SMALL)
     model.config.max_tokens = 20
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
