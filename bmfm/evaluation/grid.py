@@ -134,7 +134,7 @@ def figures_depend_on(task: TaskSpec, protocol: Protocol) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     config: Any = OmegaConf.to_container(task.config, resolve=False)
-    return {k: config[k] for k in CONFIGURED} | {
+    return {k: config.get(k) for k in CONFIGURED} | {
         "data": {k: v for k, v in config["data"].items() if k != "path"},
         "protocol": protocol_settings(task),
         "metric": task.metric,

@@ -54,12 +54,13 @@ class Examples(ABC):
         self.data = instantiate(task.config.data, num_workers=0, packing=False, _convert_="all")
         self.data.connect(self.lossless_tokenizer())
         self._compare_rows()
-        objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in task.config.objectives.items() if o})
-        objectives.bind(self.data)
         self.parts: dict[str, np.ndarray] = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}
         self.kinds: dict[str, LabelKind] = {}
         self._labels: dict[str, np.ndarray] = {}
-        for name, objective in objectives.parts.items():
+        objectives = {name: instantiate(o, _convert_="all") for name, o in (task.config.get("objectives") or {}).items() if o}
+        if objectives:
+            Objectives(objectives).bind(self.data)
+        for name, objective in objectives.items():
             self.kinds[name], self._labels[name] = self._read_labels(name, objective)
 
     @abstractmethod

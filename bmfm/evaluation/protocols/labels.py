@@ -38,7 +38,6 @@ class LabelPrediction(Protocol[LabelMethod]):
         return [self, *task_metrics.import_functions(task.metrics).values()]
 
     def run(self, examples: Examples, method: LabelMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
-        examples.test_uses = 0
         start_time = time.perf_counter()
         scores = method.predict(examples, seed, folder)
         duration = time.perf_counter() - start_time
