@@ -1,4 +1,4 @@
-"""The leaderboard: ``python -m bmfm.leaderboard submit RESULTS.json ...``, ``check FILE...``, ``sign FILE...``, ``build FOLDER``."""
+"""Make, check and show submissions to the leaderboard: ``python -m bmfm.leaderboard submit RESULTS.json ...``, ``check FILE...``, ``sign FILE...``, ``build FOLDER``."""
 
 import argparse
 import json

@@ -12,15 +12,9 @@ import pandas as pd
 from bmfm.cli import instantiate
 from bmfm.evaluation.checksums import content_hash
 from bmfm.evaluation.task_spec import TaskSpec
-from bmfm.label_kinds import Bases, Classification, LabelKind, MultiLabel, Regression, ragged
+from bmfm.label_kinds import LabelKind
+from bmfm.objectives.labels.label import Label
 from bmfm.objectives.multitask import Objectives
-
-KINDS: dict[str, Any] = {
-    "cross_entropy": Classification,
-    "binary_cross_entropy": MultiLabel,
-    "mse": Regression,
-    "token_cross_entropy": Bases,
-}
 
 
 class Examples(ABC):
@@ -37,7 +31,8 @@ class Examples(ABC):
     parts
         {train, validation, test: numbers of the examples}.
     kinds
-        {objective: kind of its labels, with the names of the classes}, classes being those of the training part.
+        {objective: kind of its labels, with the names of the classes}, of those that learn labels; classes are those of the
+        training part.
     data
         The data module, bound to a tokenizer that loses nothing.
     test_uses
@@ -57,11 +52,15 @@ class Examples(ABC):
         self.parts: dict[str, np.ndarray] = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}
         self.kinds: dict[str, LabelKind] = {}
         self._labels: dict[str, np.ndarray] = {}
-        objectives = {name: instantiate(o, _convert_="all") for name, o in (task.config.get("objectives") or {}).items() if o}
-        if objectives:
-            Objectives(objectives).bind(self.data)
-        for name, objective in objectives.items():
-            self.kinds[name], self._labels[name] = self._read_labels(name, objective)
+        tasks = {name: instantiate(o, _convert_="all") for name, o in (task.config.get("objectives") or {}).items() if o}
+        if tasks:
+            objectives = Objectives(tasks)
+            objectives.setup(self.data.spec())
+            for name, labels in objectives.labels.items():
+                self.data.add_labels(name, labels)
+        for name, objective in tasks.items():
+            if isinstance(objective, Label):
+                self.kinds[name], self._labels[name] = objective.label_kind, objective.benchmark_labels()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -125,15 +124,6 @@ class Examples(ABC):
             warnings.warn(
                 f"{self.task.name} holds {len(self):,} examples, its specification says {rows}: these may be other data", stacklevel=2
             )
-
-    def _read_labels(self, name: str, objective: Any) -> tuple[LabelKind, np.ndarray]:
-        if objective.kind not in KINDS:
-            raise ValueError(f"{self.task.name}: labels learned by {objective.kind} cannot be scored; {', '.join(KINDS)} can")
-        kind: LabelKind = KINDS[objective.kind](objective.heads[name])
-        if isinstance(kind, Bases):
-            return kind, ragged([objective.of_bases(value) for value in self.data.column(objective.column)])
-        values = self.data.parts["train"].labels[name]
-        return kind, values.astype(float) * objective.scale + objective.center if isinstance(kind, Regression) else values
 
     def column(self, name: str) -> np.ndarray:
         """A column of all examples as text: batches, donors."""

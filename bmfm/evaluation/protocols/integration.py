@@ -57,7 +57,7 @@ class CellIntegration(Protocol[EmbeddingMethod]):
         duration = time.perf_counter() - start_time
         objective = next(iter(task.config.objectives.values()))
         types = examples.column(str(task.label))
-        is_typed = ~pd.isna(examples.data.column(str(task.label))) & ~np.isin(types, [*objective.silenced, "", "nan"])
+        is_typed = ~pd.isna(examples.data.column(str(task.label))) & ~np.isin(types, [*objective.ignore_labels, "", "nan"])
         cells = np.flatnonzero(is_typed)
         drawn = np.sort(np.random.default_rng(seed).permutation(cells)[: round(self.share * len(cells))])
         batches = examples.column(task.batch)[drawn] if task.batch else None
