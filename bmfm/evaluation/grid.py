@@ -85,7 +85,7 @@ class RunSettings:
     n_bootstrap: int
 
 
-def takes(method: Method, task: TaskSpec, protocol: Protocol) -> bool:
+def takes(method: Method, task: TaskSpec, protocol: Protocol[Any, Any]) -> bool:
     """Whether a method can do a task."""
     return isinstance(method, protocol.needs) and method.takes(task)
 
@@ -129,7 +129,7 @@ def _who(method: Method) -> str:
     return f"{method.name} ({method.mode})"
 
 
-def figures_depend_on(task: TaskSpec, protocol: Protocol) -> dict[str, Any]:
+def figures_depend_on(task: TaskSpec, protocol: Protocol[Any, Any]) -> dict[str, Any]:
     """What of a task, other than the content of its data, changes figures."""
     from omegaconf import OmegaConf
 

@@ -21,7 +21,7 @@ from bmfm.targets import find_class
 METRICS_OF_LABELS = ("accuracy", "macro_f1", "mcc", "auroc", "auprc", "pearson", "spearman", "mae", "mse")
 
 
-class LabelPrediction(Protocol[LabelMethod]):
+class LabelPrediction(Protocol[LabelMethod, Examples]):
     """Metrics over the labels of the test part, each with its interval over test examples drawn again."""
 
     needs = LabelMethod
