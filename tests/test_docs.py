@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from bmfm.cli import compose, config_folder, options, readable
 from bmfm.console import commands
+from tests.shown_code import BLOCK, renewed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / f / "README.md" for f in ("benchmarks", "docker", "leaderboard"))]
@@ -88,3 +89,11 @@ def test_settings_exist(command, setting):
         assert any(has(tree, key.removeprefix("finetune.")) for tree in trees("train"))
     else:
         assert any(has(tree, key) for tree in trees(command)) or parsed.is_add()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "extend").glob("*.md")), ids=lambda p: p.name)
+def test_shown_code_is_that_of_the_extension(page):
+    """Otherwise: ``python -m tests.shown_code``."""
+    text = page.read_text()
+    assert text == renewed(text)
+    assert page.name == "README.md" or BLOCK.search(text)
