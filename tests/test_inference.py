@@ -2,6 +2,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import bmfm
 from bmfm.files import ASSETS
@@ -66,16 +67,19 @@ def test_long_sequences_are_means_of_their_windows(dna_model):
     names, texts, _ = read_sequences(SLICE_FASTA)
     assert len(names) == 1 and len(texts[0]) == 1_000_000
     text = texts[0][:3000]
-    ids, _ = model.tokenizer.of_texts([text])
     whole = model.embed([text], pooling="mean", max_tokens=34)
     n = model.counts["windows"]
-    assert n == -(-len(ids[0]) // 32)
-    parts = [
-        model._forward([(ids[0][i * 32 : (i + 1) * 32],)], {"e": lambda h, b: model.model.pool(h, b, "mean")}, None, None)["e"]
-        for i in range(n)
-    ]
-    weights = [len(ids[0][i * 32 : (i + 1) * 32]) for i in range(n)]
-    np.testing.assert_allclose(whole, np.average(np.stack(parts), axis=0, weights=weights), atol=1e-5)
+    parts = np.empty((n, 16), np.float32)
+    weights = np.empty(n)
+    ids = {}
+    for rows, batch in model.batches([text], max_tokens=34, batch_size=5):
+        parts[rows] = model.forward(batch).pool("mean")
+        weights[rows] = (batch["input_ids"] > 4).sum(1)
+        ids |= dict(zip(rows.tolist(), batch["input_ids"], strict=True))
+    ((_, one),) = model.batches([text], max_tokens=10_000)
+    windows = [window[window > 4] for _, window in sorted(ids.items())]
+    assert torch.equal(torch.cat(windows), one["input_ids"][one["input_ids"] > 4]) and {len(w) for w in windows[:-1]} == {32}
+    np.testing.assert_allclose(whole, np.average(parts, axis=0, weights=weights)[None], atol=1e-5)
 
 
 def test_what_cannot_be_loaded(tmp_path):

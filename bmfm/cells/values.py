@@ -1,142 +1,176 @@
-"""From counts to the values a model sees, and read depth: kernels over one cell."""
+"""How counts become the values that a model sees.
+
+A transform takes the counts of a batch of cells at once. To add one, write a subclass of `ValueTransform` in any module, and
+name it by its path: ``tokenizer.values.kind=my_package.my_module.MyTransform``; the short names below are those of this module.
+"""
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numba
 import numpy as np
 
-from bmfm.hashing import mix, uniform
-
-KINDS = ("log_normalise", "normalise", "log1p", "as_is", "bins", "percentile_bins", "ranks")
-LOG_NORMALISE, NORMALISE, LOG1P, AS_IS, BINS, PERCENTILE_BINS, RANKS = range(len(KINDS))
 _MEMO = 64
 
 
-@numba.njit(cache=True)
-def transform(counts, total, kind, target_sum, n_bins, upper, out):
-    """Values of a cell's counts [n], all above 0, into `out`.
+@dataclass(frozen=True)
+class ValueSettings:
+    """Settings of transforms.
 
-    log_normalise: log(1 + x / total * target_sum); normalise: without the logarithm; log1p: log(1 + x); as_is: x;
-    bins: log_normalise cut into equal widths up to `upper`, from 1 (0 is for counts of 0); percentile_bins: by rank
-    within the cell, from 1; ranks: average rank within the cell over its number of genes, in (0, 1].
+    Attributes
+    ----------
+    target_sum
+        Total of counts to which cells are normalised.
+    n_bins
+        Number of bins, that of counts of 0 included.
+    upper
+        Value at which the last of equally wide bins ends.
     """
-    n = len(counts)
-    if n == 0:
-        return
-    if kind >= PERCENTILE_BINS:
-        order = np.argsort(counts)
+
+    target_sum: float
+    n_bins: int
+    upper: float
+
+
+class ValueTransform(ABC):
+    """Values of cells from their counts; of a cell alone, whatever else is in the batch.
+
+    Attributes
+    ----------
+    is_binned
+        Whether values are numbers of bins, from 1 (0 is for counts of 0).
+    needs_counts
+        Whether values that are normalised already would be normalised twice.
+    """
+
+    is_binned = False
+    needs_counts = False
+
+    @abstractmethod
+    def __call__(self, counts: np.ndarray, offsets: np.ndarray, totals: np.ndarray, settings: ValueSettings) -> np.ndarray:
+        """Values of the counts, ``float32`` [nnz].
+
+        Parameters
+        ----------
+        counts
+            ``float32`` [nnz], all above 0; those of cell b are ``counts[offsets[b]:offsets[b + 1]]``.
+        totals
+            ``float64`` [B], the sum of each cell's counts.
+        """
+
+
+class LogNormalise(ValueTransform):
+    """log(1 + x / total * target_sum)"""
+
+    needs_counts = True
+
+    def __call__(self, counts, offsets, totals, settings):
+        return _log1p(counts, offsets, _scales(totals, settings), 0, 1.0)
+
+
+class Normalise(ValueTransform):
+    """x / total * target_sum"""
+
+    needs_counts = True
+
+    def __call__(self, counts, offsets, totals, settings):
+        return (counts * np.repeat(_scales(totals, settings), np.diff(offsets))).astype(np.float32)
+
+
+class Log1p(ValueTransform):
+    """log(1 + x)"""
+
+    needs_counts = True
+
+    def __call__(self, counts, offsets, totals, settings):
+        return _log1p(counts, offsets, np.ones(len(totals)), 0, 1.0)
+
+
+class AsIs(ValueTransform):
+    """x"""
+
+    def __call__(self, counts, offsets, totals, settings):
+        return counts.astype(np.float32)
+
+
+class Bins(ValueTransform):
+    """log(1 + x / total * target_sum), cut into bins of equal width up to `upper`."""
+
+    is_binned = True
+    needs_counts = True
+
+    def __call__(self, counts, offsets, totals, settings):
+        return _log1p(counts, offsets, _scales(totals, settings), settings.n_bins, settings.upper)
+
+
+class PercentileBins(ValueTransform):
+    """Bins by rank within the cell, of equally many genes each."""
+
+    is_binned = True
+
+    def __call__(self, counts, offsets, totals, settings):
+        return _ranks(counts, offsets, settings.n_bins)
+
+
+class Ranks(ValueTransform):
+    """Average rank within the cell over its number of genes, in (0, 1]."""
+
+    def __call__(self, counts, offsets, totals, settings):
+        return _ranks(counts, offsets, 0)
+
+
+TRANSFORMS: dict[str, type[ValueTransform]] = {
+    "log_normalise": LogNormalise,
+    "normalise": Normalise,
+    "log1p": Log1p,
+    "as_is": AsIs,
+    "bins": Bins,
+    "percentile_bins": PercentileBins,
+    "ranks": Ranks,
+}
+
+
+def _scales(totals: np.ndarray, settings: ValueSettings) -> np.ndarray:
+    return np.divide(settings.target_sum, totals, out=np.ones(len(totals)), where=totals > 0)
+
+
+@numba.njit(cache=True)
+def _log1p(counts, offsets, scales, n_bins, upper):
+    """log(1 + x * scale) of each cell's counts, or its bin; most counts are small whole numbers, with one logarithm each."""
+    out = np.empty(len(counts), np.float32)
+    memo = np.empty(_MEMO)
+    for b in range(len(offsets) - 1):
+        memo[:] = -1.0
+        scale = scales[b]
+        for i in range(offsets[b], offsets[b + 1]):
+            x = counts[i]
+            c = np.int64(x)
+            if x == c and c < _MEMO:
+                if memo[c] < 0:
+                    memo[c] = math.log1p(x * scale)
+                y = memo[c]
+            else:
+                y = math.log1p(x * scale)
+            out[i] = 1 + min(n_bins - 2, np.int64(y / upper * (n_bins - 1))) if n_bins else y
+    return out
+
+
+@numba.njit(cache=True)
+def _ranks(counts, offsets, n_bins):
+    """Average rank of each count within its cell over the number of genes there, or the bin of that."""
+    out = np.empty(len(counts), np.float32)
+    for b in range(len(offsets) - 1):
+        cell, values = counts[offsets[b] : offsets[b + 1]], out[offsets[b] : offsets[b + 1]]
+        n = len(cell)
+        order = np.argsort(cell)
         i = 0
         while i < n:
             j = i
-            while j < n and counts[order[j]] == counts[order[i]]:
+            while j < n and cell[order[j]] == cell[order[i]]:
                 j += 1
             rank = (i + j + 1) / 2 / n  # mean of the ranks i + 1 .. j
             for k in range(i, j):
-                out[order[k]] = rank if kind == RANKS else 1 + min(n_bins - 2, np.int64((rank - 0.5 / n) * (n_bins - 1)))
+                values[order[k]] = 1 + min(n_bins - 2, np.int64((rank - 0.5 / n) * (n_bins - 1))) if n_bins else rank
             i = j
-        return
-    scale = target_sum / total if kind in (LOG_NORMALISE, NORMALISE, BINS) else 1.0
-    memo = np.full(_MEMO, -1.0)  # most counts are small whole numbers: one logarithm each
-    for i in range(n):
-        x = counts[i]
-        if kind in (NORMALISE, AS_IS):
-            out[i] = x * scale
-            continue
-        c = np.int64(x)
-        if x == c and c < _MEMO:
-            if memo[c] < 0:
-                memo[c] = math.log1p(x * scale)
-            y = memo[c]
-        else:
-            y = math.log1p(x * scale)
-        out[i] = y if kind != BINS else 1 + min(n_bins - 2, np.int64(y / upper * (n_bins - 1)))
-
-
-@numba.njit(cache=True)
-def _popcount(x):
-    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-@numba.njit(cache=True)
-def binomial(n, p, key):
-    """An exact draw from Binomial(n, p): 64 coins at a time, compared with p bit by bit from its highest bit down.
-
-    A coin is heads if its random bits, read as a fraction, are below p; it is decided at the first bit that differs.
-    """
-    if p >= 1.0:
-        return n
-    threshold = np.uint64(p * 18446744073709551616.0)
-    heads, place = 0, 0
-    while n > 0:
-        coins = min(n, 64)
-        open_ = ~np.uint64(0) if coins == 64 else (np.uint64(1) << np.uint64(coins)) - np.uint64(1)
-        below = np.uint64(0)
-        bit = 63
-        while open_ and bit >= 0:
-            word = mix(key, place)
-            place += 1
-            if (threshold >> np.uint64(bit)) & np.uint64(1):
-                below |= open_ & ~word
-                open_ &= word
-            else:
-                open_ &= ~word
-            bit -= 1
-        heads += _popcount(below)
-        n -= coins
-    return heads
-
-
-@numba.njit(cache=True)
-def beta_2_2(key):
-    """A draw from Beta(2, 2): the median of three uniform numbers."""
-    a, b, c = uniform(key, 0), uniform(key, 1), uniform(key, 2)
-    return max(min(a, b), min(max(a, b), c))
-
-
-@numba.njit(cache=True)
-def poisson(mean, key):
-    """A draw from Poisson(mean): products of uniform numbers, a large mean in parts."""
-    drawn, place = 0, 0
-    while mean > 0.0:
-        part = min(mean, 16.0)
-        mean -= part
-        limit, product = math.exp(-part), 1.0
-        while True:
-            product *= uniform(key, place)
-            place += 1
-            if product <= limit:
-                break
-            drawn += 1
-    return drawn
-
-
-EQUAL, DOWNSAMPLE, POISSON = 0, 1, 2
-
-
-@numba.njit(cache=True)
-def thin(counts, ids, key, how, min_total, rate, out):
-    """Counts [n] of a cell as a shallower sequencing run would have found them, into `out`.
-
-    DOWNSAMPLE (scFoundation): with probability 1/2, and only for cells of at least `min_total` counts, every molecule is
-    kept with one probability b ~ Beta(2, 2). POISSON (scPRINT): Poisson(rate / 2 * x) molecules are lost, and each gene
-    as a whole with probability rate / 2.
-    """
-    total = 0.0
-    for i in range(len(counts)):
-        total += counts[i]
-    if how == DOWNSAMPLE and total >= min_total and uniform(key, 0) < 0.5:
-        kept = beta_2_2(mix(key, 1))
-        for i in range(len(counts)):
-            gene = mix(mix(key, 2), ids[i])
-            c = np.int64(counts[i])
-            out[i] = np.float32(uniform(gene, 0) < kept) if c == 1 else np.float32(binomial(c, kept, gene))
-    elif how == POISSON:
-        for i in range(len(counts)):
-            gene = mix(mix(key, 3), ids[i])
-            lost = poisson(rate / 2 * counts[i], mix(gene, 1))
-            out[i] = 0.0 if uniform(gene, 0) < rate / 2 else max(0.0, counts[i] - lost)
-    else:
-        out[:] = counts
+    return out

@@ -14,7 +14,7 @@ class BmfmConfig(PreTrainedConfig):
     backbone
         ``{_target_: dotted path of a `Backbone`, ...}`` with the settings of that class.
     fields
-        {batch key: encoder settings}, see `embeddings.encoder`.
+        {batch key: ``{_target_: dotted path of a `FieldEncoder`, ...}`` with the settings of that class}.
     heads
         {name: head settings}, see `heads.Heads`; label heads also hold the names of their classes.
     pooling

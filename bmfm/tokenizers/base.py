@@ -4,6 +4,9 @@
 makes tensors of them.
 """
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -111,6 +114,11 @@ def _entries(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.arange(ends[-1]) + np.repeat(offsets[:-1][rows] - ends[:-1], lengths), ends
 
 
+def hash_of_names(names: Sequence[str]) -> str:
+    """SHA-256 of a vocabulary: its tokens in the order of their ids."""
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
     """Everything that is needed to turn raw examples into ids and back; saved beside the model.
@@ -192,4 +200,4 @@ class Tokenizer(Protocol):
     def from_pretrained(cls, folder: str | Path) -> Self: ...
 
 
-__all__ = ["Batch", "Profiles", "Tokenizer", "Tokens"]
+__all__ = ["Batch", "Profiles", "Tokenizer", "Tokens", "hash_of_names"]

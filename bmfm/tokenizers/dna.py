@@ -4,8 +4,6 @@ Special ids are fixed, [UNK] 0, [SEP] 1, [PAD] 2, [CLS] 3, [MASK] 4, as are the 
 ``[CLS] A [SEP] B [SEP]`` (BMFM-DNA, arXiv 2507.05265).
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +17,7 @@ from bmfm.files import ASSETS
 from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
 from bmfm.genome.representation import Encoded
 from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
-from bmfm.tokenizers.base import Tokens
+from bmfm.tokenizers.base import Tokens, hash_of_names
 from bmfm.tokenizers.bpe import BpeTable, encode_windows
 from bmfm.tokenizers.collate import collate_tokens
 from bmfm.tokenizers.texts import BOUNDARY, as_encoded, by_number, read_texts, split_at_boundaries
@@ -178,7 +176,7 @@ class SequenceTokenizer:
     @property
     def fields(self) -> dict[str, dict]:
         """What the model's field encoders must take."""
-        return {"input_ids": {"kind": "embedding", "size": len(self)}}
+        return {"input_ids": {"size": len(self)}}
 
     def __len__(self) -> int:
         return len(self.tokenizer)
@@ -246,11 +244,6 @@ class SequenceTokenizer:
         raw, n_replaced = self.read_texts(texts, alphabet, where)
         tokens = self._encode(raw, max_tokens)
         return [tokens[b] for b in range(len(tokens))], n_replaced
-
-
-def hash_of_names(names: Sequence[str]) -> str:
-    """SHA-256 of a vocabulary: its tokens in the order of their ids."""
-    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
 class DnaTokenizer(SequenceTokenizer):

@@ -73,13 +73,6 @@ class HuggingFaceTokenizer(SequenceTokenizer):
             reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
             raise ValueError(f"{folder}: its tokenizer cannot be read ({reason})") from error
 
-    from_folder = from_pretrained  # until checkpoints take the new name
-
-    @property
-    def their_ids(self) -> np.ndarray:
-        """Old name of `hf_token_ids`."""
-        return self.hf_token_ids
-
     def __len__(self) -> int:
         return len(self.hf_token_ids)
 
@@ -164,9 +157,6 @@ class HuggingFaceTokenizer(SequenceTokenizer):
         lengths = {len(name) for name in plain if set(name) <= set("ACGT")}
         others = [name for name in plain if not set(name) <= set("ACGT") and name.isalpha()]
         return lengths.pop() if len(lengths) == 1 and not others and lengths != {1} else 0
-
-
-ForeignTokenizer = HuggingFaceTokenizer  # until checkpoints take the new name
 
 
 def _first(*ids: int | None) -> int | None:

@@ -3,7 +3,10 @@
 It owns all that turns counts into fields: the gene vocabulary, the order and truncation, what is done with zeros, the
 value transform, read depth, and the special tokens in front. It is saved beside the model as JSON and text.
 
-In training the genes that a cell shows, and what is thinned or dropped of it, are drawn by its key. For inference, and for
+Each of four choices is a class of its own, named in the settings by a short name or, from any module, by its path:
+``order`` (`cell_order`), ``zeros`` (`cell_zeros`), ``values.kind`` (`cells.values`) and ``read_depth.mode`` (`cells.read_depth`).
+
+In training the genes that a cell shows, and what is downsampled or dropped of it, are drawn by its key. For inference, and for
 cells that are held out of training, they are a function of the cell alone: `CellTokenizer.for_inference`.
 
 A cell's total, by which counts are normalised, is over the genes of the vocabulary, so that a file which also counts
@@ -12,108 +15,25 @@ other transcripts gives the same values. log_normalise is log(1 + x / total * 1e
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from bmfm.cells.counts import CellBatch, Counts, by_gene, content_keys
 from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
-from bmfm.cells.values import DOWNSAMPLE, EQUAL, KINDS, POISSON
+from bmfm.cells.read_depth import MODES, DepthSettings, ReadDepth, counts_left, log_totals, sums, values_where_changed
+from bmfm.cells.values import TRANSFORMS, ValueSettings, ValueTransform
 from bmfm.special import PAD, SEP
-from bmfm.tokenizers.base import Profiles, Tokens
-from bmfm.tokenizers.cell_kernels import choose_tokens, whole_values
+from bmfm.targets import find_class
+from bmfm.tokenizers.base import Profiles, Tokens, hash_of_names
+from bmfm.tokenizers.cell_candidates import Candidates, Plan, Written, find_candidates, write_genes
+from bmfm.tokenizers.cell_order import ORDERS, GeneOrder
+from bmfm.tokenizers.cell_zeros import ZEROS, ZeroGenes, write_zeros
 from bmfm.tokenizers.collate import collate_tokens
-from bmfm.tokenizers.dna import hash_of_names
 
-ORDERS = ("random", "descending", "as_given")
-ZEROS = ("expressed", "batch_wise", "interleaved", "all", "measured")
-READ_DEPTH_MODES = ("none", "equal", "downsample", "poisson", "align", "auto")
-
-
-@dataclass
-class CellTokens:
-    """Tokens of a batch of cells, without special tokens: cell b is ``ids[offsets[b]:offsets[b + 1]]``.
-
-    Attributes
-    ----------
-    ids, values, targets
-        Gene ids, input values, and the values before read depth was lowered (the same array where it was not).
-    whole
-        Values of every expressed gene of the cells, like `Counts.ids`: what whole-cell decoding predicts.
-    depth
-        [B, 2] log(1 + total) of the input and of the target, or None without read-depth tokens.
-    n_truncated, n_left_out
-        Cells with more expressed genes than fit, and how many genes that left out.
-    """
-
-    ids: np.ndarray
-    values: np.ndarray
-    targets: np.ndarray
-    offsets: np.ndarray
-    whole: np.ndarray
-    depth: np.ndarray | None
-    n_truncated: int
-    n_left_out: int
-
-    def counted(self, counts: Counts) -> dict[str, int]:
-        """What became of the cells, for reports."""
-        return {
-            "cells": len(counts),
-            "tokens": len(self.ids),
-            "truncated_cells": self.n_truncated,
-            "genes_left_out_by_truncation": self.n_left_out,
-            "empty_cells": int((np.diff(counts.offsets) == 0).sum()),
-        }
-
-
-class Truncation:
-    """How much of cells `max_tokens` cuts off, summed over batches."""
-
-    def __init__(self) -> None:
-        self.cells = self.genes = self.cut_cells = self.cut_genes = self.longest = 0
-
-    def add_tokens(self, tokens: Tokens) -> None:
-        """Add what became of the cells of one `CellTokenizer.encode`."""
-        assert tokens.full_profile is not None
-        lengths = tokens.full_profile.lengths
-        self.cells += len(tokens)
-        self.genes += int(lengths.sum())
-        self.cut_cells += tokens.counts["truncated_cells"]
-        self.cut_genes += tokens.counts["genes_left_out_by_truncation"]
-        self.longest = max(self.longest, int(lengths.max(initial=0)))
-
-    def add(self, counts: Counts, tokens: CellTokens) -> None:
-        lengths = np.diff(counts.offsets)
-        self.cells += len(counts)
-        self.genes += len(counts.ids)
-        self.cut_cells += tokens.n_truncated
-        self.cut_genes += tokens.n_left_out
-        self.longest = max(self.longest, int(lengths.max(initial=0)))
-
-    def message(self, tokenizer: "CellTokenizer", max_tokens: int, largest_panel: int) -> str | None:
-        """The figures in words, where more than 1% of what the cells express is not seen; else None.
-
-        Parameters
-        ----------
-        largest_panel
-            Genes of the file with most.
-        """
-        if self.cut_genes <= 0.01 * self.genes:
-            return None
-        needed = {"interleaved": math.ceil(self.longest / (1 - tokenizer.zero_share)) + 1, "all": largest_panel}.get(
-            tokenizer.zeros, self.longest
-        )
-        enough = -(-(needed + len(tokenizer.prefix) + 1) // 8) * 8
-        remedy = "" if tokenizer.positions else f"; max_tokens={enough} shows all"
-        return (
-            f"{self.cut_genes / self.genes:.0%} of all expressed genes are not seen, of {self.cut_cells:,} of {self.cells:,} cells "
-            f"(longest cell {self.longest:,} genes, max_tokens={max_tokens}){remedy}"
-        )
-
-    said = message  # until everyone takes the new name
+T = TypeVar("T")
 
 
 class CellTokenizer:
@@ -134,24 +54,24 @@ class CellTokenizer:
     sequence_dropout
         Probability that an expressed gene is not shown.
     values
-        ``{kind, target_sum, n_bins, upper}``, see `cells.values.transform`; target_sum may be ``median``.
+        ``{kind, target_sum, n_bins, upper}``, see `cells.values`; target_sum may be ``median``.
     read_depth
-        ``{mode, min_total, rate, target}``: read-depth tokens [S], [T]. ``downsample`` and ``poisson`` thin the input,
-        ``equal`` does not; ``align`` and ``auto`` set [T] to the total `target`. `target` is the largest total of the
-        training cells where it is not given; it is saved, and inference with a model that thins aligns to it.
+        ``{mode, min_total, rate, target}``: read-depth tokens [S], [T], see `cells.read_depth`. ``downsample`` and ``poisson``
+        lower the read depth of the input, ``equal`` does not; ``align`` and ``auto`` set [T] to the total `target`. `target` is the
+        largest total of the training cells where it is not given; it is saved, and inference with a model that lowers aligns to it.
     n_cls
         [CLS] and then [CLS_0], [CLS_1], ...
     positions
         Whether the place in the input means something to the model.
-    orthologs
-        {gene of another species: human gene}, by which the training files' genes were found; saved, and used for the
-        cells of inference.
-    expects
-        ``counts`` or ``normalised``: what the training files held; saved, and asked of the cells of inference
-        (`resolve_expects`). None if that is not known.
+    trained_on
+        What the training files held; saved: ``orthologs``, {gene of another species: human gene}, by which their genes were found,
+        used for the cells of inference; ``expects``, ``counts`` or ``normalised``, asked of the cells of inference
+        (`resolve_expects`), None if that is not known.
 
     Attributes
     ----------
+    orthologs, expects
+        See `trained_on`.
     keyed_by_content
         Whether tokens are a function of the cell alone, see `for_inference`.
     """
@@ -171,30 +91,18 @@ class CellTokenizer:
         read_depth: dict | None = None,
         n_cls: int = 1,
         positions: bool = False,
-        orthologs: dict[str, str] | None = None,
-        expects: str | None = None,
+        trained_on: Mapping[str, Any] | None = None,
     ):
-        for what, given, known in (("order", order, ORDERS), ("zeros", zeros, ZEROS)):
-            if given not in known:
-                raise ValueError(f"tokenizer.{what}={given!r} is unknown; choose from {', '.join(known)}")
         self.values: dict[str, Any] = {"kind": "log_normalise", "target_sum": 1e4, "n_bins": 51, "upper": 10.0} | dict(values or {})
         self.read_depth: dict[str, Any] = {"mode": "none", "min_total": 1000, "rate": 0.6, "target": None} | dict(read_depth or {})
-        if self.values["kind"] not in KINDS:
-            raise ValueError(f"tokenizer.values.kind={self.values['kind']!r} is unknown; choose from {', '.join(KINDS)}")
-        if self.read_depth["mode"] not in READ_DEPTH_MODES:
-            raise ValueError(f"tokenizer.read_depth.mode={self.read_depth['mode']!r} is unknown; choose from {', '.join(READ_DEPTH_MODES)}")
-        if self.read_depth["mode"] == "align" and not self.read_depth["target"]:
-            raise ValueError("tokenizer.read_depth.mode=align needs tokenizer.read_depth.target, a total of counts")
-        target: Any = self.read_depth["target"]
-        if target is not None and (isinstance(target, str | bool) or not (target == 0 or 0 < target < math.inf)):
-            raise ValueError(f"tokenizer.read_depth.target={target!r} must be a total of counts above 0")
-        if isinstance(n_cls, bool) or not isinstance(n_cls, int) or n_cls < 1:
-            raise ValueError(f"tokenizer.n_cls={n_cls!r} must be a whole number of at least 1")
-        if not 0 <= sequence_dropout < 1 or not 0 <= zero_share < 1:
-            raise ValueError(f"sequence_dropout={sequence_dropout} and zero_share={zero_share} must be at least 0 and below 1")
         self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout
-        self.n_cls, self.positions, self.orthologs = n_cls, positions, orthologs
-        self.expects = expects
+        self.n_cls, self.positions = n_cls, positions
+        files = {"orthologs": None, "expects": None} | dict(trained_on or {})
+        self.orthologs: dict[str, str] | None = files.pop("orthologs")
+        self.expects: str | None = files.pop("expects")
+        if files:
+            raise ValueError(f"trained_on of a tokenizer has no {', '.join(map(repr, files))}, only orthologs and expects")
+        self._check_settings()
         self.keyed_by_content = False
         self.vocabulary: GeneVocabulary | None = None
         if not isinstance(genes, str):
@@ -212,21 +120,44 @@ class CellTokenizer:
         self.vocabulary = vocabulary
         self.prefix = np.array([vocabulary.ids[t] for t in needed], np.int64)
 
-    use = bind_vocabulary  # until everyone takes the new name
+    def _check_settings(self) -> None:
+        """Raise a ValueError naming the first setting that is unknown or out of range, and what it may be."""
+        assert self.gene_order and self.zero_genes and self.value_transform and self.depth_mode  # each is found, or an error
+        target = self.read_depth["target"]
+        if self.read_depth["mode"] == "align" and not target:
+            raise ValueError("tokenizer.read_depth.mode=align needs tokenizer.read_depth.target, a total of counts")
+        if target is not None and (isinstance(target, str | bool) or not (target == 0 or 0 < target < math.inf)):
+            raise ValueError(f"tokenizer.read_depth.target={target!r} must be a total of counts above 0")
+        if isinstance(self.n_cls, bool) or not isinstance(self.n_cls, int) or self.n_cls < 1:
+            raise ValueError(f"tokenizer.n_cls={self.n_cls!r} must be a whole number of at least 1")
+        if not 0 <= self.sequence_dropout < 1 or not 0 <= self.zero_share < 1:
+            raise ValueError(f"sequence_dropout={self.sequence_dropout} and zero_share={self.zero_share} must be at least 0 and below 1")
 
     @property
-    def depth(self) -> dict[str, Any]:
-        """Old name of `read_depth`."""
-        return self.read_depth | {"kind": self.read_depth["mode"]}
+    def gene_order(self) -> GeneOrder:
+        return _chosen(self.order, ORDERS, GeneOrder, "order")
+
+    @property
+    def zero_genes(self) -> ZeroGenes:
+        return _chosen(self.zeros, ZEROS, ZeroGenes, "zeros")
+
+    @property
+    def value_transform(self) -> ValueTransform:
+        return _chosen(self.values["kind"], TRANSFORMS, ValueTransform, "values.kind")
+
+    @property
+    def depth_mode(self) -> ReadDepth:
+        return _chosen(self.read_depth["mode"], MODES, ReadDepth, "read_depth.mode")
 
     @property
     def has_depth(self) -> bool:
-        return self.read_depth["mode"] != "none"
+        """Whether tokens of read depth stand in front."""
+        return self.depth_mode.has_tokens
 
     @property
     def lowers_depth(self) -> bool:
         """Whether cells are shown at a lower read depth than they have."""
-        return self.read_depth["mode"] in ("downsample", "poisson")
+        return self.depth_mode.is_lowered
 
     @property
     def names(self) -> list[str]:
@@ -247,13 +178,13 @@ class CellTokenizer:
 
     @property
     def n_bins(self) -> int | None:
-        return int(self.values["n_bins"]) if self.values["kind"] in ("bins", "percentile_bins") else None
+        return int(self.values["n_bins"]) if self.value_transform.is_binned else None
 
     @property
     def fields(self) -> dict[str, dict]:
         """What the model's field encoders must take."""
         values: dict = {"n_special": self.n_special} | ({"n_bins": self.n_bins} if self.n_bins else {})
-        return {"input_ids": {"kind": "embedding", "size": len(self)}, "values": values}
+        return {"input_ids": {"size": len(self)}, "values": values}
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
@@ -265,10 +196,8 @@ class CellTokenizer:
         totals = totals[totals > 0]
         if self.values["target_sum"] == "median":
             self.values["target_sum"] = float(np.median(totals))
-        if self.read_depth["mode"] in ("downsample", "poisson", "auto") and not self.read_depth["target"]:
+        if self.depth_mode.fits_target and not self.read_depth["target"]:
             self.read_depth["target"] = float(totals.max())
-
-    settle = fit_normalization  # until everyone takes the new name
 
     def resolve_expects(self, expects: str | None = None) -> str:
         """What files must hold, ``counts`` or ``normalised``; None takes what the training files held.
@@ -282,42 +211,34 @@ class CellTokenizer:
             If the tokenizer's values cannot be made from that: values would be normalised twice, or a model of normalised
             values would see counts.
         """
-        kind, asked = self.values["kind"], expects or self.expects or "counts"
-        if asked not in ("counts", "normalised"):
-            raise ValueError(f"expects={asked!r} (data.expects) is unknown; choose counts or normalised")
-        if asked == "normalised" and kind == "log_normalise":
+        kind, expected = self.values["kind"], expects or self.expects or "counts"
+        if expected not in ("counts", "normalised"):
+            raise ValueError(f"expects={expected!r} (data.expects) is unknown; choose counts or normalised")
+        if expected == "normalised" and kind == "log_normalise":
             self.values["kind"] = "as_is"
-        elif asked == "normalised" and kind in ("normalise", "log1p", "bins"):
+        elif expected == "normalised" and self.value_transform.needs_counts:
             raise ValueError(
                 f"expects=normalised (data.expects): this model makes its values from counts (tokenizer.values.kind={kind}), and would "
                 "normalise twice; give raw counts, or train with tokenizer.values.kind=as_is"
             )
-        if self.expects and asked != self.expects and kind == "as_is":
+        if self.expects and expected != self.expects and kind == "as_is":
             raise ValueError(
-                f"expects={asked} (data.expects): this model takes values as they are (tokenizer.values.kind=as_is) and was trained with "
+                f"expects={expected} (data.expects): this model takes values as they are (tokenizer.values.kind=as_is) and was trained with "
                 f"expects={self.expects}; give it such values"
             )
-        return asked
-
-    reading = resolve_expects  # until everyone takes the new name
-
-    @property
-    def is_settled(self) -> bool:
-        """Old name of `is_fitted`."""
-        return self.is_fitted
+        return expected
 
     @property
     def is_fitted(self) -> bool:
         """Whether `fit_normalization` has nothing left to do."""
-        return self.values["target_sum"] != "median" and (
-            self.read_depth["mode"] not in ("downsample", "poisson", "auto") or bool(self.read_depth["target"])
-        )
+        return self.values["target_sum"] != "median" and (not self.depth_mode.fits_target or bool(self.read_depth["target"]))
 
-    def _transform(self) -> tuple[int, float, int, float]:
+    def _transform(self, counts: np.ndarray, offsets: np.ndarray, totals: np.ndarray) -> np.ndarray:
         v = self.values
         if v["target_sum"] == "median":
             raise ValueError("tokenizer.values.target_sum=median is known once training cells were seen (`fit_normalization`)")
-        return KINDS.index(v["kind"]), float(v["target_sum"]), int(v["n_bins"]), float(v["upper"])
+        settings = ValueSettings(float(v["target_sum"]), int(v["n_bins"]), float(v["upper"]))
+        return self.value_transform(counts, offsets, totals, settings)
 
     def encode(self, raw: CellBatch, keys: np.ndarray, max_tokens: int) -> Tokens:
         """Tokens of cells.
@@ -338,17 +259,73 @@ class CellTokenizer:
             With the fields ``values`` and, where read depth may be lowered, ``targets`` (the values before it was), the example
             field ``read_depth``, and full profiles.
         """
-        counts, keys = self.arrange(raw.counts, keys)
-        found = self(counts, keys, raw.source_ids, list(raw.gene_panels), max_tokens)
-        fields = {"values": found.values} | ({"targets": found.targets} if self.lowers_depth else {})
+        room = self._room(max_tokens)
+        counts = raw.counts
+        if self.keyed_by_content or self.gene_order.by_gene:
+            counts = by_gene(counts, len(self))
+        if self.keyed_by_content:
+            keys = content_keys(counts)
+        return self._encode(CellBatch(counts, raw.source_ids, raw.gene_panels), keys, room)
+
+    def _room(self, max_tokens: int) -> int:
+        """Genes that an input holds."""
+        room = max_tokens - len(self.prefix) - 1
+        if room < 1:
+            raise ValueError(f"max_tokens={max_tokens} leaves no room for genes beside {len(self.prefix) + 1} special tokens")
+        return room
+
+    def _encode(self, raw: CellBatch, keys: np.ndarray, room: int) -> Tokens:
+        """Tokens of cells as they are, by their keys."""
+        counts, order, zeros = raw.counts, self.gene_order, self.zero_genes
+        shown = self._at_depth(counts, keys)
+        candidates = Candidates(*find_candidates(counts.ids, shown.counts, counts.offsets, keys, float(self.sequence_dropout)))
+        n_unexpressed = np.zeros(len(counts), np.int64)
+        if zeros.shows_zeros:
+            n_measured = np.array([len(panel) for panel in raw.gene_panels], np.int64)[raw.source_ids]
+            n_unexpressed = np.maximum(0, n_measured - np.diff(counts.offsets))
+        plan = zeros.plan(candidates, n_unexpressed, room, float(self.zero_share), order.ranks)
+        order.arrange(candidates, plan)
+        tokens = _write(candidates, plan, shown)
+        if zeros.shows_zeros:
+            write_zeros(zeros, candidates, plan, raw, tokens, len(self))
+            order.finish(tokens)
         return Tokens(
-            found.ids,
-            found.offsets,
-            fields,
-            {} if found.depth is None else {"read_depth": found.depth},
-            Profiles(counts.ids, found.whole, counts.offsets),
-            found.counted(counts),
+            tokens.ids,
+            tokens.offsets,
+            {"values": tokens.values} | ({"targets": tokens.targets} if self.lowers_depth else {}),
+            {"read_depth": shown.log_totals} if self.has_depth else {},
+            Profiles(counts.ids, shown.full_values, counts.offsets),
+            {
+                "cells": len(counts),
+                "tokens": len(tokens.ids),
+                "truncated_cells": int((plan.n_genes < candidates.n).sum()),
+                "genes_left_out_by_truncation": int((candidates.n - plan.n_genes).sum()),
+                "empty_cells": int((np.diff(counts.offsets) == 0).sum()),
+            },
         )
+
+    def _at_depth(self, counts: Counts, keys: np.ndarray) -> "ShownCells":
+        """Cells as they are shown: at a lower read depth, where that is asked for, with their values and totals."""
+        mode = self.depth_mode
+        if mode.aligns and not self.read_depth["target"]:
+            raise ValueError(
+                "the tokenizer has no target of read depth: it was saved without (read_depth.target of cell_tokenizer.json). Give "
+                "depth_target=N (data.depth_target on the command line), a total of counts such as the deepest training cells had"
+            )
+        offsets = counts.offsets
+        totals = sums(counts.counts, offsets)
+        full_values = self._transform(counts.counts, offsets, totals)
+        target_totals = np.full(len(totals), float(self.read_depth["target"])) if mode.aligns else totals
+        if not mode.is_lowered:
+            return ShownCells(counts.counts, full_values, full_values, log_totals(totals, target_totals))
+        settings = DepthSettings(float(self.read_depth["min_total"]), float(self.read_depth["rate"]))
+        left = mode.lower(counts, totals, keys, settings)
+        totals_left = sums(left, offsets)
+        changed = totals_left != totals
+        some_left, some_offsets = counts_left(left, offsets, changed)
+        values_left = self._transform(some_left, some_offsets, totals_left)
+        values = values_where_changed(values_left, left, offsets, changed, full_values)
+        return ShownCells(left, values, full_values, log_totals(totals_left, target_totals))
 
     def collate(self, tokens: Tokens, row_length: int | None = None) -> dict[str, Any]:
         """Rows of a batch, in NumPy arrays; packed where a row length is given.
@@ -357,7 +334,12 @@ class CellTokenizer:
         """
         fills = {"values": -(PAD + 1.0)}
         batch = collate_tokens(tokens, self.prefix, self.n_special, row_length, self.positions, fills)
-        self.finish_values(batch, tokens.lengths, tokens.example_fields.get("read_depth"))
+        values, first = batch["values"].reshape(-1), batch["cls_index"]
+        for i in range(self.n_cls):
+            values[first + i] = -(self.prefix[i] + 1.0)
+        if self.has_depth:
+            values[first + self.n_cls], values[first + self.n_cls + 1] = tokens.example_fields["read_depth"].T
+        values[first + len(self.prefix) + tokens.lengths] = -(SEP + 1.0)
         return batch
 
     def spans(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
@@ -377,70 +359,49 @@ class CellTokenizer:
             "positions": self.positions,
         }
 
+    def full_profile(self, counts: Counts) -> np.ndarray:
+        """Values of every expressed gene of the cells, ``float32`` [nnz], in the order of `counts`."""
+        return self._transform(counts.counts, counts.offsets, sums(counts.counts, counts.offsets))
+
+    # OLD ENTRY POINTS, until inference and data have moved over
+    use = bind_vocabulary
+    settle = fit_normalization
+    reading = resolve_expects
+    whole_cells = full_profile
+
+    @property
+    def depth(self) -> dict[str, Any]:
+        return self.read_depth | {"kind": self.read_depth["mode"]}
+
+    @property
+    def is_settled(self) -> bool:
+        return self.is_fitted
+
     def arrange(self, counts: Counts, keys: np.ndarray) -> tuple[Counts, np.ndarray]:
-        """Cells and keys as `__call__` must get them: by gene, and keyed by content, where that is asked for."""
-        if self.keyed_by_content or self.order == "as_given":
+        if self.keyed_by_content or self.gene_order.by_gene:
             counts = by_gene(counts, len(self))
         return counts, content_keys(counts) if self.keyed_by_content else keys
 
-    def __call__(self, counts: Counts, keys: np.ndarray, source: np.ndarray, measured: list[np.ndarray], max_tokens: int) -> CellTokens:
-        """Tokens of cells.
+    def __call__(self, counts: Counts, keys: np.ndarray, source: np.ndarray, measured: list, max_tokens: int) -> Any:
+        from types import SimpleNamespace
 
-        Parameters
-        ----------
-        counts, keys
-            Cells, and one ``uint64`` each, the only source of randomness; both from `arrange`.
-        source
-            Number of each cell's source [B], and for each source the ids of the genes that it has, ``int32``.
-        max_tokens
-            Longest input, special tokens included.
-        """
-        max_genes = max_tokens - len(self.prefix) - 1
-        if max_genes < 1:
-            raise ValueError(f"max_tokens={max_tokens} leaves no room for genes beside {len(self.prefix) + 1} special tokens")
-        if self.read_depth["mode"] == "auto" and not self.read_depth["target"]:
-            raise ValueError(
-                "the tokenizer has no target of read depth: it was saved without (read_depth.target of cell_tokenizer.json). Give depth_target=N "
-                "(data.depth_target on the command line), a total of counts such as the deepest training cells had"
-            )
-        n = len(counts)
-        most = np.diff(counts.offsets) if self.zeros == "expressed" else np.full(n, max_genes)
-        size = int(np.minimum(most, max_genes).sum())
-        ids, values, targets = np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.float32)
-        offsets, totals = np.zeros(n + 1, np.int64), np.empty((n, 2))
-        how = {"downsample": DOWNSAMPLE, "poisson": POISSON}.get(self.read_depth["mode"], EQUAL)
-        pools = measured if self.zeros != "expressed" else [np.empty(0, np.int32)] * len(measured)
-        pool_offsets = np.cumsum([0, *map(len, pools)])
-        whole = np.empty(len(counts.counts), np.float32)
-        cut = choose_tokens(
-            counts.ids, counts.counts, counts.offsets, keys, source, np.concatenate(pools), pool_offsets, max_genes, ORDERS.index(self.order),
-            ZEROS.index(self.zeros), float(self.zero_share), float(self.sequence_dropout), *self._transform(), how,
-            float(self.read_depth["min_total"]), float(self.read_depth["rate"]), len(self), whole, ids, values, targets, offsets, totals,
+        t = self._encode(CellBatch(counts, source, measured), keys, self._room(max_tokens))
+        assert t.full_profile is not None
+        values = t.fields["values"]
+        return SimpleNamespace(
+            ids=t.ids, offsets=t.offsets, values=values, targets=t.fields.get("targets", values), whole=t.full_profile.values,
+            depth=t.example_fields.get("read_depth"), counted=lambda counts: t.counts, tokens=t,
         )  # fmt: skip
-        end = offsets[-1]
-        depth = None
-        if self.has_depth:
-            if self.read_depth["mode"] in ("align", "auto"):
-                totals[:, 1] = self.read_depth["target"]
-            depth = np.log1p(totals).astype(np.float32)
-        return CellTokens(ids[:end], values[:end], targets[:end], offsets, whole, depth, *cut)
-
-    def full_profile(self, counts: Counts) -> np.ndarray:
-        """Values of every expressed gene of the cells, ``float32`` [nnz], in the order of `counts`."""
-        out = np.empty(len(counts.counts), np.float32)
-        whole_values(counts.counts, counts.offsets, *self._transform(), out)
-        return out
-
-    whole_cells = full_profile  # until everyone takes the new name
 
     def finish_values(self, batch: dict, lengths: np.ndarray, depth: np.ndarray | None) -> None:
-        """Write the values of special tokens into collated cells of these lengths: -(id + 1), and log totals at [S], [T]."""
         values, first = batch["values"].reshape(-1), batch["cls_index"]
         for i in range(self.n_cls):
             values[first + i] = -(self.prefix[i] + 1.0)
         if depth is not None:
             values[first + self.n_cls], values[first + self.n_cls + 1] = depth.T
         values[first + len(self.prefix) + lengths] = -(SEP + 1.0)
+
+    # END OF OLD ENTRY POINTS
 
     def for_inference(self, depth_target: float | None = None, order: str | None = None, shown_in_part: bool = False) -> "CellTokenizer":
         """The same, with tokens that are a function of the cell (and of which genes its file measures) alone.
@@ -464,10 +425,10 @@ class CellTokenizer:
             measured on.
         """
         settings = self.settings | {"order": order or self.order}
-        settings |= {"zeros": "measured" if self.zeros == "batch_wise" else self.zeros}
+        settings |= {"zeros": self.zero_genes.for_inference or self.zeros}
         if not shown_in_part:
             settings["sequence_dropout"] = 0.0
-            if self.read_depth["mode"] in ("downsample", "poisson"):
+            if self.lowers_depth:
                 settings["read_depth"] = self.read_depth | {"mode": "auto"}
         if depth_target is not None:
             if not self.has_depth:
@@ -484,9 +445,8 @@ class CellTokenizer:
     @property
     def settings(self) -> dict:
         names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "read_depth", "n_cls", "positions")
-        return {name: getattr(self, name) for name in names} | {
-            name: getattr(self, name) for name in ("orthologs", "expects") if getattr(self, name)
-        }
+        files = {name: value for name, value in (("orthologs", self.orthologs), ("expects", self.expects)) if value}
+        return {name: getattr(self, name) for name in names} | ({"trained_on": files} if files else {})
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``cell_tokenizer.json`` and ``genes.txt``."""
@@ -501,3 +461,43 @@ class CellTokenizer:
         tokenizer = cls("from_data", **json.loads(settings.read_text()) | changes)
         tokenizer.bind_vocabulary(GeneVocabulary(genes.read_text().split("\n")[:-1]))
         return tokenizer
+
+
+class ShownCells(NamedTuple):
+    """Cells as a model is shown them.
+
+    Attributes
+    ----------
+    counts
+        ``float32`` [nnz], maybe lowered; 0 where a gene is not found any more.
+    values, full_values
+        ``float32`` [nnz], of these counts and of those before they were lowered; the same array where they were not.
+    log_totals
+        ``float32`` [B, 2], log(1 + total) of the input and of the target.
+    """
+
+    counts: np.ndarray
+    values: np.ndarray
+    full_values: np.ndarray
+    log_totals: np.ndarray
+
+
+def _write(candidates: Candidates, plan: Plan, shown: ShownCells) -> Written:
+    """Expressed genes as tokens, with room behind each cell's for its zeros."""
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(plan.n_genes + plan.n_zeros)])
+    is_lowered = shown.values is not shown.full_values
+    ids, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+    targets = np.empty(offsets[-1] if is_lowered else 0, np.float32)
+    write_genes(candidates, plan, shown.values, shown.full_values, offsets, ids, values, targets)
+    return Written(ids, values, targets, offsets, plan.n_zeros, candidates.keys)
+
+
+def _chosen(name: str, shipped: Mapping[str, type[T]], base: type, what: str) -> T:
+    """What a setting names: one of those that ship, or a class of any module by its path."""
+    if name in shipped:
+        return shipped[name]()
+    if not isinstance(name, str) or "." not in name:
+        raise ValueError(
+            f"tokenizer.{what}={name!r} is unknown; choose from {', '.join(shipped)}, or give the path of a {base.__module__}.{base.__name__}"
+        )
+    return find_class(name, base, f"tokenizer.{what}")()

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bmfm.cells import values
-from bmfm.cells.counts import align, concatenate, gather
+from bmfm.cells import read_depth, values
+from bmfm.cells.counts import Counts, align, concatenate, gather
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.ontology import Ontology
 from bmfm.cells.sources import Cells, open_source
@@ -190,45 +190,43 @@ class TestSources:
 
 class TestValues:
     @settings(deadline=None)
-    @given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.sampled_from(values.KINDS))
+    @given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.sampled_from(list(values.TRANSFORMS)))
     def test_transform_equals_the_plain_version(self, counts, kind):
-        counts = np.array(counts, np.float32)
-        out = np.empty_like(counts)
-        values.transform(counts, float(counts.sum()), values.KINDS.index(kind), 1e4, 51, 10.0, out)
-        np.testing.assert_allclose(out, reference.transform(counts, float(counts.sum()), kind), rtol=1e-6)
+        counts, n = np.array(counts, np.float32), len(counts)
+        batch, offsets = np.concatenate([counts, counts[: n // 2]]), np.array([0, n, n, n + n // 2])
+        totals = np.array([counts.sum(), 0, counts[: n // 2].sum()], np.float64)
+        out = values.TRANSFORMS[kind]()(batch, offsets, totals, values.ValueSettings(1e4, 51, 10.0))
+        expected = [reference.transform(part, total, kind) for part, total in ((counts, totals[0]), (counts[: n // 2], totals[2]))]
+        np.testing.assert_allclose(out, np.concatenate(expected), rtol=1e-6)
 
     @settings(deadline=None)
     @given(st.integers(0, 300), st.floats(0, 1), st.integers(0, 2**60))
     def test_binomial_equals_coins_one_by_one(self, n, p, key):
-        assert values.binomial(n, p, np.uint64(key)) == reference.binomial(n, p, np.uint64(key))
+        assert read_depth.binomial(n, p, np.uint64(key)) == reference.binomial(n, p, np.uint64(key))
 
     def test_draws_have_their_distributions(self):
         keys = example_keys(0, 0, np.arange(4000))
         for n, p in ((5, 0.3), (200, 0.62)):
-            drawn = np.array([values.binomial(n, p, k) for k in keys])
+            drawn = np.array([read_depth.binomial(n, p, k) for k in keys])
             assert stats.chisquare(*_binned(drawn, stats.binom(n, p))).pvalue > 1e-4
-        drawn = np.array([values.poisson(21.5, k) for k in keys])
+        drawn = np.array([read_depth.poisson(21.5, k) for k in keys])
         assert stats.chisquare(*_binned(drawn, stats.poisson(21.5))).pvalue > 1e-4
-        assert stats.kstest([values.beta_2_2(k) for k in keys], stats.beta(2, 2).cdf).pvalue > 1e-4
+        assert stats.kstest([read_depth.beta_2_2(k) for k in keys], stats.beta(2, 2).cdf).pvalue > 1e-4
 
-    def test_thinning(self):
-        counts, ids = np.array([400.0, 1, 1, 700, 3], np.float32), np.arange(5, dtype=np.int32)
-        totals = []
-        for key in example_keys(0, 0, np.arange(2000)):
-            out = np.empty_like(counts)
-            values.thin(counts, ids, key, values.DOWNSAMPLE, 1000.0, 0.0, out)
-            assert (out <= counts).all()
-            totals.append(out.sum())
-        whole = np.array(totals) == 1105
-        assert 0.45 < whole.mean() < 0.55 and np.mean(np.array(totals)[~whole]) == pytest.approx(1105 / 2, rel=0.05)
-        out = np.empty_like(counts)
-        values.thin(counts, ids, np.uint64(1), values.DOWNSAMPLE, 2000.0, 0.0, out)
-        assert (out == counts).all()
-        mean = np.zeros(5)
-        for key in example_keys(1, 0, np.arange(4000)):
-            values.thin(counts, ids, key, values.POISSON, 0.0, 0.6, out)
-            mean += out / 4000
-        assert mean[[0, 3]] == pytest.approx(counts[[0, 3]] * 0.7 * 0.7, rel=0.05)
+    def test_lower_read_depth_has_its_distribution(self):
+        some = np.array([400.0, 1, 1, 700, 3], np.float32)
+        keys = example_keys(0, 0, np.arange(2000))
+        n = len(keys)
+        cells = Counts(np.tile(np.arange(5, dtype=np.int32), n), np.tile(some, n), np.arange(0, 5 * n + 1, 5))
+        totals, settings_ = np.full(n, 1105.0), read_depth.DepthSettings(1000.0, 0.6)
+        left = read_depth.Downsample().lower(cells, totals, keys, settings_).reshape(n, 5)
+        assert (left <= some).all()
+        is_whole = left.sum(1) == 1105
+        assert 0.45 < is_whole.mean() < 0.55 and left.sum(1)[~is_whole].mean() == pytest.approx(1105 / 2, rel=0.05)
+        shallow = read_depth.Downsample().lower(cells, totals, keys, read_depth.DepthSettings(2000.0, 0.6))
+        assert (shallow == cells.counts).all()
+        mean = read_depth.Poisson().lower(cells, totals, keys, settings_).reshape(n, 5).mean(0)
+        assert mean[[0, 3]] == pytest.approx(some[[0, 3]] * 0.7 * 0.7, rel=0.07)
 
 
 def _binned(drawn, distribution):

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import warnings
-from types import SimpleNamespace
 
 import anndata as ad
 import h5py
@@ -17,9 +16,10 @@ from bmfm.cells.sources import Cells, open_source
 from bmfm.data.rna import RnaDataModule
 from bmfm.inference.annotate import annotate
 from bmfm.inference.cells import read_cells
-from bmfm.inference.predictor import Predictor
-from bmfm.predict import digest
+from bmfm.inference.frames import label_kinds, predictions_frame
+from bmfm.inference.work_key import digest
 from bmfm.tokenizers.rna import CellTokenizer
+from tests.conftest import cell_examples
 
 GENES = ["TP53", "CD3E", "MS4A1", "GNLY", "LYZ", "NKG7"]
 SPLIT = {"by": "random", "validation": 0.2, "test": 0.2}
@@ -206,7 +206,7 @@ class TestExpects:
     def test_it_is_saved_and_asked_of_other_cells(self, tmp_path, counts):
         logs = adata_of(np.log1p(counts / 3))
         saved = self.trained(tmp_path, logs, "as_is", "normalised")
-        assert read_cells(saved, logs, 20).n == 40
+        assert read_cells(saved, logs, 20).n_rows == 40
         for wrong, more in ((adata_of(counts), {}), (logs, {"expects": "counts"})):
             with pytest.raises(ValueError, match=r"normalised"):
                 read_cells(saved, wrong, 20, **more)
@@ -217,7 +217,7 @@ class TestExpects:
         logs = adata_of(np.log1p(counts / counts.sum(1, keepdims=True) * 1e4))  # as scanpy's normalize_total and log1p
         saved = self.trained(tmp_path, adata_of(counts), "log_normalise", "counts")
         of_counts, of_logs = (
-            [values for _, part in read_cells(saved, a, 20, expects=e).chunks for _, values, _ in part]
+            [values for _, values, _ in cell_examples(read_cells(saved, a, 20, expects=e))]
             for a, e in ((adata_of(counts), "counts"), (logs, "normalised"))
         )
         for ours, theirs in zip(of_counts, of_logs, strict=True):
@@ -263,7 +263,7 @@ class TestTraining:
     @pytest.mark.parametrize("max_tokens", [6, 20])
     def test_as_given_is_by_id(self, counts, zeros, max_tokens):
         tokenizer = CellTokenizer(GENES, order="as_given", zeros=zeros, values={"kind": "as_is"}, positions=True)
-        examples = [e for _, part in read_cells(tokenizer, adata_of(counts[:, ::-1].copy(), GENES[::-1]), max_tokens).chunks for e in part]
+        examples = cell_examples(read_cells(tokenizer, adata_of(counts[:, ::-1].copy(), GENES[::-1]), max_tokens))
         first = tokenizer.plain_ids[0]
         for cell, (ids, values, _) in zip(counts, examples, strict=True):
             assert (np.diff(ids) > 0).all() and np.array_equal(values, cell[ids - first])
@@ -294,13 +294,12 @@ class TestNamesOfResults:
                 assert again.obs[where.removeprefix("obs/")].tolist() == said[name].tolist()
 
     def test_a_head_called_as_a_probability(self):
-        predictor = Predictor.__new__(Predictor)
         heads = {
-            "type": {"kind": "cross_entropy", "classes": ["a", "b"], "pooling": 0},
-            "type_p_a": {"kind": "mse", "classes": [], "pooling": 0, "center": 100.0},
+            "type": {"kind": "bmfm.label_kinds.Classification", "size": 2, "classes": ["a", "b"]},
+            "type_p_a": {"kind": "bmfm.label_kinds.Regression", "size": 1, "center": 100.0},
         }
-        predictor.model = SimpleNamespace(config=SimpleNamespace(heads=heads))
-        frame = predictor._frame({"type": np.zeros((2, 2)), "type_p_a": np.zeros((2, 1))}, pd.RangeIndex(2))
+        logits = {"type": np.zeros((2, 2)), "type_p_a": np.zeros((2, 1))}
+        frame = predictions_frame(label_kinds(heads, None), logits, pd.RangeIndex(2))
         assert frame.columns.is_unique and frame["type_p_a"].tolist() == [100, 100] and frame["type_p_a_2"].tolist() == [0.5, 0.5]
 
 

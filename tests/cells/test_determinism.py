@@ -13,7 +13,10 @@ from bmfm.data.rna import RnaDataModule
 from bmfm.files import ASSETS
 from bmfm.inference.cells import read_cells
 from bmfm.special import SEP
-from bmfm.tokenizers.rna import ORDERS, ZEROS, CellTokenizer
+from bmfm.tokenizers.cell_order import ORDERS
+from bmfm.tokenizers.cell_zeros import ZEROS
+from bmfm.tokenizers.rna import CellTokenizer
+from tests.conftest import cell_examples
 
 SPLIT = {"by": "random", "validation": 0.3, "test": 0.3}
 
@@ -33,7 +36,7 @@ def vocabulary_tokenizer():
 
 def examples(tokenizer, data, **options):
     inputs = read_cells(tokenizer, data, 100, **options)
-    return [example for _, part in inputs.chunks for example in part]
+    return cell_examples(inputs)
 
 
 def same(a, b):
@@ -87,7 +90,7 @@ def test_values_are_those_of_scanpy(adata, vocabulary_tokenizer):
     alone = np.bincount(ids, minlength=len(vocabulary))[ids] == 1  # genes that share an id are added before the logarithm
     inputs = read_cells(vocabulary_tokenizer, adata, 1 << 16)
     found = np.zeros((90, len(vocabulary)))
-    for row, (genes, values, _) in enumerate(e for _, part in inputs.chunks for e in part):
+    for row, (genes, values, _) in enumerate(cell_examples(inputs)):
         found[row, genes] = values
     np.testing.assert_allclose(found[:, ids[alone]], known.X[:, alone].toarray(), atol=1e-6)
 
@@ -193,7 +196,7 @@ class TestTruncation:
             matrix[row, :n] = 1
         cells = anndata.AnnData(matrix, var=pd.DataFrame(index=genes))
         with pytest.warns(UserWarning) as told:
-            list(read_cells(CellTokenizer(list(genes)), cells, 17).chunks)  # room for 15 of 10, 20, 30 and 5 genes
+            list(read_cells(CellTokenizer(list(genes)), cells, 17).chunks())  # room for 15 of 10, 20, 30 and 5 genes
         assert [str(w.message) for w in told] == [
             "31% of all expressed genes are not seen, of 2 of 4 cells (longest cell 30 genes, max_tokens=17); max_tokens=32 shows all"
         ]
@@ -206,8 +209,8 @@ class TestTruncation:
         tokenizer = CellTokenizer(zeros=zeros, zero_share=0.4)
         cells = adata[:5]
         with pytest.warns(UserWarning) as told:
-            list(read_cells(tokenizer, cells, 100).chunks)
+            list(read_cells(tokenizer, cells, 100).chunks())
         enough = int(str(told[0].message).split("max_tokens=")[-1].split()[0])
         recwarn.clear()
-        list(read_cells(tokenizer, cells, enough).chunks)
+        list(read_cells(tokenizer, cells, enough).chunks())
         assert not recwarn.list

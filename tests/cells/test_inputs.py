@@ -70,7 +70,7 @@ class TestForms:
     @pytest.mark.parametrize("source", [None, 3, {"X": 1}])
     def test_others_are_refused(self, source):
         with pytest.raises(ValueError, match=f"cannot be read from {type(source).__name__}: give an AnnData"):
-            list(read_cells(CellTokenizer(GENES), source, 20).chunks)
+            list(read_cells(CellTokenizer(GENES), source, 20).chunks())
 
     def test_lists_patterns_and_folders(self, tmp_path, matrix):
         adata_of(sp.csr_matrix(matrix)).write_h5ad(tmp_path / "b.h5ad")
@@ -83,7 +83,7 @@ class TestForms:
             assert np.array_equal(dense(*find_sources(given)), expected)
             inputs = read_cells(CellTokenizer(GENES), given, 20)
             assert inputs.names.tolist() == [f"cell{i}" for i in range(30)] * 2
-            assert sum(len(part) for _, part in inputs.chunks) == 60
+            assert sum(len(part) for _, part in inputs.chunks()) == 60
             data = RnaDataModule(given, SPLIT, 20, 4)
             data.connect(CellTokenizer(GENES))
             assert len(data.cells) == 60
@@ -272,7 +272,7 @@ class TestCounts:
             open_source(adata, vocabulary)
         other = adata_of(np.concatenate([np.zeros_like(matrix), np.ones((30, 1), np.float32)], 1), [*GENES, "unknown"])
         with pytest.raises(ValueError, match="AnnData in memory, X: no cell has a count in any gene"):
-            list(read_cells(CellTokenizer(GENES), other, 20).chunks)
+            list(read_cells(CellTokenizer(GENES), other, 20).chunks())
 
     @pytest.mark.parametrize("value", [np.nan, -1.0, 0.5, np.inf])
     @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix])
@@ -317,4 +317,4 @@ class TestCounts:
         logs = adata_of(np.log1p(matrix))
         with pytest.raises(ValueError, match=r"no matrix holds raw counts: X \(has .*cell 'cell0'.*expects=normalised"):
             read_cells(CellTokenizer(GENES), logs, 20)
-        assert read_cells(CellTokenizer(GENES, values={"kind": "as_is"}), logs, 20, expects="normalised").n == 30
+        assert read_cells(CellTokenizer(GENES, values={"kind": "as_is"}), logs, 20, expects="normalised").n_rows == 30

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM, GPT2LMHeadModel, ModernBertForMaskedLM
 
 import bmfm
-from tests.conftest import SMALL
+from tests.conftest import BERT, SMALL, VALUES
 
 TEXTS = ["ACGTTGCAACGATTACCATG", "acgtn", "GATTACAGATTACAGGGACCCATTTAGCA"]
 
@@ -48,17 +48,17 @@ def test_masked_tokens_are_those_of_the_plain_model(which, dna_model, bert_folde
         assert likelihoods.position[here].tolist() == list(range(len(own)))
         assert [model.tokenizer.names[i] for i in likelihoods.ids[here]] == [names[i] for i in ids[1:-1]]
         texts = [text.upper()[a:b] for a, b in likelihoods.spans[here]]
-        assert texts == [names[i].removeprefix("##") for i in ids[1:-1]]
+        assert texts == [names[i] for i in ids[1:-1]]
 
 
 def test_some_places_and_some_tokens(bert_folder):
     plain, tokenizer = BertForMaskedLM.from_pretrained(bert_folder).eval(), AutoTokenizer.from_pretrained(bert_folder)
     model = bmfm.load(bert_folder)
-    a, c = (model.tokenizer.names.index(name) for name in ("##A", "##C"))
+    a, c = (model.tokenizer.names.index(name) for name in ("A", "C"))
     places = [[3, 0, 9], [], [28]]
     scores = model.log_probs(TEXTS, positions=places, tokens=[a, c])
     assert scores.example.tolist() == [0, 0, 0, 2] and scores.position.tolist() == [0, 3, 9, 28] and scores.log_probs.shape == (4, 2)
-    theirs = tokenizer.convert_tokens_to_ids(["##A", "##C"])
+    theirs = tokenizer.convert_tokens_to_ids(["A", "C"])
     for number, place, found in zip(scores.example, scores.position, scores.log_probs, strict=True):
         ids = torch.tensor(tokenizer(TEXTS[number].upper())["input_ids"])
         np.testing.assert_allclose(found, _masked_oracle(plain, ids, [[place + 1]], tokenizer.mask_token_id)[place + 1, theirs], atol=2e-5)
@@ -130,11 +130,11 @@ def test_genes_of_cells(tmp_path):
     from bmfm.models.model import build
     from bmfm.tokenizers.rna import CellTokenizer
 
-    names = [f"G{i}" for i in range(12)]
+    names = ["TP53", "MYC", "EGFR", "GAPDH", "CD4", "CD8A", "MS4A1", "NKG7", "LYZ", "PPBP", "FCER1A", "GNLY"]
     torch.manual_seed(0)
     tokenizer = CellTokenizer(names)
     head = {"size": len(tokenizer), "transform": True, "tied": "input_ids"}
-    model = build(tokenizer.fields, {"genes": head}, "bert", values={"kind": "mlp"}, **SMALL)
+    model = build(tokenizer.fields, {"genes": head}, BERT, values=VALUES["mlp"], **SMALL)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     counts = np.random.default_rng(0).poisson(2.0, (3, 12)).astype(np.float32)

@@ -235,7 +235,7 @@ def test_overlapping_words(tmp_path):
     tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
     BertConfig(vocab_size=len(tokenizer), hidden_size=16).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    read = HuggingFaceTokenizer.from_folder(tmp_path)
+    read = HuggingFaceTokenizer.from_pretrained(tmp_path)
     (ids,), _ = read.of_texts(["ACGTTN"])
     assert [read.names[i] for i in ids] == ["ACG", "CGT", "GTT", "[UNK]"]
     assert read.lengths(ids, 6).tolist() == [1, 1, 1, 3]
@@ -287,7 +287,7 @@ def test_a_folder_that_names_another_model_is_refused(tmp_path, dnabert):
 
 def test_new_weights(dnabert):
     fields = read_tokenizer(dnabert).fields
-    heads = {"label": {"size": 2, "pooling": 0, "classes": ["a", "b"], "kind": "cross_entropy"}}
+    heads = {"label": {"size": 2, "pooling": 0, "classes": ["a", "b"], "kind": "bmfm.label_kinds.Classification"}}
     torch.manual_seed(3)
     kept, new = (from_checkpoint(fields, heads, str(dnabert), random_init=s).state_dict() for s in (False, True))
     name = "backbone.network.bert.encoder.layer.0.output.dense.weight"

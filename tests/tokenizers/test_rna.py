@@ -3,9 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmfm.cells.counts import Counts, concatenate
+from bmfm.cells.counts import CellBatch, Counts, concatenate
 from bmfm.cells.genes import GeneVocabulary
-from bmfm.tokenizers.rna import ORDERS, ZEROS, CellTokenizer
+from bmfm.cells.read_depth import ReadDepth
+from bmfm.cells.values import ValueTransform
+from bmfm.tokenizers.cell_candidates import Plan
+from bmfm.tokenizers.cell_order import ORDERS, GeneOrder
+from bmfm.tokenizers.cell_zeros import ZEROS, MeasuredZeros
+from bmfm.tokenizers.rna import CellTokenizer
 from tests.cells import reference_cells as reference
 
 GENES = [f"G{i}" for i in range(40)]
@@ -30,7 +35,7 @@ MEASURED = [np.arange(FIRST, FIRST + 30, dtype=np.int32)]
 
 @settings(deadline=None, max_examples=150)
 @given(
-    st.integers(0, 10**6), st.sampled_from(ORDERS), st.sampled_from(ZEROS), st.integers(3, 60), st.sampled_from([0.0, 0.4]),
+    st.integers(0, 10**6), st.sampled_from(list(ORDERS)), st.sampled_from(list(ZEROS)), st.integers(3, 60), st.sampled_from([0.0, 0.4]),
     st.sampled_from(["log_normalise", "as_is", "percentile_bins"]), st.booleans(), st.sampled_from(["none", "downsample", "poisson"]),
 )  # fmt: skip
 def test_tokens_obey_the_rules(seed, order, zeros, max_tokens, dropout, kind, whole, depth):
@@ -42,10 +47,12 @@ def test_tokens_obey_the_rules(seed, order, zeros, max_tokens, dropout, kind, wh
     room = max_tokens - len(tokenizer.prefix) - 1
     if room < 1:
         return
-    tokens = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, max_tokens)
+    tokens = tokenizer.encode(CellBatch(counts, np.zeros(6, np.int64), MEASURED), keys, max_tokens)
+    all_values = tokens.fields["values"]
+    all_targets = tokens.fields.get("targets", all_values)
     for b in range(6):
         part, mine = slice(*tokens.offsets[b : b + 2]), slice(*counts.offsets[b : b + 2])
-        ids, values, targets = tokens.ids[part], tokens.values[part], tokens.targets[part]
+        ids, values, targets = tokens.ids[part], all_values[part], all_targets[part]
         own = dict(zip(counts.ids[mine].tolist(), counts.counts[mine].tolist(), strict=True))
         assert len(set(ids)) == len(ids) <= room and set(ids) <= set(MEASURED[0])
         whole_cell = reference.transform(list(own.values()), sum(own.values()), kind) if own else []
@@ -81,20 +88,73 @@ def test_tokens_obey_the_rules(seed, order, zeros, max_tokens, dropout, kind, wh
 def test_a_cell_does_not_depend_on_its_batch(order, zeros):
     counts, keys = cells(3)
     tokenizer = CellTokenizer(GENES, order, zeros, 0.3, 0.2, read_depth={"mode": "downsample", "min_total": 10})
-    whole = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, 14)
+    whole = tokenizer.encode(CellBatch(counts, np.zeros(6, np.int64), MEASURED), keys, 14)
     for b in range(6):
         mine = slice(*counts.offsets[b : b + 2])
         alone = Counts(counts.ids[mine], counts.counts[mine], np.array([0, mine.stop - mine.start]))
-        tokens = tokenizer(alone, keys[b : b + 1], np.zeros(1, np.int64), MEASURED, 14)
+        tokens = tokenizer.encode(CellBatch(alone, np.zeros(1, np.int64), MEASURED), keys[b : b + 1], 14)
         part = slice(*whole.offsets[b : b + 2])
-        assert (tokens.ids == whole.ids[part]).all() and (tokens.values == whole.values[part]).all()
-        assert (tokens.depth[0] == whole.depth[b]).all()
+        assert (tokens.ids == whole.ids[part]).all()
+        assert all((tokens.fields[name] == whole.fields[name][part]).all() for name in ("values", "targets"))
+        assert (tokens.example_fields["read_depth"][0] == whole.example_fields["read_depth"][b]).all()
+
+
+class RarestFirst(GeneOrder):
+    """An order of a module that is not part of the package: by vocabulary id, backwards."""
+
+    def arrange(self, candidates, plan):
+        for b in range(len(candidates.n)):
+            part = slice(candidates.offsets[b], candidates.offsets[b] + candidates.n[b])
+            candidates.entries[part] = candidates.entries[part][::-1].copy()
+
+
+class Doubled(ValueTransform):
+    def __call__(self, counts, offsets, totals, settings):
+        return counts * 2
+
+
+class Halved(ReadDepth):
+    is_lowered = True
+
+    def lower(self, counts, totals, keys, settings):
+        return np.floor(counts.counts / 2)
+
+
+class OneZero(MeasuredZeros):
+    def plan(self, candidates, n_unexpressed, room, share, ranks):
+        return Plan(np.minimum(candidates.n, room - 1), np.minimum(n_unexpressed, 1))
+
+
+def test_classes_of_other_modules_are_named_by_their_path(tmp_path):
+    counts, keys = cells(4, whole=True)
+    here = __name__
+    tokenizer = CellTokenizer(
+        GENES,
+        order=f"{here}.RarestFirst",
+        zeros=f"{here}.OneZero",
+        values={"kind": f"{here}.Doubled"},
+        read_depth={"mode": f"{here}.Halved"},
+    )
+    tokenizer.save_pretrained(tmp_path)
+    tokenizer = CellTokenizer.from_pretrained(tmp_path)
+    tokens = tokenizer.encode(CellBatch(counts, np.zeros(6, np.int64), MEASURED), keys, 60)
+    for b in range(6):
+        part, mine = slice(*tokens.offsets[b : b + 2]), slice(*counts.offsets[b : b + 2])
+        shown = {i: c for i, c in zip(counts.ids[mine].tolist(), counts.counts[mine].tolist(), strict=True) if c // 2}
+        assert tokens[b][:-1].tolist() == sorted(shown, reverse=True) and tokens[b][-1] not in counts.ids[mine]
+        assert tokens.fields["values"][part].tolist() == [2 * (shown[i] // 2) for i in tokens[b][:-1].tolist()] + [0]
+        assert tokens.fields["targets"][part].tolist() == [2 * shown[i] for i in tokens[b][:-1].tolist()] + [0]
+    for path, message in ((f"{here}.Doubled", "no GeneOrder"), ("os.system", "no GeneOrder"), ("nowhere.Order", "cannot be imported")):
+        with pytest.raises(ValueError, match=message):
+            CellTokenizer(GENES, order=path)
 
 
 def test_zeros_by_batch_come_from_the_batch_first():
     counts = Counts(np.array([FIRST, FIRST + 1, FIRST + 2], np.int32), np.ones(3, np.float32), np.array([0, 1, 3]))
-    tokens = CellTokenizer(GENES, zeros="batch_wise")(counts, np.array([1, 2], np.uint64), np.zeros(2, np.int64), MEASURED, 5)
-    assert set(tokens.ids[:3].tolist()) == {FIRST, FIRST + 1, FIRST + 2} and sorted(tokens.values[:3] > 0) == [False, False, True]
+    tokens = CellTokenizer(GENES, zeros="batch_wise").encode(
+        CellBatch(counts, np.zeros(2, np.int64), MEASURED), np.array([1, 2], np.uint64), 5
+    )
+    assert set(tokens.ids[:3].tolist()) == {FIRST, FIRST + 1, FIRST + 2} and sorted(tokens.fields["values"][:3] > 0) == [False, False, True]
 
 
 def test_random_choice_is_uniform():
@@ -102,10 +162,10 @@ def test_random_choice_is_uniform():
     counts = Counts(np.tile(np.arange(FIRST, FIRST + 10, dtype=np.int32), n), np.ones(10 * n, np.float32), np.arange(0, 10 * n + 1, 10))
     keys = np.random.default_rng(0).integers(0, 2**62, n).astype(np.uint64)
     for zeros, n_genes in (("expressed", 10), ("all", 30)):
-        tokens = CellTokenizer(GENES, zeros=zeros)(counts, keys, np.zeros(n, np.int64), MEASURED, 6)
+        tokens = CellTokenizer(GENES, zeros=zeros).encode(CellBatch(counts, np.zeros(n, np.int64), MEASURED), keys, 6)
         seen = np.bincount(tokens.ids - FIRST, minlength=30)[:n_genes]
         assert abs(seen / n - 4 / n_genes).max() < 0.03
-        assert tokens.n_truncated == n or zeros == "all"
+        assert tokens.counts["truncated_cells"] == n or zeros == "all"
 
 
 def test_read_depth_tokens():
@@ -117,20 +177,20 @@ def test_read_depth_tokens():
         ({"mode": "auto"}, np.full(6, totals.max())),
     ):
         tokenizer = CellTokenizer(GENES, read_depth=depth)
-        tokenizer.settle(totals)
-        tokens = tokenizer(counts, keys, np.zeros(6, np.int64), MEASURED, 64)
-        np.testing.assert_allclose(tokens.depth, np.log1p(np.stack([totals, target], 1)), rtol=1e-6)
+        tokenizer.fit_normalization(totals)
+        tokens = tokenizer.encode(CellBatch(counts, np.zeros(6, np.int64), MEASURED), keys, 64)
+        np.testing.assert_allclose(tokens.example_fields["read_depth"], np.log1p(np.stack([totals, target], 1)), rtol=1e-6)
     assert CellTokenizer(GENES, n_cls=3, read_depth={"mode": "equal"}).prefix.tolist() == [3, 5, 6, 36, 37]
 
 
 def test_save_and_load(tmp_path):
     counts, keys = cells(1)
     tokenizer = CellTokenizer(GENES, order="descending", values={"kind": "log_normalise", "target_sum": "median"}, n_cls=2)
-    tokenizer.settle(counts.totals)
+    tokenizer.fit_normalization(counts.totals)
     tokenizer.save_pretrained(tmp_path)
     again = CellTokenizer.from_pretrained(tmp_path)
-    a, b = (t(counts, keys, np.zeros(6, np.int64), MEASURED, 20) for t in (tokenizer, again))
-    assert (a.values == b.values).all() and again.names == tokenizer.names and again.settings == tokenizer.settings
+    a, b = (t.encode(CellBatch(counts, np.zeros(6, np.int64), MEASURED), keys, 20) for t in (tokenizer, again))
+    assert (a.fields["values"] == b.fields["values"]).all() and again.names == tokenizer.names and again.settings == tokenizer.settings
 
 
 @pytest.mark.parametrize(
