@@ -202,9 +202,7 @@ def test_published_size(recipe, annotated, monkeypatch):
     from bmfm.objectives.multitask import Objectives
     from bmfm.training.run import assemble
 
-    monkeypatch.setattr(
-        Objectives, "init_output_biases", lambda self, heads, pretrained: None
-    )  # there is nothing to set on the meta device
+    monkeypatch.setattr(Objectives, "init_output_biases", lambda self, model: None)  # there is nothing to set on the meta device
     files = {"rna": [f"data.path={annotated / 'cells.h5ad'}", "data.split.validation=0.2", "data.split.test=0.2"], "dna": ["data.variants=" + str(SLICE_VCF), *SHRUNK_DNA, "data.variant_filter.info_flag=null"]}  # fmt: skip
     more = [f"objectives.cell_type.ontology={annotated / 'cl.obo.gz'}"] if "llama" in recipe else []
     with torch.device("meta"):

@@ -14,7 +14,8 @@ from bmfm.data.samplers import ShuffledSampler
 from bmfm.data.sources import CellExamples
 from bmfm.data.splits import split_examples
 from bmfm.hashing import example_keys
-from bmfm.tokenizers.rna import CellTokenizer, Truncation
+from bmfm.tokenizers.rna import CellTokenizer
+from bmfm.tokenizers.truncation import Truncation
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -165,7 +166,7 @@ class RnaDataModule(BatchModule):
         numbers, _ = self.statistics_sample()
         for start in range(0, len(numbers), 512):
             cells = self.cells.batch(numbers[start : start + 512])
-            truncation.add_tokens(tokenizer.encode(cells, np.zeros(len(cells), np.uint64), self.max_tokens))
+            truncation.add(tokenizer.encode(cells, np.zeros(len(cells), np.uint64), self.max_tokens))
         if message := truncation.message(tokenizer, self.max_tokens, int(self.cells.gene_panel_mask.sum(1).max())):
             self.note("truncation, of some training cells", message)
 

@@ -15,12 +15,30 @@ Sums = dict[str, torch.Tensor]
 V = TypeVar("V")
 
 
-class Decoders(Protocol):
-    """Where a model keeps the last linear map of each head."""
+class Decoder(Protocol):
+    """The last linear map of a head."""
 
-    def decoder(self, name: str) -> nn.Module:
-        """The linear map of a head, with a ``bias``."""
+    bias: nn.Parameter | None
+
+
+class Decoders(Protocol):
+    """The heads of a model."""
+
+    def decoder(self, name: str) -> Decoder:
+        """The linear map of a head."""
         ...
+
+
+class HasDecoders(Protocol):
+    """A model whose heads can be initialised."""
+
+    @property
+    def pretrained_heads(self) -> frozenset[str]:
+        """Names of heads whose weights come from a checkpoint."""
+        ...
+
+    @property
+    def heads(self) -> Decoders: ...
 
 
 def add_up(parts: Iterable[Mapping[str, torch.Tensor]]) -> Sums:
@@ -97,12 +115,13 @@ class Objectives:
             )
 
     @torch.no_grad()
-    def init_output_biases(self, decoders: Decoders, pretrained: Iterable[str] = ()) -> None:
-        """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike; those of
-        `pretrained` heads stay."""
+    def init_output_biases(self, model: HasDecoders) -> None:
+        """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike."""
         for name, task in self.tasks.items():
-            bias = decoders.decoder(name).bias
-            if isinstance(bias, torch.Tensor) and name not in set(pretrained):
+            if name in model.pretrained_heads:
+                continue
+            bias = model.heads.decoder(name).bias
+            if bias is not None:
                 bias.copy_(task.baseline)
 
     def prepare(self, batch: Batch, keys: np.ndarray, training: bool = True) -> Batch:

@@ -48,7 +48,7 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
     data.objectives = objectives
     genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model: BmfmModel = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
-    objectives.init_output_biases(model.heads, model.pretrained_heads)
+    objectives.init_output_biases(model)
     freeze_unread(model)
     return data, objectives, model
 

@@ -139,7 +139,7 @@ def test_gradients_reach_the_embeddings(case):
     """
     model, batch = model_of(case).double(), batch_of(case.omics)
     batch = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in batch.items()}
-    weights = torch.randn(batch["input_ids"].shape + (model.backbone.hidden_size,), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(DEVICE)  # fmt: skip
+    weights = torch.randn((*batch["input_ids"].shape, model.backbone.hidden_size), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(DEVICE)  # fmt: skip
     mine = (batch["example_ids"] == 1)[..., None]
 
     def score(embeddings):

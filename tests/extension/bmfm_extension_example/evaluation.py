@@ -9,14 +9,14 @@ from typing import Any
 
 import anndata
 import numpy as np
-from bmfm.evaluation.examples.base import Examples
-from bmfm.evaluation.methods.base import Method
-from bmfm.evaluation.protocols.base import Outcome, Protocol
-from bmfm.evaluation.task_spec import TaskSpec
 from bmfm_extension_example.perturbation import PERTURBED
 from scipy.sparse import csr_matrix
 
 from bmfm.data.sources import INPUT
+from bmfm.evaluation.examples.base import Examples
+from bmfm.evaluation.methods.base import Method
+from bmfm.evaluation.protocols.base import Outcome, Protocol
+from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.hashing import example_keys
 from bmfm.metrics import Metric
 from bmfm.tokenizers.rna import CellTokenizer
