@@ -43,7 +43,7 @@ def loading(folder: Path) -> None:
     model = build(
         {"input_ids": {"kind": "embedding", "size": 4096}}, heads, "bmfm.models.backbones.modernbert.ModernBert", attention="sdpa", **shape
     )
-    tokenizer = dna.load("ref2vec")
+    tokenizer = dna.DnaTokenizer.from_pretrained("ref2vec")
     for name, saved in (("bmfm folder", model), ("plain ModernBERT folder", to_transformers(model))):
         saved.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

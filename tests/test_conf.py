@@ -116,7 +116,7 @@ def _compare_with_stored(recipe: str, metrics: dict[str, float]) -> None:
 
 
 CHOICES = {
-    "tokenizer=folder": ["tokenizer.path=snp2vec"],
+    "tokenizer=folder": ["tokenizer.folder=snp2vec"],
     "logger=wandb": ["logger.wandb.offline=true"],
     "data=rna": ["data.path=${asset:rna/pbmc3k.h5ad}"],
     "data=census": ["data.census.obs_filter='is_primary_data == True'"],

@@ -16,7 +16,7 @@ from bmfm.storage.config import check_huggingface, read_config
 from bmfm.storage.folders import read_json
 from bmfm.storage.remote_code import refusal, remote_code_is_allowed, without_hub
 from bmfm.storage.weights import refuse_not_finite, some, weight_files
-from bmfm.tokenizers.huggingface import ForeignTokenizer
+from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 
 TARGET = path_of(HuggingFaceBackbone)
 LM_ENDINGS = {"ForMaskedLM": "masked", "ForCausalLM": "causal", "LMHeadModel": "causal"}
@@ -63,13 +63,13 @@ def read(folder: Path) -> BmfmModel:
         raise refusal(folder)
     if not with_code:
         check_huggingface(described, folder / "config.json")
-    tokenizer = ForeignTokenizer.from_folder(folder)
+    tokenizer = HuggingFaceTokenizer.from_pretrained(folder)
     lm_head = _lm_head(described)
     network = _read_network(folder, described, with_code, lm_head) if lm_head else None
     if network is None:
         lm_head, network = None, _read_network(folder, described, with_code, None)
     config = {k: v for k, v in network.config.to_dict().items() if k != "_name_or_path"}  # which may be a path of this machine
-    backbone = {"_target_": TARGET, "config": config, "hf_token_ids": tokenizer.their_ids.tolist(), "lm_head": lm_head}
+    backbone = {"_target_": TARGET, "config": config, "hf_token_ids": tokenizer.hf_token_ids.tolist(), "lm_head": lm_head}
     backbone |= {"source": str(folder)} if with_code else {}
     with no_init_weights():
         model = BmfmModel(BmfmConfig(backbone=backbone, fields=tokenizer.fields))

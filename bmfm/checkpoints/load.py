@@ -1,7 +1,6 @@
 """Models from folders and the Hub, whole or as the beginning of a fine-tuning."""
 
 import copy
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from bmfm.storage.config import plain, read_config, shown
 from bmfm.storage.folders import find_folder
 from bmfm.storage.remote_code import remote_code as allow_remote_code
 from bmfm.storage.weights import load_strictly
-from bmfm.tokenizers.huggingface import ForeignTokenizer
+from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 
 
@@ -64,8 +63,8 @@ def _read_tokenizer(folder: Path, **changes):
     if changes:
         raise ValueError(f"a DNA tokenizer has no settings to change, {sorted(changes)} were given")
     if is_huggingface(folder):
-        return ForeignTokenizer.from_folder(folder)
-    return dna.DnaTokenizer(dna.load(folder))
+        return HuggingFaceTokenizer.from_pretrained(folder)
+    return dna.DnaTokenizer.from_pretrained(folder)
 
 
 def tokenizer_of(checkpoint: str, revision: str | None = None, remote_code: bool = False, **changes):
@@ -204,7 +203,7 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
         )
     ids = [] if isinstance(tokenizer, CellTokenizer) else tokenizer.tokenizer.get_vocab().values()
     if isinstance(model.backbone, HuggingFaceBackbone):
-        if not isinstance(tokenizer, ForeignTokenizer) or model.backbone.hf_token_ids.tolist() != tokenizer.their_ids.tolist():
+        if not isinstance(tokenizer, HuggingFaceTokenizer) or model.backbone.hf_token_ids.tolist() != tokenizer.hf_token_ids.tolist():
             raise ValueError(
                 f"{folder / _tokens_file(folder)} has other ids of tokens than backbone.hf_token_ids of {where}: they do not belong together"
             )

@@ -242,5 +242,5 @@ def log_values(examples: Examples) -> tuple[csr_matrix, int]:
     data = examples.data
     n = len(data.cells)
     counts = data.cells.take(np.arange(n))
-    values: Any = data.tokenizer.whole_cells(counts)
+    values: Any = data.tokenizer.full_profile(counts)
     return csr_matrix((values, counts.ids, counts.offsets), (n, len(data.tokenizer))), n

@@ -13,7 +13,8 @@ from bmfm.special import CLS, SPECIAL_TOKENS, UNK
 from bmfm.storage.config import read_config
 from bmfm.storage.remote_code import refusal, remote_code_is_allowed, without_hub
 from bmfm.tokenizers.base import Tokens
-from bmfm.tokenizers.dna import SequenceTokenizer, fallback_symbol, join_parts
+from bmfm.tokenizers.dna import fallback_symbol
+from bmfm.tokenizers.sequences import SequenceTokenizer, join_parts
 from bmfm.tokenizers.texts import by_number, split_at_boundaries
 
 
@@ -72,13 +73,6 @@ class HuggingFaceTokenizer(SequenceTokenizer):
                 raise refusal(folder) from error
             reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
             raise ValueError(f"{folder}: its tokenizer cannot be read ({reason})") from error
-
-    from_folder = from_pretrained  # until checkpoints take the new name
-
-    @property
-    def their_ids(self) -> np.ndarray:
-        """Old name of `hf_token_ids`."""
-        return self.hf_token_ids
 
     def __len__(self) -> int:
         return len(self.hf_token_ids)
@@ -140,7 +134,7 @@ class HuggingFaceTokenizer(SequenceTokenizer):
         seen = np.concatenate([[0], np.cumsum(is_variant)])
         return seen[spans[:, 1]] > seen[spans[:, 0]]
 
-    def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
+    def _lengths_of(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
         """How many bases each token stands for [L]; of overlapping k-mers each stands for its first base, the last for all k.
 
         Raises
@@ -164,9 +158,6 @@ class HuggingFaceTokenizer(SequenceTokenizer):
         lengths = {len(name) for name in plain if set(name) <= set("ACGT")}
         others = [name for name in plain if not set(name) <= set("ACGT") and name.isalpha()]
         return lengths.pop() if len(lengths) == 1 and not others and lengths != {1} else 0
-
-
-ForeignTokenizer = HuggingFaceTokenizer  # until checkpoints take the new name
 
 
 def _first(*ids: int | None) -> int | None:

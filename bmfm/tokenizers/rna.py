@@ -31,7 +31,7 @@ from bmfm.tokenizers.base import Profiles, Tokens, hash_of_names
 from bmfm.tokenizers.cell_candidates import Candidates, Plan, Written, find_candidates, write_genes
 from bmfm.tokenizers.cell_order import ORDERS, GeneOrder
 from bmfm.tokenizers.cell_zeros import ZEROS, ZeroGenes, write_zeros
-from bmfm.tokenizers.collate import collate_tokens
+from bmfm.tokenizers.collate import collate
 
 T = TypeVar("T")
 
@@ -333,7 +333,7 @@ class CellTokenizer:
         ``values`` are -(id + 1) at special tokens and padding, and log(1 + total) of the input and the target at [S] and [T].
         """
         fills = {"values": -(PAD + 1.0)}
-        batch = collate_tokens(tokens, self.prefix, self.n_special, row_length, self.positions, fills)
+        batch = collate(tokens, self.prefix, self.n_special, row_length, self.positions, fills)
         values, first = batch["values"].reshape(-1), batch["cls_index"]
         for i in range(self.n_cls):
             values[first + i] = -(self.prefix[i] + 1.0)
@@ -362,46 +362,6 @@ class CellTokenizer:
     def full_profile(self, counts: Counts) -> np.ndarray:
         """Values of every expressed gene of the cells, ``float32`` [nnz], in the order of `counts`."""
         return self._transform(counts.counts, counts.offsets, sums(counts.counts, counts.offsets))
-
-    # OLD ENTRY POINTS, until inference and data have moved over
-    use = bind_vocabulary
-    settle = fit_normalization
-    reading = resolve_expects
-    whole_cells = full_profile
-
-    @property
-    def depth(self) -> dict[str, Any]:
-        return self.read_depth | {"kind": self.read_depth["mode"]}
-
-    @property
-    def is_settled(self) -> bool:
-        return self.is_fitted
-
-    def arrange(self, counts: Counts, keys: np.ndarray) -> tuple[Counts, np.ndarray]:
-        if self.keyed_by_content or self.gene_order.by_gene:
-            counts = by_gene(counts, len(self))
-        return counts, content_keys(counts) if self.keyed_by_content else keys
-
-    def __call__(self, counts: Counts, keys: np.ndarray, source: np.ndarray, measured: list, max_tokens: int) -> Any:
-        from types import SimpleNamespace
-
-        t = self._encode(CellBatch(counts, source, measured), keys, self._room(max_tokens))
-        assert t.full_profile is not None
-        values = t.fields["values"]
-        return SimpleNamespace(
-            ids=t.ids, offsets=t.offsets, values=values, targets=t.fields.get("targets", values), whole=t.full_profile.values,
-            depth=t.example_fields.get("read_depth"), counted=lambda counts: t.counts, tokens=t,
-        )  # fmt: skip
-
-    def finish_values(self, batch: dict, lengths: np.ndarray, depth: np.ndarray | None) -> None:
-        values, first = batch["values"].reshape(-1), batch["cls_index"]
-        for i in range(self.n_cls):
-            values[first + i] = -(self.prefix[i] + 1.0)
-        if depth is not None:
-            values[first + self.n_cls], values[first + self.n_cls + 1] = depth.T
-        values[first + len(self.prefix) + lengths] = -(SEP + 1.0)
-
-    # END OF OLD ENTRY POINTS
 
     def for_inference(self, depth_target: float | None = None, order: str | None = None, shown_in_part: bool = False) -> "CellTokenizer":
         """The same, with tokens that are a function of the cell (and of which genes its file measures) alone.

@@ -113,7 +113,7 @@ class TestSources:
         found = dense(cells)
         assert (found[:50] == matrix).all()
         assert (found[50:][:, order] == matrix[:, order]).all() and not found[50:][:, [2, 4]].any()
-        assert cells.measured[:, -6:].tolist() == [[True] * 6, [i in order for i in range(6)]]
+        assert cells.gene_panel_mask[:, -6:].tolist() == [[True] * 6, [i in order for i in range(6)]]
         assert (cells.column("file") == np.repeat(["a.h5ad", "b.h5ad"], 50)).all()
 
     def test_take_in_any_order_from_disk_and_memory(self, tmp_path, matrix):

@@ -24,7 +24,7 @@ from bmfm.checkpoints.huggingface import is_huggingface
 from bmfm.checkpoints.load import from_checkpoint, read_model, read_tokenizer
 from bmfm.cli import compose
 from bmfm.special import CLS, PAD, SEP
-from bmfm.tokenizers.huggingface import ForeignTokenizer
+from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 
 WORDS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
 TEXTS = ["ACGTTGCAACGA", "acgtag", "GATTACAGATTACAA"]
@@ -141,10 +141,15 @@ def test_embeddings_are_those_of_transformers(which, pooling, nucleotide_transfo
 
 def test_ids_are_ours(nucleotide_transformer):
     tokenizer = read_tokenizer(nucleotide_transformer)
-    assert isinstance(tokenizer, ForeignTokenizer) and tokenizer.their_ids[[CLS, PAD]].tolist() == [3, 1] and tokenizer.their_ids[SEP] == -1
-    (ids,), n_replaced = tokenizer.of_texts(["acgtrA"])
+    assert (
+        isinstance(tokenizer, HuggingFaceTokenizer)
+        and tokenizer.hf_token_ids[[CLS, PAD]].tolist() == [3, 1]
+        and tokenizer.hf_token_ids[SEP] == -1
+    )
+    raw, n_replaced = tokenizer.read_texts(["acgtrA"])
+    ids = tokenizer.encode(raw)[0]
     assert [tokenizer.names[i] for i in ids] == ["ACG", "T", "N", "A"] and n_replaced == 1
-    assert tokenizer.lengths(ids, 6).tolist() == [3, 1, 1, 1]
+    assert tokenizer.spans(ids, 6).tolist() == [[0, 3], [3, 4], [4, 5], [5, 6]]
 
 
 def test_fine_tuning_saving_and_layers(tmp_path, nucleotide_transformer, sequence_table):
@@ -231,10 +236,10 @@ def test_overlapping_words(tmp_path):
     tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=False)
     BertConfig(vocab_size=len(tokenizer), hidden_size=16).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    read = ForeignTokenizer.from_folder(tmp_path)
-    (ids,), _ = read.of_texts(["ACGTTN"])
+    read = HuggingFaceTokenizer.from_pretrained(tmp_path)
+    ids = read.encode(read.read_texts(["ACGTTN"])[0])[0]
     assert [read.names[i] for i in ids] == ["ACG", "CGT", "GTT", "[UNK]"]
-    assert read.lengths(ids, 6).tolist() == [1, 1, 1, 3]
+    assert read.spans(ids, 6).tolist() == [[0, 1], [1, 2], [2, 3], [3, 6]]
 
 
 def test_a_first_token_that_sees_nothing_is_refused(tmp_path):
