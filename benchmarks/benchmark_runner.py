@@ -7,20 +7,20 @@ import sys
 import tempfile
 import time
 
-from bmfm.benchmark import benchmark
 from bmfm.cli import compose
+from bmfm.evaluation.benchmark import benchmark
 
 if __name__ == "__main__":
     checkpoint, suite = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "demo_dna"
     with tempfile.TemporaryDirectory() as folder:
         config = compose("benchmark", [f"+suite={suite}", f"checkpoint={checkpoint}", f"run_dir={folder}", "launcher.workers=1"])
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         records = benchmark(config)
-        wall = time.perf_counter() - began
-        worked = sum(r["train_seconds"] or 0 for r in records)
-        began = time.perf_counter()
+        wall = time.perf_counter() - start_time
+        duration = sum(r["train_seconds"] or 0 for r in records)
+        start_time = time.perf_counter()
         benchmark(config)
-        again = time.perf_counter() - began
+        again = time.perf_counter() - start_time
     n = len(records)
-    print(f"RESULT {suite}: {n} cells in {wall:.1f} s with one process, {worked:.1f} s of it training, fits and forward passes; the runner {1 - worked / wall:.1%} (limit 5%)")  # fmt: skip
+    print(f"RESULT {suite}: {n} jobs in {wall:.1f} s with one process, {duration:.1f} s of it training, fits and forward passes; the runner {1 - duration / wall:.1%} (limit 5%)")  # fmt: skip
     print(f"RESULT {suite} again, all finished: {again:.1f} s")

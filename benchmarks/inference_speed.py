@@ -40,9 +40,7 @@ print(f"{1}: torch and transformers with its model {{libraries}}, then bmfm.load
 def loading(folder: Path) -> None:
     heads = {"mlm": {"size": 4096, "transform": True, "tied": None}}
     shape = {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12, "norm_bias": True}
-    model = build(
-        {"input_ids": {"kind": "embedding", "size": 4096}}, heads, "bmfm.models.backbones.modernbert.ModernBert", attention="sdpa", **shape
-    )
+    model = build({"input_ids": {"size": 4096}}, heads, "bmfm.models.backbones.modernbert.ModernBert", attention="sdpa", **shape)
     tokenizer = dna.DnaTokenizer.from_pretrained("ref2vec")
     for name, saved in (("bmfm folder", model), ("plain ModernBERT folder", to_transformers(model))):
         saved.save_pretrained(folder / name)
@@ -56,7 +54,14 @@ def loading(folder: Path) -> None:
 def embedding(folder: Path) -> None:
     tokenizer = CellTokenizer()
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
-    model = build(tokenizer.fields, {}, "bmfm.models.backbones.bert.Bert", attention="sdpa", values={"kind": "mlp_special"}, **shape)
+    model = build(
+        tokenizer.fields,
+        {},
+        "bmfm.models.backbones.bert.Bert",
+        attention="sdpa",
+        values={"_target_": "bmfm.models.embeddings.MlpEncoder"},
+        **shape,
+    )
     model.config.max_tokens = 384
     model.save_pretrained(folder / "cells")
     tokenizer.save_pretrained(folder / "cells")

@@ -1,4 +1,4 @@
-"""A published BMFM checkpoint to this project's format: ``python -m bmfm.convert SOURCE TARGET``.
+"""Convert a published BMFM checkpoint to a model folder: ``python -m bmfm.convert SOURCE TARGET``.
 
 SOURCE is a folder with a Lightning ``.ckpt`` and ``tokenizers/`` (as ``ibm-research/biomed.*`` on the Hub), a ``.ckpt`` in such a
 folder, or a Hub id. Nothing in it is executed. What a checkpoint does not hold (how long its inputs were, how values were cut
@@ -105,7 +105,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
 
     config, values = model.config, {}
     encoder = config.fields["values"]
-    if encoder["kind"] == "token":
+    if "n_bins" in encoder:
         if values_kind not in ("bins", "percentile_bins"):
             raise ValueError(
                 f"{folder}: this model reads {encoder['n_bins']} bins of expression, and its checkpoint does not say how they were cut: "
@@ -115,7 +115,9 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
         values = {"kind": values_kind, "n_bins": encoder["n_bins"]}
     elif values_kind is not None:
         if values_kind in ("bins", "percentile_bins"):
-            raise ValueError(f"--values-kind {values_kind}: this model reads numbers (its value encoder is {encoder['kind']}), not bins")
+            raise ValueError(
+                f"--values-kind {values_kind}: this model reads numbers (by its {encoder['_target_'].rpartition('.')[2]}), not bins"
+            )
         values = {"kind": values_kind}
     poolings = [config.pooling, *(h.get("pooling") for h in config.heads.values())]
     n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
@@ -126,7 +128,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
         raise ValueError(
             f"{folder / 'tokenizers' / 'genes'} has {len(tokenizer):,} tokens, the model {config.fields['input_ids']['size']:,}"
         )
-    if encoder["kind"] != "mlp" and max(tokenizer.prefix[:n_cls]) >= encoder["n_special"]:
+    if encoder.get("special", True) and max(tokenizer.prefix[:n_cls]) >= encoder["n_special"]:
         raise ValueError(
             f"{folder / 'tokenizers' / 'genes'}: the last of {n_cls} CLS tokens is number {max(tokenizer.prefix[:n_cls])}, "
             f"the model's values know {encoder['n_special']} special tokens"

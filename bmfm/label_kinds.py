@@ -45,8 +45,10 @@ class LabelKind(ABC):
         self.head = dict(head)
         self.classes: list[str] = [str(c) for c in head.get("classes") or []]
 
-    def check(self, where: str) -> None:  # noqa: B027 (there may be nothing to check)
+    def check(self, where: str) -> None:
         """Raise a ValueError, which begins with `where`, if a saved description would give predictions that are nonsense."""
+        if self.head.get("pooling") == "token":
+            raise ValueError(f"{where} is a {type(self).__name__} of whole examples, its pooling cannot be token")
 
     @abstractmethod
     def scores(self, logits: np.ndarray) -> np.ndarray:
@@ -88,6 +90,10 @@ class LabelKind(ABC):
 
 class _Classes(LabelKind):
     def check(self, where: str) -> None:
+        super().check(where)
+        self.check_classes(where)
+
+    def check_classes(self, where: str) -> None:
         classes = self.head.get("classes") or []
         if len(set(self.classes)) != len(classes):
             raise ValueError(f"{where}.classes names a class twice")
@@ -143,6 +149,7 @@ class Regression(LabelKind):
     simple_as = "regression"
 
     def check(self, where: str) -> None:
+        super().check(where)
         if self.head["size"] != 1 or self.classes:
             raise ValueError(f"{where} is a regression, one number: its size is {self.head['size']:,}, of {len(self.classes):,} classes")
 
@@ -169,9 +176,9 @@ class Bases(Classification):
     simple_as = ""
 
     def check(self, where: str) -> None:
-        super().check(where)
         if self.head.get("pooling") != "token":
             raise ValueError(f"{where} has labels of bases, which are read from every token: its pooling must be token")
+        self.check_classes(where)
 
     def columns(self, scores: np.ndarray) -> dict[str, np.ndarray]:
         """The classes of each sequence [n] as one text; None for a sequence without."""
@@ -199,6 +206,30 @@ class Bases(Classification):
         if scores.shape != (len(true), len(self.classes)):
             raise ValueError(f"scores have the shape {scores.shape}, the labels need {(len(true), len(self.classes))}")
         return true, scores, group
+
+
+class Terms(Classification):
+    """A term of an ontology an example: labels are numbers of terms [n], scores are probabilities of the leaves [n, C].
+
+    The head's ``leaves_below`` lists the leaves below each term, all of which are right.
+    """
+
+    described: ClassVar[Mapping[str, Metric]] = {"mean_recall": Metric("mean recall of terms")}
+    simple_as = ""
+
+    def metrics(self, truth: np.ndarray, scores: np.ndarray) -> Weighted:
+        """Share of the examples whose likeliest leaf lies below their term, over all and as a mean over terms."""
+        n_terms = len(self.head["leaves_below"])
+        is_below = np.zeros((n_terms, len(self.classes)), bool)
+        for term, leaves in enumerate(self.head["leaves_below"]):
+            is_below[term, leaves] = True
+        hits = is_below[truth, scores.argmax(1)]
+
+        def of(weight: np.ndarray) -> dict[str, float]:
+            n, right = np.bincount(truth, weight, n_terms), np.bincount(truth, weight * hits, n_terms)
+            return {"accuracy": float(right.sum() / n.sum()), "mean_recall": float((right[n > 0] / n[n > 0]).mean())}
+
+        return of
 
 
 def ragged(lists: Sequence[list[str] | None]) -> np.ndarray:

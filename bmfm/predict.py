@@ -1,4 +1,4 @@
-"""Embeddings and predictions for a file: ``python -m bmfm.predict checkpoint=... data.path=... output=...``."""
+"""Embed the sequences or cells of a file, and predict their labels: ``python -m bmfm.predict checkpoint=... data.path=... output=...``."""
 
 from bmfm.cli import main
 

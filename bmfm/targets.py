@@ -1,8 +1,22 @@
-"""Classes that saved data name by their path in Python, as ``_target_`` names them in YAML: found only where they are of a kind that is expected."""
+"""Classes that saved data name by their path in Python, as ``_target_`` names them in YAML: found only where they are of a kind that is expected.
+
+The configuration of a run is code of its user, and may name anything. What a ``config.json`` or a report names is data of others: a
+class of theirs is taken from an installed module alone, never from the folder of the data, nor from the current folder.
+"""
 
 import importlib
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
 
 def class_path(named: type) -> str:
@@ -25,7 +39,8 @@ def find_class(path: object, base: type, where: object, outside: Path | None = N
     where
         File and key, for errors.
     outside
-        Folder of the saved data: modules that lie in it are refused.
+        Folder of the saved data: modules that lie in it, or in the current folder without being installed, are refused, unless they were
+        imported already. None for the configuration of a run.
 
     Raises
     ------
@@ -33,30 +48,50 @@ def find_class(path: object, base: type, where: object, outside: Path | None = N
         Where there is no such class, or it is another kind of thing.
     """
     expected = f"the path of a {base.__name__} is expected, as {base.__module__}.NAME"
-    if not isinstance(path, str) or "." not in path or not all(part.isidentifier() for part in path.split(".")):
-        raise ValueError(f"{where} is {path!r:.80}; {expected}")
+    if not isinstance(path, str) or not path.isascii() or not DOTTED.fullmatch(path):
+        raise ValueError(f"{where} is {path!a:.80}; {expected}")
     module, _, name = path.rpartition(".")
+    if outside is not None and module not in sys.modules:
+        _refuse_what_nobody_installed(module, outside, f"{where} names {path}")
     try:
-        if outside is not None:
-            _refuse_code_inside(module, outside, where)
         named = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise ValueError(
             f"{where} is {path}, and {module} cannot be imported ({' '.join(str(error).split())[:200]}): install the package that it is of"
         ) from None
-    if not isinstance(named, type) or not issubclass(named, base):
+    if not isinstance(named, type) or not issubclass(named, base) or inspect.isabstract(named):
         raise ValueError(f"{where} is {path}, which is no {base.__name__}; {expected}")
     return named
 
 
-def _refuse_code_inside(module: str, folder: Path, where: object) -> None:
-    """Raise a ValueError where a module, or a package above it, would be read from a folder; looked at from the top, importing nothing of it."""
-    parts = module.split(".")
-    for n in range(1, len(parts) + 1):
-        spec = find_spec(".".join(parts[:n]))
-        if spec is None:
-            return
-        files = [spec.origin] if spec.origin else []
-        for file in [*files, *(spec.submodule_search_locations or [])]:
-            if Path(file).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"{where} names {module}, which lies in {folder} itself: code of a model folder is not run")
+def make(kind: type[T], settings: Mapping[str, Any], where: object) -> T:
+    """An instance of a class; a setting that it does not take, or that it needs and is not there, is a ValueError that names it."""
+    try:
+        inspect.signature(kind).bind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{where}: the settings are not those of {kind.__name__}: {error}") from None
+    return kind(**settings)
+
+
+def _refuse_what_nobody_installed(module: str, folder: Path, what: str) -> None:
+    """Raise a ValueError if importing a module would run code of the data, or code that does something by itself."""
+    package = module.split(".")[0]
+    if package in sys.stdlib_module_names or module.endswith("__main__"):
+        raise ValueError(f"{what}, which is a module of Python itself, or a program, and is not imported")
+    places = _places(find_spec(package))
+    if any(place.resolve().is_relative_to(folder.resolve()) for place in places):
+        raise ValueError(f"{what}, which lies in {folder} itself: code of a model folder is not run")
+    here = Path.cwd().resolve()
+    if any(place.resolve().parent == here for place in places) and _places(PathFinder.find_spec(package, _without_here())) != places:
+        raise ValueError(f"{what}, which lies in the current folder {here} and is not installed: install it, or import {package} first")
+
+
+def _places(spec: ModuleSpec | None) -> list[Path]:
+    """The file of a module, or the folders of a package; none where there is no such module."""
+    return [Path(place) for place in (spec.submodule_search_locations or [spec.origin or ""])] if spec else []
+
+
+def _without_here() -> list[str]:
+    """Where modules are looked for, without the current folder as Python adds it: first, or as an empty name."""
+    added = bool(sys.path) and not sys.flags.safe_path and Path(sys.path[0] or ".").resolve() == Path.cwd().resolve()
+    return [entry for entry in sys.path[added:] if Path(entry).is_absolute()]

@@ -1,4 +1,4 @@
-"""Train or build a DNA tokenizer: ``python -m bmfm.tokenize +recipe=dna_tokenizer output=my_tokenizer``."""
+"""Train or build a tokenizer of DNA: ``python -m bmfm.tokenize +recipe=dna_tokenizer output=my_tokenizer``."""
 
 from bmfm.cli import instantiate, main
 

@@ -1,4 +1,4 @@
-"""Train a model: ``python -m bmfm.train +recipe=dna_snp``. Any setting can be overridden: ``optimizer.lr=1e-3``."""
+"""Train a model, from new weights or from a checkpoint: ``python -m bmfm.train +recipe=dna_snp``. Any setting can be overridden: ``optimizer.lr=1e-3``."""
 
 from bmfm.cli import main
 

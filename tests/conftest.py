@@ -78,10 +78,16 @@ def cell_examples(inputs) -> list[tuple]:
 
 SMALL = {"attention": "sdpa", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT, MODERNBERT, LLAMA = (f"bmfm.models.backbones.{name}" for name in ("bert.Bert", "modernbert.ModernBert", "llama.Llama"))
+VALUES = {
+    "token": {"_target_": "bmfm.models.embeddings.BinEncoder"},
+    "mlp": {"_target_": "bmfm.models.embeddings.MlpEncoder", "special": False},
+    "mlp_special": {"_target_": "bmfm.models.embeddings.MlpEncoder"},
+    "scale_adapt": {"_target_": "bmfm.models.embeddings.ScaleAdaptEncoder"},
+}
 HEADS = {
-    "type": {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]},
-    "score": {"size": 1, "kind": "mse", "pooling": "mean", "classes": [], "center": 5.0, "scale": 2.0},
-    "tags": {"size": 2, "kind": "binary_cross_entropy", "pooling": 0, "classes": ["x", "y"]},
+    "type": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": 0, "classes": ["a", "b", "c"]},
+    "score": {"size": 1, "kind": "bmfm.label_kinds.Regression", "pooling": "mean", "classes": [], "center": 5.0, "scale": 2.0},
+    "tags": {"size": 2, "kind": "bmfm.label_kinds.MultiLabel", "pooling": 0, "classes": ["x", "y"]},
 }
 
 
@@ -96,7 +102,7 @@ def cells_model(tmp_path_factory):
 
     torch.manual_seed(0)
     tokenizer = CellTokenizer(read_depth={"mode": "downsample", "target": 8000}, sequence_dropout=0.5, order="descending")
-    model = build(tokenizer.fields, HEADS, BERT, values={"kind": "mlp_special"}, hidden_dropout_prob=0.1, **SMALL)
+    model = build(tokenizer.fields, HEADS, BERT, values=VALUES["mlp_special"], hidden_dropout_prob=0.1, **SMALL)
     model.config.max_tokens = 128
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -116,7 +122,7 @@ def dna_model(tmp_path_factory):
     torch.manual_seed(0)
     tokenizer = dna.DnaTokenizer.from_pretrained("dna_demo")
     heads = {"mlm": {"size": len(tokenizer), "transform": True, "tied": "input_ids"}}
-    model = build({"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, heads, MODERNBERT, max_position_embeddings=64, **SMALL)
+    model = build({"input_ids": {"size": len(tokenizer)}}, heads, MODERNBERT, max_position_embeddings=64, **SMALL)
     to_transformers(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

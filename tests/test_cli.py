@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bmfm.benchmark import benchmark
 from bmfm.cli import compose, literal, main, override, readable
+from bmfm.evaluation.benchmark import benchmark
 
 ODD = "é \\ ${x} =1 {y} 'q' \"d\", [b] (p) #%&~"
 SIGNS = st.sampled_from(list("\\${}\"'= é,[]():~#%&;!`*?|<>@+-\n\t…😀"))

@@ -15,7 +15,7 @@ from tests.cells.test_cells import OBO
 from tests.conftest import SLICE_FASTA, SLICE_VCF
 
 RECIPES = sorted(p.stem for p in (config_folder() / "recipe").glob("*.yaml"))
-BENCHMARK = ("task", "suite", "baseline", "launcher")  # tried in tests/evaluation
+BENCHMARK = ("task", "suite", "baseline", "launcher", "protocol", "omics")  # tried in tests/evaluation
 GROUPS = sorted(
     f"{p.parent.name}={p.stem}"
     for p in config_folder().glob("*/*.yaml")
@@ -23,6 +23,7 @@ GROUPS = sorted(
 )
 DEBUG = sorted(p.stem for p in (config_folder() / "debug").glob("*.yaml"))
 SMALL_MODEL = ["model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2"]
+SMALL_CONV = ["model.hidden_size=16", "model.num_hidden_layers=2", "tokenizer=single_base"]
 SHRUNK = [
     "data.batch_size=2",
     "data.num_workers=0", "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.enable_progress_bar=false", "callbacks.progress=null",
@@ -119,6 +120,7 @@ CHOICES = {
     "tokenizer=folder": ["tokenizer.folder=snp2vec"],
     "logger=wandb": ["logger.wandb.offline=true"],
     "data=rna": ["data.path=${asset:rna/pbmc3k.h5ad}"],
+    "data=source": ["data.source={_target_: tests.data.paired.PairedSequences}", "~representation", "tokenizer=dna_demo", *SMALL_MODEL],
     "data=census": ["data.census.obs_filter='is_primary_data == True'"],
     "model=llama": LLAMA,
     "model=llama_12x384": LLAMA,
@@ -168,8 +170,12 @@ def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated, m
         more = ["logistic_regression=false"]
         assert _train(tmp_path, "+recipe=dna_finetune", *chosen, *_needs("dna_finetune", annotated, models), *more)["val/loss"] > 0
         return
+    if choice == "data=source":
+        assert _train(tmp_path, choice, "model=modernbert", "objective=[mlm]", *more)["val/loss"] > 0
+        return
     if not _is_rna(choice):
-        assert _train(tmp_path, "+recipe=dna_snp", choice, *SMALL_MODEL, *SHRUNK_DNA, *more)["val/loss"] > 0
+        small = SMALL_CONV if choice == "model=conv" else SMALL_MODEL
+        assert _train(tmp_path, "+recipe=dna_snp", choice, *small, *SHRUNK_DNA, *more)["val/loss"] > 0
         return
     if group == "objective":
         choice = f"objective=[{name}]"
@@ -196,7 +202,9 @@ def test_published_size(recipe, annotated, monkeypatch):
     from bmfm.objectives.multitask import Objectives
     from bmfm.training.run import assemble
 
-    monkeypatch.setattr(Objectives, "begin_at_baselines", lambda self, model: None)  # there is nothing to set on the meta device
+    monkeypatch.setattr(
+        Objectives, "init_output_biases", lambda self, heads, pretrained: None
+    )  # there is nothing to set on the meta device
     files = {"rna": [f"data.path={annotated / 'cells.h5ad'}", "data.split.validation=0.2", "data.split.test=0.2"], "dna": ["data.variants=" + str(SLICE_VCF), *SHRUNK_DNA, "data.variant_filter.info_flag=null"]}  # fmt: skip
     more = [f"objectives.cell_type.ontology={annotated / 'cl.obo.gz'}"] if "llama" in recipe else []
     with torch.device("meta"):

@@ -65,3 +65,13 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / f / "READM
 def test_links_lead_somewhere(page):
     missing = [target for target in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_the_readme_is_one_page():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 90
+    for command in (
+        "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && python -m bmfm.train +recipe=dna_snp",
+        "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]' && python -m pytest",
+    ):
+        assert f"```bash\n{command}\n```" in text

@@ -10,15 +10,15 @@ import torch
 from bmfm.models.backbones.huggingface import AUTO_CLASSES, COMPUTED, HuggingFaceBackbone, transformers_config
 from bmfm.models.config import BmfmConfig
 from bmfm.models.model import BmfmModel
-from bmfm.models.targets import path_of
 from bmfm.special import SPECIAL_TOKENS
 from bmfm.storage.config import check_huggingface, read_config
 from bmfm.storage.folders import read_json
 from bmfm.storage.remote_code import refusal, remote_code_is_allowed, without_hub
 from bmfm.storage.weights import refuse_not_finite, some, weight_files
+from bmfm.targets import class_path
 from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 
-TARGET = path_of(HuggingFaceBackbone)
+TARGET = class_path(HuggingFaceBackbone)
 LM_ENDINGS = {"ForMaskedLM": "masked", "ForCausalLM": "causal", "LMHeadModel": "causal"}
 """{end of the name of an architecture: kind of its language-model head}."""
 

@@ -213,10 +213,10 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     if reads_values != isinstance(tokenizer, CellTokenizer):
         raise ValueError(f"{where} describes a model of {'cells' if reads_values else 'DNA'}, and the tokenizer beside it is not for that")
     if isinstance(tokenizer, CellTokenizer):
-        encoder, kind = model.config.fields["values"], tokenizer.values["kind"]
-        expected = encoder.get("n_bins") if encoder["kind"] == "token" else None
+        encoder, kind = model.embeddings.encoder("values"), tokenizer.values["kind"]
+        expected = model.config.fields["values"]["n_bins"] if encoder.reads_bins else None
         if tokenizer.n_bins != expected:
-            reads = f"{expected} bins of values" if expected else f"values that are numbers (its encoder is {encoder['kind']})"
+            reads = f"{expected} bins of values" if expected else f"values that are numbers (by its {type(encoder).__name__})"
             writes = f"{tokenizer.n_bins} bins" if tokenizer.n_bins else "numbers"
             raise ValueError(f"{where}: the model reads {reads}; {CellTokenizer.FILES[0]} beside it gives {writes} (values.kind {kind})")
     readers = {"pooling": model.config.pooling}

@@ -12,19 +12,21 @@ from typing import Any
 import torch
 
 from bmfm.files import require_file
+from bmfm.label_kinds import Classification, LabelKind, MultiLabel, Regression
 from bmfm.models.backbones.bert import Bert
 from bmfm.models.backbones.llama import Llama
 from bmfm.models.backbones.modernbert import ModernBert
 from bmfm.models.config import BmfmConfig
+from bmfm.models.embeddings import BinEncoder, FieldEncoder, MlpEncoder, ScaleAdaptEncoder, TokenEmbedding
 from bmfm.models.model import BmfmModel
-from bmfm.models.targets import path_of
 from bmfm.storage.config import plain, shown
 from bmfm.storage.folders import read_json
 from bmfm.storage.pickled import Bag, check_size, read_checkpoint
 from bmfm.storage.weights import check_fit, some
+from bmfm.targets import class_path
 
 ENCODERS = {"scmodernbert": "modernbert", "scbert": "bert", "core": "llama"}
-BACKBONES = {"modernbert": path_of(ModernBert), "bert": path_of(Bert), "llama": path_of(Llama)}
+BACKBONES = {"modernbert": class_path(ModernBert), "bert": class_path(Bert), "llama": class_path(Llama)}
 LLAMA = {
     "rms_1.scale": "input_layernorm.weight",
     "rms_2.scale": "post_attention_layernorm.weight",
@@ -42,7 +44,9 @@ KNOWN: dict[str, tuple[int, str | int]] = {
     "biomed.dna.": (2048, "mean"),
 }
 """{beginning of a published model's name: (longest input in training, how it is pooled)}, which its checkpoint does not hold."""
-VALUE_KINDS = {"mlp": "mlp", "mlp_with_special_token_embedding": "mlp_special", "scale_adapt": "scale_adapt"}
+VALUE_ENCODERS: dict[str, type[FieldEncoder]] = {
+    "mlp": MlpEncoder, "mlp_with_special_token_embedding": MlpEncoder, "scale_adapt": ScaleAdaptEncoder,
+}  # fmt: skip
 
 
 def normalise(state: dict[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tensor]]:
@@ -88,29 +92,31 @@ def _fields(config: Any, state: dict[str, torch.Tensor], prefix: str) -> tuple[d
         name = _get(given, "field_name")
         theirs = f"{prefix}embeddings.{name}_embeddings."
         if _get(given, "tokenization_strategy") == "tokenize" and "input_ids" not in fields and f"{theirs}weight" in state:
-            fields["input_ids"] = {"kind": "embedding", "size": state[f"{theirs}weight"].shape[0]}
-            names[theirs] = "embeddings.input_ids.rows."
+            fields["input_ids"] = {"_target_": class_path(TokenEmbedding), "size": state[f"{theirs}weight"].shape[0]}
+            names[theirs] = "embeddings.input_ids.embedding."
             continue
         options = dict(_get(given, "encoder_kwargs") or {})
         names[theirs] = "embeddings.values."
         if f"{theirs}weight" in state:
             n_special = int(_get(given, "num_special_tokens") or 5)
-            fields["values"] = {"kind": "token", "n_special": n_special, "n_bins": state[f"{theirs}weight"].shape[0] - n_special}
-            names[theirs] = "embeddings.values.rows."
+            fields["values"] = {
+                "_target_": class_path(BinEncoder),
+                "n_special": n_special,
+                "n_bins": state[f"{theirs}weight"].shape[0] - n_special,
+            }
+            names[theirs] = "embeddings.values.embedding."
             continue
-        said = options.get("kind", "mlp")
-        kind = VALUE_KINDS.get(said) if isinstance(said, str) else None
-        if kind is None:
-            raise ValueError(f"value encoder {shown(said)} of field {shown(name)} is unknown; known are {', '.join(VALUE_KINDS)}")
+        kind = options.get("kind", "mlp")
+        encoder = VALUE_ENCODERS.get(kind) if isinstance(kind, str) else None
+        if encoder is None:
+            raise ValueError(f"value encoder {shown(kind)} of field {shown(name)} is unknown; known are {', '.join(VALUE_ENCODERS)}")
         special = state.get(f"{theirs}special_token_embeddings.weight")
-        fields["values"] = {
-            "kind": kind,
-            "n_special": len(special) - 1 if special is not None else int(_get(given, "num_special_tokens") or 5),
-        }
-        if kind == "scale_adapt":
+        n_special = len(special) - 1 if special is not None else int(_get(given, "num_special_tokens") or 5)
+        fields["values"] = {"_target_": class_path(encoder), "n_special": n_special}
+        if encoder is ScaleAdaptEncoder:
             fields["values"] |= {"n_frequencies": len(state[f"{theirs}basis"])}
         else:
-            fields["values"] |= {"inner": state[f"{theirs}dense_1.weight"].shape[0]}
+            fields["values"] |= {"inner": state[f"{theirs}dense_1.weight"].shape[0], "special": kind != "mlp"}
     return fields, names
 
 
@@ -189,7 +195,7 @@ def _encoder_weights(kind: str, state: dict[str, torch.Tensor], fields: dict[str
             out["backbone.body." + name] = value
         else:
             _, number, rest = name.split(".", 2)
-            layer = f"backbone.body.layers.{number}."
+            layer = f"backbone.layers.{number}."
             if rest == "attn.c_attn.weight":
                 for part, weight in zip("qkv", value.chunk(3), strict=True):
                     out[f"{layer}self_attn.{part}_proj.weight"] = weight.contiguous()
@@ -244,13 +250,13 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
         column = described.get(label)
         numbers = labels.get(label) or {}
         classes = sorted(numbers, key=numbers.__getitem__)
-        task = (
-            "mse" if _get(column, "is_regression_label") else "binary_cross_entropy" if _get(column, "is_multilabel") else "cross_entropy"
-        )
+        label_kind: type[LabelKind] = Regression if _get(column, "is_regression_label") else Classification
+        if _get(column, "is_multilabel") and label_kind is not Regression:
+            label_kind = MultiLabel
         group = _get(column, "decode_from")
         description = {
-            "size": state[key].shape[0], "kind": task, "column": label, "classes": [str(c) for c in classes],
-            "pooling": group if isinstance(group, int) else pooling, "reversal": _get(column, "gradient_reversal_coefficient"),
+            "size": state[key].shape[0], "kind": class_path(label_kind), "column": label, "classes": [str(c) for c in classes],
+            "pooling": group if isinstance(group, int) else pooling, "gradient_reversal": _get(column, "gradient_reversal_coefficient"),
         }  # fmt: skip
         give(label, description, [source])
     return heads, weights
@@ -283,7 +289,7 @@ def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = N
     if kind == "modernbert":  # its pooler is never used
         weights = {name: w for name, w in weights.items() if not name.startswith("pooler.")}
     backbone = _backbone(kind, config, state, local_rope_theta)
-    given_layers = len({m[1] for m in (re.match(r"backbone\.body\.layers?\.(\d+)\.", name) for name in weights) if m})
+    given_layers = len({m[1] for m in (re.match(r"backbone\.(?:body\.)?layers?\.(\d+)\.", name) for name in weights) if m})
     if backbone["num_hidden_layers"] != given_layers:
         raise ValueError(f"the configuration says {backbone['num_hidden_layers']:,} layers, there are weights of {given_layers:,}")
     head_eps = _number(float, config, "layer_norm_eps", 1e-12) if kind == "modernbert" else None

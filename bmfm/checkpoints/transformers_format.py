@@ -6,10 +6,11 @@ import torch
 
 from bmfm.models.backbones.modernbert import ModernBert
 from bmfm.models.config import BmfmConfig
+from bmfm.models.embeddings import TokenEmbedding
 from bmfm.models.model import BmfmModel
-from bmfm.models.targets import path_of
 from bmfm.storage.config import read_config
 from bmfm.storage.weights import load_strictly, read_weights
+from bmfm.targets import class_path
 
 HEAD = "mlm"
 
@@ -18,12 +19,12 @@ def is_hf_compatible(model: BmfmModel) -> bool:
     """Whether transformers' `ModernBertForMaskedLM` can hold the model without loss."""
     config = model.config
     only_tokens = list(config.fields) == ["input_ids"] and list(config.heads) == [HEAD] and model.pooler is None
-    only_tokens = only_tokens and config.fields["input_ids"].keys() <= {"kind", "size"}  # no rows of another width, none frozen
+    only_tokens = only_tokens and config.fields["input_ids"].keys() <= {"_target_", "size"}  # no rows of another width, none frozen
     return isinstance(model.backbone, ModernBert) and only_tokens and config.head_eps in (None, model.backbone.norm_eps)
 
 
 def _their_name(name: str, tied: bool) -> list[str]:
-    if name == "embeddings.input_ids.rows.weight":
+    if name == "embeddings.input_ids.embedding.weight":
         return ["model.embeddings.tok_embeddings.weight"] + (["decoder.weight"] if tied else [])
     for ours, theirs in (("backbone.body.", "model."), ("heads.transform.", "head."), (f"heads.decoders.to_{HEAD}.", "decoder.")):
         if name.startswith(ours):
@@ -48,10 +49,10 @@ def to_transformers(model: BmfmModel):
         tie_word_embeddings=bool(head.get("tied")),
     )
     config.pooling = model.config.pooling  # beside ModernBERT's own settings; transformers keeps what it does not know
-    if max_tokens := getattr(model.config, "max_tokens", None):
-        config.max_tokens = max_tokens
-    if tokenizer := getattr(model.config, "tokenizer", None):
-        config.tokenizer = tokenizer
+    if model.config.max_tokens:
+        config.max_tokens = model.config.max_tokens
+    if model.config.tokenizer:
+        config.tokenizer = model.config.tokenizer
     theirs = ModernBertForMaskedLM(config)
     state = {n: v for name, v in model.state_dict().items() for n in _their_name(name, bool(head.get("tied")))}
     theirs.load_state_dict(state)
@@ -96,16 +97,16 @@ def from_weights(config, given: dict[str, torch.Tensor], source: object) -> Bmfm
     with no_init_weights():
         model = BmfmModel(
             BmfmConfig(
-                backbone={"_target_": path_of(ModernBert), **options},
+                backbone={"_target_": class_path(ModernBert), **options},
                 head_bias=config.classifier_bias,
-                fields={"input_ids": {"kind": "embedding", "size": config.vocab_size}},
+                fields={"input_ids": {"_target_": class_path(TokenEmbedding), "size": config.vocab_size}},
                 heads={HEAD: head},
             )
         )
     names = {name: _their_name(name, False)[0] for name in model.state_dict()}
     if config.tie_word_embeddings and "decoder.weight" in given:  # one matrix, written twice
         given = dict(given)
-        embedding = given.get(names["embeddings.input_ids.rows.weight"])
+        embedding = given.get(names["embeddings.input_ids.embedding.weight"])
         if embedding is not None and not torch.equal(given.pop("decoder.weight"), embedding):
             raise ValueError(
                 f"{source}: decoder.weight differs from the embedding, and its configuration says that they are one (tie_word_embeddings)"

@@ -66,6 +66,10 @@ class Source(ABC):
             and with any number of workers.
         """
 
+    def take_whole(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        """As `take`, with nothing cut off for the model's context: what the `Predictor` cuts into windows. By default the same."""
+        return self.take(indices, keys)
+
     def connect(self, tokenizers: Mapping[str, Tokenizer]) -> None:  # noqa: B027 (most have nothing to do)
         """Open what is read; called once, before anything else, with the tokenizer of each part: cells are read in its genes."""
 
@@ -111,10 +115,20 @@ class GenomeWindows(Source):
 
 
 class TokenizedSequences(Source):
-    """Sequences that were tokenized once and are kept as tokens: rows of a table."""
+    """Sequences that were tokenized once and are kept as tokens: rows of a table.
 
-    def __init__(self, tokens: Tokens, is_cut: np.ndarray):
-        self.tokens, self.is_cut = tokens, is_cut
+    Parameters
+    ----------
+    tokens
+        Of all sequences, cut to the longest input.
+    is_cut
+        Which have lost their end by that, [n] bool.
+    whole
+        All tokens of all sequences; None where they are not to be cut into windows, as pairs are not.
+    """
+
+    def __init__(self, tokens: Tokens, is_cut: np.ndarray, whole: Tokens | None = None):
+        self.tokens, self.is_cut, self.whole = tokens, is_cut, tokens if whole is None else whole
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -123,6 +137,9 @@ class TokenizedSequences(Source):
         tokens = self.tokens.take(indices)
         counts = {"sequences": len(indices), "tokens": len(tokens.ids), "truncated_sequences": int(self.is_cut[indices].sum())}
         return Examples({INPUT: tokens}, counts=counts)
+
+    def take_whole(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        return Examples({INPUT: self.whole.take(indices)})
 
 
 class CellExamples(Source):

@@ -90,9 +90,10 @@ class SequenceTable(BatchModule):
         self.tokenizer = as_tokenizer(tokenizer)
         self.table = self._read()
         self.limit_max_tokens()
-        self.tokens, self.is_cut = self._tokenize()
+        whole = self._tokenize()
+        self.tokens, self.is_cut = self._cut(whole)
         self.numbers = self._split()
-        self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut))
+        self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, None if self.second else whole))
 
     def _read(self) -> pd.DataFrame:
         tables = []
@@ -127,8 +128,8 @@ class SequenceTable(BatchModule):
             warnings.warn(f"data.derived.{name}={expression!r}: {message}", stacklevel=2)
         return values
 
-    def _tokenize(self) -> tuple[Tokens, np.ndarray]:
-        """Tokens of all rows, cut to `max_tokens`, and which rows were cut [n] bool."""
+    def _tokenize(self) -> Tokens:
+        """Tokens of all rows, however long."""
         columns = [str(self.sequence), *([self.second] if self.second else [])]
         raw, n_replaced = self._symbols(columns[0])
         if self.second:
@@ -138,14 +139,19 @@ class SequenceTable(BatchModule):
             self.note("characters read as N", f"{n_replaced:,}")
         whole = self.tokenizer.encode(raw, np.zeros(len(raw), np.uint64), 1 << 40)
         refuse_unknown([whole.ids], f"column {' and '.join(columns)}")
+        return Tokens(whole.ids, whole.offsets)
+
+    def _cut(self, whole: Tokens) -> tuple[Tokens, np.ndarray]:
+        """Tokens of all rows, cut to `max_tokens`, and which rows were cut [n] bool."""
         room = self.max_tokens - self.tokenizer.n_cls - 1
         is_cut = whole.lengths > room
-        if is_cut.any():
-            longest = int(whole.lengths.max()) + self.tokenizer.n_cls + 1
-            message = f"{int(is_cut.sum()):,} of {len(is_cut):,} sequences are longer than {self.max_tokens} tokens; data.max_tokens={longest} keeps all"
-            self.note("truncated", message)
-            if is_cut.mean() > 0.01:
-                warnings.warn(f"{is_cut.mean():.1%} of inputs lose their end: {message}", stacklevel=3)
+        if not is_cut.any():
+            return whole, is_cut
+        longest = int(whole.lengths.max()) + self.tokenizer.n_cls + 1
+        message = f"{int(is_cut.sum()):,} of {len(is_cut):,} sequences are longer than {self.max_tokens} tokens; data.max_tokens={longest} keeps all"
+        self.note("truncated", message)
+        if is_cut.mean() > 0.01:
+            warnings.warn(f"{is_cut.mean():.1%} of inputs lose their end: {message}", stacklevel=3)
         shown = np.arange(len(whole.ids)) - np.repeat(whole.offsets[:-1], whole.lengths) < room
         return Tokens(whole.ids[shown], np.concatenate([[0], np.cumsum(np.minimum(whole.lengths, room))])), is_cut
 

@@ -1,4 +1,4 @@
-"""Where the cells of a benchmark's grid are run: processes of this machine, or jobs of a SLURM cluster."""
+"""Where the jobs of a benchmark are run: processes of this machine, or a SLURM cluster."""
 
 import os
 import queue
@@ -9,20 +9,31 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 
-def cores() -> int:
+class Launcher(Protocol):
+    """What runs jobs; a ``_target_`` in ``conf/launcher`` makes one."""
+
+    def __call__(self, run: Callable[[Any], dict], jobs: Sequence[Any], failed: Callable[[Any, str], dict]) -> Iterator[dict]:
+        """Records of all jobs as they are finished; `failed` makes that of a job whose process died, from the job and why."""
+        ...
+
+
+def n_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # there is no such thing on macOS
+        return os.cpu_count() or 1
 
 
 def has_gpu() -> bool:
-    """Whether this process may use an NVIDIA GPU, told without importing torch."""
+    """Whether this process may use an NVIDIA GPU, found without importing torch."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _begin(threads: int) -> None:
+def _limit_threads(threads: int) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(threads)  # before the libraries that read them
     import torch
@@ -43,8 +54,7 @@ class LocalPool:
         self.workers = workers
 
     def __call__(self, run: Callable[[Any], dict], jobs: Sequence[Any], failed: Callable[[Any, str], dict]) -> Iterator[dict]:
-        """Records of all jobs as they are finished; `failed` makes that of a job whose process died."""
-        n = min(len(jobs), self.workers or (1 if has_gpu() else min(8, cores())))
+        n = min(len(jobs), self.workers or (1 if has_gpu() else min(8, n_cores())))
         waiting: queue.SimpleQueue = queue.SimpleQueue()
         done: queue.SimpleQueue = queue.SimpleQueue()
         for job in jobs:
@@ -57,7 +67,7 @@ class LocalPool:
                     job = waiting.get_nowait()
                 except queue.Empty:
                     break
-                pool = pool or ProcessPoolExecutor(1, get_context("spawn"), _begin, (max(1, cores() // n),))
+                pool = pool or ProcessPoolExecutor(1, get_context("spawn"), _limit_threads, (max(1, n_cores() // n),))
                 try:
                     done.put((job, pool.submit(run, job).result(), None))
                 except BrokenProcessPool:
@@ -77,7 +87,7 @@ class LocalPool:
 
 
 class Slurm:
-    """A SLURM job for each cell, by submitit (``pip install 'bmfm[slurm]'``).
+    """A SLURM job for each job of the grid, by submitit (``pip install 'bmfm[slurm]'``).
 
     Parameters
     ----------
@@ -100,10 +110,10 @@ class Slurm:
         executor = submitit.AutoExecutor(self.folder, cluster=self.cluster)
         executor.update_parameters(**self.settings)
         submitted = executor.map_array(run, jobs)
-        number = {id(s): job for s, job in zip(submitted, jobs, strict=True)}
+        job_of = {id(s): job for s, job in zip(submitted, jobs, strict=True)}
         for finished in submitit.helpers.as_completed(submitted):
             try:
                 yield finished.result()
             except Exception as error:
-                named = re.findall(r"^\w*(?:Error|Exception)\b.*", str(error), re.MULTILINE)  # submitit's own words hold a traceback
-                yield failed(number[id(finished)], named[-1] if named else f"{type(error).__name__}: {error}")
+                errors = re.findall(r"^\w*(?:Error|Exception)\b.*", str(error), re.MULTILINE)  # submitit's own words hold a traceback
+                yield failed(job_of[id(finished)], errors[-1] if errors else f"{type(error).__name__}: {error}")

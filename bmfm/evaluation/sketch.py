@@ -30,15 +30,15 @@ def near(queries: list[str], references: list[str], identity: float) -> np.ndarr
     buckets = BUCKETS if len(references) <= 300_000 else BUCKETS // 4
     ours, theirs = (sketches(texts, k, buckets) for texts in (queries, references))
     threshold = jaccard_of(identity, k)
-    found = np.zeros(len(queries), bool)
+    is_near = np.zeros(len(queries), bool)
     for band in range(0, buckets, 2):
         keys = [s[:, band].astype(np.uint64) << np.uint64(32) | s[:, band + 1] for s in (ours, theirs)]
         filled = [np.flatnonzero((s[:, band : band + 2] != EMPTY).all(1)) for s in (ours, theirs)]
         order = filled[1][np.argsort(keys[1][filled[1]], kind="stable")]
-        asked = filled[0][~found[filled[0]]]
-        start, end = (np.searchsorted(keys[1][order], keys[0][asked], side) for side in ("left", "right"))
-        _compare(ours, theirs, asked, order, start, np.minimum(end, start + MOST), threshold, found)
-    return found
+        unmatched = filled[0][~is_near[filled[0]]]
+        start, end = (np.searchsorted(keys[1][order], keys[0][unmatched], side) for side in ("left", "right"))
+        _compare(ours, theirs, unmatched, order, start, np.minimum(end, start + MOST), threshold, is_near)
+    return is_near
 
 
 def jaccard_of(identity: float, k: int) -> float:
@@ -83,15 +83,15 @@ def _sketch(codes, offsets, k, buckets):
 
 
 @numba.njit(cache=True)
-def _compare(ours, theirs, asked, order, start, end, threshold, found):
-    """Mark the asked whose sketch agrees with one of the candidates ``order[start:end]`` in enough buckets that either fills."""
-    for i in range(len(asked)):
+def _compare(ours, theirs, queries, order, start, end, threshold, is_near):
+    """Mark the queries whose sketch agrees with one of the candidates ``order[start:end]`` in enough buckets that either fills."""
+    for i in range(len(queries)):
         for place in range(start[i], end[i]):
             same, filled = 0, 0
             for b in range(ours.shape[1]):
-                x, y = ours[asked[i], b], theirs[order[place], b]
+                x, y = ours[queries[i], b], theirs[order[place], b]
                 filled += (x != EMPTY) | (y != EMPTY)
                 same += (x == y) & (x != EMPTY)
             if same >= threshold * filled:
-                found[asked[i]] = True
+                is_near[queries[i]] = True
                 break

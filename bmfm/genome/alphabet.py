@@ -1,7 +1,7 @@
 """The SNP-aware alphabet: what one locus can be written as, and its one-character spelling.
 
 A locus is in one of eleven *states*: a base, a deleted base, or a base followed by an inserted sequence. A *symbol*
-is one state, or the unordered pair of two different states. Everything on this floor handles symbols as ``uint8``
+is one state, or the unordered pair of two different states. Everything in this folder handles symbols as ``uint8``
 codes: 0-10 are the states in the order of `STATES`, 11-65 the pairs.
 
 The characters are those of BMFM-DNA (arXiv 2507.05265), so that published vocabularies read our text; of the table's
@@ -19,6 +19,7 @@ BASES = ("A", "G", "T", "C", "N")
 STATES = (*BASES, "DEL", "AI", "GI", "TI", "CI", "NI")
 N, DEL, INSERTED = 4, 5, 6  # code of N; code of a deleted base; code of "A followed by an insertion" (base + INSERTED)
 VARIANT_BIT = np.uint8(0x80)  # set on a symbol that was written from a variant rather than from the reference
+CODE_BITS = np.uint8(0x7F)  # the symbol without that bit; of `Reference.codes`, the base without its soft mask
 
 
 def _build() -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:

@@ -3,11 +3,9 @@
 import numba
 import numpy as np
 
-from bmfm.genome.alphabet import DEL, INSERTED
+from bmfm.genome.alphabet import DEL, INSERTED, VARIANT_BIT
 from bmfm.genome.copies import any_reaches, applied_edits, begun_before, carried_edits, gives_way
 from bmfm.genome.haplotype import _complement_base
-
-_VARIANT = np.uint8(0x80)
 
 
 @numba.njit(cache=True, inline="always")
@@ -120,7 +118,7 @@ def write_pairs(windows, edits, samples, out, pair):
                 n_dirty = _mark_insertion(length - 1, b, target, copies, bases, window_of, dirty, n_dirty)
         for t in range(n_dirty):
             place = dirty[t]
-            target[place] = pair[copies[0, place], copies[1, place]] | _VARIANT
+            target[place] = pair[copies[0, place], copies[1, place]] | VARIANT_BIT
 
 
 @numba.njit(cache=True, inline="always")

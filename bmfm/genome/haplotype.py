@@ -3,11 +3,9 @@
 import numba
 import numpy as np
 
+from bmfm.genome.alphabet import CODE_BITS, VARIANT_BIT
 from bmfm.genome.copies import any_reaches, applied_edits, begun_before, carried_edits
 from bmfm.hashing import mix, uniform
-
-_VARIANT = np.uint8(0x80)
-_BARE = np.uint8(0x7F)
 
 
 @numba.njit(cache=True, inline="always")
@@ -72,6 +70,7 @@ def _written(edits, e, start, end):
 
 @numba.njit(cache=True)
 def haplotype_lengths(start, end, edits, chosen, first_edit):
+    """Bases of each window [B] once its `haplotype_edits` are applied."""
     lengths = end - start
     for b in range(len(start)):
         for e in chosen[first_edit[b] : first_edit[b + 1]]:
@@ -103,7 +102,7 @@ def write_haplotypes(codes, windows, contig_start, edits, chosen, first_edit, ou
             if at < stop:
                 source, target = codes[at:stop], out[n : n + stop - at]
                 for k in range(len(source)):
-                    target[k] = source[k] & _BARE
+                    target[k] = source[k] & CODE_BITS
                 target[0] |= mark
                 if len(positions):
                     for k in range(len(source)):
@@ -115,12 +114,12 @@ def write_haplotypes(codes, windows, contig_start, edits, chosen, first_edit, ou
                 break
             first, last = _written(edits, e, start[b], end[b])
             for k in range(first, last):
-                out[n] = edits.alt[edits.alt_start[e] + k] | _VARIANT
+                out[n] = edits.alt[edits.alt_start[e] + k] | VARIANT_BIT
                 if len(positions):
                     positions[n] = max(min(edits.start[e] + k, edits.end[e] - 1), edits.start[e] - 1, contig_start[b])
                 n += 1
             if edits.end[e] - edits.start[e] > edits.alt_start[e + 1] - edits.alt_start[e]:
-                mark = _VARIANT
+                mark = VARIANT_BIT
             elif last > first:
                 mark = np.uint8(0)
             at = max(at, min(edits.end[e], end[b]))
@@ -128,8 +127,8 @@ def write_haplotypes(codes, windows, contig_start, edits, chosen, first_edit, ou
             i, j = offsets[b], n - 1
             while i <= j:
                 left, right = out[i], out[j]
-                out[i] = _complement_base(right & _BARE) | (right & _VARIANT)
-                out[j] = _complement_base(left & _BARE) | (left & _VARIANT)
+                out[i] = _complement_base(right & CODE_BITS) | (right & VARIANT_BIT)
+                out[j] = _complement_base(left & CODE_BITS) | (left & VARIANT_BIT)
                 i += 1
                 j -= 1
             if len(positions):

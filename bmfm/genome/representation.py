@@ -13,7 +13,7 @@ from typing import Protocol
 import numba
 import numpy as np
 
-from bmfm.genome.alphabet import COMPLEMENT, PAIR
+from bmfm.genome.alphabet import CODE_BITS, COMPLEMENT, PAIR
 from bmfm.genome.biallele import write_pairs
 from bmfm.genome.copies import index_edits
 from bmfm.genome.haplotype import haplotype_edits, haplotype_lengths, write_haplotypes
@@ -23,7 +23,6 @@ from bmfm.genome.variants import VariantTable
 from bmfm.genome.vcf_filter import names_of
 from bmfm.genome.windows import Windows
 
-_BARE = np.uint8(0x7F)
 PAIRINGS = ("frequency", "always")
 
 
@@ -173,8 +172,8 @@ def _write_reference(codes, windows, out):
         if reverse[b]:
             last = len(source) - 1
             for i in range(len(source)):
-                code = source[last - i] & _BARE
+                code = source[last - i] & CODE_BITS
                 target[i] = code ^ ((np.uint8(code >> 2) ^ np.uint8(1)) << np.uint8(1))
         else:
             for i in range(len(source)):
-                target[i] = source[i] & _BARE
+                target[i] = source[i] & CODE_BITS

@@ -6,15 +6,11 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bmfm.genome.alphabet import DEL, INSERTED
+from bmfm.genome.alphabet import CODE_BITS, DEL, INSERTED, VARIANT_BIT
 from bmfm.genome.derived import derived_arrays
 from bmfm.genome.reference import Reference
 from bmfm.genome.variants import VariantTable
 from bmfm.hashing import mix, uniform
-
-_VARIANT = np.uint8(0x80)
-_BARE = np.uint8(0x7F)
-
 
 _PIECE = 4_000_000  # edits whose states are sorted at a time
 
@@ -101,7 +97,7 @@ def _joined(codes, position, state, frequency):
                 n += 1
             total += frequency[i]
             i += 1
-        states[reference] = codes[place] & _BARE
+        states[reference] = codes[place] & CODE_BITS
         frequencies[reference] = max(np.float32(1) - total, np.float32(1e-6))
         places[site] = place
         site += 1
@@ -120,14 +116,14 @@ def _states_of_edits(codes, contig_ends, start, end, alt_start, alt, width, reve
         n_ref, n_alt = end[e] - start[e], alt_start[e + 1] - alt_start[e]
         for j in range(n_ref):
             new = alt[alt_start[e] + j] if j < n_alt else np.uint8(DEL)
-            if new != codes[start[e] + j] & _BARE:
+            if new != codes[start[e] + j] & CODE_BITS:
                 position[n], state[n], frequency[n] = start[e] + j, new, width[e]
                 n += 1
         if n_alt > n_ref:
             anchor = end[e] if reverse else end[e] - 1
             c = np.searchsorted(contig_ends, anchor)
             if anchor >= 0 and c < len(contig_ends) and contig_ends[c] != anchor:  # a base of a contig, not what is between
-                position[n], state[n], frequency[n] = anchor, (codes[anchor] & _BARE) + INSERTED, width[e]
+                position[n], state[n], frequency[n] = anchor, (codes[anchor] & CODE_BITS) + INSERTED, width[e]
                 n += 1
     return position[:n], state[:n], frequency[:n]
 
@@ -156,7 +152,7 @@ def write_sites(windows, chosen, reverse, sites, out, pair, complement):
                 two = _weighted(frequency, low, high, one, uniform(draw_key, 2))
             symbol = pair[state[one], state[two]]
             place = offsets[b + 1] - 1 - (position[s] - start[b]) if reverse else offsets[b] + position[s] - start[b]
-            out[place] = (complement[symbol] if reverse else symbol) | _VARIANT
+            out[place] = (complement[symbol] if reverse else symbol) | VARIANT_BIT
             s += 1
 
 

@@ -88,10 +88,12 @@ class VariantReport:
     examples: dict[str, str] = field(default_factory=dict)
 
     def skip(self, reason: str, where: str, n: int = 1) -> None:
+        """Count `n` alleles that are left out for a reason; `where` is the example that is shown, if it is the first."""
         self.skipped[reason] += n
         self.examples.setdefault(reason, where)
 
     def note(self, reason: str, where: str, n: int = 1) -> None:
+        """Count `n` alleles or records that are taken although something about them is odd."""
         self.noted[reason] += n
         self.examples.setdefault(reason, where)
 

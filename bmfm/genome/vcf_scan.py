@@ -95,6 +95,7 @@ def _finished(r, n, alt_start, alt_end, run_start, run_end):
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def same_bytes(data, start, end, other, other_start, other_end):
+    """Whether two stretches of bytes are equal."""
     if end - start != other_end - other_start:
         return False
     for i in range(end - start):  # noqa: SIM110 (a kernel)
@@ -217,6 +218,7 @@ def scan_text(data, n_lines, keys, first_key, n_samples):
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def uint32(data, i):
+    """The little-endian number in the four bytes at `i`, as int64."""
     return np.int64(data[i]) | np.int64(data[i + 1]) << 8 | np.int64(data[i + 2]) << 16 | np.int64(data[i + 3]) << 24
 
 

@@ -45,10 +45,12 @@ class GrowingColumn:
         )
 
     def append(self, values: np.ndarray) -> None:
+        """Write rows behind those that are there."""
         self.file.write(np.ascontiguousarray(values, self.dtype).data)
         self.rows += len(values)
 
     def close(self) -> None:
+        """Write how many rows there are into the header."""
         self.file.seek(0)
         self._write_header()
         self.file.close()
@@ -75,6 +77,7 @@ class StoreWriter:
         self.n_records = 0
 
     def append(self, piece: Piece) -> None:
+        """Write the edits of a piece, but those that edits of later records may still begin before."""
         columns = piece.columns | {"record": piece.columns["record"] + self.n_records}
         self.genotypes.append(piece.genotypes)
         self.n_records += piece.n_records
@@ -117,6 +120,7 @@ class StoreWriter:
         self.alt.append(columns["alt"])
 
     def finish(self) -> None:
+        """Write what waits; where records were in disorder, sort what was written."""
         if self.waiting is not None:
             self._write(self.waiting)
         for column in (*self.columns.values(), self.alt, self.alt_start, self.genotypes):

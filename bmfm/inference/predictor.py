@@ -62,7 +62,7 @@ class Predictor:
         config, n = self.model.config, sum(p.numel() for p in self.model.parameters())
         first, end = self.tokenizer.plain_ids
         lines = [
-            f"Predictor of {self.reader.title}: {type(self.model.backbone).__name__}, {n / 1e6:,.1f} M parameters",
+            f"Predictor of {self.reader.title}: {self.model.backbone.name}, {n / 1e6:,.1f} M parameters",
             f"  context     {self.max_tokens:,} tokens",
             f"  vocabulary  {end - first:,} {self.reader.tokens}, [CLS] x {self.tokenizer.n_cls}",
             f"  pooling     {config.pooling}",

@@ -80,10 +80,11 @@ def choose_for(asked: str, embeds: torch.Tensor, head_size: int) -> str:
     return choose(asked, dtype, device.type, head_size, FLASH_IS_INSTALLED, torch.cuda.get_device_capability(device) if on_gpu else (0, 0))
 
 
-def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: Batch) -> dict:
+def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: Batch, local: bool = False) -> dict:
     """The mask of each kind of layer, which keeps sequences apart and ignores padding (sequence 0).
 
     Tokens marked in ``batch["isolated_mask"]``, if that is there, are seen by themselves alone (scGPT, Nature Methods 2024).
+    With `local`, there are layers that see only what is near.
     """
     sequence_ids_BL, isolated_BL = batch["sequence_ids"], batch.get("isolated_mask")
     common: dict = {"config": config, "inputs_embeds": embeds_BLH, "attention_mask": None}
@@ -99,7 +100,7 @@ def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: B
 
         common["and_mask_function"] = visible
     masks = {"full_attention": create_bidirectional_mask(**common)}
-    if getattr(config, "sliding_window", None) and "sliding_attention" in config.layer_types:
+    if local:
         masks["sliding_attention"] = create_bidirectional_sliding_window_mask(**common)
     return masks
 

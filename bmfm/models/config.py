@@ -14,7 +14,7 @@ class BmfmConfig(PreTrainedConfig):
     backbone
         ``{_target_: dotted path of a `Backbone`, ...}`` with the settings of that class.
     fields
-        {batch key: encoder settings}, see `embeddings.encoder`.
+        {batch key: ``{_target_: dotted path of a `FieldEncoder`, ...}`` with the settings of that class}.
     heads
         {name: head settings}, see `heads.Heads`; label heads also hold the names of their classes.
     pooling
@@ -28,7 +28,9 @@ class BmfmConfig(PreTrainedConfig):
     pooler
         Whether there is a dense layer and tanh on the first CLS token, see `BmfmModel.pool`.
     max_tokens
-        Longest input in training, special tokens included; None where that is not known.
+        Longest input in training, special tokens included; None where nobody says.
+    tokenizer
+        What the model depends on of its tokenizer (`tokenizers.base.Tokenizer.description`); None where nobody says.
     """
 
     model_type = "bmfm"
@@ -44,13 +46,14 @@ class BmfmConfig(PreTrainedConfig):
         head_eps: float | None = None,
         pooler: bool = False,
         max_tokens: int | None = None,
+        tokenizer: dict | None = None,
         **kwargs,
     ):
         self.backbone, self.fields, self.heads = without_choices(backbone or {}), dict(fields or {}), dict(heads or {})
         self.positions, self.head_bias, self.head_eps, self.pooler = positions, head_bias, head_eps, pooler
+        self.max_tokens, self.tokenizer = max_tokens, tokenizer
         self.pooling = pooling if pooling is not None else pooling_by_kind(self.fields)
         self.heads = {
             name: head | {"pooling": self.pooling} if head.get("pooling") == "auto" else head for name, head in self.heads.items()
         }
-        self.max_tokens = max_tokens
         super().__init__(**without_choices(kwargs))

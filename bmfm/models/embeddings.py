@@ -3,36 +3,79 @@
 A continuous field holds a real number at ordinary tokens and -(id + 1) at special ones (BMFM-RNA, arXiv 2506.14861).
 """
 
+import math
+from collections.abc import Mapping
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import nn
 
+from bmfm.targets import find_class, make
 from bmfm.tokenizers.batch import Batch
 
-VALUE_ENCODERS = ("token", "mlp", "mlp_special", "scale_adapt")
+
+class FieldEncoder(nn.Module):
+    """The contract of encoders: a field [B, L] to vectors [B, L, H], which are summed over the fields.
+
+    One is made from ``hidden_size`` and its settings, which are saved with the model in ``config.json``; the class is named there by its
+    dotted path, and may lie in any installed package. Of a tokenizer the encoder of ``values`` gets ``n_special``, and ``n_bins`` if
+    it reads bins.
+
+    Attributes
+    ----------
+    reads_bins
+        Whether it reads whole numbers from 0 to `n_bins`, which the tokenizer's values must then be; else any real number.
+    """
+
+    reads_bins: bool = False
+
+    def table(self) -> torch.Tensor:
+        """The vector of every value that the field can have [V, H], for heads that are tied to it."""
+        raise ValueError(f"{type(self).__name__} has no row for each value: a head cannot be tied to its field")
+
+    def initialize(self) -> None:
+        """Draw new weights in another way than the model does, which is normal for linear maps and embeddings."""
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Matrices that weight decay must leave alone; vectors are never decayed."""
+        return []
 
 
-class TokenEmbedding(nn.Module):
-    """A row for each id; through a linear map where the rows are not as wide as the model."""
+class TokenEmbedding(FieldEncoder):
+    """A row for each id; through a linear map where the rows are not as wide as the model.
+
+    Parameters
+    ----------
+    size
+        Number of ids.
+    dim
+        Width of the rows; None for the model's.
+    frozen
+        Some rows never change: those that `trained` [size, 1] is 0 for.
+    """
+
+    trained: torch.Tensor
 
     def __init__(self, hidden_size: int, size: int, dim: int | None = None, frozen: bool = False):
         super().__init__()
-        self.rows = nn.Embedding(size, dim or hidden_size)
+        self.embedding = nn.Embedding(size, dim or hidden_size)
         self.project = nn.Linear(dim, hidden_size, bias=False) if dim and dim != hidden_size else nn.Identity()
+        self.frozen = frozen
         if frozen:
             self.register_buffer("trained", torch.ones(size, 1))
-            self.rows.weight.no_decay = True  # decay would move rows that no gradient reaches
-            self.rows.weight.register_hook(lambda gradient: gradient * self.trained)
+            self.embedding.weight.register_hook(lambda gradient: gradient * self.trained)
 
-    @property
     def table(self) -> torch.Tensor:
-        """The embedding of every id [V, H], for heads that are tied to it."""
-        return self.project(self.rows.weight)
+        return self.project(self.embedding.weight)
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Of frozen rows: decay would move those that no gradient reaches."""
+        return list(self.embedding.parameters()) if self.frozen else []
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.project(self.rows(ids))
+        return self.project(self.embedding(ids))
 
 
 def split_special(values: torch.Tensor, n_special: int, zero_is_special: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,25 +88,27 @@ def split_special(values: torch.Tensor, n_special: int, zero_is_special: bool) -
     return row, special
 
 
-class BinEncoder(nn.Module):
+class BinEncoder(FieldEncoder):
     """A row for each bin of an integer-valued field."""
+
+    reads_bins = True
 
     def __init__(self, hidden_size: int, n_special: int, n_bins: int):
         super().__init__()
         self.n_special = n_special
-        self.rows = nn.Embedding(n_special + n_bins, hidden_size)
+        self.embedding = nn.Embedding(n_special + n_bins, hidden_size)
 
-    @property
     def table(self) -> torch.Tensor:
         """The embedding of every special token and bin [V, H]."""
-        return self.rows.weight
+        return self.embedding.weight
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         bins = values.long()
-        return self.rows(torch.where(values < 0, -bins - 1, (bins + self.n_special).clamp(max=self.rows.num_embeddings - 1)))
+        last = self.embedding.num_embeddings - 1
+        return self.embedding(torch.where(values < 0, -bins - 1, (bins + self.n_special).clamp(max=last)))
 
 
-class MlpEncoder(nn.Module):
+class MlpEncoder(FieldEncoder):
     """A number through 1 -> inner -> H; with `special`, special tokens and the value 0 have learned inner states instead."""
 
     def __init__(self, hidden_size: int, n_special: int, inner: int = 128, special: bool = True):
@@ -81,7 +126,7 @@ class MlpEncoder(nn.Module):
         return self.dense_2(nn.functional.leaky_relu(inner))
 
 
-class ScaleAdaptEncoder(nn.Module):
+class ScaleAdaptEncoder(FieldEncoder):
     """Sines and cosines of a number at several frequencies, then a linear map; special tokens and 0 have learned rows."""
 
     def __init__(self, hidden_size: int, n_special: int, n_frequencies: int = 48, trainable: bool = True):
@@ -91,6 +136,9 @@ class ScaleAdaptEncoder(nn.Module):
         self.dense = nn.Linear(2 * n_frequencies, hidden_size, bias=False)
         self.special = nn.Embedding(n_special + 1, hidden_size)
 
+    def initialize(self) -> None:
+        nn.init.normal_(self.dense.weight, 0.0, 1 / math.sqrt(self.dense.in_features))
+
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         angle = values.float()[..., None] * self.basis.float()
         dense = self.dense(torch.cat([angle.sin(), angle.cos()], -1).to(self.dense.weight.dtype))
@@ -98,33 +146,28 @@ class ScaleAdaptEncoder(nn.Module):
         return torch.where(special[..., None], self.special(row).to(dense.dtype), dense)
 
 
-def encoder(hidden_size: int, kind: str, **options) -> nn.Module:
-    """A field encoder by name: ``embedding`` for ids; ``token``, ``mlp``, ``mlp_special``, ``scale_adapt`` for values."""
-    if kind == "embedding":
-        return TokenEmbedding(hidden_size, **options)
-    if kind == "token":
-        return BinEncoder(hidden_size, **options)
-    if kind in ("mlp", "mlp_special"):
-        return MlpEncoder(hidden_size, special=kind == "mlp_special", **options)
-    if kind == "scale_adapt":
-        return ScaleAdaptEncoder(hidden_size, **options)
-    raise ValueError(f"model.values.kind={kind!r} is unknown; choose from {', '.join(VALUE_ENCODERS)}")
-
-
 class FieldEmbeddings(nn.Module):
-    """Sum of the encoded fields: {name: [B, L]} -> [B, L, H]. A field's name is the batch's key for it."""
+    """Sum of the encoded fields: {name: [B, L]} -> [B, L, H]. A field's name is the batch's key for it.
 
-    def __init__(self, hidden_size: int, fields: dict[str, dict]):
+    Parameters
+    ----------
+    fields
+        {name: ``{_target_: dotted path of a `FieldEncoder`, ...}`` with its settings}.
+    """
+
+    def __init__(self, hidden_size: int, fields: Mapping[str, Mapping[str, Any]]):
         super().__init__()
-        for name, options in fields.items():
-            self.add_module(name, encoder(hidden_size, **options))
+        for name, description in fields.items():
+            kind: type[FieldEncoder] = find_class(description.get("_target_"), FieldEncoder, f"fields.{name}._target_")
+            settings = {"hidden_size": hidden_size} | {key: value for key, value in description.items() if key != "_target_"}
+            self.add_module(name, make(kind, settings, f"fields.{name}"))
 
-    def table(self, name: str) -> torch.Tensor:
-        """The embedding of every token of a field [V, H]."""
+    def encoder(self, name: str) -> FieldEncoder:
+        """The encoder of a field."""
         encoder = self.get_submodule(name)
-        if not isinstance(encoder, TokenEmbedding | BinEncoder):
-            raise ValueError(f"a head cannot be tied to the field {name!r}, whose encoder has no row for each value")
-        return encoder.table
+        assert isinstance(encoder, FieldEncoder)
+        return encoder
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return reduce(add, (encode(batch[name]) for name, encode in self.named_children()))
+        fields: Mapping[str, Any] = batch
+        return reduce(add, (encode(fields[name]) for name, encode in self.named_children()))

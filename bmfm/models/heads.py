@@ -43,13 +43,14 @@ class Decoder(nn.Module):
 
     def forward(self, states_MH: torch.Tensor, tied_weight: torch.Tensor | None = None) -> torch.Tensor:
         weight = tied_weight if self.weight is None else self.weight
+        assert weight is not None
         return nn.functional.linear(self.dropout(states_MH), weight, self.bias)
 
 
 class Heads(nn.Module):
     """The named heads of a model.
 
-    A head is described by ``{size, transform, tied, dropout, reversal}``: the number of logits, whether the shared
+    A head is described by ``{size, transform, tied, dropout, gradient_reversal}``: the number of logits, whether the shared
     transform comes first, the field whose embedding it is tied to (or None), and the coefficient of gradient reversal.
     With ``own``, it is the backbone's own language-model head, and nothing of it is here. Whatever else the description holds
     (class names, for one) belongs to the objective that asked for the head.
@@ -85,8 +86,8 @@ class Heads(nn.Module):
 
     def forward(self, name: str, states_MH: torch.Tensor, tied_weight: torch.Tensor | None = None) -> torch.Tensor:
         head = self.described[name]
-        if head.get("reversal"):
-            states_MH = reverse_gradient(states_MH, head["reversal"])
+        if head.get("gradient_reversal"):
+            states_MH = reverse_gradient(states_MH, head["gradient_reversal"])
         if head.get("transform"):
             assert self.transform is not None
             states_MH = self.transform(states_MH)

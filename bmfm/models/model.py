@@ -1,6 +1,5 @@
 """The model of both omics: summed field encoders, a backbone, named heads. The difference is configuration."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from bmfm.models.backbones.base import Backbone, HiddenStates
 from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_code
 from bmfm.models.config import BmfmConfig
-from bmfm.models.embeddings import FieldEmbeddings, ScaleAdaptEncoder, TokenEmbedding
+from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, predicts_tokens
-from bmfm.models.targets import find_class, make
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
+from bmfm.storage.remote_code import remote_code_is_allowed
 from bmfm.storage.weights import load_strictly, read_weights
+from bmfm.targets import class_path, find_class, make
 from bmfm.tokenizers.batch import Batch
 
 POOLINGS = ("mean", "mean_all", "pooler")
@@ -40,8 +40,8 @@ class BmfmModel(PreTrainedModel):
 
     def __init__(self, config: BmfmConfig):
         super().__init__(config)
-        settings = dict(config.backbone)
-        self.backbone = make(settings.pop("_target_", None), Backbone, settings, "backbone._target_")
+        kind: type[Backbone] = find_class(config.backbone.get("_target_"), Backbone, "backbone._target_")
+        self.backbone = make(kind, {k: v for k, v in config.backbone.items() if k != "_target_"}, "backbone")
         size, eps = self.backbone.hidden_size, config.head_eps or self.backbone.norm_eps
         self.embeddings = FieldEmbeddings(size, {} if self.backbone.own_embeddings else config.fields)
         self.heads = Heads(size, config.heads, config.head_bias, self.backbone.norm_bias, eps)
@@ -109,8 +109,8 @@ class BmfmModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Decoder) and module.weight is not None:
             nn.init.normal_(module.weight, 0.0, std)
-        elif isinstance(module, ScaleAdaptEncoder):
-            nn.init.normal_(module.dense.weight, 0.0, 1 / math.sqrt(module.dense.in_features))
+        elif isinstance(module, FieldEncoder):
+            module.initialize()
 
     def use_attention(self, implementation: str) -> None:
         """Choose the attention kernel: ``auto``, ``sdpa``, ``flex_attention``, ``flash_attention_2`` or ``eager``.
@@ -127,6 +127,10 @@ class BmfmModel(PreTrainedModel):
         names = [] if "pooler" in poolings else [name for name, _ in self.named_parameters() if name.startswith("pooler.")]
         return names + [f"backbone.{name}" for name in self.backbone.frozen_parameters(any(h.get("own") for h in heads))]
 
+    def undecayed_parameters(self) -> list[nn.Parameter]:
+        """Matrices that weight decay must leave alone, as it leaves all vectors."""
+        return [p for module in self.modules() if isinstance(module, FieldEncoder) for p in module.undecayed()]
+
     def save_pretrained(self, save_directory, **options) -> None:
         """As in transformers; names of weights are written as they are here, not as an older version of a backbone had them."""
         source = self.config.backbone.get("source")
@@ -142,7 +146,8 @@ class BmfmModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         if self.backbone.own_embeddings:
             raise NotImplementedError(f"{type(self.backbone).__name__} looks its tokens up by itself")
-        return self.embeddings.input_ids.rows
+        encoder = self.embeddings.encoder("input_ids")
+        return encoder.embedding if isinstance(encoder, TokenEmbedding) else encoder
 
     @property
     def n_tokens(self) -> int:
@@ -225,7 +230,7 @@ class BmfmModel(PreTrainedModel):
 
     def embedding_table(self, field: str = "input_ids") -> torch.Tensor:
         """The embedding of every token of a field [V, H], for heads that are tied to it."""
-        return self.backbone.embedding_table() if self.backbone.own_embeddings else self.embeddings.table(field)
+        return self.backbone.embedding_table() if self.backbone.own_embeddings else self.embeddings.encoder(field).table()
 
     def head(self, name: str, states_MH: torch.Tensor) -> torch.Tensor:
         """Logits [M, size] of one head for M states."""
@@ -285,11 +290,14 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
     if "pooling" not in described:  # written before a model had its own, when the mean was over every token
         config.heads = {n: h | {"pooling": "mean_all"} if h.get("pooling") == "mean" else h for n, h in config.heads.items()}
     file = folder / "config.json"
-    kind = find_class(config.backbone.get("_target_"), Backbone, f"{file}: backbone._target_", folder)
+    outside = None if remote_code_is_allowed() else folder
+    backbone: type[Backbone] = find_class(config.backbone.get("_target_"), Backbone, f"{file}: backbone._target_", outside)
+    for name, settings in ({} if backbone.own_embeddings else config.fields).items():
+        find_class(settings.get("_target_"), FieldEncoder, f"{file}: fields.{name}._target_", outside)
     if config.backbone.get("source"):
         config.backbone["source"] = str(folder / CODE)
     weights = read_weights(folder)
-    if issubclass(kind, HuggingFaceBackbone):
+    if issubclass(backbone, HuggingFaceBackbone):
         model = BmfmModel(config)  # made whole, as code of others may compute tables on the way
     else:
         try:
@@ -331,40 +339,41 @@ def build(
     Parameters
     ----------
     fields
-        What the tokenizer's fields need: {batch key: {kind, ...}}.
+        What the tokenizer says of its fields, {batch key: settings of an encoder}.
     heads
         What the objectives ask for.
     backbone
         Dotted path of a `Backbone`, of this package or another that is installed.
     values
-        Settings of the value encoder, for tokenizers that have a ``values`` field.
+        The value encoder and its settings, ``{_target_: dotted path of a `FieldEncoder`, ...}``, for tokenizers that have a ``values`` field.
     pretrained_genes
         ``{path, freeze}``: a table of gene vectors (see `pretrained.read_vectors`) to begin with.
     genes
-        {name: id} of the tokenizer's genes, needed for `pretrained_genes`.
+        {name: id} of the tokenizer's tokens in the order of their ids, needed for `pretrained_genes` and by backbones that read them.
     settings
         Those of the backbone; and of the model ``head_bias``, ``head_eps`` and ``pooler``, see `BmfmConfig`.
     """
-    find_class(backbone, Backbone, "model.backbone")
-    fields = {name: dict(options) for name, options in fields.items()}
+    kind: type[Backbone] = find_class(backbone, Backbone, "model.backbone")
+    fields = {name: {"_target_": class_path(TokenEmbedding)} | options for name, options in fields.items()}
     if "values" in fields:
         if values is None:
             raise ValueError("cells have values: choose their encoder by a group `values`, as values=mlp_special")
-        shared = {k: v for k, v in fields["values"].items() if k != "n_bins" or values["kind"] == "token"}
-        fields["values"] = shared | values
+        encoder: type[FieldEncoder] = find_class(values.get("_target_"), FieldEncoder, "model.values._target_")
+        fields["values"] = {k: v for k, v in fields["values"].items() if k != "n_bins" or encoder.reads_bins} | values
     vectors = None
     if pretrained_genes:
         from bmfm.models.pretrained import read_vectors
 
         vectors = read_vectors(pretrained_genes["path"])
         fields["input_ids"] |= {"dim": vectors.shape[1], "frozen": bool(pretrained_genes.get("freeze"))}
+    fields = kind.encoders(fields, settings, list(genes or ()))
     of_model = {name: settings.pop(name) for name in ("head_bias", "head_eps", "pooler") if name in settings}
     model = BmfmModel(BmfmConfig(backbone={"_target_": backbone, **settings}, fields=fields, heads=heads, **of_model))
     model.use_attention(attention)
     if vectors is not None:
         from bmfm.models.pretrained import load_pretrained_embeddings
 
-        embedding = model.embeddings.input_ids
+        embedding = model.embeddings.encoder("input_ids")
         assert isinstance(embedding, TokenEmbedding)
         load_pretrained_embeddings(embedding, vectors, genes or {})
     return model

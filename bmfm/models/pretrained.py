@@ -49,7 +49,7 @@ def load_pretrained_embeddings(embedding: TokenEmbedding, vectors: pd.DataFrame,
         )
     ids, rows = (torch.tensor(column) for column in zip(*found, strict=True))
     with torch.no_grad():
-        embedding.rows.weight[ids] = torch.from_numpy(vectors.to_numpy()[rows.numpy()])
-        if hasattr(embedding, "trained"):
+        embedding.embedding.weight[ids] = torch.from_numpy(vectors.to_numpy()[rows.numpy()])
+        if embedding.frozen:
             embedding.trained[ids] = 0
     return len(ids)

@@ -1,7 +1,7 @@
 """Which tokens are hidden, and what stands in their place."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numba
 import numpy as np
@@ -9,13 +9,16 @@ import torch
 
 from bmfm.hashing import mix, uniform
 from bmfm.special import MASK
+from bmfm.tokenizers.batch import Batch
 
-KEPT, HIDDEN, SWITCHED = 1, 2, 3
+KEPT, MASKED, RANDOM = 1, 2, 3
+SHARED_SALT = 17
+"""Of the draws of objectives that hide the same places."""
 
 
 @numba.njit(cache=True)
-def _choose(input_ids, example, special, keys, salt, share, masked, switched, weights, fate):
-    """Fill `fate` [B, L] with KEPT, HIDDEN or SWITCHED where a token is selected; the others stay 0."""
+def _choose(input_ids, example, special, keys, salt, mask_prob, mask_token_prob, random_token_prob, weights, mask_action):
+    """Fill `mask_action` [B, L] with KEPT, MASKED or RANDOM where a token is selected; the others stay 0."""
     for row in range(input_ids.shape[0]):
         last, place = -1, 0
         for column in range(input_ids.shape[1]):
@@ -25,29 +28,32 @@ def _choose(input_ids, example, special, keys, salt, share, masked, switched, we
             if last < 0 or special[row, column]:
                 continue
             key = mix(keys[last], salt)
-            chance = share * weights[input_ids[row, column]] if len(weights) else share
+            chance = mask_prob * weights[input_ids[row, column]] if len(weights) else mask_prob
             if uniform(key, 2 * place) >= chance:
                 continue
             draw = uniform(key, 2 * place + 1)
-            fate[row, column] = HIDDEN if draw < masked else SWITCHED if draw < masked + switched else KEPT
+            if draw < mask_token_prob:
+                mask_action[row, column] = MASKED
+            else:
+                mask_action[row, column] = RANDOM if draw < mask_token_prob + random_token_prob else KEPT
 
 
 @numba.njit(cache=True)
-def _random_ids(fate, example, keys, first, last, ids):
-    """Write a random id in [first, last) where `fate` is SWITCHED: a function of the example's key and the place in it."""
+def _random_ids(mask_action, example, keys, first, last, ids):
+    """Write a random id in [first, last) where `mask_action` is RANDOM: a function of the example's key and the place in it."""
     for row in range(ids.shape[0]):
         current, place = -1, 0
         for column in range(ids.shape[1]):
             if example[row, column] != current:
                 current, place = example[row, column], 0
             place += 1
-            if fate[row, column] == SWITCHED:
+            if mask_action[row, column] == RANDOM:
                 ids[row, column] = first + np.int64(uniform(mix(keys[current], 19), place) * (last - first))
 
 
 @numba.njit(cache=True)
-def _random_values(fate, example, special, keys, before, values):
-    """Write, where `fate` is SWITCHED, the value `before` [B, L] of a random content token of the same example."""
+def _random_values(mask_action, example, special, keys, before, values):
+    """Write, where `mask_action` is RANDOM, the value `before` [B, L] of a random content token of the same example."""
     content = np.empty(values.shape[1], np.int64)  # columns of an example's content
     for row in range(values.shape[0]):
         begin = 0
@@ -59,7 +65,7 @@ def _random_values(fate, example, special, keys, before, values):
                     n += 1
                 end += 1
             for i in range(n):
-                if fate[row, content[i]] == SWITCHED:
+                if mask_action[row, content[i]] == RANDOM:
                     drawn = uniform(mix(keys[current], 31), content[i] - begin)
                     values[row, content[i]] = before[row, content[np.int64(drawn * n)]]
             begin = end
@@ -70,14 +76,14 @@ class Masking:
 
     Parameters
     ----------
-    share
+    mask_prob
         Probability that a token is selected.
-    masked, switched
+    mask_token_prob, random_token_prob
         Of the selected tokens, the share replaced by [MASK] and by a random other content; the rest stay as they are.
-    together
-        Objectives with `together` hide the same places (comasking of fields); otherwise each draws its own.
-    hide
-        Hidden places are seen by themselves alone, so that predictions do not lean on one another (as scGPT does).
+    shared_mask
+        All objectives with `shared_mask` hide the same places (comasking of fields); otherwise each draws its own.
+    hide_masked_positions
+        Places that hold [MASK] are seen by themselves alone, so that predictions do not lean on one another (as scGPT does).
     gene_weights
         {regular expression: factor} on the probability of genes whose name matches, as ``{"^MT-": 0.1}``.
     adaptive
@@ -87,62 +93,66 @@ class Masking:
 
     def __init__(
         self,
-        share: float = 0.15,
-        masked: float = 0.9,
-        switched: float = 0.0,
-        together: bool = False,
-        hide: bool = False,
+        mask_prob: float = 0.15,
+        mask_token_prob: float = 0.9,
+        random_token_prob: float = 0.0,
+        shared_mask: bool = False,
+        hide_masked_positions: bool = False,
         gene_weights: Mapping[str, float] | None = None,
         adaptive: bool = False,
         adaptive_limit: float = 4.0,
     ):
-        if not (0 < share <= 1 and masked >= 0 and switched >= 0 and masked + switched <= 1):
-            raise ValueError(f"masking rates share={share}, masked={masked}, switched={switched} do not fit together")
-        self.share, self.masked, self.switched = share, masked, switched
-        self.together, self.hide = together, hide
+        if not (0 < mask_prob <= 1 and mask_token_prob >= 0 and random_token_prob >= 0 and mask_token_prob + random_token_prob <= 1):
+            raise ValueError(
+                f"masking rates mask_prob={mask_prob}, mask_token_prob={mask_token_prob}, random_token_prob={random_token_prob} do not fit "
+                "together: each lies between 0 and 1, and so does the sum of the last two"
+            )
+        self.mask_prob, self.mask_token_prob, self.random_token_prob = mask_prob, mask_token_prob, random_token_prob
+        self.shared_mask, self.hide_masked_positions = shared_mask, hide_masked_positions
         self.patterns, self.adaptive, self.adaptive_limit = dict(gene_weights or {}), adaptive, adaptive_limit
         self.fixed = self.weights = np.empty(0, np.float32)
 
-    def bind(self, names: list[str]) -> None:
+    def setup(self, names: Sequence[str]) -> None:
         """Learn the names of the vocabulary's tokens [V]."""
         if self.patterns or self.adaptive:
             self.fixed = np.ones(len(names), np.float32)
             for pattern, factor in self.patterns.items():
-                hit = np.array([re.search(pattern, name) is not None for name in names])
-                if not hit.any():
+                matches = np.array([re.search(pattern, name) is not None for name in names])
+                if not matches.any():
                     raise ValueError(f"masking.gene_weights: no gene of the vocabulary matches {pattern!r}")
-                self.fixed[hit] *= factor
+                self.fixed[matches] *= factor
             self.weights = self.fixed.copy()
 
-    def choose(self, batch: dict, keys: np.ndarray, salt: int, training: bool = True) -> np.ndarray:
-        """What becomes of each token, ``uint8`` [B, L]: 0 not selected, `KEPT`, `HIDDEN` or `SWITCHED`.
+    def choose(self, batch: Batch, keys: np.ndarray, salt: int, training: bool = True) -> np.ndarray:
+        """What becomes of each token, ``uint8`` [B, L]: 0 not selected, `KEPT`, `MASKED` or `RANDOM`.
 
         Held-out examples (`training` false) are never hidden adaptively: their losses stay comparable over a run.
         """
         weights = self.weights if training else self.fixed
-        fate = np.zeros(tuple(batch["input_ids"].shape), np.uint8)
+        mask_action = np.zeros(tuple(batch["input_ids"].shape), np.uint8)
         _choose(
             batch["original_ids"].numpy(), batch["example_ids"].numpy(),
-            batch["special_tokens_mask"].numpy(), keys, 17 if self.together else salt, self.share, self.masked, self.switched, weights, fate,
+            batch["special_tokens_mask"].numpy(), keys, SHARED_SALT if self.shared_mask else salt,
+            self.mask_prob, self.mask_token_prob, self.random_token_prob, weights, mask_action,
         )  # fmt: skip
-        if self.hide:
-            unseen = torch.from_numpy(fate == HIDDEN)
-            batch["isolated_mask"] = batch["isolated_mask"] | unseen if "isolated_mask" in batch else unseen
-        return fate
+        if self.hide_masked_positions:
+            isolated = torch.from_numpy(mask_action == MASKED)
+            batch["isolated_mask"] = batch["isolated_mask"] | isolated if "isolated_mask" in batch else isolated
+        return mask_action
 
-    def replace_ids(self, batch: dict, keys: np.ndarray, fate: np.ndarray, plain: tuple[int, int]) -> None:
+    def replace_ids(self, batch: Batch, keys: np.ndarray, mask_action: np.ndarray, plain: tuple[int, int]) -> None:
         """Write [MASK] and random plain tokens into ``input_ids``."""
         ids = batch["input_ids"].numpy()
-        ids[fate == HIDDEN] = MASK
-        if self.switched:
-            _random_ids(fate, batch["example_ids"].numpy(), keys, *plain, ids)
+        ids[mask_action == MASKED] = MASK
+        if self.random_token_prob:
+            _random_ids(mask_action, batch["example_ids"].numpy(), keys, *plain, ids)
 
-    def replace_values(self, batch: dict, keys: np.ndarray, fate: np.ndarray) -> None:
+    def replace_values(self, batch: Batch, keys: np.ndarray, mask_action: np.ndarray) -> None:
         """Write the mask's value, and values of random other tokens of the same example, into ``values``."""
         values = batch["values"].numpy()
-        if self.switched:
-            _random_values(fate, batch["example_ids"].numpy(), batch["special_tokens_mask"].numpy(), keys, values.copy(), values)
-        values[fate == HIDDEN] = -(MASK + 1)
+        if self.random_token_prob:
+            _random_values(mask_action, batch["example_ids"].numpy(), batch["special_tokens_mask"].numpy(), keys, values.copy(), values)
+        values[mask_action == MASKED] = -(MASK + 1)
 
     def adapt(self, errors: torch.Tensor, n: torch.Tensor) -> None:
         """Weights from the summed error and the number of labels of each gene, [V] each."""

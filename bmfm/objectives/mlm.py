@@ -1,19 +1,24 @@
 """Masked language modelling of discrete tokens: of DNA, or of a cell's genes."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from bmfm.objectives import Loss
+from bmfm.data.spec import DataSpec
 from bmfm.objectives.masking import Masking
+from bmfm.objectives.objective import HasHeads, Loss, Objective
 from bmfm.special import IGNORE
+from bmfm.tokenizers.batch import Batch
 
 PARTS = ("reference", "variant")
+SALT = 23
+"""Of the draws of hidden tokens."""
 
 
-class MaskedLanguageModel:
+class MaskedLanguageModel(Objective):
     """Predict hidden tokens from both sides.
 
     Parameters
@@ -27,41 +32,38 @@ class MaskedLanguageModel:
     """
 
     def __init__(self, masking: Masking, tied: bool = True, weight: float = 1.0):
+        super().__init__()
         self.masking, self.tied, self.weights = masking, tied, {"cross_entropy": weight}
 
-    def bind(self, name: str, data) -> None:
-        tokenizer, counts = data.tokenizer, data.statistics["token_counts"]
-        self.name, self.plain = name, tokenizer.plain_ids
-        self.tokens = tokenizer.names
-        self.heads = {name: {"size": len(self.tokens), "transform": True, "tied": "input_ids" if self.tied else None}}
-        self.masking.bind(self.tokens)
+    def setup(self, name: str, spec: DataSpec) -> None:
+        counts = spec.statistics["token_counts"]
+        self.name, self.plain_ids, self.vocabulary = name, spec.plain_ids, spec.vocabulary
+        self.heads = {name: {"size": len(self.vocabulary), "transform": True, "tied": "input_ids" if self.tied else None}}
+        self.masking.setup(self.vocabulary)
         self.unigram = self.baseline = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())).float()
 
-    adversarial = False
-    unscored: frozenset[str] = frozenset()
-
-    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> None:
+    def prepare(self, batch: Batch, keys: np.ndarray, training: bool = True) -> None:
         """Hide tokens in ``input_ids`` and add their ids as labels [B, L]."""
-        fate = self.masking.choose(batch, keys, 23, training)
-        batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), batch["original_ids"], IGNORE)
-        self.masking.replace_ids(batch, keys, fate, self.plain)
+        mask_action = self.masking.choose(batch, keys, SALT, training)
+        batch["labels"][self.name] = torch.where(torch.from_numpy(mask_action > 0), batch["original_ids"], IGNORE)
+        self.masking.replace_ids(batch, keys, mask_action, self.plain_ids)
 
-    def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:
+    def label_counts(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"cross_entropy": (batch["labels"][self.name] != IGNORE).sum()}
 
-    def _logits(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _logits(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits [M, V], labels [M] and places [M] of the M hidden tokens; the head sees nothing else."""
         labels = batch["labels"][self.name].flatten()
         places = (labels != IGNORE).nonzero().squeeze(1)
         hidden_MH = hidden_BLH.flatten(0, 1).index_select(0, places)
         return model.head(self.name, hidden_MH), labels[places], places
 
-    def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
+    def losses(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         logits, labels, _ = self._logits(model, batch, hidden_BLH)
         total = functional.cross_entropy(logits.float(), labels, reduction="sum")
         return {"cross_entropy": Loss(total, torch.tensor(len(labels), device=total.device), self.weights["cross_entropy"])}
 
-    def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
+    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
         """``loss/cross_entropy`` [3], ``parts`` [2, 4] (without, with a variant; tokens, loss, hits, unigram loss)."""
         logits, labels, places = self._logits(model, batch, hidden_BLH)
         loss = functional.cross_entropy(logits.float(), labels, reduction="none")
@@ -72,17 +74,18 @@ class MaskedLanguageModel:
         n, total, _, unigram = parts.sum(0)
         sums = {"loss/cross_entropy": torch.stack([total, n, unigram]), "parts": parts}
         if self.masking.adaptive:
-            by_gene = torch.zeros(len(self.tokens), 2, dtype=torch.float64, device=labels.device)
+            by_gene = torch.zeros(len(self.vocabulary), 2, dtype=torch.float64, device=labels.device)
             sums["errors"] = by_gene.index_add_(0, labels, columns[:, [1, 0]])
         return sums
 
-    def adapt(self, sums: dict[str, torch.Tensor]) -> None:
+    def adapt(self, sums: Mapping[str, torch.Tensor]) -> None:
         if "errors" in sums:
             self.masking.adapt(*sums["errors"].unbind(1))
 
-    def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Metrics over all hidden tokens, and where there are variants, by part."""
-        parts, metrics = sums["parts"], {}
+        parts = sums["parts"]
+        metrics: dict[str, float] = {}
         by_part = [(f"_{part}", row) for part, row in zip(PARTS, parts, strict=True)] if parts[1, 0] else []
         for suffix, row in (("", parts.sum(0)), *by_part):
             n, loss, hits, unigram = row.tolist()
@@ -92,7 +95,7 @@ class MaskedLanguageModel:
                 metrics |= {f"accuracy{suffix}": hits / n, f"unigram_loss{suffix}": unigram / n}
         return metrics
 
-    def rows(self, metrics: dict[str, float]) -> list[tuple[str, str]]:
+    def rows(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         return [
             (
                 label,

@@ -1,23 +1,38 @@
 """Several objectives at once: a mapping of names to objectives, whose weighted losses add up."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
-from bmfm.objectives import Loss
+from bmfm.data.spec import DataSpec
+from bmfm.objectives.objective import HasHeads, Loss, Objective
+from bmfm.tokenizers.batch import Batch
+
+Sums = dict[str, torch.Tensor]
+V = TypeVar("V")
 
 
-def add_up(parts: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+class Decoders(Protocol):
+    """Where a model keeps the last linear map of each head."""
+
+    def decoder(self, name: str) -> nn.Module:
+        """The linear map of a head, with a ``bias``."""
+        ...
+
+
+def add_up(parts: Iterable[Mapping[str, torch.Tensor]]) -> Sums:
     """Scores of batches, or of devices, as those of all: sums are added, rows (``objective/each/...``) put one after the other."""
-    held: dict[str, list[torch.Tensor]] = {}
+    values: dict[str, list[torch.Tensor]] = {}
     for part in parts:
         for name, value in part.items():
-            held.setdefault(name, []).append(value)
-    return {n: torch.cat(v) if "/each/" in n else torch.stack(v).sum(0) if len(v) > 1 else v[0] for n, v in held.items()}
+            values.setdefault(name, []).append(value)
+    return {n: torch.cat(v) if "/each/" in n else torch.stack(v).sum(0) if len(v) > 1 else v[0] for n, v in values.items()}
 
 
-def weighted_mean(losses: dict[str, tuple[torch.Tensor, torch.Tensor, float]]) -> torch.Tensor:
+def weighted_mean(losses: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]) -> torch.Tensor:
     """sum(w_i L_i) / sum(w_i) over the losses with at least one label, where L_i = total_i / n_i.
 
     n_i counts the labels of all batches that a step adds up, total_i is this batch's share. A loss without a label adds
@@ -36,89 +51,97 @@ class Objectives:
 
     Parameters
     ----------
-    objectives
+    tasks
         {name: objective}; a name is the head's, the metrics' and, for labels, by default the column's.
     """
 
-    def __init__(self, objectives: Mapping):
-        self.parts = dict(objectives)
-        if not self.parts:
+    def __init__(self, tasks: Mapping[str, Objective]):
+        self.tasks = dict(tasks)
+        if not self.tasks:
             raise ValueError("there is nothing to learn: choose an objective, as objective=mlm")
 
     @property
     def needs(self) -> set[str]:
-        return set().union(*(getattr(o, "needs", set()) for o in self.parts.values()))
+        return set().union(*(task.needs for task in self.tasks.values()))
 
     @property
     def heads(self) -> dict[str, dict]:
-        return {name: head for o in self.parts.values() for name, head in o.heads.items()}
+        return {name: head for task in self.tasks.values() for name, head in task.heads.items()}
 
-    def bind(self, data) -> None:
-        for name, objective in self.parts.items():
-            objective.bind(name, data)
+    @property
+    def labels(self) -> dict[str, np.ndarray | list[np.ndarray]]:
+        """What the data put into every batch, see `Objective`."""
+        return {name: labels for task in self.tasks.values() for name, labels in task.labels.items()}
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """{what: figures} for a run's summary."""
+        return {what: text for task in self.tasks.values() for what, text in task.notes.items()}
+
+    def setup(self, spec: DataSpec) -> None:
+        """Learn classes and baselines from the training part."""
+        for name, task in self.tasks.items():
+            task.setup(name, spec)
 
     def check_monitored(self) -> None:
         """Raise a ValueError, before training begins, where the loss that chooses the best checkpoint would not exist."""
-        watched = {name: o for name, o in self.parts.items() if not o.adversarial}
-        if not watched:
+        monitored = {name: task for name, task in self.tasks.items() if task.monitored}
+        if not monitored:
             raise ValueError(
-                f"objectives {', '.join(self.parts)} are all reversed: nothing is left to choose the best checkpoint by; add one that is learned"
+                f"objectives {', '.join(self.tasks)} are all reversed: nothing is left to choose the best checkpoint by; add one that is learned"
             )
-        if all("validation" in o.unscored for o in watched.values()):
+        if all("validation" in task.unscored for task in monitored.values()):
             raise ValueError(
-                f"no validation example has a label of {', '.join(watched)}: the best checkpoint could not be chosen. Split by "
+                f"no validation example has a label of {', '.join(monitored)}: the best checkpoint could not be chosen. Split by "
                 "data.split.by=stratified +data.split.column=..., or leave the validation part out (data.split.validation=0)"
             )
 
-    def begin_at_baselines(self, model) -> None:
-        """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike."""
-        with torch.no_grad():
-            for name, objective in self.parts.items():
-                if name in model.pretrained_heads:
-                    continue
-                decoder = model.heads.decoder(name)
-                if decoder.bias is not None:
-                    decoder.bias.copy_(objective.baseline)
+    @torch.no_grad()
+    def init_output_biases(self, decoders: Decoders, pretrained: Iterable[str] = ()) -> None:
+        """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike; those of
+        `pretrained` heads stay."""
+        for name, task in self.tasks.items():
+            bias = decoders.decoder(name).bias
+            if isinstance(bias, torch.Tensor) and name not in set(pretrained):
+                bias.copy_(task.baseline)
 
-    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> dict:
+    def prepare(self, batch: Batch, keys: np.ndarray, training: bool = True) -> Batch:
         """Let each objective change the batch and add its labels."""
         batch.setdefault("labels", {})
         batch["original_ids"] = batch["input_ids"].clone()
-        for objective in self.parts.values():
-            objective.prepare(batch, keys, training)
+        for task in self.tasks.values():
+            task.prepare(batch, keys, training)
         return batch
 
-    def label_counts(self, batch: dict) -> dict[str, float]:
+    def label_counts(self, batch: Batch) -> dict[str, float]:
         """Number of labels of every loss in a prepared batch."""
-        return {f"{name}/{loss}": float(n) for name, o in self.parts.items() for loss, n in o.label_counts(batch).items()}
+        return {f"{name}/{loss}": float(n) for name, task in self.tasks.items() for loss, n in task.label_counts(batch).items()}
 
-    def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
+    def losses(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         return {
-            f"{name}/{loss}": value
-            for name, objective in self.parts.items()
-            for loss, value in objective.losses(model, batch, hidden_BLH).items()
+            f"{name}/{loss}": value for name, task in self.tasks.items() for loss, value in task.losses(model, batch, hidden_BLH).items()
         }
 
     @torch.no_grad()
-    def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
+    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> Sums:
         """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`."""
         return {
             f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
-            for name, objective in self.parts.items()
-            for key, value in objective.score(model, batch, hidden_BLH).items()
+            for name, task in self.tasks.items()
+            for key, value in task.update_metrics(model, batch, hidden_BLH).items()
         }
 
-    def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Every objective's metrics under its name; ``loss`` and ``baseline_loss`` are the weighted means over all.
+    def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Every objective's metrics under its name; ``loss`` and ``baseline_loss`` are the weighted means over all that are monitored.
 
-        Losses of adversarial objectives are shown under their names alone: where the encoder forgets a label well, its loss
+        Losses of labels that the encoder shall forget are shown under their names alone: where it forgets a label well, its loss
         is high, and a mean with it would prefer the model that forgets least.
         """
         metrics: dict[str, float] = {}
         losses, baselines = {}, {}
-        for name, objective in self.parts.items():
-            own = {key.removeprefix(f"{name}/"): value for key, value in sums.items() if key.startswith(f"{name}/")}
-            for key, (total, n, baseline) in ((k, v.unbind()) for k, v in own.items() if k.startswith("loss/")):
+        for name, task in self.tasks.items():
+            of_task = _of(name, sums)
+            for key, (total, n, baseline) in ((k, v.unbind()) for k, v in of_task.items() if k.startswith("loss/")):
                 if n <= 0:
                     continue
                 loss = key.removeprefix("loss/")
@@ -127,41 +150,38 @@ class Objectives:
                     f"{name}/{loss}_baseline": float(baseline / n),
                     f"{name}/{loss}_n": float(n),
                 }
-                if objective.adversarial:
-                    continue
-                weight = objective.weights[loss]
-                losses[f"{name}/{loss}"], baselines[f"{name}/{loss}"] = (total, n, weight), (baseline, n, weight)
-            metrics |= {f"{name}/{key}": value for key, value in objective.summarise(own).items()}
+                if task.monitored:
+                    weight = task.weights[loss]
+                    losses[f"{name}/{loss}"], baselines[f"{name}/{loss}"] = (total, n, weight), (baseline, n, weight)
+            metrics |= {f"{name}/{key}": value for key, value in task.compute_metrics(of_task).items()}
         if losses:
             metrics = {"loss": float(weighted_mean(losses)), "baseline_loss": float(weighted_mean(baselines))} | metrics
         return metrics
 
-    def rows(self, metrics: dict[str, float]) -> list[tuple[str, str]]:
+    def rows(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         """Lines of a run's summary, (what, figures)."""
-        out = []
-        for name, objective in self.parts.items():
-            own = {key.removeprefix(f"{name}/"): value for key, value in metrics.items() if key.startswith(f"{name}/")}
-            out += [(f"{name}, {what}" if what else name, said) for what, said in objective.rows(own)]
-        return out
+        return [
+            (f"{name}, {what}" if what else name, text) for name, task in self.tasks.items() for what, text in task.rows(_of(name, metrics))
+        ]
 
-    def tables(self, sums: dict[str, torch.Tensor]) -> dict[str, list[dict]]:
+    def tables(self, sums: Mapping[str, torch.Tensor]) -> dict[str, list[dict]]:
         """Tables too long for a summary, {file name: rows}: for one, the genes predicted best and worst."""
-        out = {}
-        for name, objective in self.parts.items():
-            own = {key.removeprefix(f"{name}/"): value for key, value in sums.items() if key.startswith(f"{name}/")}
-            if own and hasattr(objective, "table") and (rows := objective.table(own)):
-                out[f"{name}_genes"] = rows
-        return out
+        scored = {name: of_task for name in self.tasks if (of_task := _of(name, sums))}
+        return {f"{name}_genes": rows for name, of_task in scored.items() if (rows := self.tasks[name].table(of_task))}
 
-    def after_validation(self, sums: dict[str, torch.Tensor]) -> None:
-        """What objectives learn from held-out errors: adaptive masking."""
-        for name, objective in self.parts.items():
-            if hasattr(objective, "adapt"):
-                objective.adapt({key.removeprefix(f"{name}/"): value for key, value in sums.items() if key.startswith(f"{name}/")})
+    def adapt(self, sums: Mapping[str, torch.Tensor]) -> None:
+        """Let objectives learn from held-out errors, after a validation: adaptive masking."""
+        for name, task in self.tasks.items():
+            task.adapt(_of(name, sums))
 
-    def state_dict(self) -> dict:
-        return {name: objective.state_dict() for name, objective in self.parts.items() if hasattr(objective, "state_dict")}
+    def state_dict(self) -> dict[str, dict]:
+        return {name: task.state_dict() for name, task in self.tasks.items()}
 
-    def load_state_dict(self, state: dict) -> None:
-        for name, own in state.items():
-            self.parts[name].load_state_dict(own)
+    def load_state_dict(self, state: Mapping[str, dict]) -> None:
+        for name, of_task in state.items():
+            self.tasks[name].load_state_dict(of_task)
+
+
+def _of(name: str, values: Mapping[str, V]) -> dict[str, V]:
+    """The values of one objective, without its name before them."""
+    return {key.removeprefix(f"{name}/"): value for key, value in values.items() if key.startswith(f"{name}/")}

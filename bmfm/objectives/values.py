@@ -1,19 +1,23 @@
 """Masked modelling of a cell's values: how much a gene is expressed, from the rest of the cell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from bmfm.objectives import Loss
+from bmfm.data.spec import DataSpec
 from bmfm.objectives.masking import Masking
+from bmfm.objectives.objective import HasHeads, Loss, Objective
 from bmfm.objectives.statistics import binary_metrics, histogram, moments, pearson
+from bmfm.tokenizers.batch import Batch
 
 KINDS = ("mse", "is_zero", "bins")
+SALT = 29
+"""Of the draws of hidden values."""
 
 
-class MaskedValues:
+class MaskedValues(Objective):
     """Predict the hidden values of genes that are known.
 
     Parameters
@@ -30,66 +34,68 @@ class MaskedValues:
     needs = frozenset({"shown_in_part"})
 
     def __init__(self, masking: Masking, losses: Mapping[str, float], ignore_zeros: bool = False):
+        super().__init__()
         if unknown := sorted(set(losses) - set(KINDS)):
             raise ValueError(f"losses {unknown} are unknown; choose from {', '.join(KINDS)}")
         self.masking, self.weights, self.ignore_zeros = masking, dict(losses), ignore_zeros
 
-    def bind(self, name: str, data) -> None:
-        self.name, self.genes = name, data.tokenizer.names
-        n_bins = data.tokenizer.n_bins
-        if "bins" in self.weights and not n_bins:
+    def setup(self, name: str, spec: DataSpec) -> None:
+        if "bins" in self.weights and not spec.n_bins:
             raise ValueError("the loss `bins` needs a tokenizer whose values are bins: tokenizer.values.kind=bins")
-        self.columns = {kind: (n_bins if kind == "bins" else 1) for kind in self.weights}
+        self.name, self.genes = name, spec.vocabulary
+        self.columns = {kind: (spec.n_bins or 0 if kind == "bins" else 1) for kind in self.weights}
         self.heads = {name: {"size": sum(self.columns.values()), "transform": True, "outputs": self.columns}}
-        self.masking.bind(self.genes)
-        counts, sums, zeros = (data.statistics[k].astype(np.float64) for k in ("token_counts", "value_sums", "zero_counts"))
+        self.masking.setup(self.genes)
+        counts, sums, zeros = (spec.statistics[k].astype(np.float64) for k in ("token_counts", "value_sums", "zero_counts"))
         overall = sums.sum() / max(counts.sum(), 1)
         self.mean = torch.from_numpy((sums + overall) / (counts + 1)).float()
         self.zero_rate = torch.from_numpy((zeros + 0.5) / (counts + 1)).float().clamp(1e-4, 1 - 1e-4)
-        self.bins = data.statistics.get("bin_log_frequency")
-        share = zeros.sum() / max(counts.sum(), 1)
-        begin = {"mse": [overall], "is_zero": [np.log((share + 1e-3) / (1 - share + 1e-3))], "bins": self.bins}
+        self.bins = spec.statistics.get("bin_log_frequency")
+        zero_share = zeros.sum() / max(counts.sum(), 1)
+        begin = {"mse": [overall], "is_zero": [np.log((zero_share + 1e-3) / (1 - zero_share + 1e-3))], "bins": self.bins}
         self.baseline = torch.from_numpy(np.concatenate([begin[kind] for kind in self.columns])).float()
 
-    adversarial = False
-    unscored: frozenset[str] = frozenset()
-
-    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> None:
+    def prepare(self, batch: Batch, keys: np.ndarray, training: bool = True) -> None:
         """Hide values and add them (or the read-depth target's, where there are ``targets``) as labels [B, L]."""
-        fate = self.masking.choose(batch, keys, 29, training)
+        mask_action = self.masking.choose(batch, keys, SALT, training)
         truth = batch.get("targets", batch["values"])
-        batch["labels"][self.name] = torch.where(torch.from_numpy(fate > 0), truth, torch.nan)
-        self.masking.replace_values(batch, keys, fate)
+        batch["labels"][self.name] = torch.where(torch.from_numpy(mask_action > 0), truth, torch.nan)
+        self.masking.replace_values(batch, keys, mask_action)
 
-    def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:
+    def label_counts(self, batch: Batch) -> dict[str, torch.Tensor]:
         labels = batch["labels"][self.name]
         n = {True: (labels > 0).sum(), False: (~labels.isnan()).sum()}
         return {kind: n[kind == "mse" and self.ignore_zeros] for kind in self.weights}
 
-    def _outputs(self, model, batch: dict, hidden_BLH: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    def _outputs(
+        self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
         labels = batch["labels"][self.name].flatten()
         places = (~labels.isnan()).nonzero().squeeze(1)
         logits = model.head(self.name, hidden_BLH.flatten(0, 1).index_select(0, places)).float()
         return dict(zip(self.columns, logits.split(list(self.columns.values()), 1), strict=True)), labels[places], places
 
-    def _each(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _losses_per_value(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """{kind: (loss of each value [M], which of them count [M])}."""
         every = torch.ones_like(labels, dtype=torch.bool)
-        each = {}
+        losses: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for kind, logits in outputs.items():
             if kind == "mse":
-                each[kind] = ((logits[:, 0] - labels) ** 2, labels > 0 if self.ignore_zeros else every)
+                losses[kind] = ((logits[:, 0] - labels) ** 2, labels > 0 if self.ignore_zeros else every)
             elif kind == "is_zero":
-                each[kind] = (functional.binary_cross_entropy_with_logits(logits[:, 0], (labels == 0).float(), reduction="none"), every)
+                losses[kind] = (functional.binary_cross_entropy_with_logits(logits[:, 0], (labels == 0).float(), reduction="none"), every)
             else:
-                each[kind] = (functional.cross_entropy(logits, labels.long(), reduction="none"), every)
-        return each
+                losses[kind] = (functional.cross_entropy(logits, labels.long(), reduction="none"), every)
+        return losses
 
-    def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
+    def losses(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         outputs, labels, _ = self._outputs(model, batch, hidden_BLH)
-        return {kind: Loss((loss * on).sum(), on.sum(), self.weights[kind]) for kind, (loss, on) in self._each(outputs, labels).items()}
+        return {
+            kind: Loss((loss * on).sum(), on.sum(), self.weights[kind])
+            for kind, (loss, on) in self._losses_per_value(outputs, labels).items()
+        }
 
-    def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
+    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses with their baselines, and sums for Pearson, MAE, zero F1 and AUC, and each gene's errors [V, 8]."""
         outputs, labels, places = self._outputs(model, batch, hidden_BLH)
         genes = batch["original_ids"].flatten()[places]
@@ -100,7 +106,7 @@ class MaskedValues:
             "bins": lambda: -torch.as_tensor(self.bins, device=labels.device)[labels.long()],
         }
         sums = {}
-        for kind, (loss, on) in self._each(outputs, labels).items():
+        for kind, (loss, on) in self._losses_per_value(outputs, labels).items():
             base = baseline[kind]()
             sums[f"loss/{kind}"] = torch.stack([(loss * on).sum().double(), on.sum().double(), (base * on).sum().double()])
         predicted = self.predict(outputs)
@@ -124,10 +130,10 @@ class MaskedValues:
         value = outputs["mse"][:, 0]
         return torch.where(outputs["is_zero"][:, 0] > 0, 0.0, value) if "is_zero" in outputs else value
 
-    def adapt(self, sums: dict[str, torch.Tensor]) -> None:
+    def adapt(self, sums: Mapping[str, torch.Tensor]) -> None:
         self.masking.adapt(sums["by_gene"][:, 6], sums["by_gene"][:, 0])
 
-    def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         n = float(sums["values"][0])
         if not n:
             return {}
@@ -141,16 +147,16 @@ class MaskedValues:
             metrics |= {f"zero_{k}": v for k, v in binary_metrics(sums["zeros"]).items()}
         return metrics
 
-    def rows(self, metrics: dict[str, float]) -> list[tuple[str, str]]:
+    def rows(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         if "pearson" not in metrics:
             return []
-        said = f"Pearson {metrics['pearson']:.4f} (gene mean {metrics['pearson_baseline']:.4f}), MAE {metrics['mae']:.4f} ({metrics['mae_baseline']:.4f})"
+        text = f"Pearson {metrics['pearson']:.4f} (gene mean {metrics['pearson_baseline']:.4f}), MAE {metrics['mae']:.4f} ({metrics['mae_baseline']:.4f})"
         if "zero_auc" in metrics:
-            said += f", zeros F1 {metrics['zero_f1']:.4f} AUC {metrics['zero_auc']:.4f}"
+            text += f", zeros F1 {metrics['zero_f1']:.4f} AUC {metrics['zero_auc']:.4f}"
         losses = ", ".join(f"{k} {metrics[k]:.4f} ({metrics[f'{k}_baseline']:.4f})" for k in self.weights if k in metrics)
-        return [("hidden values", said), ("losses (baseline)", losses)]
+        return [("hidden values", text), ("losses (baseline)", losses)]
 
-    def table(self, sums: dict[str, torch.Tensor]) -> list[dict]:
+    def table(self, sums: Mapping[str, torch.Tensor]) -> list[dict]:
         return gene_table(self.genes, sums["by_gene"])
 
     def state_dict(self) -> dict:
@@ -160,7 +166,7 @@ class MaskedValues:
         self.masking.load_state_dict(state)
 
 
-def gene_table(names: list[str], by_gene: torch.Tensor, at_least: int = 10) -> list[dict]:
+def gene_table(names: Sequence[str], by_gene: torch.Tensor, at_least: int = 10) -> list[dict]:
     """Genes with `at_least` labels, best predicted first: n, mean, mean squared error, Pearson, from sums [V, 7]."""
     r, n = pearson(by_gene[:, :6]), by_gene[:, 0]
     order = torch.where(r.isnan() | (n < at_least), -2.0, r).argsort(descending=True)

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from bmfm.objectives import Loss
+from bmfm.data.spec import DataSpec
+from bmfm.objectives.objective import HasHeads, Loss, Objective
 from bmfm.objectives.statistics import binary_metrics, histogram, pearson, row_pearson
 from bmfm.objectives.values import gene_table
+from bmfm.tokenizers.batch import Batch
 
 KINDS = ("mse", "is_zero")
 TARGETS = ("input", "non_input", "all")
 
 
-class WholeCellDecoder:
+class WholeCellDecoder(Objective):
     """Predict a cell's whole profile from what the model saw of it.
 
     Nothing is masked: the tokenizer shows a part of the cell (truncation, sequence dropout). Genes that the cell's file
@@ -32,33 +33,27 @@ class WholeCellDecoder:
         Number of the CLS token that is decoded.
     """
 
-    needs = frozenset({"whole_cell", "shown_in_part"})
+    needs = frozenset({"full_profile", "shown_in_part"})
 
     def __init__(self, targets: Sequence[str], losses: Mapping[str, float], ignore_zeros: bool = False, cls: int = 0):
-        for given, known in ((targets, TARGETS), (losses, KINDS)):
-            if unknown := sorted(set(given) - set(known)):
-                raise ValueError(f"wced: {unknown} are unknown; choose from {', '.join(known)}")
+        super().__init__()
+        for chosen, choices in ((targets, TARGETS), (losses, KINDS)):
+            if unknown := sorted(set(chosen) - set(choices)):
+                raise ValueError(f"wced: {unknown} are unknown; choose from {', '.join(choices)}")
         self.targets, self.kinds = list(targets), list(losses)
         self.weights = {f"{target}_{kind}": weight for target in targets for kind, weight in losses.items()}
         self.ignore_zeros, self.cls = ignore_zeros, cls
 
-    def bind(self, name: str, data) -> None:
-        self.name, self.genes = name, data.tokenizer.names
-        data.tokenizer.check_cls(self.cls, name)
+    def setup(self, name: str, spec: DataSpec) -> None:
+        self.name, self.genes = name, spec.vocabulary
+        spec.check_cls(self.cls, name)
         self.heads = {name: {"size": len(self.genes) * len(self.kinds), "transform": True, "outputs": self.kinds, "cls": self.cls}}
-        self.mean = torch.from_numpy(data.statistics["profile_mean"]).float()
-        self.zero_rate = torch.from_numpy(data.statistics["profile_zero_rate"]).float().clamp(1e-4, 1 - 1e-4)
-
+        self.mean = torch.from_numpy(spec.statistics["profile_mean"]).float()
+        self.zero_rate = torch.from_numpy(spec.statistics["profile_zero_rate"]).float().clamp(1e-4, 1 - 1e-4)
         begin = {"mse": self.mean, "is_zero": torch.logit(self.zero_rate)}
         self.baseline = torch.stack([begin[kind] for kind in self.kinds], 1).flatten()
 
-    adversarial = False
-    unscored: frozenset[str] = frozenset()
-
-    def prepare(self, batch: dict, keys: np.ndarray, training: bool = True) -> None:
-        """Nothing to hide: the targets are the batch's whole cells."""
-
-    def label_counts(self, batch: dict) -> dict[str, torch.Tensor]:
+    def label_counts(self, batch: Batch) -> dict[str, torch.Tensor]:
         masks = self._masks(batch)
         truth = self._truth(batch) if self.ignore_zeros else None
         every = {target: torch.count_nonzero(masks[target]) for target in self.targets}
@@ -66,13 +61,13 @@ class WholeCellDecoder:
             f"{t}_{k}": every[t] if truth is None else self._counted(k, masks[t], truth).sum() for k in self.kinds for t in self.targets
         }
 
-    def _truth(self, batch: dict) -> torch.Tensor:
+    def _truth(self, batch: Batch) -> torch.Tensor:
         """True values [N, V]."""
         cell = batch["full_profile"]
         truth = torch.zeros((len(batch["cls_index"]), len(self.genes)), device=cell["value"].device)
         return truth.index_put_((cell["row"], cell["gene"]), cell["value"].float())
 
-    def _masks(self, batch: dict) -> dict[str, torch.Tensor]:
+    def _masks(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Which genes each target averages over {target: [N, V]}."""
         n, example = len(batch["cls_index"]), batch["example_ids"].flatten()
         measured = batch["gene_panel_mask"][batch["source_ids"]]
@@ -82,14 +77,14 @@ class WholeCellDecoder:
         return {"all": measured, "input": measured & seen, "non_input": measured & ~seen}
 
     def _outputs(
-        self, model, batch: dict, hidden_BLH: torch.Tensor
+        self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
         """Logits {kind: [N, V]}, true values [N, V] and masks {target: [N, V]}."""
         states_NH = hidden_BLH.flatten(0, 1)[batch["cls_index"] + self.cls]
         logits_NVK = model.head(self.name, states_NH).float().view(len(states_NH), len(self.genes), len(self.kinds))
         return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, self._truth(batch), self._masks(batch)
 
-    def _each(self, outputs: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _losses_per_gene(self, outputs: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
         each = {}
         if "mse" in outputs:
             each["mse"] = (outputs["mse"] - truth) ** 2
@@ -100,10 +95,10 @@ class WholeCellDecoder:
     def _counted(self, kind: str, mask: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return mask & (truth > 0) if kind == "mse" and self.ignore_zeros else mask
 
-    def losses(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
+    def losses(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         outputs, truth, masks = self._outputs(model, batch, hidden_BLH)
         losses = {}
-        for kind, each in self._each(outputs, truth).items():
+        for kind, each in self._losses_per_gene(outputs, truth).items():
             for target in self.targets:
                 on = self._counted(kind, masks[target], truth)
                 losses[f"{target}_{kind}"] = Loss((each * on).sum(), on.sum(), self.weights[f"{target}_{kind}"])
@@ -114,13 +109,13 @@ class WholeCellDecoder:
         value = outputs["mse"] if "mse" in outputs else torch.ones_like(outputs["is_zero"])
         return torch.where(outputs["is_zero"] > 0, 0.0, value) if "is_zero" in outputs else value
 
-    def score(self, model, batch: dict, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
+    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses with baselines; correlations of the genes the model did not see, by cell and by gene [V, 7]."""
         outputs, truth, masks = self._outputs(model, batch, hidden_BLH)
         mean, zero_rate = self.mean.to(truth.device).expand_as(truth), self.zero_rate.to(truth.device).expand_as(truth)
         sums = {}
-        baselines = self._each({"mse": mean, "is_zero": torch.logit(zero_rate)}, truth)
-        for kind, each in self._each(outputs, truth).items():
+        baselines = self._losses_per_gene({"mse": mean, "is_zero": torch.logit(zero_rate)}, truth)
+        for kind, each in self._losses_per_gene(outputs, truth).items():
             for target in self.targets:
                 on = self._counted(kind, masks[target], truth)
                 sums[f"loss/{target}_{kind}"] = torch.stack(
@@ -141,7 +136,7 @@ class WholeCellDecoder:
         sums["by_gene"] = torch.stack([x.sum(0) for x in (m, e, t, e * e, t * t, e * t, squared)], 1)
         return sums
 
-    def summarise(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+    def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         n, totals = sums["profiles"]
         metrics = {
             name: float(total / k)
@@ -158,7 +153,7 @@ class WholeCellDecoder:
             metrics |= {f"zero_{k}": v for k, v in binary_metrics(sums["zeros"]).items()}
         return metrics
 
-    def rows(self, metrics: dict[str, float]) -> list[tuple[str, str]]:
+    def rows(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         rows = []
         if "profile_pearson" in metrics:
             said = f"Pearson {metrics['profile_pearson']:.4f} (mean profile {metrics['profile_pearson_baseline']:.4f})"
@@ -176,5 +171,5 @@ class WholeCellDecoder:
         losses = ", ".join(f"{k} {metrics[k]:.4f} ({metrics[f'{k}_baseline']:.4f})" for k in self.weights if k in metrics)
         return [*rows, ("losses (mean profile)", losses)]
 
-    def table(self, sums: dict[str, torch.Tensor]) -> list[dict]:
+    def table(self, sums: Mapping[str, torch.Tensor]) -> list[dict]:
         return gene_table(self.genes, sums["by_gene"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfm.files import require_file
+from bmfm.label_kinds import kind_of
 from bmfm.storage.folders import read_json
 
 CHOICES = ("attn_implementation", "experts_implementation")
@@ -23,8 +24,6 @@ SECOND_MODEL = (
 
 UNUSED = ("esmfold_config",)
 """Second configurations that an encoder of text has room for and does not need."""
-
-LABEL_KINDS = ("cross_entropy", "binary_cross_entropy", "hierarchical_cross_entropy", "token_cross_entropy", "mse")
 
 
 def read_config(folder: Path) -> dict:
@@ -166,7 +165,7 @@ def _check_ours(config: dict, folder: Path, file: Path) -> None:
     if backbone["_target_"].endswith(".HuggingFaceBackbone"):
         _check_huggingface_backbone(backbone, file)
     for name, head in config["heads"].items():
-        _check_head(head, f"{file}: heads.{shown(name)[1:-1]}")
+        _check_head(head, f"{file}: heads.{shown(name)[1:-1]}", folder)
 
 
 def _check_huggingface_backbone(backbone: dict, file: Path) -> None:
@@ -185,7 +184,7 @@ def _check_huggingface_backbone(backbone: dict, file: Path) -> None:
         check_huggingface(config, f"{file}: backbone.config")
 
 
-def _check_head(head: Any, where: str) -> None:
+def _check_head(head: Any, where: str, folder: Path) -> None:
     """Raise a ValueError if predictions by a head would be nonsense, or end in the middle."""
     if not isinstance(head, dict) or not _whole(head.get("size")) or head["size"] < 1:
         raise ValueError(f"{where}: an object with a 'size', a whole number above 0, is expected")
@@ -193,22 +192,11 @@ def _check_head(head: Any, where: str) -> None:
         return
     if head["pooling"] not in ("token", "auto") and not _is_pooling(head["pooling"]):
         raise ValueError(f"{where}.pooling is {shown(head['pooling'])}; known are mean, mean_all, pooler, token and numbers of CLS tokens")
-    kind, classes = head.get("kind", "cross_entropy"), head.get("classes") or []
-    if kind not in LABEL_KINDS:
-        raise ValueError(f"{where}.kind is {shown(kind)}; known are {', '.join(LABEL_KINDS)}")
-    if kind == "mse" and (head["size"] != 1 or classes):
-        raise ValueError(f"{where} is of kind mse, one number: its size is {head['size']:,}, of {len(classes):,} classes")
-    if (kind == "token_cross_entropy") != (head["pooling"] == "token") and "kind" in head:
-        raise ValueError(
-            f"{where} is of kind {kind}, and its pooling is {shown(head['pooling'])}: token belongs to token_cross_entropy alone"
-        )
+    classes = head.get("classes") or []
     if not isinstance(classes, list) or not all(isinstance(c, str | int | float) for c in classes):
         raise ValueError(f"{where}.classes is {shown(classes)}, a list of names is expected")
-    if len(set(map(str, classes))) != len(classes):
-        raise ValueError(f"{where}.classes names a class twice")
-    if classes and len(classes) != head["size"]:
-        raise ValueError(f"{where} has {len(classes):,} classes, and its size is {head['size']:,}")
     for key in ("center", "scale"):
         value = head.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or (key == "scale" and value == 0):
             raise ValueError(f"{where}.{key} is {shown(value)}, a finite number{' other than 0' if key == 'scale' else ''} is expected")
+    kind_of(head, where, folder).check(where)

@@ -48,7 +48,7 @@ class SequenceTokenizer:
     @property
     def fields(self) -> dict[str, dict]:
         """What the model's field encoders must take."""
-        return {"input_ids": {"kind": "embedding", "size": len(self)}}
+        return {"input_ids": {"size": len(self)}}
 
     def __len__(self) -> int:
         return len(self.tokenizer)

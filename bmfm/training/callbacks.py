@@ -129,7 +129,7 @@ class Progress(TQDMProgressBar):
         if self.plain and trainer.is_global_zero and now - self.said >= self.seconds:
             self.said = now
             self._say(trainer, now)
-        elif self._should_update(batch_idx + 1, None):
+        elif self.is_enabled and (batch_idx + 1) % self.refresh_rate == 0:
             self.train_progress_bar.n = trainer.global_step
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, module))
 

@@ -3,17 +3,21 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 
+from bmfm.data.module import BatchModule
 from bmfm.models.model import BmfmModel
 from bmfm.objectives.multitask import Objectives, add_up, weighted_mean
+from bmfm.tokenizers.batch import Batch
 from bmfm.training.devices import of_every_device, rng_state, set_rng_state
 from bmfm.training.optim import learning_rates
 
 
-class Training(pl.LightningModule):
+class LitModel(pl.LightningModule):
     """Trains one model on its objectives.
 
     Parameters
@@ -22,6 +26,10 @@ class Training(pl.LightningModule):
         Called with the model.
     schedule
         Learning-rate factor of a step.
+    compile
+        Compile the encoder.
+    test_in_fp32
+        Score the test part in full precision, as `bmfm.load(...).predict` computes, whatever training computes in.
     """
 
     def __init__(
@@ -31,12 +39,13 @@ class Training(pl.LightningModule):
         optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
         schedule: Callable[[int], float],
         compile: bool = False,
+        test_in_fp32: bool = True,
     ):
         super().__init__()
         self.model, self.objectives = model, objectives
         self.optimizer, self.schedule = optimizer, schedule
         self.encode = torch.compile(model.encode, dynamic=True) if compile else model.encode
-        self.test_in_fp32 = True
+        self.test_in_fp32 = test_in_fp32
         self.batches_seen = 0
         self.counts: Counter[str] = Counter()
         self.sums: dict[str, torch.Tensor] = {}
@@ -46,7 +55,7 @@ class Training(pl.LightningModule):
         self._step_losses: dict[str, torch.Tensor] = {}
         self._rng_to_restore: dict | None = None
 
-    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         if self._rng_to_restore is not None:
             set_rng_state(self._rng_to_restore)
             self._rng_to_restore = None
@@ -72,16 +81,20 @@ class Training(pl.LightningModule):
         """
         n = torch.tensor(list(label_counts.values()), dtype=torch.float64).float().to(self.device)
         if self.trainer.world_size > 1:
-            n = self.all_gather(n).sum(0) / self.trainer.world_size
+            gathered = self.all_gather(n)
+            assert isinstance(gathered, torch.Tensor)
+            n = gathered.sum(0) / self.trainer.world_size
         return dict(zip(label_counts, n.unbind(), strict=True))
 
-    def _log_step(self, losses: dict) -> None:
+    def _log_step(self, losses: dict[str, tuple[torch.Tensor, torch.Tensor, float]]) -> None:
         """Log the losses of a whole optimiser step over all devices, and the learning rates."""
         for name, (loss_sum, n, _) in losses.items():
             if len(losses) < 2 or n > 0:
                 self.log(f"train/{name}", loss_sum / n.clamp(min=1e-8), sync_dist=True)
         self.log("train/loss", weighted_mean(losses), prog_bar=True, sync_dist=True)
-        for name, rate in learning_rates(self.optimizers().param_groups).items():
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        for name, rate in learning_rates(optimizer.param_groups).items():
             self.log(f"train/{name}", rate)
 
     def on_validation_epoch_start(self) -> None:
@@ -91,25 +104,27 @@ class Training(pl.LightningModule):
         self._begin_scores("test")
 
     def _begin_scores(self, part: str) -> None:
-        self.sums, self._rows, self._n_scored = {}, {}, len(self.trainer.datamodule.held_out_batches(part))
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # which Lightning sets without a type
+        assert isinstance(data, BatchModule)
+        self.sums, self._rows, self._n_scored = {}, {}, len(data.held_out_batches(part))
 
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx >= self._n_scored:
             return  # it is there so that all devices take as many steps
-        for name, value in self.objectives.score(self.model, batch, self.encode(batch)).items():
+        for name, value in self.objectives.update_metrics(self.model, batch, self.encode(batch)).items():
             if "/each/" in name:
                 self._rows.setdefault(name, []).append(value)
             else:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def test_step(self, batch: dict, batch_idx: int) -> None:
-        """As in validation, but in full precision, as `bmfm.load(...).predict` computes."""
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation, but in full precision, see `test_in_fp32`."""
         with torch.autocast(self.device.type, enabled=False) if self.test_in_fp32 else nullcontext():
             self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
-        self.objectives.after_validation(self.sums)
+        self.objectives.adapt(self.sums)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
@@ -118,20 +133,20 @@ class Training(pl.LightningModule):
         self.sums |= {name: torch.cat(rows) for name, rows in self._rows.items()}
         if self.trainer.world_size > 1:
             self.sums = add_up(of_every_device(self.sums))
-        for name, value in self.objectives.summarise(self.sums).items():
+        for name, value in self.objectives.compute_metrics(self.sums).items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "loss")
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(self.model)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def all_counts(self) -> dict[str, int]:
         """What training saw, summed over all devices; every device must ask."""
-        every = of_every_device(dict(self.counts)) if self.trainer.world_size > 1 else [dict(self.counts)]
-        return dict(sum((Counter(c) for c in every), Counter()))
+        counts = of_every_device(dict(self.counts)) if self.trainer.world_size > 1 else [dict(self.counts)]
+        return dict(sum((Counter(c) for c in counts), Counter()))
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = rng_state()
         checkpoint["bmfm"] = {
             "batches_seen": self.batches_seen,
@@ -140,7 +155,7 @@ class Training(pl.LightningModule):
             "objectives": self.objectives.state_dict(),
         }
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the checkpoint was written.
 
         Generators go on, too, if there are as many devices as there were: with another number, dropout is drawn anew.

@@ -11,11 +11,12 @@ from bmfm.models.model import BmfmModel
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices only: biases, norms and other vectors are left free, and what is marked ``no_decay``."""
+def parameter_groups(model: BmfmModel, weight_decay: float) -> list[dict]:
+    """Weight decay on matrices only: biases, norms and other vectors are left free, and what the model says (`undecayed_parameters`)."""
+    left_free = {id(p) for p in model.undecayed_parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2 and not getattr(p, "no_decay", False)]
-    vectors = [p for p in trained if p.ndim < 2 or getattr(p, "no_decay", False)]
+    matrices = [p for p in trained if p.ndim >= 2 and id(p) not in left_free]
+    vectors = [p for p in trained if p.ndim < 2 or id(p) in left_free]
     return [
         {"name": "matrices", "params": matrices, "weight_decay": weight_decay},
         {"name": "vectors", "params": vectors, "weight_decay": 0.0},
@@ -92,6 +93,7 @@ def adamw(
     """
     groups = parameter_groups(model, weight_decay)
     if layer_decay != 1.0 or head_lr is not None:
+        assert isinstance(model, BmfmModel)
         names = {id(p): name for name, p in model.named_parameters()}
         n_layers = len(model.backbone.layers)
         split: dict[str, dict] = {}
@@ -106,7 +108,7 @@ def adamw(
                 split[called]["params"].append(p)
         groups = list(split.values())
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
     # A fused optimiser would undo a gradient scaler's factor itself, after clipping; Lightning, which refuses to clip then
     # even where bf16 needs no scaler, undoes it first when the optimiser does not say so.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from bmfm import __version__
+from bmfm.objectives.multitask import Objectives
 
 
 def read_curve(log_folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -18,6 +19,17 @@ def read_curve(log_folder: Path) -> dict[str, list[tuple[int, float]]]:
                     if name not in ("step", "epoch") and value not in ("", None):
                         curves.setdefault(name, {})[int(row["step"])] = float(value)
     return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def metrics_at(curves: dict[str, list[tuple[int, float]]], step: int) -> dict[str, float]:
+    """The validation metrics of a checkpoint that was written after so many steps; Lightning logs them at that step or the one before."""
+    validation = {name: dict(points) for name, points in curves.items() if name.startswith("val/")}
+    return {name: points[s] for name, points in validation.items() for s in (step - 1, step) if s in points}
+
+
+def write_metrics(metrics: dict[str, float], folder: Path) -> None:
+    """Write ``metrics.json``."""
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
 
 
 def plot_loss(curves: dict[str, list[tuple[int, float]]], target: Path, title: str) -> None:
@@ -148,3 +160,47 @@ that was written from a variant, `_reference` all others.
 
 def _lines(facts: dict[str, str]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def print_summary(
+    title: str,
+    facts: dict[str, str],
+    counts: dict[str, int],
+    objectives: Objectives,
+    metrics: dict[str, float],
+    folder: Path,
+    files: list[Path],
+) -> None:
+    """Print the table that ends a run.
+
+    Parameters
+    ----------
+    counts
+        What training saw.
+    files
+        Tables of genes.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for what, value in facts.items():
+        table.add_row(what, value)
+    for what, n in counts.items():
+        table.add_row(f"training {what.replace('_', ' ')}", f"{n:,}")
+    table.add_section()
+    for stage, part in (("val", "validation"), ("test", "test")):
+        of_stage = {k.removeprefix(f"{stage}/"): v for k, v in metrics.items() if k.startswith(f"{stage}/")}
+        if not of_stage:
+            continue
+        if "loss" in of_stage:
+            table.add_row(f"{part} loss (baseline)", f"{of_stage['loss']:.4f} ({of_stage['baseline_loss']:.4f})")
+        for what, text in objectives.rows(of_stage):
+            table.add_row(f"{part}, {what}", text)
+    table.add_section()
+    table.add_row("model", str(folder / "model"))
+    table.add_row("checkpoints", str(folder / "checkpoints"))
+    table.add_row("loss curve", str(folder / "loss.png"))
+    for file in files:
+        table.add_row("genes, best predicted first", str(file))
+    Console().print(table)

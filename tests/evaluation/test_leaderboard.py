@@ -2,18 +2,26 @@ import copy
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bmfm import leaderboard
-from bmfm.evaluation import board as boards
-from bmfm.evaluation import submission as sub
+from bmfm.evaluation.checksums import content_hash
+from bmfm.evaluation.leaderboard import board as boards
+from bmfm.evaluation.leaderboard import check as checks
+from bmfm.evaluation.leaderboard import entries as board_entries
+from bmfm.evaluation.leaderboard import site
+from bmfm.evaluation.leaderboard import submission as sub
+from bmfm.evaluation.leaderboard.check import check
+from bmfm.evaluation.leaderboard.submission import digest, make_submission
 from bmfm.evaluation.report.comparison import MODES
-from bmfm.evaluation.submission import check, digest, make_submission
 from tests.evaluation.test_report import HOSTILE, SHA, TASKS, Page, failed, sample
 
 SUITE = {task: metric for task, (metric, _) in TASKS.items()}
+OMICS = {task: "rna" if task == "mpra/lac" else "dna" for task in SUITE}
+BOARD = boards.Board("demo", "A <b>demonstration</b>", SUITE, OMICS)
 DATA = SHA[::-1]
 REPORTED = Path(__file__).parents[2] / "leaderboard" / "reported"
 
@@ -24,10 +32,10 @@ def board(monkeypatch):
     real = boards.read_board
 
     def read_board(suite):
-        omics = {task: "rna" if task == "mpra/lac" else "dna" for task in SUITE}
-        return boards.Board("demo", "A <b>demonstration</b>", SUITE, omics, {}) if suite == "demo" else real(suite)
+        return BOARD if suite == "demo" else real(suite)
 
-    monkeypatch.setattr(boards, "read_board", read_board)
+    for module in (board_entries, site, leaderboard):
+        monkeypatch.setattr(module, "read_board", read_board)
 
 
 @pytest.fixture
@@ -64,7 +72,7 @@ def saved(folder, **submissions):
 def test_round_trip(measured, tmp_path):
     file = saved(tmp_path, one=measured) / "one.json"
     assert sub.read(file) == measured
-    assert check(sub.read(file), SUITE, dict.fromkeys(SUITE, DATA)) == []
+    assert check(sub.read(file), replace(BOARD, hashes=dict.fromkeys(SUITE, DATA))) == []
     assert [t["task"] for t in measured["tasks"]] == list(SUITE)
     first = measured["tasks"][0]
     assert first["mean"] == pytest.approx(sum(s["value"] for s in first["seeds"]) / 3)
@@ -90,12 +98,12 @@ def test_runs_of_different_things_are_not_submitted(key, said):
 
 
 def test_a_baseline_may_have_settings_by_task():
-    results = sample(entrants={("6-mers", "baseline"): 0.6})
+    results = sample(methods={("6-mers", "baseline"): 0.6})
     spread = [(i, r, s, next(iter(r["metrics"].values()))) for i, r in enumerate(results["records"]) for s in range(3)]
     results["records"] = [
         r | {"seed": s, "model_hash": f"{i % 10}" * 64, "metrics": {r["metric"]: value + 0.01 * s}} for i, r, s, value in spread
     ]
-    assert check(make_submission(results, "6-mers", "baseline"), SUITE) == []
+    assert check(make_submission(results, "6-mers", "baseline"), BOARD) == []
 
 
 def first(**values):
@@ -123,7 +131,7 @@ INVALID = [
     (first(mean=10**400), "it must be finite"),
     (first(metric="accuracy"), "metric is accuracy, the suite's is mcc"),
     (first(metric="f1"), "gue/tf_0: metric 'f1' is unknown; choose accuracy"),
-    (first(data_hash="0" * 64), "data_hash is 000000000000..., the card's data are"),
+    (first(data_hash="0" * 64), "data_hash is 000000000000..., the task's data are"),
     (first(data_hash=None), "gue/tf_0: data_hash is missing"),
     (first(n_test=None), "gue/tf_0: n_test is missing"),
     (lambda s: s["model"].update(hash=None), "model.hash is missing"),
@@ -141,14 +149,14 @@ INVALID = [
 
 @pytest.mark.parametrize("change, said", INVALID, ids=[said[:40] for _, said in INVALID])
 def test_each_fault_is_named(measured, change, said):
-    reasons = check(changed(measured, change), SUITE, {"gue/tf_0": DATA})
+    reasons = check(changed(measured, change), replace(BOARD, hashes={"gue/tf_0": DATA}))
     assert any(said in why for why in reasons), reasons
     assert not any(why.startswith("digest is") for why in reasons)
 
 
 def test_what_was_changed_afterwards_is_found(measured):
     change = lambda s: s["model"].update(name="another")  # noqa: E731
-    assert check(changed(measured, change, again=False), SUITE) == [
+    assert check(changed(measured, change, again=False), BOARD) == [
         "digest is not that of the content, which was changed after it was made; make the submission anew from its results"
     ]
 
@@ -156,45 +164,45 @@ def test_what_was_changed_afterwards_is_found(measured):
 @pytest.mark.parametrize("content", [None, [], 3, "text", {}, {"suite": []}])
 def test_what_is_no_submission_is_refused(content, tmp_path):
     saved(tmp_path, x=content)
-    assert boards.inspect(tmp_path / "x.json")[1]
+    assert board_entries.inspect(tmp_path / "x.json")[1]
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, "\xff", "9" * 5000, " " * 3_000_000])
 def test_files_that_cannot_be_read_are_refused(text, tmp_path):
     (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
-    assert "x.json: " in boards.inspect(tmp_path / "x.json")[1][0]
+    assert "x.json: " in board_entries.inspect(tmp_path / "x.json")[1][0]
 
 
 def test_reported_ones_may_lack_all_but_their_source():
-    assert check(reported(), SUITE) == []
-    assert check(reported(tasks=[], groups=[{"group": "promoter", "metric": "F1", "value": 0.92}]), SUITE) == []
-    assert any("at least one figure" in why for why in check(reported(tasks=[]), SUITE))
+    assert check(reported(), BOARD) == []
+    assert check(reported(tasks=[], groups=[{"group": "promoter", "metric": "F1", "value": 0.92}]), BOARD) == []
+    assert any("at least one figure" in why for why in check(reported(tasks=[]), BOARD))
     uncited = changed(reported(), lambda s: s["model"].update(citation=None))
-    assert any("model.citation is missing" in why for why in check(uncited, SUITE))
-    assert any("mean is 72.0" in why for why in check(changed(reported(), first(mean=72.0)), SUITE))
+    assert any("model.citation is missing" in why for why in check(uncited, BOARD))
+    assert any("mean is 72.0" in why for why in check(changed(reported(), first(mean=72.0)), BOARD))
 
 
 def test_schema_and_code_agree(measured):
     """Whatever jsonschema refuses the check refuses, and what passes its shape passes jsonschema."""
-    rules = sub.schema()
+    rules = checks.schema()
     assert rules["properties"]["mode"]["enum"] == list(MODES) and rules["properties"]["format"]["enum"] == [sub.FORMAT]
     assert set(measured) == set(rules["required"]) == set(rules["properties"])
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(rules)
     validator.check_schema(rules)
     for content in (measured, reported()):
-        assert validator.is_valid(content) and not check(content, SUITE)
+        assert validator.is_valid(content) and not check(content, BOARD)
     for change, said in INVALID:
         content = changed(measured, change)
         if not any(x in said for x in ("printable", "finite")):
-            assert validator.is_valid(content) is not bool(sub._shape(content, rules, "")), said
+            assert validator.is_valid(content) is not bool(checks._shape(content, rules, "")), said
 
 
 def test_site_keeps_the_valid_and_names_the_others(measured, tmp_path):
     worse = changed(make_submission(sample(), "dna_ref", "finetune"), lambda s: None)
     folder = saved(tmp_path / "in" / "deep", good=measured, worse=worse, again=measured, cheat=changed(measured, first(mean=0.99)))
     (folder / "broken.json").write_text("{")
-    index, refused = leaderboard.build(tmp_path / "in", tmp_path / "site")
+    index, refused = site.build(tmp_path / "in", tmp_path / "site")
     assert {f.name for f in refused} == {"broken.json", "cheat.json", "good.json"}
     assert "the same submission as" in refused[folder / "good.json"][0]
     page = index.read_text()
@@ -207,7 +215,7 @@ def test_site_is_alone_and_lets_nothing_through(measured, tmp_path):
     evil = changed(other, lambda s: (s["model"].update(name=HOSTILE, citation=HOSTILE), s["hardware"].update(device=HOSTILE)))
     groups = [{"group": HOSTILE, "metric": HOSTILE, "value": 0.5}]
     folder = saved(tmp_path, a=measured, evil=evil, told=reported(groups=groups))
-    index, refused = leaderboard.build(folder, tmp_path / "site")
+    index, refused = site.build(folder, tmp_path / "site")
     page = Page(index.read_text())
     assert not refused and page.scripts == 1
     assert page.outside == ["https://example.org/dna_snp"] * 2
@@ -216,10 +224,12 @@ def test_site_is_alone_and_lets_nothing_through(measured, tmp_path):
 
 def test_what_is_known_of_each_is_told_apart(measured, tmp_path, monkeypatch):
     """In bold stands what follows from its predictions or was repeated: not what was only said, however good."""
-    told, said = reported(), make_submission(sample(entrants={("gpt", "finetune"): 0.9}), "gpt", "finetune")
+    told, said = reported(), make_submission(sample(methods={("gpt", "finetune"): 0.9}), "gpt", "finetune")
     told["tasks"][0]["mean"] = 0.95
-    monkeypatch.setattr(boards, "compare", lambda s, *_: ([], "recomputed" if s["model"]["name"] == "dna_snp" else "predictions not kept"))
-    index, refused = leaderboard.build(saved(tmp_path, a=measured, said=said, told=signed(told)), tmp_path / "site")
+    monkeypatch.setattr(
+        board_entries, "compare", lambda s, *_: ([], "recomputed" if s["model"]["name"] == "dna_snp" else "predictions not kept")
+    )
+    index, refused = site.build(saved(tmp_path, a=measured, said=said, told=signed(told)), tmp_path / "site")
     own, unproved, taken = re.findall(r'<tr class="(?:own|taken)">.*', index.read_text())
     assert not refused and "Somebody et al. 2025" in taken and "measured" not in index.read_text()
     assert '<span class="badge note">submitted, not repeated</span>' in own and "badge good" in own
@@ -230,13 +240,13 @@ def test_what_is_known_of_each_is_told_apart(measured, tmp_path, monkeypatch):
 
 
 def test_columns_can_be_sorted_by_whoever_reads(measured, tmp_path):
-    index, _ = leaderboard.build(saved(tmp_path, a=measured), tmp_path / "site")
+    index, _ = site.build(saved(tmp_path, a=measured), tmp_path / "site")
     heads = re.findall(r'<th scope="col" data-first="(\w+)" data-kind="(\w+)"[^>]*><button type="button">([^<]*)', index.read_text())
     by = {name.strip(): (order, kind) for order, kind, name in heads}
     assert by["gue/tf_0 Matthews correlation"] == ("descending", "number")
     assert by["mpra/lac mean squared error"] == ("ascending", "number")
     assert by["model"] == ("ascending", "text")
-    assert "aria-sort" in leaderboard.SCRIPT
+    assert "aria-sort" in site.SCRIPT
 
 
 def test_commands(tmp_path, capsys):
@@ -262,14 +272,14 @@ def test_commands(tmp_path, capsys):
 
 def test_an_unknown_suite_is_named(measured, tmp_path):
     folder = saved(tmp_path, x=changed(measured, lambda s: s.update(suite="gues")))
-    assert "no suite is named 'gues'; did you mean gue" in boards.inspect(folder / "x.json")[1][0]
+    assert "no suite is named 'gues'; did you mean gue" in board_entries.inspect(folder / "x.json")[1][0]
 
 
 def test_reported_figures_that_ship_are_valid():
     files = sorted(REPORTED.glob("*.json"))
     assert files
     for file in files:
-        content, reasons, _ = boards.inspect(file)
+        content, reasons, _ = board_entries.inspect(file)
         assert not reasons, reasons
         assert content["status"] == "reported"
 
@@ -287,19 +297,18 @@ def test_one_seed_is_enough_where_it_says_all():
         value = record["metrics"][record["metric"]]
         record["intervals"] = {record["metric"]: [value - 0.1, value + 0.1]}
     made = make_submission(results | {"records": kept}, "dna_snp", "linear_probe")
-    assert check(made, SUITE) == []
+    assert check(made, BOARD) == []
     for change, reason in (
         (lambda s: s["tasks"][0].update(deterministic=False), "1 seeds; a submission has 3 or more"),
         (lambda s: s["tasks"][0].update(low=None), "low is missing; a bootstrap"),
         (lambda s: s["tasks"][0].update(mean=s["tasks"][0]["low"]), "of its seeds it is"),
         (lambda s: s.update(mode="finetune"), "depends on its seed"),
     ):
-        assert any(reason in why for why in check(changed(made, change), SUITE)), reason
+        assert any(reason in why for why in check(changed(made, change), BOARD)), reason
 
 
-def test_data_of_a_card_are_compared(tmp_path, monkeypatch):
+def test_data_of_a_task_are_compared(tmp_path, monkeypatch):
     """The suite `demo_dna` knows the hash of what ships; a submission of other data is refused."""
-    from bmfm.evaluation.tasks import content_hash
     from bmfm.files import ASSETS
 
     monkeypatch.undo()
@@ -324,5 +333,5 @@ def test_data_of_a_card_are_compared(tmp_path, monkeypatch):
             "records": [record | {"data_hash": data_hash}],
         }
         saved(tmp_path, one=make_submission(results, record["model"], "baseline"))
-        reasons = boards.inspect(tmp_path / "one.json")[1]
-        assert (not reasons) == valid and (valid or "run on the card's data" in reasons[0])
+        reasons = board_entries.inspect(tmp_path / "one.json")[1]
+        assert (not reasons) == valid and (valid or "run on the task's data" in reasons[0])

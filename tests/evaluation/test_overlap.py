@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmfm.benchmark import benchmark
 from bmfm.cli import compose
-from bmfm.evaluation.examples import Examples
-from bmfm.evaluation.overlap import _count, overlap, sentences
+from bmfm.evaluation.benchmark import benchmark
+from bmfm.evaluation.overlap import count_overlap, overlap, sentences
 from bmfm.evaluation.sketch import EMPTY, jaccard_of, near, sketches
-from bmfm.evaluation.tasks import read_task
+from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.files import ASSETS
 from bmfm.hashing import mix
 
@@ -77,14 +76,14 @@ def test_counts_of_what_ships_are_those_of_pandas():
     whole["lesser"] = [min(s, complement(s)) for s in whole.sequence]
     train, test = whole[whole.part == "train"], whole[whole.part == "test"]
     labels = whole.groupby("lesser").label.transform("nunique")
-    found = overlap(Examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none"))
+    found = overlap(read_examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none"))
     assert found["exact"] == test.lesser.isin(train.lesser).sum() > 0
     assert found["contradicting"] == (labels > 1).sum() and found["test"] == len(test)
 
 
 @pytest.fixture
 def seen_table(tmp_path):
-    """A card's data in which everything was done wrong: one test sequence of each kind."""
+    """A task's data in which everything was done wrong: one test sequence of each kind."""
     rng = np.random.default_rng(1)
     train = ["".join(rng.choice(list("ACGT"), 70)) for _ in range(40)]
     test = [
@@ -131,9 +130,9 @@ def test_cells_that_were_seen_are_counted(tmp_path):
     twice.obs["part"] = ["train"] * 50 + ["validation"] * 10 + ["test"] * 5
     twice.obs["cell_type"] = [*adata.obs["cell_type"], "b", "b", "a", "b", "a"]  # the first has another type than before
     twice.write_h5ad(tmp_path / "t.h5ad")
-    card = read_task("demo/pbmc3k", ["checkpoint=none", f"data.path={tmp_path / 't.h5ad'}", "objectives.label.column=cell_type",
+    task = read_task("demo/pbmc3k", ["checkpoint=none", f"data.path={tmp_path / 't.h5ad'}", "objectives.label.column=cell_type",
                                      "data.split={by: column, column: part}"])  # fmt: skip
-    card.__dict__["files"] = ()
-    found = _count(Examples(card, tmp_path))
-    assert found == {"test": 5, "exact": 5, "near": 0, "contradicting": 2}
-    assert json.loads(json.dumps(found)) == found
+    task.__dict__["files"] = ()
+    counts = count_overlap(read_examples(task, tmp_path))
+    assert counts == {"test": 5, "exact": 5, "near": 0, "contradicting": 2}
+    assert json.loads(json.dumps(counts)) == counts

@@ -20,7 +20,7 @@ TASKS = {
     "gue/prom_300_tata": ("mcc", "Promoter with TATA box"),
     "mpra/lac": ("mse", "Activity of the lac promoter"),
 }
-ENTRANTS = {("dna_snp", "finetune"): 0.72, ("dna_ref", "finetune"): 0.7, ("dna_snp", "linear_probe"): 0.6, ("6-mers", "baseline"): 0.55}
+METHODS = {("dna_snp", "finetune"): 0.72, ("dna_ref", "finetune"): 0.7, ("dna_snp", "linear_probe"): 0.6, ("6-mers", "baseline"): 0.55}
 
 
 def record(task, model, mode, seed, value, **more):
@@ -42,11 +42,11 @@ def record(task, model, mode, seed, value, **more):
     } | more  # fmt: skip
 
 
-def sample(tasks=tuple(TASKS), entrants=ENTRANTS, seeds=(0, 1, 2), noise=0.01):
+def sample(tasks=tuple(TASKS), methods=METHODS, seeds=(0, 1, 2), noise=0.01):
     """A whole run without failures; of the lac promoter, where less is better, good models have a small error."""
     random, records = np.random.default_rng(0), []
     for t, task in enumerate(tasks):
-        for (model, mode), level in entrants.items():
+        for (model, mode), level in methods.items():
             for seed in seeds if mode == "finetune" else seeds[:1]:
                 value = level + 0.02 * t + noise * random.standard_normal()
                 records.append(record(task, model, mode, seed, round(float(1 - value if TASKS[task][0] == "mse" else value), 6)))
@@ -118,9 +118,9 @@ def test_the_best_is_bold_also_where_less_is_better(tmp_path):
 
 def test_intervals_are_of_seeds_or_of_examples_and_say_which():
     c = Comparison(sample())
-    over_seeds = c.tasks[0].cells[ComparedMethod("dna_snp", "finetune")]
+    over_seeds = c.tasks[0].scores[ComparedMethod("dna_snp", "finetune")]
     assert over_seeds.over_seeds and "±" in str(over_seeds)
-    alone = c.tasks[0].cells[ComparedMethod("6-mers", "baseline")]
+    alone = c.tasks[0].scores[ComparedMethod("6-mers", "baseline")]
     assert not alone.over_seeds and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", str(alone))
     agreeing = [record("gue/tf_0", "m", "linear_probe", s, 0.6) for s in range(3)]
     assert str(summarise(agreeing, "mcc")) == "0.600 [0.560, 0.640]"
@@ -133,12 +133,12 @@ def test_half_width_is_students():
 
 
 def test_those_whose_interval_overlaps_the_best_are_marked(tmp_path):
-    results = sample(tasks=["gue/tf_0"], entrants={("a", "baseline"): 0.7, ("b", "baseline"): 0.65, ("c", "baseline"): 0.5}, noise=0)
+    results = sample(tasks=["gue/tf_0"], methods={("a", "baseline"): 0.7, ("b", "baseline"): 0.65, ("c", "baseline"): 0.5}, noise=0)
     _, text = written(results, tmp_path)
     assert rows_of(text, "Results")[2][2:] == ["**0.700 [0.660, 0.740]**", "≈ 0.650 [0.610, 0.690]", "0.500 [0.460, 0.540]"]
 
 
-def test_means_and_ranks_are_of_entrants_with_every_task(tmp_path):
+def test_means_and_ranks_are_of_methods_with_every_task(tmp_path):
     results = failed(sample(), "gue/tf_1", "dna_snp", "finetune", seeds=(1,))
     results["records"] = [r for r in results["records"] if not (r["task"] == "mpra/lac" and r["mode"] == "linear_probe")]
     c = Comparison(results)
@@ -146,7 +146,7 @@ def test_means_and_ranks_are_of_entrants_with_every_task(tmp_path):
     _, text = written(results, tmp_path)
     head, _, *rows = rows_of(text, "Results")
     by = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    mean = [c.tasks[i].cells[ComparedMethod("dna_ref", "finetune")].mean for i in range(5)]
+    mean = [c.tasks[i].scores[ComparedMethod("dna_ref", "finetune")].mean for i in range(5)]
     assert by["mean of 5 tasks"]["dna_ref, fine-tuned"] == f"{sum(mean) / 5:.3f}"
     for row in ("mean of 5 tasks", "mean rank"):
         assert by[row]["dna_snp, fine-tuned"] == by[row]["dna_snp, linear probe"] == "-"
@@ -167,7 +167,7 @@ def test_failures_are_shown_with_their_error(tmp_path):
 
 
 def test_nothing_is_let_through_unescaped(tmp_path):
-    results = sample(entrants={(HOSTILE, "finetune"): 0.7, ("b", HOSTILE): 0.6})
+    results = sample(methods={(HOSTILE, "finetune"): 0.7, ("b", HOSTILE): 0.6})
     results["suite"]["title"] = HOSTILE
     umap = {"x": [0.1, 1.2], "y": [1.0, 1.0], "label": [HOSTILE, "b"], "batch": [HOSTILE, "c"]}
     for r in results["records"]:
@@ -208,9 +208,9 @@ def test_published_figures_stand_apart(tmp_path):
     assert "1. Zhou et al. 2024" in text
 
 
-@pytest.mark.parametrize("tasks, entrants, tested", [(6, 4, True), (4, 4, False), (6, 2, False)])
-def test_ranks_are_tested_where_there_is_enough(tasks, entrants, tested, tmp_path):
-    html, text = written(sample(tuple(TASKS)[:tasks], dict(list(ENTRANTS.items())[:entrants])), tmp_path)
+@pytest.mark.parametrize("tasks, methods, tested", [(6, 4, True), (4, 4, False), (6, 2, False)])
+def test_ranks_are_tested_where_there_is_enough(tasks, methods, tested, tmp_path):
+    html, text = written(sample(tuple(TASKS)[:tasks], dict(list(METHODS.items())[:methods])), tmp_path)
     assert ("critical-difference diagram" in html) is tested
     assert ("Nemenyi, 5%" in text) is tested and ("without a test" in text) is not tested
 
@@ -232,7 +232,7 @@ def test_checkpoints_of_one_name_are_told_apart():
     for r in results["records"]:
         if r["model"] == "dna_snp" and r["mode"] == "finetune":
             r["model_hash"] = f"{r['seed']}" * 64
-    names = {e.model for e in Comparison(results).entrants}
+    names = {m.model for m in Comparison(results).methods}
     assert {"dna_snp (00000000)", "dna_snp (11111111)", f"dna_snp ({SHA[:8]})", "dna_ref", "6-mers"} <= names
 
 
@@ -246,7 +246,7 @@ def test_tasks_that_nobody_ran_and_runs_where_all_failed(tmp_path):
     results = sample(tasks=["gue/tf_0"])
     results["suite"]["tasks"].append("gue/never")
     assert rows_of(written(results, tmp_path)[1], "Results")[3] == ["gue/never", "not run", "-", "-", "-", "-"]
-    for model, mode in ENTRANTS:
+    for model, mode in METHODS:
         failed(results, "gue/tf_0", model, mode)
     html, text = written(results, tmp_path)
     assert Page(html) and "0 finished" in text

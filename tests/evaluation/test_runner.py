@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import anndata
@@ -11,13 +12,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bmfm.benchmark import benchmark, entrants_of
 from bmfm.cli import compose, config_folder
 from bmfm.evaluation import runner
-from bmfm.evaluation.examples import Examples
+from bmfm.evaluation.baselines.cells import PcaEmbeddings
+from bmfm.evaluation.baselines.linear import LinearBaseline
+from bmfm.evaluation.benchmark import benchmark, methods_of
+from bmfm.evaluation.examples.cells import CellExamples
+from bmfm.evaluation.examples.sequences import SequenceExamples
+from bmfm.evaluation.grid import Job, RunSettings, build_grid, schedule_shared_first, takes
 from bmfm.evaluation.launch import LocalPool, Slurm
-from bmfm.evaluation.methods import PrecomputedEmbeddings, Probe
-from bmfm.evaluation.tasks import read_task
+from bmfm.evaluation.methods.base import LabelMethod
+from bmfm.evaluation.methods.finetuned import FineTuned
+from bmfm.evaluation.methods.precomputed import PrecomputedEmbeddings
+from bmfm.evaluation.methods.probe import Probe
+from bmfm.evaluation.protocols.base import protocol_of
+from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.files import ASSETS, cache_root
 
 DNA = "+suite={name: demo_dna, title: t, tasks: [demo/core_promoter_tata]}"
@@ -32,6 +41,13 @@ SHORT = [
         "trainer.limit_val_batches=2",
     )
 ]
+
+
+def bare(kind, name, **attributes):
+    """Examples of a task of which nothing is read."""
+    examples = object.__new__(kind)
+    vars(examples).update({"task": SimpleNamespace(name=name)} | attributes)
+    return examples
 
 
 def here(run, jobs, failed):
@@ -51,12 +67,12 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def promoters():
-    return Examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none")
+    return read_examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none")
 
 
 @pytest.fixture(scope="module")
 def cells():
-    return Examples(read_task("demo/pbmc3k", ["checkpoint=none"]), "none")
+    return read_examples(read_task("demo/pbmc3k", ["checkpoint=none"]), "none")
 
 
 def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
@@ -73,7 +89,7 @@ def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
     assert records[-1]["metrics"]["mcc"] == pytest.approx(0.514, abs=0.01)  # of a plain logistic regression
     table = pd.read_parquet(tmp_path / "run" / "results.parquet")
     assert sorted(table["metric_mcc"]) == sorted(r["metrics"]["mcc"] for r in records)
-    kept = np.load(tmp_path / "run" / "cells" / records[0]["key"] / "predictions.npz")
+    kept = np.load(tmp_path / "run" / "jobs" / records[0]["key"] / "predictions.npz")
     assert kept["label/truth"].shape == (613,) and kept["label/scores"].shape == (613, 2)
     # one embedding served both probes, and finished cells are not run again
     folders = [
@@ -84,7 +100,7 @@ def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
     assert len(folders) == 1
     again = run(DNA, f"checkpoint={dna_model}", "name=tiny", modes, *SHORT, "baseline=[kmer_linear]")
     assert [r["date"] for r in again] == [r["date"] for r in records]
-    # a run of other entrants into the same folder stands beside
+    # a run of other methods into the same folder stands beside
     run(DNA, "baseline=[cnn]", "baselines.cnn.max_epochs=1")
     assert len(json.loads((tmp_path / "run" / "results.json").read_text())["records"]) == 7
     assert all(w in (tmp_path / "run" / "report.md").read_text() for w in ("tiny", "small CNN", "linear on k-mers"))
@@ -92,13 +108,11 @@ def test_a_checkpoint_in_every_mode_beside_baselines(run, tmp_path, dna_model):
     from bmfm.leaderboard import main
 
     submitted = tmp_path / "submission.json"
-    asked = ["submit", str(tmp_path / "run" / "results.json"), "--model", "tiny", "--mode", "linear_probe", "--output", str(submitted)]
-    assert main(asked) == 0 and main(["check", str(submitted)]) == 0
+    command = ["submit", str(tmp_path / "run" / "results.json"), "--model", "tiny", "--mode", "linear_probe", "--output", str(submitted)]
+    assert main(command) == 0 and main(["check", str(submitted)]) == 0
 
 
 def test_a_failure_is_a_record_and_is_tried_again(run, tmp_path, monkeypatch):
-    from bmfm.evaluation.baselines import LinearBaseline
-
     def fail(self, examples, seed, folder):
         raise RuntimeError("out of luck")
 
@@ -106,7 +120,7 @@ def test_a_failure_is_a_record_and_is_tried_again(run, tmp_path, monkeypatch):
         patch.setattr(LinearBaseline, "predict", fail)
         (record,) = run(DNA, "baseline=[kmer_linear]")
     assert record["status"] == "failed" and record["error"] == "RuntimeError: out of luck" and record["test_uses"] == 0
-    assert "out of luck" in (tmp_path / "run" / "cells" / record["key"] / "error.txt").read_text()
+    assert "out of luck" in (tmp_path / "run" / "jobs" / record["key"] / "error.txt").read_text()
     assert "out of luck" in (tmp_path / "run" / "report.html").read_text()
     (record,) = run(DNA, "baseline=[kmer_linear]")
     assert record["status"] == "ok"
@@ -147,33 +161,33 @@ def test_every_baseline_runs(name, promoters, cells, tmp_path):
     from hydra.utils import instantiate
 
     (config,) = compose("benchmark", [DNA, f"baseline=[{name}]"]).baselines.values()
-    entrant = instantiate(config, _convert_="all", **({"max_epochs": 1} if "max_epochs" in config else {}))
+    method = instantiate(config, _convert_="all", **({"max_epochs": 1} if "max_epochs" in config else {}))
     if name in ("scvi", "harmony"):
         pytest.importorskip({"scvi": "scvi", "harmony": "harmonypy"}[name])
-        card = read_task("demo/pbmc3k_embedding", ["checkpoint=none"])
-        assert runner.takes(entrant, card) == (name == "scvi")
-        cells.card.__dict__["batch"] = "cell_type" if name == "harmony" else None
-        assert len(entrant.embed(cells, 0)) == 2700
+        task = read_task("demo/pbmc3k_embedding", ["checkpoint=none"])
+        assert takes(method, task, protocol_of(task)) == (name == "scvi")
+        cells.task.__dict__["batch"] = "cell_type" if name == "harmony" else None
+        assert len(method.embed(cells, 0)) == 2700
         return
-    examples = promoters if "dna" in entrant.omics else cells
-    if not hasattr(entrant, "predict"):
-        assert np.isfinite(embedded := entrant.embed(examples, 0)).all() and len(embedded) == 2700
+    examples = promoters if method.takes(promoters.task) else cells
+    if not isinstance(method, LabelMethod):
+        assert np.isfinite(embedded := method.embed(examples, 0)).all() and len(embedded) == 2700
         return
-    said = entrant.predict(examples, 0, tmp_path)["label"]
-    truth = examples._labels["label"].values[examples.parts["test"]]
-    assert (said.argmax(1) == truth).mean() > (0.6 if "dna" in entrant.omics else 0.9)
+    scores = method.predict(examples, 0, tmp_path)["label"]
+    truth = examples.labels_of_all("label")[examples.parts["test"]]
+    assert (scores.argmax(1) == truth).mean() > (0.6 if examples is promoters else 0.9)
 
 
 def test_components_see_the_training_cells_alone(cells):
-    from bmfm.evaluation.baselines import PcaEmbeddings, log_values
+    from bmfm.evaluation.baselines.cells import log_values
 
     before = PcaEmbeddings("p").embed(cells)
-    values, _ = log_values(cells)
+    values = log_values(cells)
     changed = values.copy()
     test_rows = np.isin(np.repeat(np.arange(values.shape[0]), np.diff(values.indptr)), cells.parts["test"])
     changed.data[test_rows] *= 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bmfm.evaluation.baselines.log_values", lambda examples: (changed, values.shape[0]))
+        patch.setattr("bmfm.evaluation.baselines.cells.log_values", lambda examples: changed)
         after = PcaEmbeddings("p").embed(cells)
     train = cells.parts["train"]
     np.testing.assert_allclose(before[train], after[train], atol=1e-4)
@@ -181,11 +195,11 @@ def test_components_see_the_training_cells_alone(cells):
 
 def test_embeddings_made_elsewhere(cells, promoters, tmp_path):
     n, rng = 2700, np.random.default_rng(0)
-    types = cells._labels["label"].values
+    types = cells.labels_of_all("label")
     cells.adata.obsm["X_told"] = np.eye(9, dtype=np.float32)[np.where(types < 0, 8, types)]
-    said = Probe(PrecomputedEmbeddings("told", key="X_told")).predict(cells, 0, tmp_path)["label"]
-    truth = cells._labels["label"].values[cells.parts["test"]]
-    assert (said.argmax(1) == truth)[truth >= 0].all()
+    scores = Probe(PrecomputedEmbeddings("told", key="X_told")).predict(cells, 0, tmp_path)["label"]
+    truth = cells.labels_of_all("label")[cells.parts["test"]]
+    assert (scores.argmax(1) == truth)[truth >= 0].all()
     with pytest.raises(ValueError, match="no 'X_absent'; it has X_told"):
         PrecomputedEmbeddings("absent", key="X_absent").embed(cells)
     # a table matched by the cells' names, in another order
@@ -205,10 +219,8 @@ def test_embeddings_made_elsewhere(cells, promoters, tmp_path):
 
 
 def test_cells_whose_names_look_like_numbers_are_matched_to_the_letter(tmp_path):
-    from types import SimpleNamespace
-
     names = ["001", "1", "1e5", "100000", "NA"]
-    cells = SimpleNamespace(card=SimpleNamespace(omics="rna", name="five"), adata=SimpleNamespace(obs_names=pd.Index(names)), inputs=names)
+    cells = bare(CellExamples, "five", adata=SimpleNamespace(obs_names=pd.Index(names)), data=SimpleNamespace(cells=names))
     (tmp_path / "t.csv").write_text("cell,e0\nNA,4\n100000,3\n001,0\n1e5,2\n1,1\n")
     assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(cells)[:, 0].tolist() == [0, 1, 2, 3, 4]
     (tmp_path / "t.csv").write_text("e0,e1\n" + "0.5,1\n" * 5)
@@ -226,9 +238,9 @@ def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
     for name, names in (("sequence", texts), ("anything", texts), ("sha256", digests)):
         table = pd.DataFrame({name: np.array(names)[order], "e0": value[order]})
         table.to_csv(tmp_path / "t.csv", index=False)
-        made = PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv"))
-        assert (made.embed(promoters)[:, 0] == value).all()
-    for broken, said in (
+        precomputed = PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv"))
+        assert (precomputed.embed(promoters)[:, 0] == value).all()
+    for broken, message in (
         (table.assign(sha256="x"), "has several rows named 'x', which differ"),
         (table.iloc[5:], r"no row for \d+ of 6,130 examples"),
         (table.assign(e1="x"), "column 'e1' is text"),
@@ -236,7 +248,7 @@ def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
         (table[["e0"]], r"does not say which row is which example.*ordered: true"),
     ):
         broken.to_csv(tmp_path / "t.csv", index=False)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(promoters)
     np.save(tmp_path / "t.npy", value[:, None])
     with pytest.raises(ValueError, match="ordered: true"):
@@ -245,20 +257,20 @@ def test_embeddings_of_sequences_are_matched_or_refused(promoters, tmp_path):
 
 
 def test_embeddings_of_pairs_and_of_named_rows(tmp_path):
-    """Of pairs the first two columns are the key; a column that the card's table has under the same name is one, too."""
+    """Of pairs the first two columns are the key; a column that the task's table has under the same name is one, too."""
     table = pd.DataFrame({"a": ["AC", "AC", "GT"], "b": ["G", "T", "G"], "probe": [7, 8, 9], "label": [0, 1, 0]})
-    given = SimpleNamespace(card=SimpleNamespace(omics="dna", name="x/y"), data=SimpleNamespace(table=table), inputs=table[["a", "b"]])
+    pairs = bare(SequenceExamples, "x/y", data=SimpleNamespace(table=table, sequence="a", second="b"))
     by_pair = pd.DataFrame({"a": ["GT", "AC", "AC"], "b": ["G", "T", "G"], "e0": [3.0, 2, 1]})
     by_name = pd.DataFrame({"probe": [9, 7, 8], "e0": [3.0, 1, 2]})
-    for made in (by_pair, by_name, pd.concat([by_name, by_name])):
-        made.to_csv(tmp_path / "t.csv", index=False)
-        assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(given)[:, 0].tolist() == [1, 2, 3]
+    for named in (by_pair, by_name, pd.concat([by_name, by_name])):
+        named.to_csv(tmp_path / "t.csv", index=False)
+        assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(pairs)[:, 0].tolist() == [1, 2, 3]
     by_name.assign(probe=[9, 7, 5]).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match=r"no row for 1 of 3 examples of x/y \(first: '8'\)"):
-        PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(given)
+        PrecomputedEmbeddings("t", path=str(tmp_path / "t.csv")).embed(pairs)
 
 
-def test_a_failed_cell_shows_in_the_exit_status(run, tmp_path, monkeypatch, capsys):
+def test_a_failed_job_shows_in_the_exit_status(run, tmp_path, monkeypatch, capsys):
     import bmfm.benchmark
 
     def fail(self, examples, seed, folder):
@@ -266,11 +278,11 @@ def test_a_failed_cell_shows_in_the_exit_status(run, tmp_path, monkeypatch, caps
 
     config = compose("benchmark", [DNA, *QUICK, f"run_dir={tmp_path / 'run'}", "baseline=[kmer_linear]"])
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr("bmfm.evaluation.baselines.LinearBaseline.predict", fail)
+        patch.setattr("bmfm.evaluation.baselines.linear.LinearBaseline.predict", fail)
         bmfm.benchmark.run(config)
     assert ended.value.code == 1 and (tmp_path / "run" / "report.html").is_file()
-    assert "1 of 1 cells failed" in (said := capsys.readouterr().err)
-    assert "demo/core_promoter_tata: linear on k-mers (baseline), seed 0: RuntimeError: out of luck" in said
+    assert "1 of 1 jobs failed" in (stderr := capsys.readouterr().err)
+    assert "demo/core_promoter_tata: linear on k-mers (baseline), seed 0: RuntimeError: out of luck" in stderr
     assert bmfm.benchmark.run(config) is None
 
 
@@ -298,8 +310,13 @@ def test_what_is_not_there_is_listed_with_what_brings_it(run, tmp_path, capsys):
     suite = "+suite={name: two, title: t, tasks: [gue/tf_0, mpra/k562, demo/core_promoter_tata]}"
     with pytest.raises(ValueError) as raised:
         run(suite, f"data_root={tmp_path / 'nothing'}")
-    said = str(raised.value)
-    assert "2 of 3 tasks have no data" in said and "tf/0/train.csv" in said and "download=true" in said and "skip_missing=true" in said
+    message = str(raised.value)
+    assert (
+        "2 of 3 tasks have no data" in message
+        and "tf/0/train.csv" in message
+        and "download=true" in message
+        and "skip_missing=true" in message
+    )
     (record,) = run(suite, f"data_root={tmp_path / 'nothing'}", "skip_missing=true", "baseline=[kmer_linear]")
     assert record["task"] == "demo/core_promoter_tata"
     capsys.readouterr()
@@ -312,29 +329,30 @@ def test_settings_that_mean_nothing_are_refused(run):
     with pytest.raises(ValueError, match="not in the suite"):
         run(DNA, "tasks=[gue/tf_0]")
     with pytest.raises(ValueError, match=r"modes=.*unknown"):
-        entrants_of(compose("benchmark", [DNA, "modes=[few_shot]"]))
+        methods_of(compose("benchmark", [DNA, "modes=[few_shot]"]))
 
 
-def test_other_data_are_another_cell(tmp_path):
-    """Keys change with seed and settings, not with the order of entrants; what changes on disk is refused by its checksum."""
-    entrants = entrants_of(compose("benchmark", [DNA, "baseline=[kmer_linear,cnn]"]))
-    card = read_task("demo/core_promoter_tata", ["checkpoint=none"])
+def test_other_data_are_another_job(tmp_path):
+    """Keys change with seed and settings, not with the order of methods; what changes on disk is refused by its checksum."""
+    methods = methods_of(compose("benchmark", [DNA, "baseline=[kmer_linear,cnn]"]))
+    task = read_task("demo/core_promoter_tata", ["checkpoint=none"])
     other = read_task("gue/prom_core_tata", ["checkpoint=none", f"data_root={tmp_path / 'root'}"])
-    made = [runner.grid("s", [card], e, [0, 1], "none", tmp_path, 10)[0] for e in (entrants, entrants[::-1])]
-    assert {c.key for c in made[0]} == {c.key for c in made[1]} and len(made[0]) == 3  # the linear one has one seed
-    fewer = runner.grid("s", [card], entrants, [0, 1], "none", tmp_path, 20)[0]
-    assert not {c.key for c in made[0]} & {c.key for c in fewer}
+    settings = RunSettings("s", [0, 1], "none", tmp_path, 10)
+    jobs, turned = (build_grid([task], ordered, settings)[0] for ordered in (methods, methods[::-1]))
+    assert {j.key for j in jobs} == {j.key for j in turned} and len(jobs) == 3  # the linear one has one seed
+    more_draws = build_grid([task], methods, replace(settings, n_bootstrap=20))[0]
+    assert not {j.key for j in jobs} & {j.key for j in more_draws}
     root = tmp_path / "root" / "gue" / "prom" / "prom_core_tata"
     root.mkdir(parents=True)
     for part in ("train", "dev", "test"):
         (root / f"{part}.csv").write_text("sequence,label\nACGT,1\n")
-    with pytest.raises(ValueError, match="other data than the card's"):
-        runner.grid("s", [other], entrants, [0], str(tmp_path / "root"), tmp_path, 10)
+    with pytest.raises(ValueError, match="other data than the task's"):
+        build_grid([other], methods, replace(settings, data_root=str(tmp_path / "root")))
 
 
-def test_one_cell_of_each_embedding_comes_first(tmp_path):
-    cells = [runner.Job("s", "t", {}, i, str(i), "", str(tmp_path), 0, shared) for i, shared in enumerate([None, "a", "a", "b", None])]
-    assert [c.key for c in runner.schedule_shared_first(cells)] == ["1", "3", "0", "2", "4"]
+def test_one_job_of_each_embedding_comes_first(tmp_path):
+    jobs = [Job("s", "t", {}, i, str(i), "", str(tmp_path), 0, shared) for i, shared in enumerate([None, "a", "a", "b", None])]
+    assert [j.key for j in schedule_shared_first(jobs)] == ["1", "3", "0", "2", "4"]
 
 
 def test_what_several_want_is_built_once(tmp_path):
@@ -355,7 +373,7 @@ def test_what_several_want_is_built_once(tmp_path):
     assert len(built) == len(found) == 1 and (found.pop() / "x").read_text() == "y"
 
 
-def test_fine_tuned_cells_predict_the_test_part(run, cells_model):
+def test_fine_tuned_models_predict_the_test_part(run, cells_model):
     suite = "+suite={name: r, title: t, tasks: [demo/pbmc3k]}"
     records = run(suite, f"checkpoint={cells_model}", "modes=[finetune,linear_probe]", *SHORT, "baseline=[]")
     assert [r["status"] for r in records] == ["ok"] * 2 and all(r["test_uses"] == 1 and r["n_test"] > 200 for r in records)
@@ -365,7 +383,7 @@ def test_examples_of_cells_are_those_of_training(cells):
     assert set(cells.parts) == {"train", "validation", "test"} and sum(map(len, cells.parts.values())) == 2700
     part = cells.of("test")
     assert isinstance(part, anndata.AnnData) and part.n_obs == len(cells.parts["test"])
-    assert cells.kinds["label"][0] == "classification" and "unlabelled" not in cells.kinds["label"][1]
+    assert cells.kinds["label"].simple_as == "classification" and "unlabelled" not in cells.kinds["label"].classes
     assert (ASSETS / "rna" / "pbmc3k.h5ad").exists() and cells.test_uses == 0
     cells.labels("test", "label")
     assert cells.test_uses == 1
@@ -375,12 +393,12 @@ def _stored(folder, model, seed, lr, date, task="a/b", model_hash="m", metric=0.
     key = f"{model}{seed}{lr}{date}{task[0]}{model_hash}"
     r = {"key": key, "task": task, "model": model, "mode": "finetune", "seed": seed, "status": "ok", "date": date, "model_hash": model_hash}
     r |= {"data_hash": "d", "settings": {"lr": lr}}
-    (folder / "cells" / key).mkdir(parents=True)
-    (folder / "cells" / key / "record.json").write_text(json.dumps(r))
+    (folder / "jobs" / key).mkdir(parents=True)
+    (folder / "jobs" / key / "record.json").write_text(json.dumps(r))
     return r
 
 
-def test_earlier_settings_of_an_entrant_are_not_mixed_in(tmp_path):
+def test_earlier_settings_of_a_method_are_not_mixed_in(tmp_path):
     for i, lr in enumerate((1, 2)):
         for seed in (0, 1):
             _stored(tmp_path, "x", seed, lr, f"2026-0{1 + i}-01")
@@ -396,7 +414,7 @@ def test_earlier_settings_of_an_entrant_are_not_mixed_in(tmp_path):
     }  # fmt: skip
 
 
-def test_settings_of_the_card_cannot_be_changed(run, dna_model):
+def test_settings_of_the_task_cannot_be_changed(run, dna_model):
     with pytest.raises(ValueError, match=r"finetune\.data\.split\.by cannot be changed"):
         run(DNA, f"checkpoint={dna_model}", "modes=[finetune]", "+finetune.data.split.by=random")
     with pytest.raises(Exception, match="optimzer"):  # told before any cell runs
@@ -405,15 +423,13 @@ def test_settings_of_the_card_cannot_be_changed(run, dna_model):
 
 def test_fine_tuning_never_sees_the_test_part_of_a_split_without_seed(tmp_path, dna_model):
     """The parts of a table that is split at random are those of the examples that are scored, whatever the run's seed."""
-    from bmfm.evaluation.methods import FineTuned
-
     seen = {}
 
     def train(config):
         seen["seed"], seen["split"] = config.seed, dict(config.data.split)
         raise KeyboardInterrupt
 
-    examples = Examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none")
+    examples = read_examples(read_task("demo/core_promoter_tata", ["checkpoint=none"]), "none")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("bmfm.training.run.train", train)
         FineTuned("x", str(dna_model)).predict(examples, 7, tmp_path / "a=b, (c)")
@@ -421,25 +437,12 @@ def test_fine_tuning_never_sees_the_test_part_of_a_split_without_seed(tmp_path, 
 
 
 def test_errors_are_shown_as_they_are(run, monkeypatch):
-    from bmfm.evaluation.baselines import LinearBaseline
-
     def fail(self, examples, seed, folder):
         raise ValueError("[/data/x.h5ad] is bad: add data.text=[variants]")
 
     monkeypatch.setattr(LinearBaseline, "predict", fail)
     (record,) = run(DNA, "baseline=[kmer_linear]")
     assert "[/data/x.h5ad]" in record["error"]
-
-
-def test_labels_of_bases_are_scored_base_by_base():
-    from bmfm.evaluation.protocols.labels import _of_bases
-
-    truth = np.array([["0", "1"], None, ["1", "1", "0"], None], object)
-    said = np.array([["0", "0"], ["1"], ["1", "1", "1"], []], object)
-    true, scores, groups = _of_bases(truth, said, ["0", "1"], "label")
-    assert true.tolist() == [0, 1, 1, 1, 0] and scores.argmax(1).tolist() == [0, 0, 1, 1, 1] and groups.tolist() == [0, 0, 2, 2, 2]
-    with pytest.raises(ValueError, match="example 0 has labels for 2 bases, 1 were predicted"):
-        _of_bases(truth[:1], np.array([["0"], None], object)[:1], ["0", "1"], "label")
 
 
 def test_tables_that_number_their_rows_are_refused(cells, tmp_path):
@@ -450,6 +453,6 @@ def test_tables_that_number_their_rows_are_refused(cells, tmp_path):
     order = np.random.default_rng(0).permutation(2700)
     pd.DataFrame({"e0": order}, index=cells.adata.obs_names[order]).to_parquet(tmp_path / "t.parquet")  # names in the index
     assert (PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).embed(cells)[:, 0] == np.arange(2700)).all()
-    before = PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).identity(cells.card)
+    before = PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).identity(cells.task)
     pd.DataFrame({"e0": order + 1}, index=cells.adata.obs_names[order]).to_parquet(tmp_path / "t.parquet")
-    assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).identity(cells.card) != before
+    assert PrecomputedEmbeddings("t", path=str(tmp_path / "t.parquet")).identity(cells.task) != before

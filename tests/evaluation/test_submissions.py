@@ -13,12 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import matthews_corrcoef
 
 from bmfm import leaderboard
-from bmfm.evaluation import board as boards
-from bmfm.evaluation import predictions, standing
-from bmfm.evaluation.examples import Examples
-from bmfm.evaluation.methods import finite
-from bmfm.evaluation.submission import digest, make_submission, summary
-from bmfm.evaluation.tasks import content_hash, read_task
+from bmfm.evaluation.checksums import content_hash
+from bmfm.evaluation.leaderboard import entries as board_entries
+from bmfm.evaluation.leaderboard import predictions, recompute, standing
+from bmfm.evaluation.leaderboard.board import Board
+from bmfm.evaluation.leaderboard.submission import digest, make_submission, summary
+from bmfm.evaluation.methods.base import check_finite
+from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.files import ASSETS
 from tests.evaluation.test_report import SHA, record, sample
 
@@ -29,7 +30,7 @@ DATA = content_hash([ASSETS / "dna" / "prom_core_tata"])
 
 @pytest.fixture(scope="module")
 def examples():
-    return Examples(read_task(TASK, ["checkpoint=none"]), "none")
+    return read_examples(read_task(TASK, ["checkpoint=none"]), "none")
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +41,22 @@ def runs(examples):
     train, test = examples.parts["train"], examples.parts["test"]
     for seed in range(3):
         drawn = np.random.default_rng(seed).choice(train, 1500)
-        model = LogisticRegression(max_iter=200).fit(counted[drawn], examples._labels["label"].values[drawn])
+        model = LogisticRegression(max_iter=200).fit(counted[drawn], examples.labels_of_all("label")[drawn])
         scores = model.predict_proba(counted[test])
-        made[seed] = scores, float(matthews_corrcoef(examples._labels["label"].values[test], scores.argmax(1)))
+        made[seed] = scores, float(matthews_corrcoef(examples.labels_of_all("label")[test], scores.argmax(1)))
     return made
 
 
 @pytest.fixture
 def folder(runs, tmp_path):
-    """A run as the benchmark leaves it: results, and predictions by cell."""
+    """A run as the benchmark leaves it: results, and predictions by job."""
     records = []
     for seed, (scores, value) in runs.items():
         one = record(
             TASK, "three", "finetune", seed, value, key=f"k{seed}", data_hash=DATA, n_test=613, metric="mcc", metrics={"mcc": value}
         )
-        (tmp_path / "cells" / f"k{seed}").mkdir(parents=True)
-        np.savez_compressed(
-            tmp_path / "cells" / f"k{seed}" / "predictions.npz", **{"label/truth": scores.argmax(1), "label/scores": scores}
-        )
+        (tmp_path / "jobs" / f"k{seed}").mkdir(parents=True)
+        np.savez_compressed(tmp_path / "jobs" / f"k{seed}" / "predictions.npz", **{"label/truth": scores.argmax(1), "label/scores": scores})
         records.append(one)
     (tmp_path / "results.json").write_text(json.dumps({"suite": SUITE, "records": records}))
     return tmp_path
@@ -66,10 +65,10 @@ def folder(runs, tmp_path):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_embeddings_that_are_no_numbers_are_named(examples, bad):
     embedded = np.zeros((len(examples.inputs), 2))
-    assert finite(embedded, examples) is embedded
+    assert check_finite(embedded, examples) is embedded
     embedded[[0, 3], 1] = bad
     with pytest.raises(ValueError, match=rf"2 of {len(embedded):,} embeddings are not finite \(first: .*train\.csv.*, row 2\)"):
-        finite(embedded, examples)
+        check_finite(embedded, examples)
 
 
 def submit(folder, name="one", *more):
@@ -91,7 +90,7 @@ def rewrite(file, change, target=None):
 def test_scores_follow_from_predictions(folder, capsys):
     file, status = submit(folder)
     assert status == 0 and file.with_suffix(".npz").is_file()
-    assert boards.inspect(file)[1:] == ([], "recomputed")
+    assert board_entries.inspect(file)[1:] == ([], "recomputed")
     assert leaderboard.main(["check", str(file)]) == 0
     assert "valid; submitted, not repeated; scores recomputed from its predictions" in capsys.readouterr().out
     assert leaderboard.main(["build", str(file.parent), "--output", str(folder / "site")]) == 0
@@ -111,15 +110,15 @@ def _invent(s, by=0.05):
     [
         (_invent, "value is .*, of its predictions it is"),
         (lambda s: _invent(s, 1e-4), "value is .*, of its predictions it is"),
-        (lambda s: s["tasks"][0].update(n_test=614), "n_test is 614, the card's test part has 613 examples"),
+        (lambda s: s["tasks"][0].update(n_test=614), "n_test is 614, the task's test part has 613 examples"),
         (lambda s: s["tasks"][0]["seeds"][0].update(predictions=SHA), "are not those that the submission was made with"),
         (lambda s: [x.update(predictions=s["tasks"][0]["seeds"][0]["predictions"]) for x in s["tasks"][0]["seeds"]], "two seeds have the same predictions"),
-        (lambda s: s["tasks"][0].update(data_hash=SHA), "run on the card's data"),
+        (lambda s: s["tasks"][0].update(data_hash=SHA), "run on the task's data"),
     ],
 )  # fmt: skip
 def test_altered_figures_are_found(folder, change, said):
     file, _ = submit(folder)
-    reasons = boards.inspect(rewrite(file, change)).reasons
+    reasons = board_entries.inspect(rewrite(file, change)).reasons
     assert len(reasons) >= 1
     import re
 
@@ -129,28 +128,28 @@ def test_altered_figures_are_found(folder, change, said):
 def test_predictions_that_do_not_come_along_are_told(folder):
     file, _ = submit(folder)
     file.with_suffix(".npz").unlink()
-    assert boards.inspect(file)[1:] == ([], "predictions named by their hash, not at hand")
+    assert board_entries.inspect(file)[1:] == ([], "predictions named by their hash, not at hand")
     rewrite(file, lambda s: [x.update(predictions=None) for x in s["tasks"][0]["seeds"]])
-    assert boards.inspect(file)[1:] == ([], "predictions not kept")
-    rewrite(file, lambda s: s["tasks"][0].update(n_test=600))  # the card says so all the same
-    assert "613 examples" in boards.inspect(file).reasons[0]
+    assert board_entries.inspect(file)[1:] == ([], "predictions not kept")
+    rewrite(file, lambda s: s["tasks"][0].update(n_test=600))  # the task says so all the same
+    assert "613 examples" in board_entries.inspect(file).reasons[0]
 
 
 def test_without_the_data_nothing_is_said_to_be_recomputed(folder, monkeypatch):
     file, _ = submit(folder)
-    monkeypatch.setattr(predictions, "examples_at_hand", lambda card, root: None)
-    assert boards.inspect(file)[1:] == ([], "scores not recomputed here: data not at hand of 1 of 1 tasks")
+    monkeypatch.setattr(recompute, "examples_at_hand", lambda task, root: None)
+    assert board_entries.inspect(file)[1:] == ([], "scores not recomputed here: data not at hand of 1 of 1 tasks")
 
 
 def test_who_repeats_is_named_and_who_copies_is_refused(folder, runs, examples, capsys):
     file, _ = submit(folder, "one", "--contact", "Ann <ann@example.org>")
     # the same weights run again elsewhere: other seeds' noise, means within one another's intervals
     results = json.loads((folder / "results.json").read_text())
-    truth = examples._labels["label"].values[examples.parts["test"]]
+    truth = examples.labels_of_all("label")[examples.parts["test"]]
     for r in results["records"]:
         scores = np.clip(runs[r["seed"]][0] + np.random.default_rng(r["seed"]).normal(0, 0.01, (613, 2)), 0, 1)
         r["metrics"]["mcc"] = float(matthews_corrcoef(truth, scores.argmax(1)))
-        np.savez_compressed(folder / "cells" / r["key"] / "predictions.npz", **{"label/scores": scores})
+        np.savez_compressed(folder / "jobs" / r["key"] / "predictions.npz", **{"label/scores": scores})
     (folder / "results.json").write_text(json.dumps(results))
     submit(folder, "two", "--contact", "Ben")
     later = "2026-03-01T00:00:00+00:00"
@@ -160,7 +159,7 @@ def test_who_repeats_is_named_and_who_copies_is_refused(folder, runs, examples, 
     ):
         copied = rewrite(file, change, file.with_name(f"{name}.json"))
         copied.with_suffix(".npz").write_bytes(file.with_suffix(".npz").read_bytes())
-    entries, refused = boards.gather(list(file.parent.glob("*.json")), "data")
+    entries, refused = board_entries.gather(list(file.parent.glob("*.json")), "data")
     words = {f.stem: e.words for f, e in entries.items()}
     assert words["one"] == [("repeated by Ben", True), ("scores recomputed from its predictions", True)]
     assert words["two"][0] == ("repeated by Ann <ann@example.org>", True)
@@ -176,7 +175,7 @@ def test_who_repeats_is_named_and_who_copies_is_refused(folder, runs, examples, 
         s.update(contact="friend", date=later)
 
     predictions.write(rewrite(file, move, file.with_name("five.json")).with_suffix(".npz"), moved)
-    entries, refused = boards.gather(list(file.parent.glob("*.json")), "data")
+    entries, refused = board_entries.gather(list(file.parent.glob("*.json")), "data")
     assert refused.keys() == {file.with_name(f"{n}.json") for n in ("three", "four", "five")}
     assert "to the last digit" in refused[file.with_name("five.json")][0]
     one, two, five = ((json.loads((f := file.with_name(f"{n}.json")).read_text()), f.with_suffix(".npz")) for n in ("one", "two", "five"))
@@ -232,7 +231,7 @@ def _equal(s):
         (lambda s: s.update(date="2026-02-31"), "no day of the calendar"),
         (lambda s: s.update(date="2026-13"), "no day of the calendar"),
         (lambda s: s.update(date="2019-05-01"), "before there was anything to run"),
-        (lambda s: s["tasks"][0].update(n_test=999), "n_test is 999, the card's test part has 1000 examples"),
+        (lambda s: s["tasks"][0].update(n_test=999), "n_test is 999, the task's test part has 1000 examples"),
         (lambda s: s["model"].update(name=" dna_snp"), "single spaces"),
         (lambda s: s["model"].update(name="\u3164"), "of ASCII"),
         (lambda s: s["model"].update(name="\u2800\u2800"), "of ASCII"),
@@ -245,7 +244,7 @@ def _equal(s):
         (lambda s: s.update(versions={"bmfm": "99.0.0"}), "no version up to the present"),
         (lambda s: s.update(versions={"bmfm": ""}), "no version up to the present"),
         (lambda s: s.update(commit="zzz"), "none of git's"),
-        (lambda s: s.update(mode="zero_shot"), "zero_shot learns no labels"),
+        (lambda s: s.update(mode="zero_shot"), "gue/tf_0: zero_shot cannot have scored it; its protocol is for linear_probe"),
         (lambda s: s.update(mode="baseline"), "a baseline has none"),
         (lambda s: s["model"].update(parameters=0), "which no model has"),
         (lambda s: s["model"].update(parameters=10**90), "which no model has"),
@@ -258,10 +257,10 @@ def _equal(s):
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(change, said):
-    by_labels = {"gue/tf_0": "labels"}
-    found = standing.impossible(altered(change), {"gue/tf_0": 1000}, datetime(2026, 6, 1, tzinfo=UTC), by_labels)
-    assert len(found) == 1 and said in found[0]
-    assert standing.impossible(made(), {"gue/tf_0": 1000}, datetime(2026, 6, 1, tzinfo=UTC)) == []
+    board = Board("demo", "t", {}, {}, n_test={"gue/tf_0": 1000}, modes={"gue/tf_0": ("linear_probe", "finetune", "lora", "baseline")})
+    reasons = standing.impossible(altered(change), board, datetime(2026, 6, 1, tzinfo=UTC))
+    assert len(reasons) == 1 and said in reasons[0]
+    assert standing.impossible(made(), board, datetime(2026, 6, 1, tzinfo=UTC)) == []
 
 
 def test_the_same_again_is_refused_under_any_name():
@@ -442,10 +441,10 @@ def test_a_folder_or_a_link_in_place_of_a_file_is_refused(folder):
     npz.unlink()
     for make in (npz.mkdir, lambda: npz.symlink_to("/dev/zero"), lambda: npz.symlink_to(folder / "absent")):
         make()
-        assert "a folder, a link or a device" in boards.inspect(file).reasons[0]
+        assert "a folder, a link or a device" in board_entries.inspect(file).reasons[0]
         npz.rmdir() if npz.is_dir() else npz.unlink()
     (file.parent / "folder.json").mkdir()
     (file.parent / "link.json").symlink_to("/dev/zero")
     (file.parent / "good.json").symlink_to(file)
-    _, refused = boards.gather(list(file.parent.glob("*.json")), "data")
+    _, refused = board_entries.gather(list(file.parent.glob("*.json")), "data")
     assert {f.stem for f in refused} == {"folder", "link", "good"}

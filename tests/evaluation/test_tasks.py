@@ -1,4 +1,4 @@
-"""Task cards and suites compose and validate; downloads are whole, resumed and checked. No network beyond this machine."""
+"""Tasks and suites compose and validate; downloads are whole, resumed and checked. No network beyond this machine."""
 
 import gzip
 import hashlib
@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from omegaconf import ListConfig, OmegaConf
 
-from bmfm.cli import compose
-from bmfm.evaluation import tasks
-from bmfm.evaluation.examples import Examples
+from bmfm.cli import compose, config_folder
+from bmfm.evaluation import checksums, task_files
+from bmfm.evaluation.checksums import content_hash
 from bmfm.evaluation.fetch import fetch
-from bmfm.evaluation.tasks import DataFile, TaskSpec, content_hash, missing_files, read_suite, read_task, suite_names, task_names, verify
+from bmfm.evaluation.task_files import read_examples, read_suite, read_task, suite_names, task_names
+from bmfm.evaluation.task_spec import DataFile, TaskSpec
 from bmfm.files import ASSETS
 
 PUBLISHED_SIZES = {"gue": 28, "genomic_benchmarks": 8, "nt": 18, "sceval": 12}
@@ -24,51 +25,51 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def all_cards():
+def all_tasks():
     return {name: read_task(name, ["checkpoint=x", "data_root=/data"]) for name in task_names()}
 
 
-def test_every_card_composes(all_cards):
-    for name, card in all_cards.items():
-        config = card.config
+def test_every_task_composes(all_tasks):
+    for name, task in all_tasks.items():
+        config = task.config
         assert not OmegaConf.missing_keys(config), name
         OmegaConf.to_container(config.data, resolve=True)
-        assert config.objectives and card.title and card.citation
-        assert all(f.path in str(config.data.path) or f.path.startswith(str(config.data.path)[len("/data/") :]) for f in card.files), name
-        if card.length and card.omics == "dna":
-            assert config.data.max_tokens == card.length + (3 if config.data.second else 2), name
-        for f in card.files:
+        assert config.objectives and task.title and task.citation
+        assert all(f.path in str(config.data.path) or f.path.startswith(str(config.data.path)[len("/data/") :]) for f in task.files), name
+        if task.length and task.omics == "dna":
+            assert config.data.max_tokens == task.length + (3 if config.data.second else 2), name
+        for f in task.files:
             assert f.sha256 is None or len(f.sha256) == 64
             assert f.url is None or f.url.startswith(("https://", "hf://datasets/"))
-        assert all(0 < p.score < 1 for p in card.published)
+        assert all(0 < p.score < 1 for p in task.published)
 
 
-def test_what_ships_is_there(all_cards):
-    assert [c.config.data.path for n, c in all_cards.items() if n.startswith("demo/pbmc")] == [str(ASSETS / "rna" / "pbmc3k.h5ad")] * 2
-    assert all(not c.files for n, c in all_cards.items() if n.startswith("demo/"))
+def test_what_ships_is_there(all_tasks):
+    assert [c.config.data.path for n, c in all_tasks.items() if n.startswith("demo/pbmc")] == [str(ASSETS / "rna" / "pbmc3k.h5ad")] * 2
+    assert all(not c.files for n, c in all_tasks.items() if n.startswith("demo/"))
 
 
 @pytest.mark.parametrize("name", suite_names())
-def test_suites_list_cards(name):
+def test_suites_list_tasks(name):
     suite = read_suite(name)
     assert suite.tasks and len(set(suite.tasks)) == len(suite.tasks)
     assert len(suite.tasks) == PUBLISHED_SIZES.get(name, len(suite.tasks))
 
 
-def test_every_card_is_in_a_suite():
+def test_every_task_is_in_a_suite():
     assert set(task_names()) == {task for name in suite_names() for task in read_suite(name).tasks}
 
 
-def test_card_overrides_the_objective_of_the_recipe(all_cards):
-    assert all_cards["mpra/k562"].config.objectives.label._target_.endswith(".Regression")
-    assert set(all_cards["deepstarr/s2"].config.objectives) == {"dev", "hk"}
+def test_a_task_overrides_the_objective_of_the_recipe(all_tasks):
+    assert all_tasks["mpra/k562"].config.objectives.label._target_.endswith(".Regression")
+    assert set(all_tasks["deepstarr/s2"].config.objectives) == {"dev", "hk"}
     chosen = compose("train", ["+recipe=dna_finetune", "+task=gue/tf_0", "objective=[regression]", "checkpoint=x"])
     assert chosen.objectives.label._target_.endswith(".Regression")
 
 
 @pytest.fixture
 def own_conf(tmp_path, monkeypatch):
-    """Writes a card into a folder of its own; the configuration is that of gue/tf_0 with another task."""
+    """Writes a task into a folder of its own; the configuration is that of gue/tf_0 with another task."""
     valid = {
         "name": "mine/a",
         "title": "t",
@@ -85,10 +86,10 @@ def own_conf(tmp_path, monkeypatch):
         path = tmp_path / "task" / "mine" / "a.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save({"task": task}, path)
-        monkeypatch.setattr(tasks, "compose", lambda *_: OmegaConf.create({"task": task}))
+        monkeypatch.setattr(task_files, "compose", lambda *_: OmegaConf.create({"task": task}))
 
-    monkeypatch.setattr("bmfm.cli.config_folders", lambda: [tmp_path])
-    monkeypatch.setattr(tasks, "config_folders", lambda: [tmp_path])
+    for module in ("bmfm.cli", "bmfm.evaluation.task_files"):
+        monkeypatch.setattr(f"{module}.config_folders", lambda: [config_folder(), tmp_path])
     write()
     return write
 
@@ -96,7 +97,7 @@ def own_conf(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"metric": "f2"}, r"a.yaml: task.metric='f2' is unknown; choose accuracy, .*mcc"),
+        ({"metric": "f2"}, r"a.yaml: task.metric='f2' is not of task.protocol='labels'; choose accuracy, .*mcc"),
         ({"omics": "protein"}, "task.omics='protein'; choose dna or rna"),
         ({"title": "absent"}, "task.title is missing"),
         ({"colour": "red"}, "task.colour is no key of a TaskSpec; it has name, title"),
@@ -104,10 +105,10 @@ def own_conf(tmp_path, monkeypatch):
         ({"files": [{"path": "a.csv"}]}, "a.csv has no url; say in task.how"),
         ({"files": [{"path": "a.csv", "size": 3}]}, r"task.files\[0\].size is no key of a DataFile"),
         ({"protocol": "integration", "metric": "avg_bio"}, "task.label is missing"),
-        ({"protocol": "integration"}, "task.metric='mcc' does not go with"),
+        ({"protocol": "integration"}, "task.metric='mcc' is not of task.protocol='integration'; choose nmi"),
     ],
 )
-def test_faulty_cards_are_refused(own_conf, changed, message):
+def test_faulty_tasks_are_refused(own_conf, changed, message):
     own_conf(**changed)
     with pytest.raises(ValueError, match=message):
         read_task("mine/a")
@@ -120,7 +121,7 @@ def test_unknown_names_have_near_matches():
         read_suite("geu")
 
 
-def _card(*files: DataFile, **more) -> TaskSpec:
+def _task(*files: DataFile, **more) -> TaskSpec:
     return TaskSpec("a/b", "t", "dna", "labels", "mcc", 4, "s", "c", files=files, **more)
 
 
@@ -130,22 +131,22 @@ def test_checksums_are_of_decompressed_content_and_remembered(tmp_path, monkeypa
         out.write(CONTENT)
     assert content_hash([tmp_path / "a.csv"]) == content_hash([tmp_path / "b.csv.gz"]) == SHA256
     both = content_hash([tmp_path / "a.csv", tmp_path / "b.csv.gz"])
-    monkeypatch.setattr(tasks, "sha256", lambda file: pytest.fail("hashed again"))
+    monkeypatch.setattr(checksums, "sha256", lambda file: pytest.fail("hashed again"))
     assert content_hash([tmp_path]) == both != SHA256
-    card = _card(DataFile("b.csv", sha256=SHA256))
-    assert missing_files(card, tmp_path) == []
-    verify(card, tmp_path)
+    task = _task(DataFile("b.csv", sha256=SHA256))
+    assert task.missing_files(tmp_path) == []
+    task.verify(tmp_path)
     with pytest.raises(ValueError, match=rf"b.csv.gz: SHA-256 of its content is {SHA256}, expected 00"):
-        verify(_card(DataFile("b.csv", sha256="00")), tmp_path)
+        _task(DataFile("b.csv", sha256="00")).verify(tmp_path)
 
 
 def test_missing_files_are_named_with_the_remedy(tmp_path):
-    card = _card(DataFile("x/train.csv"), how="Ask the authors.")
-    assert missing_files(card, tmp_path) == [tmp_path / "x" / "train.csv"]
+    task = _task(DataFile("x/train.csv"), how="Ask the authors.")
+    assert task.missing_files(tmp_path) == [tmp_path / "x" / "train.csv"]
     with pytest.raises(FileNotFoundError, match=r"a/b needs .*x/train.csv, which do not exist; Ask the authors"):
-        verify(card, tmp_path)
+        task.verify(tmp_path)
     with pytest.raises(ValueError, match=r"x/train.csv cannot be downloaded; Ask the authors"):
-        fetch(card, tmp_path)
+        fetch(task, tmp_path)
 
 
 class Server(BaseHTTPRequestHandler):
@@ -185,51 +186,51 @@ def server():
 
 
 def test_fetch_goes_on_where_it_stopped(tmp_path, server):
-    card = _card(DataFile("a/train.csv", server.url, SHA256))
+    task = _task(DataFile("a/train.csv", server.url, SHA256))
     server.stop_after = 1000
     with pytest.raises(OSError, match=r"1,000 of 35,015 bytes came; run again to go on"):
-        fetch(card, tmp_path)
-    assert missing_files(card, tmp_path)
-    assert fetch(card, tmp_path) == [tmp_path / "a" / "train.csv"]
+        fetch(task, tmp_path)
+    assert task.missing_files(tmp_path)
+    assert fetch(task, tmp_path) == [tmp_path / "a" / "train.csv"]
     assert server.asked == "bytes=1000-"
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["train.csv"]
     assert (tmp_path / "a" / "train.csv").read_bytes() == CONTENT
-    assert fetch(card, tmp_path) == []
+    assert fetch(task, tmp_path) == []
 
 
 def test_fetch_begins_again_where_the_file_has_changed(tmp_path, server):
-    card = _card(DataFile("train.csv", server.url, SHA256))
+    task = _task(DataFile("train.csv", server.url, SHA256))
     server.content, server.stop_after = b"old" * 20000, 1000
     with pytest.raises(OSError, match="run again"):
-        fetch(card, tmp_path)
+        fetch(task, tmp_path)
     server.content, server.version = CONTENT, '"2"'
-    fetch(card, tmp_path)
+    fetch(task, tmp_path)
     assert (tmp_path / "train.csv").read_bytes() == CONTENT
 
 
 def test_fetch_refuses_other_content(tmp_path, server):
     with pytest.raises(ValueError, match=rf"SHA-256 of its content is {SHA256}, expected 00; the file is kept as .*train.csv.rejected"):
-        fetch(_card(DataFile("train.csv", server.url, "00")), tmp_path)
+        fetch(_task(DataFile("train.csv", server.url, "00")), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.csv.rejected"]
 
 
 def test_first_checksum_is_recorded_and_checked_from_then_on(tmp_path, server):
-    card = _card(DataFile("train.csv", server.url))
-    fetch(card, tmp_path)
-    assert tasks.recorded(tmp_path) == {"train.csv": SHA256}
-    verify(card, tmp_path)
+    task = _task(DataFile("train.csv", server.url))
+    fetch(task, tmp_path)
+    assert checksums.recorded(tmp_path) == {"train.csv": SHA256}
+    task.verify(tmp_path)
     (tmp_path / "train.csv").write_bytes(b"other")
     with pytest.raises(ValueError, match=f"expected {SHA256}"):
-        verify(card, tmp_path)
+        task.verify(tmp_path)
     (tmp_path / "train.csv").unlink()
     server.content = b"changed at the source\n"
     with pytest.raises(ValueError, match=f"expected {SHA256}"):
-        fetch(card, tmp_path)
+        fetch(task, tmp_path)
 
 
 def test_server_that_is_not_there(tmp_path):
     with pytest.raises(OSError, match=r"cannot be downloaded: .*; run again to go on"):
-        fetch(_card(DataFile("train.csv", "http://127.0.0.1:9/train.csv")), tmp_path)
+        fetch(_task(DataFile("train.csv", "http://127.0.0.1:9/train.csv")), tmp_path)
 
 
 def test_hub_addresses(tmp_path, monkeypatch):
@@ -244,7 +245,7 @@ def test_hub_addresses(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     url = "hf://datasets/owner/name@refs%2Fconvert%2Fparquet/default/train/0000.parquet"
-    fetch(_card(DataFile("x.parquet", url, SHA256)), tmp_path)
+    fetch(_task(DataFile("x.parquet", url, SHA256)), tmp_path)
     assert asked == {
         "repo": "owner/name",
         "path": "default/train/0000.parquet",
@@ -255,7 +256,7 @@ def test_hub_addresses(tmp_path, monkeypatch):
 
 
 def _columns(config, n, length, rng):
-    """Columns of n random examples as a card's configuration asks for them."""
+    """Columns of n random examples as a task's configuration asks for them."""
     halves = 2 if config.data.get("second") else 1
     texts = [["".join(rng.choice(list("ACGT"), length // halves)) for _ in range(n)] for _ in range(halves)]
     columns: dict = dict(zip((config.data.sequence, config.data.get("second")), texts, strict=False))
@@ -277,33 +278,33 @@ def _columns(config, n, length, rng):
 
 
 @pytest.mark.parametrize("name", [n for n in task_names() if not n.startswith("demo/")])
-def test_every_card_reads_files_of_its_format(tmp_path, name):
-    """Small files with the columns that a card names are read, split and labelled, and nothing of the longest input is cut."""
+def test_every_task_reads_files_of_its_format(tmp_path, name):
+    """Small files with the columns that a task names are read, split and labelled, and nothing of the longest input is cut."""
     rng = np.random.default_rng(0)
-    card = read_task(name, ["checkpoint=x", f"data_root={tmp_path}"])
-    for f in card.files:
+    task = read_task(name, ["checkpoint=x", f"data_root={tmp_path}"])
+    for f in task.files:
         file = tmp_path / f.path
         file.parent.mkdir(parents=True, exist_ok=True)
-        if card.omics == "dna":
-            table = pd.DataFrame(_columns(card.config, 24, card.length or 60, rng))
+        if task.omics == "dna":
+            table = pd.DataFrame(_columns(task.config, 24, task.length or 60, rng))
             table.to_parquet(file) if file.suffix == ".parquet" else table.to_csv(file, index=False)
         else:
-            _cells(card, rng).write_h5ad(file)
-    examples = Examples(card, tmp_path)
+            _cells(task, rng).write_h5ad(file)
+    examples = read_examples(task, tmp_path)
     assert set(examples.parts) == {"train", "validation", "test"} and "truncated" not in examples.data.notes
-    for name, (kind, classes) in examples.kinds.items():
+    for name, kind in examples.kinds.items():
         truth = examples.labels("test", name)
-        assert len(truth) == len(examples.parts["test"]) and (classes or kind == "regression")
+        assert len(truth) == len(examples.parts["test"]) and (kind.classes or kind.simple_as == "regression")
 
 
-def _cells(card, rng):
-    """A few cells of real genes with every .obs column that a card names."""
+def _cells(task, rng):
+    """A few cells of real genes with every .obs column that a task names."""
     import anndata
 
-    config, n = card.config, 60
+    config, n = task.config, 60
     genes = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad", backed="r").var_names[:80]
     counts = rng.poisson(1.0, (n, len(genes))).astype(np.float32) + 1
-    named = {o.column for o in config.objectives.values()} | {card.label, card.batch} - {None}
+    named = {o.column for o in config.objectives.values()} | {task.label, task.batch} - {None}
     obs = {column: rng.choice(["a", "b"], n) for column in named}
     split = config.data.split
     if split.by in ("column", "group"):

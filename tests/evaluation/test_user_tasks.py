@@ -1,4 +1,4 @@
-"""Cards, suites, metrics and baselines of a user's own folder: the page that explains them is run as it stands."""
+"""Tasks, suites, metrics, methods and protocols of a user's own folder: the page that explains them is run as it stands."""
 
 import json
 import os
@@ -11,22 +11,25 @@ import numpy as np
 import pytest
 
 from bmfm.cli import CONFIG_DIR, compose, main, options, use_config_folder
-from bmfm.evaluation import board as boards
-from bmfm.evaluation import own_metrics
-from bmfm.evaluation.tasks import read_suite, read_task, task_names
-from bmfm.metrics import METRICS, Metric, classification
-from bmfm.metrics import score as shipped_score
+from bmfm.evaluation import task_metrics
+from bmfm.evaluation.baselines.linear import LinearBaseline
+from bmfm.evaluation.grid import source_hash
+from bmfm.evaluation.leaderboard import board as boards
+from bmfm.evaluation.protocols.base import protocol_of
+from bmfm.evaluation.report.comparison import described_metrics
+from bmfm.evaluation.task_files import read_suite, read_task, task_names
+from bmfm.metrics import Metric, classification, score
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "own_task.md"
 
 
 def write_files(folder):
-    """The files of the page, each from the block of code that bears its name."""
+    """The files of the page, each from the blocks of code that bear its name."""
     blocks = re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    for name, content in blocks:
+    for name in dict.fromkeys(name for name, _ in blocks):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
+        (folder / name).write_text("\n\n".join(content for other, content in blocks if other == name))
     return [name for name, _ in blocks]
 
 
@@ -50,40 +53,46 @@ def own(place, monkeypatch):
     """That folder as this process's own, forgotten afterwards."""
     monkeypatch.setenv(CONFIG_DIR, "")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    known = dict(METRICS)
     use_config_folder(place / "mine")
     yield place
-    METRICS.clear()
-    METRICS.update(known)
     boards.read_board.cache_clear()
 
 
 def test_the_page_runs(place):
     results = json.loads((place / "runs" / "benchmark" / "mine" / "results.json").read_text())
-    by = {r["model"]: r for r in results["records"]}
-    assert set(by) == {"count of purines", "linear on k-mers"} and all(r["status"] == "ok" for r in by.values())
+    assert all(r["status"] == "ok" for r in results["records"])
+    by = {(r["task"], r["model"]): r for r in results["records"]}
+    assert set(by) == {("mine/purine", "count of purines"), ("mine/purine", "linear on k-mers"), ("mine/neighbours", "shares of bases")}
     # by hand: of the test part, the sequences whose share of A and G is far from one half
     rows = [line.split(",") for line in (place / "data/mine/purine.csv").read_text().split()[1:] if line.endswith(",test")]
     share = np.array([sum(base in "AG" for base in s) / len(s) for s, _, _ in rows])
     label = np.array([name == "purine" for _, name, _ in rows])
-    sure = np.maximum(share, 1 - share) >= 0.6
-    expected = ((share > 0.5) == label)[sure].mean()
-    record = by["count of purines"]
+    is_confident = np.maximum(share, 1 - share) >= 0.6
+    expected = ((share > 0.5) == label)[is_confident].mean()
+    record = by["mine/purine", "count of purines"]
     assert record["metrics"]["confident_accuracy"] == pytest.approx(expected) and record["metrics"]["accuracy"] == 1.0
-    low, high = by["linear on k-mers"]["intervals"]["confident_accuracy"]
-    assert low <= by["linear on k-mers"]["metrics"]["confident_accuracy"] <= high
+    linear = by["mine/purine", "linear on k-mers"]
+    low, high = linear["intervals"]["confident_accuracy"]
+    assert low <= linear["metrics"]["confident_accuracy"] <= high
+    # and of each test sequence the one whose counts of bases are nearest
+    counts = np.array([[s.count(base) for base in "ACGT"] for s, _, _ in rows]) / 41
+    nearest = [min((j for j in range(len(rows)) if j != i), key=lambda j: ((counts[i] - counts[j]) ** 2).sum()) for i in range(len(rows))]
+    agreement = by["mine/neighbours", "shares of bases"]["metrics"]["neighbour_agreement"]
+    assert agreement == pytest.approx((label == label[nearest]).mean(), abs=0.1)  # of neighbours at the same distance either is one
     page = (place / "runs" / "benchmark" / "mine" / "report.html").read_text()
-    assert "accuracy of confident predictions" in page and "count of purines" in page
+    assert all(w in page for w in ("accuracy of confident predictions", "count of purines", "nearest neighbours of the same label"))
 
 
 def test_what_is_in_the_folder_is_chosen_by_name(own):
-    assert "mine/purine" in task_names() and "gue/splice" in task_names() and read_suite("mine").tasks == ("mine/purine",)
+    assert "mine/purine" in task_names() and "gue/splice" in task_names() and read_suite("mine").tasks == ("mine/purine", "mine/neighbours")
     assert "mine" in options("suite") and "purine_count" in options("baseline")
-    card = read_task("mine/purine", ["checkpoint=none", "data_root=data"])
-    assert card.metric == "confident_accuracy" and METRICS["confident_accuracy"].words == "accuracy of confident predictions"
+    task = read_task("mine/purine", ["checkpoint=none", "data_root=data"])
+    assert task.metric == "confident_accuracy" and task.recipe == "dna_finetune"
+    assert protocol_of(task).metrics(task)["confident_accuracy"].words == "accuracy of confident predictions"
     assert compose("benchmark", ["+suite=mine", "baseline=[purine_count]"]).baselines.purine_count.name == "count of purines"
     board = boards.read_board("mine")
-    assert board.metrics == {"mine/purine": "confident_accuracy"}
+    assert board.metrics == {"mine/purine": "confident_accuracy", "mine/neighbours": "neighbour_agreement"}
+    assert board.in_words("neighbour_agreement") == "nearest neighbours of the same label" and list(board.modes) == ["mine/purine"]
     with pytest.raises(ValueError, match="no task is named 'mine/purin'; did you mean mine/purine"):
         read_task("mine/purin")
 
@@ -147,13 +156,11 @@ def test_intervals_are_those_of_the_metrics_that_ship():
     """The same draws of test examples, once as weights and once as rows, also of groups."""
     rng = np.random.default_rng(3)
     truth, scores, groups = rng.integers(0, 2, 90), rng.random((90, 2)), rng.integers(0, 12, 90)
-    own_metrics.register({"mine_accuracy": Metric("a")})
+    measure = task_metrics.extend(classification, {"mine": _accuracy}, {"mine": Metric("a")})
     for g in (None, groups):
-        metrics, intervals = own_metrics.score({"mine_accuracy": _accuracy}, truth, scores, 200, g)
-        expected = shipped_score(classification, truth, scores, 200, groups=g)
-        assert metrics["mine_accuracy"] == pytest.approx(expected[0]["accuracy"])
-        assert intervals["mine_accuracy"] == pytest.approx(expected[1]["accuracy"])
-    METRICS.pop("mine_accuracy")
+        metrics, intervals = score(measure, truth, scores, 200, groups=g)
+        assert metrics["mine"] == pytest.approx(metrics["accuracy"]) and intervals["mine"] == pytest.approx(intervals["accuracy"])
+    assert score(measure, truth, scores, 0)[0].keys() == {"accuracy", "macro_f1", "mcc", "auroc", "auprc", "mine"}
 
 
 @pytest.mark.parametrize(
@@ -166,24 +173,28 @@ def test_intervals_are_those_of_the_metrics_that_ship():
 )
 def test_metrics_that_say_too_little_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
-        own_metrics.describe(settings, "task.metrics")
+        task_metrics.describe(settings)
 
 
 def test_figures_outside_of_their_range_are_refused():
-    own_metrics.register({"mine_share": Metric("a")})
-    for wrong, said in ((lambda t, s: 1.5, "gave 1.5, outside of 0.0 to 1.0"), (lambda t, s: "much", "must give one number")):
-        with pytest.raises(ValueError, match=said):
-            own_metrics.score({"mine_share": wrong}, np.zeros(4, int), np.zeros((4, 2)))
-    with pytest.raises(ValueError, match="described in two ways"):
-        own_metrics.register({"mine_share": Metric("b")})
-    METRICS.pop("mine_share")
+    for wrong, message in ((lambda t, s: 1.5, "gave 1.5, outside of 0.0 to 1.0"), (lambda t, s: "much", "must give one number")):
+        measure = task_metrics.extend(classification, {"share": wrong}, {"share": Metric("a")})
+        with pytest.raises(ValueError, match=message):
+            score(measure, np.zeros(4, int), np.eye(2)[[0, 0, 1, 1]])
 
 
-def test_another_version_of_ones_code_is_another_cell(own, monkeypatch):
-    from bmfm.evaluation.baselines import LinearBaseline
+def test_descriptions_come_back_from_records():
+    described = {"a": Metric("a", 0.0, np.inf, False), "b": Metric("b", -1.0)}
+    records = [{"metric_descriptions": json.loads(json.dumps(task_metrics.to_record(described), allow_nan=False))}]
+    assert {k: v for k, v in described_metrics(records).items() if k in described} == described
+    other = {"metric_descriptions": task_metrics.to_record({"a": Metric("another")})}
+    with pytest.raises(ValueError, match="'a' is described in two ways"):
+        described_metrics([*records, other])
 
-    function = own_metrics.functions(read_task("mine/purine", ["checkpoint=none", "data_root=data"]).metrics)["confident_accuracy"]
-    before = own_metrics.source_hash(function)
-    assert before and own_metrics.source_hash(LinearBaseline("l", ["dna"])) is None
+
+def test_another_version_of_ones_code_is_another_job(own, monkeypatch):
+    function = task_metrics.import_functions(read_task("mine/purine", ["checkpoint=none", "data_root=data"]).metrics)["confident_accuracy"]
+    before = source_hash(function)
+    assert before and source_hash(LinearBaseline("l", ["dna"])) is None
     monkeypatch.setattr("inspect.getsource", lambda code: "other")
-    assert own_metrics.source_hash(function) != before
+    assert source_hash(function) != before

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM, GPT2LMHeadModel, ModernBertForMaskedLM
 
 import bmfm
-from tests.conftest import BERT, SMALL
+from tests.conftest import BERT, SMALL, VALUES
 
 TEXTS = ["ACGTTGCAACGATTACCATG", "acgtn", "GATTACAGATTACAGGGACCCATTTAGCA"]
 
@@ -134,7 +134,7 @@ def test_genes_of_cells(tmp_path):
     torch.manual_seed(0)
     tokenizer = CellTokenizer(names)
     head = {"size": len(tokenizer), "transform": True, "tied": "input_ids"}
-    model = build(tokenizer.fields, {"genes": head}, BERT, values={"kind": "mlp"}, **SMALL)
+    model = build(tokenizer.fields, {"genes": head}, BERT, values=VALUES["mlp"], **SMALL)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     counts = np.random.default_rng(0).poisson(2.0, (3, 12)).astype(np.float32)

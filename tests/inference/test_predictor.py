@@ -13,10 +13,10 @@ from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import build
 from bmfm.tokenizers.rna import CellTokenizer
-from tests.conftest import BERT, SMALL
+from tests.conftest import BERT, SMALL, VALUES
 
 TEXTS = ["ACGTTGCAACGATT", "GATTACA"]
-HEADS = {"y": {"size": 3, "kind": "cross_entropy", "pooling": "auto", "classes": ["a", "b", "c"]}}
+HEADS = {"y": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": "auto", "classes": ["a", "b", "c"]}}
 
 
 def test_printing_a_model_says_what_it_is(cells_model, dna_model):
@@ -165,7 +165,7 @@ def test_adapters_that_do_not_belong(tmp_path, dna_model):
     for changed, match in (
         ({k: v for k, v in state.items() if k != first}, rf"adapter\.safetensors: 1 weights do not fit: {first} is missing"),
         (state | {"heads.extra": torch.zeros(1)}, "heads.extra has no place"),
-        (state | {"embeddings.input_ids.rows.weight": torch.zeros(3, 16)}, "an adapter leaves as it is"),
+        (state | {"embeddings.input_ids.embedding.weight": torch.zeros(3, 16)}, "an adapter leaves as it is"),
     ):
         save_file(changed, folder / "adapter.safetensors")
         with pytest.raises(ValueError, match=match):
@@ -238,11 +238,11 @@ def test_transformers_without_the_package_names_the_kind(tmp_path, cells_model):
     assert not done.returncode, done.stderr
 
 
-def _classes(tmp_path, classes, kind="cross_entropy"):
+def _classes(tmp_path, classes, kind="bmfm.label_kinds.Classification"):
     torch.manual_seed(0)
-    fields = {"input_ids": {"kind": "embedding", "size": 20}, "values": {"n_special": 5}}
+    fields = {"input_ids": {"size": 20}, "values": {"n_special": 5}}
     heads = {"y": {"size": len(classes), "kind": kind, "pooling": 0, "classes": classes}}
-    model = build(fields, heads, BERT, values={"kind": "mlp"}, **SMALL)
+    model = build(fields, heads, BERT, values=VALUES["mlp"], **SMALL)
     with torch.no_grad():
         model.heads.decoder("y").bias.normal_()
     model.save_pretrained(tmp_path)
@@ -253,7 +253,7 @@ def test_heads_are_taken_over_by_their_classes(tmp_path):
     old = _classes(tmp_path, ["a", "b", "c"])
 
     def new(**changes):
-        head = {"size": 3, "kind": "cross_entropy", "pooling": 0, "classes": ["a", "b", "c"]} | changes
+        head = {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": 0, "classes": ["a", "b", "c"]} | changes
         model = from_checkpoint({}, {"y": head}, str(tmp_path))
         return model.heads.decoder("y"), model.pretrained_heads
 
@@ -266,7 +266,7 @@ def test_heads_are_taken_over_by_their_classes(tmp_path):
     for changes, what in (
         ({"classes": ["a", "b", "d"]}, "its classes"),
         ({"classes": ["x", "y", "z"]}, "its classes"),
-        ({"kind": "binary_cross_entropy"}, "its kind"),
+        ({"kind": "bmfm.label_kinds.MultiLabel"}, "its kind"),
         ({"classes": ["a", "b"], "size": 2}, "its size"),
     ):
         with pytest.warns(UserWarning, match=f"head 'y' of the checkpoint is for something else \\({what}"):
@@ -281,16 +281,16 @@ def test_heads_tied_to_rows_of_another_width(tmp_path):
     genes = {f"G{i}": i + 5 for i in range(15)}
     path = tmp_path / "vectors.csv"
     pd.DataFrame(np.random.default_rng(0).normal(size=(15, 6)), index=list(genes)).to_csv(path)
-    fields = {"input_ids": {"kind": "embedding", "size": 20}, "values": {"n_special": 5}}
+    fields = {"input_ids": {"size": 20}, "values": {"n_special": 5}}
     heads = {"genes": {"size": 20, "transform": False, "tied": "input_ids"}}
-    model = build(fields, heads, BERT, values={"kind": "mlp"}, pretrained_genes={"path": str(path), "freeze": True}, genes=genes, **SMALL)
+    model = build(fields, heads, BERT, values=VALUES["mlp"], pretrained_genes={"path": str(path), "freeze": True}, genes=genes, **SMALL)
     states = torch.randn(3, 16)
     logits = model.head("genes", states)
     rows = model.embeddings.input_ids(torch.arange(20))
     expected = np.array([[float(s @ r) for r in rows] for s in states])
     np.testing.assert_allclose(logits.detach(), expected, atol=1e-5)
     logits.sum().backward()
-    assert not model.embeddings.input_ids.rows.weight.grad[5:].any()
+    assert not model.embeddings.input_ids.embedding.weight.grad[5:].any()
     model.save_pretrained(tmp_path / "m")
     assert torch.equal(read_model(tmp_path / "m").head("genes", states), logits)
 

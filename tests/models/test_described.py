@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 import bmfm
 from bmfm.checkpoints.load import read_model
 from bmfm.storage.config import offline
+from tests.conftest import VALUES
 
 HF = "bmfm.models.backbones.huggingface.HuggingFaceBackbone"
 
@@ -138,12 +139,20 @@ CHECKED = {
     "size": ("cells", {"heads": {"type": {"size": 0}}}, "heads.type: .*'size'"),
     "size of classes": ("cells", {"heads": {"type": {"classes": ["a", "b"]}}}, "heads.type has 2 classes, and its size is 3"),
     "a class twice": ("cells", {"heads": {"type": {"classes": ["a", "b", "a"]}}}, "heads.type.classes names a class twice"),
-    "kind": ("cells", {"heads": {"type": {"kind": "poisson"}}}, "heads.type.kind is 'poisson'"),
+    "kind": ("cells", {"heads": {"type": {"kind": "poisson"}}}, "heads.type.kind is 'poisson'; the path of a LabelKind"),
     "scale": ("cells", {"heads": {"score": {"scale": 0}}}, "heads.score.scale is 0"),
     "center": ("cells", {"heads": {"score": {"center": "x"}}}, "heads.score.center is 'x'"),
     "way of pooling": ("cells", {"heads": {"type": {"pooling": "max"}}}, "heads.type.pooling is 'max'"),
-    "a number of several": ("cells", {"heads": {"type": {"kind": "mse"}}}, "heads.type is of kind mse, one number"),
-    "tokens": ("cells", {"heads": {"type": {"pooling": "token"}}}, "heads.type is of kind cross_entropy, and its pooling is 'token'"),
+    "a number of several": (
+        "cells",
+        {"heads": {"type": {"kind": "bmfm.label_kinds.Regression"}}},
+        "heads.type is a regression, one number",
+    ),
+    "tokens": (
+        "cells",
+        {"heads": {"type": {"pooling": "token"}}},
+        "heads.type is a Classification of whole examples, its pooling cannot be token",
+    ),
     "positions": ("cells", {"positions": "false"}, "'positions' is 'false'"),
     "no number of heads": ("cells", {"backbone": {"num_attention_heads": 3}}, "describes no model that can be built"),
     "control characters": ("cells", {"heads": {"\x1b[31m\n": {"size": 0}}}, r"heads\.\\x1b\[31m\\n: "),
@@ -285,7 +294,7 @@ def test_folders_that_do_not_say_are_checked_as_far_as_can_be(changed, folders):
     for change, match in (
         (lambda c: c["heads"]["type"].update(pooling=1), r"heads\.type\.pooling is 1.*n_cls=1"),
         (lambda c: c.update(pooling=2), r"pooling is 2.*n_cls=1"),
-        (lambda c: c["fields"].update(values={"kind": "token", "n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
+        (lambda c: c["fields"].update(values=VALUES["token"] | {"n_special": 5, "n_bins": 9}), "9 bins of values.*gives numbers"),
     ):
         from bmfm.checkpoints.load import check_vocabulary, read_tokenizer
         from bmfm.models.model import BmfmConfig, BmfmModel

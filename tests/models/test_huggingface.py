@@ -288,7 +288,7 @@ def test_a_folder_that_names_another_model_is_refused(tmp_path, dnabert):
 
 def test_new_weights(dnabert):
     fields = read_tokenizer(dnabert).fields
-    heads = {"label": {"size": 2, "pooling": 0, "classes": ["a", "b"], "kind": "cross_entropy"}}
+    heads = {"label": {"size": 2, "pooling": 0, "classes": ["a", "b"], "kind": "bmfm.label_kinds.Classification"}}
     torch.manual_seed(3)
     kept, new = (from_checkpoint(fields, heads, str(dnabert), random_init=s).state_dict() for s in (False, True))
     name = "backbone.network.bert.encoder.layer.0.output.dense.weight"

@@ -7,11 +7,11 @@ import torch
 
 from bmfm.checkpoints.transformers_format import from_transformers, is_hf_compatible, to_transformers
 from bmfm.models.attention import attention_masks, check_name, choose, flattened
-from bmfm.models.embeddings import encoder
+from bmfm.models.embeddings import FieldEmbeddings
 from bmfm.models.model import BmfmModel, build
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.collate import collate, to_tensors
-from tests.conftest import BERT, LLAMA, MODERNBERT
+from tests.conftest import BERT, LLAMA, MODERNBERT, VALUES
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 BACKBONES = {
@@ -19,7 +19,7 @@ BACKBONES = {
     "bert": {"backbone": BERT, **SMALL},
     "llama": {"backbone": LLAMA, "num_key_value_heads": 4, "first_norm": False, "final_norm": False, **SMALL},
 }
-DNA = {"input_ids": {"kind": "embedding", "size": 200}}
+DNA = {"input_ids": {"size": 200}}
 RNA = DNA | {"values": {"n_special": 38}}
 MLM = {"mlm": {"size": 200, "transform": True, "tied": "input_ids"}}
 LENGTHS = (50, 9, 33, 61, 20)
@@ -43,9 +43,7 @@ def _by_example(batch, hidden):
 def test_packed_equals_padded(attention, backbone, omics):
     torch.manual_seed(0)
     rna = omics == "rna"
-    model = build(
-        RNA if rna else DNA, {}, attention=attention, values={"kind": "mlp_special"} if rna else None, **BACKBONES[backbone]
-    ).eval()
+    model = build(RNA if rna else DNA, {}, attention=attention, values=VALUES["mlp_special"] if rna else None, **BACKBONES[backbone]).eval()
     padded, packed = _batch(values=rna), _batch(96, values=rna)
     assert packed["sequence_ids"].max() > 1
     with torch.no_grad():
@@ -75,7 +73,7 @@ def test_dna_model_is_transformers_modernbert_and_back():
 @pytest.mark.parametrize("backbone", ["bert", "llama"])
 def test_cells_are_sets(backbone):
     torch.manual_seed(0)
-    model = build(RNA, {}, attention="sdpa", values={"kind": "scale_adapt"}, **BACKBONES[backbone]).eval()
+    model = build(RNA, {}, attention="sdpa", values=VALUES["scale_adapt"], **BACKBONES[backbone]).eval()
     batch = _batch(values=True)
     order = torch.cat([torch.tensor([0]), torch.randperm(20) + 1, torch.arange(21, batch["input_ids"].shape[1])])
     row = {k: v[4:5] if isinstance(v, torch.Tensor) and v.ndim == 2 else v for k, v in batch.items()}
@@ -86,7 +84,7 @@ def test_cells_are_sets(backbone):
 
 def test_unseen_tokens_do_not_touch_others():
     torch.manual_seed(0)
-    model = build(RNA, {}, attention="sdpa", values={"kind": "mlp"}, **BACKBONES["bert"]).eval()
+    model = build(RNA, {}, attention="sdpa", values=VALUES["mlp"], **BACKBONES["bert"]).eval()
     batch = _batch(96, values=True)
     batch["isolated_mask"] = torch.zeros_like(batch["sequence_ids"], dtype=torch.bool)
     batch["isolated_mask"][0, 5] = True
@@ -98,16 +96,23 @@ def test_unseen_tokens_do_not_touch_others():
     assert changed[0, 5] and changed.sum() == 1
 
 
-@pytest.mark.parametrize("kind", ["token", "mlp", "mlp_special", "scale_adapt"])
-def test_value_encoders(kind):
-    options = {"n_bins": 10} if kind == "token" else {}
-    encode = encoder(16, kind, n_special=38, **options)
+@pytest.mark.parametrize("name", VALUES)
+def test_value_encoders(name):
+    settings = VALUES[name] | {"n_special": 38} | ({"n_bins": 10} if name == "token" else {})
+    encode = FieldEmbeddings(16, {"values": settings}).encoder("values")
     values = torch.tensor([[-4.0, -5.0, 0.0, 1.0, 7.0, -38.0]])
     out = encode(values)
     assert out.shape == (1, 6, 16) and len({tuple(v.tolist()) for v in out[0].detach()}) == 6
     out.sum().backward()
-    with pytest.raises(ValueError, match="choose from token"):
-        encoder(16, "mpl", n_special=5)
+    for wrong, match in (
+        ("mpl", "the path of a FieldEncoder is expected"),
+        ("bmfm.models.embeddings.Mpl", "cannot be imported"),
+        ("torch.nn.Linear", "is no FieldEncoder"),
+    ):
+        with pytest.raises(ValueError, match=rf"model\.values\._target_.*{match}"):
+            build(RNA, {}, values={"_target_": wrong}, **BACKBONES["bert"])
+    with pytest.raises(ValueError, match=r"fields\.values.*unexpected keyword argument 'iner'"):
+        build(RNA, {}, values=VALUES["mlp"] | {"iner": 3}, **BACKBONES["bert"])
 
 
 def test_gene_vectors_begin_and_stay(tmp_path):
@@ -116,9 +121,9 @@ def test_gene_vectors_begin_and_stay(tmp_path):
     path = tmp_path / "vectors.csv"
     table.to_csv(path)
     heads = {"genes": {"size": 48, "transform": True}}
-    fields = {"input_ids": {"kind": "embedding", "size": 48}, "values": {"n_special": 38}}
-    model = build(fields, heads, BERT, "sdpa", {"kind": "mlp"}, {"path": str(path), "freeze": True}, genes, **SMALL)
-    rows = model.embeddings.input_ids.rows.weight
+    fields = {"input_ids": {"size": 48}, "values": {"n_special": 38}}
+    model = build(fields, heads, BERT, "sdpa", VALUES["mlp"], {"path": str(path), "freeze": True}, genes, **SMALL)
+    rows = model.embeddings.input_ids.embedding.weight
     torch.testing.assert_close(rows[39].detach(), torch.from_numpy(table.loc["G1"].to_numpy()))
     from bmfm.training.optim import adamw
 
@@ -130,13 +135,13 @@ def test_gene_vectors_begin_and_stay(tmp_path):
         optimizer.step()
     assert (rows[[39, 41, 47]] == before[[39, 41, 47]]).all() and (rows[40] != before[40]).any()
     with pytest.raises(ValueError, match="none of the 4 names"):
-        build(fields, heads, BERT, "sdpa", {"kind": "mlp"}, {"path": str(path)}, {"Z": 1}, **SMALL)
+        build(fields, heads, BERT, "sdpa", VALUES["mlp"], {"path": str(path)}, {"Z": 1}, **SMALL)
 
 
 def test_model_folder(tmp_path):
     torch.manual_seed(0)
     heads = {"type": {"size": 3, "classes": ["a", "b", "c"]}, "values": {"size": 1, "transform": True}}
-    model = build(RNA, heads, attention="sdpa", values={"kind": "scale_adapt"}, **BACKBONES["llama"]).eval()
+    model = build(RNA, heads, attention="sdpa", values=VALUES["scale_adapt"], **BACKBONES["llama"]).eval()
     model.save_pretrained(tmp_path)
     again = BmfmModel.from_pretrained(tmp_path).eval()
     assert again.config.heads["type"]["classes"] == ["a", "b", "c"]
@@ -205,7 +210,7 @@ def test_choice_of_attention(monkeypatch):
 def test_unknown_settings_are_errors():
     with pytest.raises(ValueError, match="hiden_size"):
         build(DNA, {}, MODERNBERT, hiden_size=3)
-    with pytest.raises(ValueError, match=r"model\.backbone is 'gpt', the dotted path of a class is expected"):
+    with pytest.raises(ValueError, match=r"model\.backbone is 'gpt'; the path of a Backbone is expected"):
         build(DNA, {}, "gpt")
     with pytest.raises(ValueError, match="values=mlp_special"):
         build(RNA, {}, BERT)

@@ -10,11 +10,11 @@ import torch
 
 import bmfm
 from bmfm.checkpoints.load import from_checkpoint, read_model
-from bmfm.evaluation.methods import CheckpointEmbeddings
+from bmfm.evaluation.methods.checkpoint import CheckpointEmbeddings
 from bmfm.evaluation.probes import Embedder
 from bmfm.files import ASSETS
 from bmfm.models.model import BmfmConfig
-from tests.conftest import BERT, SMALL
+from tests.conftest import BERT, SMALL, VALUES
 
 TEXTS = ["ACGTTGCAACGATT" * 4, "GATTACA"]
 
@@ -26,14 +26,8 @@ def adata():
 
 def _states(model, data):
     """Hidden states of each example [L, H] with its special tokens, one at a time: nothing is padded or pooled."""
-    caught = []
-    encode = model.model.encode
-    model.model.encode = lambda batch: caught.append((encode(batch)[0], (batch["sequence_ids"][0] > 0))) or encode(batch)
-    try:
-        model.embed(data, batch_size=1)
-    finally:
-        model.model.encode = encode
-    by_length = sorted((h[on] for h, on in caught), key=len, reverse=True)
+    states = [(model.model.encode(batch)[0], batch["sequence_ids"][0] > 0) for _, batch in model.batches(data, batch_size=1)]
+    by_length = sorted((h[is_token] for h, is_token in states), key=len, reverse=True)
     return [h.detach().numpy() for h in by_length]
 
 
@@ -111,7 +105,7 @@ def test_several_cls_tokens(tmp_path, adata):
     from bmfm.tokenizers.rna import CellTokenizer
 
     tokenizer = CellTokenizer(n_cls=3)
-    model = build(tokenizer.fields, {}, BERT, values={"kind": "mlp"}, pooler=True, **SMALL)
+    model = build(tokenizer.fields, {}, BERT, values=VALUES["mlp"], pooler=True, **SMALL)
     model.config.pooling = 2
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -101,7 +101,7 @@ def test_convert_writes_a_folder_that_loads(name, tmp_path, capsys, monkeypatch)
     assert CellTokenizer.from_pretrained(out).names[5] == "GENE0" and bmfm.load(out).max_tokens == 99
     assert again.config.pooling == 0  # their trainer_config.pooling_method is first_token
     if "multitask" in name:
-        assert again.config.heads["celltype"]["classes"] == ["t0", "t1", "t2"] and again.config.heads["donor"]["reversal"] == 1.0
+        assert again.config.heads["celltype"]["classes"] == ["t0", "t1", "t2"] and again.config.heads["donor"]["gradient_reversal"] == 1.0
 
 
 def test_old_layouts_and_wrong_weights():

@@ -26,7 +26,7 @@ from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel, build
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.collate import collate, to_tensors
-from tests.conftest import BERT, LLAMA, MODERNBERT
+from tests.conftest import BERT, LLAMA, MODERNBERT, VALUES
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 ROPE = {"rope_type": "default", "rope_theta": 777.0}
@@ -38,7 +38,7 @@ BACKBONES = {
 CLASSES = {"modernbert": MODERNBERT, "bert": BERT, "llama": LLAMA}
 HEADS = {
     "genes": {"size": 60, "transform": True, "tied": "input_ids"},
-    "type": {"size": 3, "kind": "cross_entropy", "pooling": "pooler", "classes": ["a", "b", "c"]},
+    "type": {"size": 3, "kind": "bmfm.label_kinds.Classification", "pooling": "pooler", "classes": ["a", "b", "c"]},
 }
 LOADERS = {
     "bmfm": read_model,
@@ -49,10 +49,10 @@ LOADERS = {
 
 def _model(backbone, values, heads=HEADS):
     torch.manual_seed(0)
-    fields = {"input_ids": {"kind": "embedding", "size": 60, "dim": 24, "frozen": True}}
+    fields = {"input_ids": {"size": 60, "dim": 24, "frozen": True}}
     if values:
         fields["values"] = {"n_special": 38}
-        values = {"kind": values} | ({"n_bins": 10} if values == "token" else {})
+        values = VALUES[values] | ({"n_bins": 10} if values == "token" else {})
     model = build(fields, heads, CLASSES[backbone], "sdpa", values, pooler=True, **SIZES, **BACKBONES[backbone])
     with torch.no_grad():
         for parameter in model.parameters():
@@ -122,9 +122,9 @@ def test_positions_matter_here(tmp_path):
 def test_frozen_rows_stay_frozen_after_loading(tmp_path):
     _model("bert", "mlp").save_pretrained(tmp_path)
     for load in LOADERS.values():
-        rows = load(tmp_path).train().embeddings.input_ids.rows.weight
+        rows = load(tmp_path).train().embeddings.input_ids.embedding.weight
         rows.square().sum().backward()
-        assert rows.no_decay and not rows.grad[40:50].any() and rows.grad[:40].any()
+        assert not rows.grad[40:50].any() and rows.grad[:40].any()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -149,7 +149,7 @@ def test_adapters_merged_and_saved(tmp_path, backbone):
 def test_plain_modernbert_comes_back(tmp_path):
     torch.manual_seed(0)
     heads = {"mlm": {"size": 60, "transform": True, "tied": "input_ids"}}
-    model = build({"input_ids": {"kind": "embedding", "size": 60}}, heads, MODERNBERT, "sdpa", **SIZES, **BACKBONES["modernbert"]).eval()
+    model = build({"input_ids": {"size": 60}}, heads, MODERNBERT, "sdpa", **SIZES, **BACKBONES["modernbert"]).eval()
     model.config.max_tokens = 77
     to_transformers(model).save_pretrained(tmp_path)
     again = read_model(tmp_path)
@@ -307,7 +307,7 @@ def test_damaged_weights(tmp_path, folders, kind, n_bytes):
             "'colour'",
         ),
         (
-            '{"model_type": "bmfm", "backbone": {"_target_": "bmfm.models.backbones.bert.Bert"}, "fields": {"input_ids": {"kind": "embedding"}}, "heads": {}}',
+            '{"model_type": "bmfm", "backbone": {"_target_": "bmfm.models.backbones.bert.Bert"}, "fields": {"input_ids": {"_target_": "bmfm.models.embeddings.TokenEmbedding"}}, "heads": {}}',
             "'size'",
         ),
     ],

@@ -1,6 +1,7 @@
 """Objectives of cells: masked values, whole-cell decoding, labels, and their sum."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -17,10 +18,11 @@ from bmfm.objectives.values import MaskedValues
 from bmfm.objectives.wced import WholeCellDecoder
 from bmfm.special import IGNORE
 from tests.cells.test_cells import OBO
-from tests.objectives.conftest import FakeData
+from tests.conftest import VALUES
+from tests.objectives.conftest import made_up_spec
 from tests.objectives.test_mlm import KEYS, LENGTHS, bound, rows
 
-FIELDS = {"input_ids": {"kind": "embedding", "size": 100}, "values": {"n_special": 5}}
+FIELDS = {"input_ids": {"size": 100}, "values": {"n_special": 5}}
 
 
 def test_statistics_equal_the_libraries():
@@ -53,34 +55,34 @@ def test_weighted_mean_ignores_absent_losses():
 
 @pytest.mark.parametrize("ignore_zeros", [False, True])
 def test_masked_values(small_model, ignore_zeros):
-    together = bound(values=MaskedValues(Masking(share=0.3), {"mse": 1.0, "is_zero": 0.5}, ignore_zeros))
-    batch = together.prepare(rows(values=True), KEYS)
-    model = small_model(together.heads, FIELDS, {"kind": "mlp_special"})
+    objectives = bound(values=MaskedValues(Masking(mask_prob=0.3), {"mse": 1.0, "is_zero": 0.5}, ignore_zeros))
+    batch = objectives.prepare(rows(values=True), KEYS)
+    model = small_model(objectives.heads, FIELDS, VALUES["mlp_special"])
     hidden = model.encode(batch)
     truth = batch["labels"]["values"]
     on = ~truth.isnan()
     out = model.head("values", hidden)
-    losses = together.losses(model, batch, hidden)
+    losses = objectives.losses(model, batch, hidden)
     counted = on & (truth > 0) if ignore_zeros else on
     torch.testing.assert_close(losses["values/mse"].total, ((out[..., 0] - truth)[counted] ** 2).sum())
     assert losses["values/mse"].n == counted.sum() and losses["values/is_zero"].weight == 0.5
     bce = functional.binary_cross_entropy_with_logits(out[..., 1][on], (truth[on] == 0).float(), reduction="sum")
     torch.testing.assert_close(losses["values/is_zero"].total, bce)
-    sums = together.score(model, batch, hidden)
-    metrics = together.summarise(sums)
+    sums = objectives.update_metrics(model, batch, hidden)
+    metrics = objectives.compute_metrics(sums)
     predicted = torch.where(out[..., 1] > 0, 0.0, out[..., 0])[on].detach()
     assert metrics["values/mae"] == pytest.approx((predicted - truth[on]).abs().mean().item(), rel=1e-5)
     assert metrics["values/pearson"] == pytest.approx(stats.pearsonr(predicted, truth[on]).statistic, rel=1e-4)
-    assert 0 <= metrics["values/zero_auc"] <= 1 and together.rows(metrics)
-    table = together.tables(sums | {"values/by_gene": sums["values/by_gene"] * 10})["values_genes"]
+    assert 0 <= metrics["values/zero_auc"] <= 1 and objectives.rows(metrics)
+    table = objectives.tables(sums | {"values/by_gene": sums["values/by_gene"] * 10})["values_genes"]
     assert table[0]["pearson"] >= table[-1]["pearson"] and table[0]["gene"].startswith("t")
 
 
 def test_values_as_bins(small_model):
-    together = bound(FakeData(n_bins=4), values=MaskedValues(Masking(share=0.3), {"bins": 1.0}))
-    batch = together.prepare(rows(values=True), KEYS)
-    model = small_model(together.heads, FIELDS | {"values": {"n_special": 5, "n_bins": 4}}, {"kind": "token"})
-    metrics = together.summarise(together.score(model, batch, model.encode(batch)))
+    objectives = bound(made_up_spec(n_bins=4), values=MaskedValues(Masking(mask_prob=0.3), {"bins": 1.0}))
+    batch = objectives.prepare(rows(values=True), KEYS)
+    model = small_model(objectives.heads, FIELDS | {"values": {"n_special": 5, "n_bins": 4}}, VALUES["token"])
+    metrics = objectives.compute_metrics(objectives.update_metrics(model, batch, model.encode(batch)))
     assert metrics["values/bins_baseline"] == pytest.approx(np.log(4), rel=1e-5) and 0.5 < metrics["values/bins"] < 3
     with pytest.raises(ValueError, match=r"tokenizer.values.kind=bins"):
         bound(values=MaskedValues(Masking(), {"bins": 1.0}))
@@ -105,9 +107,9 @@ def _cells_batch():
 
 
 def test_whole_cell_decoding_equals_a_loop_over_genes(small_model):
-    together = bound(wced=WholeCellDecoder(["input", "non_input", "all"], {"mse": 1.0, "is_zero": 2.0}))
-    batch = together.prepare(_cells_batch(), KEYS[:2])
-    model = small_model(together.heads)
+    objectives = bound(wced=WholeCellDecoder(["input", "non_input", "all"], {"mse": 1.0, "is_zero": 2.0}))
+    batch = objectives.prepare(_cells_batch(), KEYS[:2])
+    model = small_model(objectives.heads)
     hidden = model.encode(batch)
     logits = model.head("wced", hidden[:, 0]).view(2, 100, 2)
     truth = {(0, 90): 1.0, (0, 91): 2.0, (0, 92): 3.0, (0, 98): 4.0, (1, 90): 5.0, (1, 94): 6.0}
@@ -122,12 +124,12 @@ def test_whole_cell_decoding_equals_a_loop_over_genes(small_model):
                 for k, value in (("mse", squared), ("is_zero", bce)):
                     expected[f"{t}_{k}"][0] += value
                     expected[f"{t}_{k}"][1] += 1
-    losses = together.losses(model, batch, hidden)
+    losses = objectives.losses(model, batch, hidden)
     for name, (total, n) in expected.items():
         assert losses[f"wced/{name}"].total.item() == pytest.approx(total, rel=1e-4) and losses[f"wced/{name}"].n == n
     assert losses["wced/all_is_zero"].weight == 2.0
-    metrics = together.summarise(together.score(model, batch, hidden))
-    assert metrics["wced/all_mse_n"] == 18 and -1 <= metrics["wced/profile_pearson"] <= 1 and together.rows(metrics)
+    metrics = objectives.compute_metrics(objectives.update_metrics(model, batch, hidden))
+    assert metrics["wced/all_mse_n"] == 18 and -1 <= metrics["wced/profile_pearson"] <= 1 and objectives.rows(metrics)
     with pytest.raises(ValueError, match="choose from input"):
         WholeCellDecoder(["inputs"], {"mse": 1.0})
     with pytest.raises(ValueError, match="CLS token 1"):
@@ -138,33 +140,32 @@ CLASSES = np.array([*(["a", "b", "b", "c", None, "unknown"] * 7)[:38], "new", "a
 
 
 def run_labels(task, columns, small_model, n_cls=1):
-    data = FakeData(columns=columns, n_cls=n_cls)
-    together = bound(data, y=task)
+    objectives = bound(made_up_spec(columns=columns, n_cls=n_cls), y=task)
     batch = rows(LENGTHS)
-    batch["labels"] = {"y": torch.from_numpy(data.labels["y"][[0, 1, 3, 4]])}
-    model = small_model(together.heads)
+    batch["labels"] = {"y": torch.from_numpy(objectives.labels["y"][[0, 1, 3, 4]])}
+    model = small_model(objectives.heads)
     hidden = model.encode(batch)
-    return data, together, model, batch, hidden
+    return objectives, model, batch, hidden
 
 
 @pytest.mark.parametrize("pooling", [0, "mean"])
 @pytest.mark.parametrize("focal", [0.0, 2.0])
 def test_classification(small_model, pooling, focal):
-    task = label_tasks.Classification(column="t", pooling=pooling, focal=focal, silenced=["unknown"], class_weights={"b": 3.0})
-    data, together, model, batch, hidden = run_labels(task, {"t": CLASSES}, small_model)
-    assert together.heads["y"]["classes"] == ["a", "b", "c"] and (data.labels["y"] == IGNORE).sum() == 13
-    assert "3 classes" in data.notes["labels y"] and "'new'" in data.notes["labels y"]
+    task = label_tasks.Classification(column="t", pooling=pooling, focal=focal, ignore_labels=["unknown"], class_weights={"b": 3.0})
+    objectives, model, batch, hidden = run_labels(task, {"t": CLASSES}, small_model)
+    assert objectives.heads["y"]["classes"] == ["a", "b", "c"] and (objectives.labels["y"] == IGNORE).sum() == 13
+    assert "3 classes" in objectives.notes["labels y"] and "'new'" in objectives.notes["labels y"]
     states = hidden[:, 0] if pooling == 0 else torch.stack([hidden[batch["example_ids"] == b][1:].mean(0) for b in range(4)])
     logits = model.head("y", states)
     labels = batch["labels"]["y"]
     assert labels.tolist() == [0, 1, 2, IGNORE]
     each = functional.cross_entropy(logits[:3], labels[:3], reduction="none")
     each = each * (1 - (-each).exp()) ** focal
-    total, n, _ = together.losses(model, batch, hidden)["y/cross_entropy"]
+    total, n, _ = objectives.losses(model, batch, hidden)["y/cross_entropy"]
     torch.testing.assert_close(total, each[0] + 3 * each[1] + each[2])
     assert n == 5
-    metrics = together.summarise(together.score(model, batch, hidden))
-    assert metrics["y/accuracy"] == pytest.approx((logits[:3].argmax(1) == labels[:3]).float().mean().item()) and together.rows(metrics)
+    metrics = objectives.compute_metrics(objectives.update_metrics(model, batch, hidden))
+    assert metrics["y/accuracy"] == pytest.approx((logits[:3].argmax(1) == labels[:3]).float().mean().item()) and objectives.rows(metrics)
 
 
 def test_other_kinds_of_labels(small_model, write):
@@ -173,32 +174,32 @@ def test_other_kinds_of_labels(small_model, write):
         "number": np.arange(40).astype(float).astype(object),
         "term": np.array(["cell", "T cell", "CL:3", "CD4 T cell"] * 10, object),
     }
-    data, together, model, batch, hidden = run_labels(label_tasks.MultiLabel(pooling=0, column="many"), columns, small_model)
-    assert together.heads["y"]["classes"] == ["x", "y", "z"] and data.labels["y"][3].tolist() == [1, 0, 1]
-    total, n, _ = together.losses(model, batch, hidden)["y/binary_cross_entropy"]
+    objectives, model, batch, hidden = run_labels(label_tasks.MultiLabel(pooling=0, column="many"), columns, small_model)
+    assert objectives.heads["y"]["classes"] == ["x", "y", "z"] and objectives.labels["y"][3].tolist() == [1, 0, 1]
+    total, n, _ = objectives.losses(model, batch, hidden)["y/binary_cross_entropy"]
     logits = model.head("y", hidden[:, 0])
     torch.testing.assert_close(
-        total, functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(data.labels["y"][[0, 1, 3, 4]]), reduction="sum")
+        total, functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(objectives.labels["y"][[0, 1, 3, 4]]), reduction="sum")
     )
-    assert n == 12 and 0 <= together.summarise(together.score(model, batch, hidden))["y/macro_f1"] <= 1
+    assert n == 12 and 0 <= objectives.compute_metrics(objectives.update_metrics(model, batch, hidden))["y/macro_f1"] <= 1
 
-    data, together, model, batch, hidden = run_labels(label_tasks.Regression(pooling=0, column="number"), columns, small_model)
-    assert np.mean(data.labels["y"][:30]) == pytest.approx(0, abs=1e-6) and together.heads["y"]["center"] == pytest.approx(14.5)
-    metrics = together.summarise(together.score(model, batch, hidden))
-    scale = together.heads["y"]["scale"]
+    objectives, model, batch, hidden = run_labels(label_tasks.Regression(pooling=0, column="number"), columns, small_model)
+    assert np.mean(objectives.labels["y"][:30]) == pytest.approx(0, abs=1e-6) and objectives.heads["y"]["center"] == pytest.approx(14.5)
+    metrics = objectives.compute_metrics(objectives.update_metrics(model, batch, hidden))
+    scale = objectives.heads["y"]["scale"]
     expected = (model.head("y", hidden[:, 0])[:, 0] - batch["labels"]["y"]).abs().mean().item() * scale
     assert metrics["y/mae"] == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="regression needs numbers"):
         run_labels(label_tasks.Regression(pooling=0, column="many"), columns, small_model)
 
     ontology = str(write("cl.obo", OBO))
-    data, together, model, batch, hidden = run_labels(label_tasks.Hierarchical(ontology, pooling=0, column="term"), columns, small_model)
-    assert together.heads["y"]["classes"] == ["B cell", "CD4 T cell"]
-    total, n, _ = together.losses(model, batch, hidden)["y/hierarchical_cross_entropy"]
+    objectives, model, batch, hidden = run_labels(label_tasks.Hierarchical(ontology, pooling=0, column="term"), columns, small_model)
+    assert objectives.heads["y"]["classes"] == ["B cell", "CD4 T cell"]
+    total, n, _ = objectives.losses(model, batch, hidden)["y/hierarchical_cross_entropy"]
     logits = model.head("y", hidden[:, 0])
     log_p = logits.log_softmax(1)
     torch.testing.assert_close(total, -(log_p[1, 1] + log_p[2, 1]))  # examples 0 and 4 are "cell": any leaf is right
-    assert n == 4 and together.summarise(together.score(model, batch, hidden))["y/accuracy"] >= 0.5
+    assert n == 4 and objectives.compute_metrics(objectives.update_metrics(model, batch, hidden))["y/accuracy"] >= 0.5
     columns["term"] = np.array(["t cells", "B cell"] * 20, object)
     with pytest.raises(ValueError, match=r"did you mean 't cell'.*renamed"):
         run_labels(label_tasks.Hierarchical(ontology, pooling=0, column="term"), columns, small_model)
@@ -207,7 +208,7 @@ def test_other_kinds_of_labels(small_model, write):
 
 def test_mistakes_in_labels(small_model):
     with pytest.raises(ValueError, match="no training example has a label"):
-        run_labels(label_tasks.Classification(column="t", silenced=["a"]), {"t": np.array(["a"] * 40, object)}, small_model)
+        run_labels(label_tasks.Classification(column="t", ignore_labels=["a"]), {"t": np.array(["a"] * 40, object)}, small_model)
     with pytest.raises(ValueError, match="no classes of"):
         run_labels(label_tasks.Classification(column="t", class_weights={"q": 1.0}), {"t": CLASSES}, small_model)
     with pytest.raises(ValueError, match="CLS token 2"):
@@ -222,7 +223,7 @@ def test_reversed_gradients():
 
 def test_labels_balanced():
     task = label_tasks.Classification(column="t", class_weights="balanced")
-    bound(FakeData(columns={"t": np.array((["a"] * 20 + ["b"] * 10 + ["a"] * 10), object)}), y=task)
+    bound(made_up_spec(columns={"t": np.array((["a"] * 20 + ["b"] * 10 + ["a"] * 10), object)}), y=task)
     assert task.weight_of_class.tolist() == pytest.approx([0.75, 1.5])
 
 
@@ -230,34 +231,34 @@ def test_the_monitored_loss_has_no_adversarial_part(small_model):
     """A model that forgets the donor better has a higher donor loss; that must not make it look worse."""
     columns = {"t": CLASSES, "donor": np.array(["d1", "d2"] * 20, object)}
     kept = label_tasks.Classification(column="t", pooling=0)
-    forgotten = label_tasks.Classification(column="donor", pooling=0, reversal=1.0)
-    together = bound(FakeData(columns=columns), kept=kept, forgotten=forgotten)
+    forgotten = label_tasks.Classification(column="donor", pooling=0, gradient_reversal=1.0)
+    objectives = bound(made_up_spec(columns=columns), kept=kept, forgotten=forgotten)
     batch = rows(LENGTHS)
     batch["labels"] = {"kept": torch.tensor([0, 1, 2, IGNORE]), "forgotten": torch.tensor([0, 1, 0, 1])}
-    model = small_model(together.heads)
+    model = small_model(objectives.heads)
     hidden = model.encode(batch)
-    metrics = together.summarise(together.score(model, batch, hidden))
+    metrics = objectives.compute_metrics(objectives.update_metrics(model, batch, hidden))
     expected = functional.cross_entropy(model.head("kept", hidden[:, 0])[:3], batch["labels"]["kept"][:3]).item()
     assert metrics["loss"] == pytest.approx(expected, rel=1e-6) and metrics["baseline_loss"] == metrics["kept/cross_entropy_baseline"]
     assert metrics["forgotten/cross_entropy"] > 0 and "forgotten/accuracy" in metrics
-    total = weighted_mean(together.losses(model, batch, hidden))  # which training goes by
+    total = weighted_mean(objectives.losses(model, batch, hidden))  # which training goes by
     assert total.item() == pytest.approx((expected + metrics["forgotten/cross_entropy"]) / 2, rel=1e-6)
-    together.check_monitored()
+    objectives.check_monitored()
     with pytest.raises(ValueError, match="all reversed"):
-        bound(FakeData(columns=columns), y=label_tasks.Classification(column="donor", reversal=1.0)).check_monitored()
+        bound(made_up_spec(columns=columns), y=label_tasks.Classification(column="donor", gradient_reversal=1.0)).check_monitored()
 
 
 def test_labels_that_cannot_be_learned_or_scored_are_told_before_training(small_model):
     one = np.array(["a"] * 30 + ["b"] * 10, object)
     with pytest.raises(ValueError, match=r"column 't': the training examples have only the class 'a'"):
-        bound(FakeData(columns={"t": one}), y=label_tasks.Classification(column="t"))
+        bound(made_up_spec(columns={"t": one}), y=label_tasks.Classification(column="t"))
     with pytest.raises(ValueError, match=r"all training examples have the number 2"):
-        bound(FakeData(columns={"t": np.array([2.0] * 30 + [3.0] * 10, object)}), y=label_tasks.Regression(column="t"))
+        bound(made_up_spec(columns={"t": np.array([2.0] * 30 + [3.0] * 10, object)}), y=label_tasks.Regression(column="t"))
     absent = np.array(["a", "b"] * 15 + [None] * 10, object)
     with pytest.warns(UserWarning, match=r"objective y: no validation example has a label in column 't'"):
-        together = bound(FakeData(columns={"t": absent}), y=label_tasks.Classification(column="t"))
+        objectives = bound(made_up_spec(columns={"t": absent}), y=label_tasks.Classification(column="t"))
     with pytest.raises(ValueError, match=r"no validation example has a label of y.*stratified"):
-        together.check_monitored()
+        objectives.check_monitored()
 
 
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, "inf", 1e300])
@@ -265,11 +266,10 @@ def test_numbers_without_end_are_refused(wrong):
     numbers = np.arange(40).astype(object)
     numbers[7] = wrong
     with pytest.raises(ValueError, match=r"column 't', row 8: regression needs finite numbers"):
-        bound(FakeData(columns={"t": numbers}), y=label_tasks.Regression(column="t"))
+        bound(made_up_spec(columns={"t": numbers}), y=label_tasks.Regression(column="t"))
     numbers[7] = np.nan  # which is no label
-    data = FakeData(columns={"t": numbers})
-    bound(data, y=label_tasks.Regression(column="t"))
-    assert np.isnan(data.labels["y"][7]) and np.isfinite(np.delete(data.labels["y"], 7)).all()
+    labels = bound(made_up_spec(columns={"t": numbers}), y=label_tasks.Regression(column="t")).labels["y"]
+    assert np.isnan(labels[7]) and np.isfinite(np.delete(labels, 7)).all()
 
 
 @pytest.mark.parametrize("kind", ["classification", "absent class", "multilabel", "regression"])
@@ -285,7 +285,7 @@ def test_label_metrics_are_those_of_scikit_learn(small_model, kind):
         task, columns = label_tasks.MultiLabel(column="t"), {"t": np.array(["x|y", "y", "z", "x|z"] * 10, object)}
     else:
         task, columns = label_tasks.Classification(column="t"), {"t": np.array(["a", "b", "c", "d"] * 10, object)}
-    bound(FakeData(columns=columns), y=task)
+    bound(made_up_spec(columns=columns), y=task)
     logits = 2 * torch.from_numpy(rng.normal(size=(n, task.size))).float()
     if kind == "regression":
         labels = logits[:, 0] + torch.from_numpy(rng.normal(size=n)).float()
@@ -296,8 +296,8 @@ def test_label_metrics_are_those_of_scikit_learn(small_model, kind):
     else:
         labels = (logits + torch.from_numpy(2 * rng.normal(size=(n, 4))).float()).argmax(1)
         labels[(labels == 3) if kind == "absent class" else slice(None, None, 7)] = IGNORE
-    parts = [task.figures(logits[s], labels[s]) for s in (slice(60), slice(60, 61), slice(61, None))]
-    found = task.summarise({k: torch.cat([p[k] for p in parts]) for k in parts[0]})
+    parts = [task.labelled_rows(logits[s], labels[s]) for s in (slice(60), slice(60, 61), slice(61, None))]
+    found = task.compute_metrics({k: torch.cat([p[k] for p in parts]) for k in parts[0]})
     given = ~labels.isnan().reshape(n, -1).any(1) if labels.is_floating_point() else labels != IGNORE
     true, z = labels[given].numpy(), logits[given].double()
     if kind == "regression":
@@ -323,36 +323,38 @@ def test_label_metrics_are_those_of_scikit_learn(small_model, kind):
 @pytest.mark.parametrize("ignore_zeros", [False, True])
 def test_labels_are_counted_without_a_model(small_model, ignore_zeros):
     """What a step's losses are divided by is known before any of them is computed."""
-    objectives = {
-        "values": MaskedValues(Masking(share=0.3), {"mse": 1.0, "is_zero": 1.0}, ignore_zeros),
-        "genes": MaskedLanguageModel(Masking(share=0.3)),
+    tasks = {
+        "values": MaskedValues(Masking(mask_prob=0.3), {"mse": 1.0, "is_zero": 1.0}, ignore_zeros),
+        "genes": MaskedLanguageModel(Masking(mask_prob=0.3)),
         "wced": WholeCellDecoder(["input", "non_input", "all"], {"mse": 1.0, "is_zero": 1.0}, ignore_zeros),
         "y": label_tasks.Classification(column="t", class_weights={"b": 3.0}),
         "z": label_tasks.MultiLabel(column="many"),
     }
     many = np.array(["x|y", "y", None, "x"] * 10, object)
-    data = FakeData(columns={"t": CLASSES, "many": many})
-    together = bound(data, **objectives)
+    objectives = bound(made_up_spec(columns={"t": CLASSES, "many": many}), **tasks)
     batch = _cells_batch()
     batch["values"] = torch.where(batch["special_tokens_mask"], -3.0, torch.randint(0, 3, batch["special_tokens_mask"].shape).float())
-    batch["labels"] = {name: torch.from_numpy(data.labels[name][[1, 2]]) for name in "yz"}
-    batch = together.prepare(batch, KEYS[:2])
-    model = small_model(together.heads, FIELDS, {"kind": "mlp_special"})
-    losses = together.losses(model, batch, model.encode(batch))
-    assert together.label_counts(batch) == {name: float(loss.n) for name, loss in losses.items()}
-    assert together.label_counts(batch)["y/cross_entropy"] == 6.0 and together.label_counts(batch)["z/binary_cross_entropy"] == 2.0
+    batch["labels"] = {name: torch.from_numpy(objectives.labels[name][[1, 2]]) for name in "yz"}
+    batch = objectives.prepare(batch, KEYS[:2])
+    model = small_model(objectives.heads, FIELDS, VALUES["mlp_special"])
+    losses = objectives.losses(model, batch, model.encode(batch))
+    assert objectives.label_counts(batch) == {name: float(loss.n) for name, loss in losses.items()}
+    assert objectives.label_counts(batch)["y/cross_entropy"] == 6.0 and objectives.label_counts(batch)["z/binary_cross_entropy"] == 2.0
 
 
 def test_labels_of_many_columns_are_missing_where_all_are():
     """The first of 40 rows lacks one column, the second both: only that one has no label; frequencies are over what is there."""
-    data = FakeData(columns={"m1": np.zeros(40)})
-    table = np.tile(np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), (20, 1))
+    table = np.tile(np.array([[1.0, 0.0], [0.0, 1.0]]), (20, 1))
     table[0, 0], table[1] = np.nan, np.nan
-    data.columns = lambda pattern: ["m1", "m2"]
-    data.numbers_of = lambda names: table
-    data.column = lambda name: table[:, 0].astype(object)
+    columns = {"m1": table[:, 0].astype(object), "m2": pd.Series(table[:, 1]).astype("Int64"), "other": np.full(40, "x")}
     task = label_tasks.MultiLabel(columns="m.")
-    bound(data, y=task)
-    assert task.n_missing == 1 and "1 examples have none" in data.notes["labels y"]
+    objectives = bound(made_up_spec(columns=columns), y=task)
+    assert task.n_missing == 1 and "1 examples have none" in objectives.notes["labels y"]
+    assert objectives.labels["y"].dtype == np.float32 and objectives.heads["y"]["classes"] == ["m1", "m2"]
+    np.testing.assert_array_equal(objectives.labels["y"], table)
+    for wrong, found in ((2, "2"), ("often", "often")):
+        columns["m2"] = np.array([0, 1, wrong, 1] * 10, object)
+        with pytest.raises(ValueError, match=rf"objective y: column 'm2', row 3: found {found}, 0 or 1 is needed"):
+            bound(made_up_spec(columns=columns), y=label_tasks.MultiLabel(columns="m."))
     share = [(14 + 0.5) / (28 + 1), (14 + 0.5) / (29 + 1)]  # of the 30 training rows
     assert torch.sigmoid(task.baseline).tolist() == pytest.approx(share)

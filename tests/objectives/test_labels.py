@@ -22,8 +22,8 @@ def _bind(folder, objective, labels, held_out=()):
             (folder / f"{part}.csv").write_text("sequence,label\n" + "".join(f"ACGT,{v}\n" for v in values))
     data = SequenceTable(folder, {}, 16, 2)
     data.connect(single_base())
-    objective.bind("label", data)
-    return data.parts["train"].labels["label"], data
+    objective.setup("label", data.spec())
+    return objective.labels["label"], data
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_typed_table_keeps_its_values(tmp_path):
         pd.DataFrame({"sequence": ["ACGT"] * 4, "label": [0, 1, 0, 1]}).to_parquet(tmp_path / f"{part}.parquet")
     data, objective = SequenceTable(tmp_path, {}, 16, 2), Classification()
     data.connect(single_base())
-    objective.bind("label", data)
+    objective.setup("label", data.spec())
     assert objective.classes == ["0", "1"]
 
 
@@ -82,8 +82,8 @@ def test_classes_that_training_lacks_are_counted_not_absent(tmp_path):
     with pytest.warns(UserWarning, match="unknown class"):
         expected = MultiLabelBinarizer(classes=["a", "b"]).fit([]).transform([h.split("|") for h in held_out])
     assert np.isnan(own[[1, 3]]).all() and (own[[0, 2]] == expected[[0, 2]]).all()
-    assert "2 held-out examples have classes that training lacks" in data.notes["labels label"]
-    assert "1 held-out examples are scored without classes" in data.notes["labels label"]
+    assert "2 held-out examples have classes that training lacks" in objective.notes["labels label"]
+    assert "1 held-out examples are scored without classes" in objective.notes["labels label"]
 
 
 def test_a_part_of_unknown_classes_alone_is_not_scored(tmp_path):

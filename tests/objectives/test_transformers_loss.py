@@ -10,20 +10,20 @@ from bmfm.objectives.masking import Masking
 from bmfm.objectives.mlm import MaskedLanguageModel
 from bmfm.objectives.multitask import Objectives
 from tests.conftest import MODERNBERT, SMALL
-from tests.objectives.conftest import FakeData
+from tests.objectives.conftest import made_up_spec
 from tests.objectives.test_mlm import rows
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_loss_and_gradient_equal_those_of_transformers(tied):
-    together = Objectives({"mlm": MaskedLanguageModel(Masking(share=0.3), tied=tied)})
-    together.bind(FakeData())
+    objectives = Objectives({"mlm": MaskedLanguageModel(Masking(mask_prob=0.3), tied=tied)})
+    objectives.setup(made_up_spec())
     torch.manual_seed(0)
-    ours = build({"input_ids": {"kind": "embedding", "size": 100}}, together.heads, MODERNBERT, **SMALL).eval()
-    batch = together.prepare(rows([40, 30, 7]), np.array([3, 1, 4], np.uint64))
+    ours = build({"input_ids": {"size": 100}}, objectives.heads, MODERNBERT, **SMALL).eval()
+    batch = objectives.prepare(rows([40, 30, 7]), np.array([3, 1, 4], np.uint64))
     theirs = to_transformers(ours).eval()
     expected = theirs(input_ids=batch["input_ids"], attention_mask=(batch["sequence_ids"] > 0).long(), labels=batch["labels"]["mlm"]).loss
-    total, n, _ = together.losses(ours, batch, ours.encode(batch))["mlm/cross_entropy"]
+    total, n, _ = objectives.losses(ours, batch, ours.encode(batch))["mlm/cross_entropy"]
     assert float(total / n) == pytest.approx(float(expected), rel=1e-6)
     (total / n).backward()
     expected.backward()

@@ -8,7 +8,7 @@ import torch
 
 from bmfm.cli import compose
 from bmfm.files import ASSETS
-from bmfm.training.module import Training
+from bmfm.training.module import LitModel
 from bmfm.training.run import assemble
 from tests.test_conf import SMALL_MODEL
 
@@ -23,7 +23,7 @@ def weights_after(overrides, batch_size, accumulate, steps=2):
 
     pl.seed_everything(0, verbose=False)
     data, objectives, model = assemble(compose("train", [*overrides, f"data.batch_size={batch_size}"]))
-    module = Training(model, objectives, sgd, lambda step: 1.0)
+    module = LitModel(model, objectives, sgd, lambda step: 1.0)
     trainer = pl.Trainer(
         max_steps=steps, accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", devices=1, limit_val_batches=0, use_distributed_sampler=False, log_every_n_steps=1,
@@ -51,7 +51,7 @@ def uneven(tmp_path_factory, dna_model):
         f"+objectives.label={{{shared}.Classification, column: label, class_weights: {{a: 5.0}}, focal: 1.0, weight: 2.0}}",
         f"+objectives.number={{{shared}.Regression, column: number}}",
     ]
-    donor = f"+objectives.donor={{{shared}.Classification, column: donor, reversal: 1.0}}"
+    donor = f"+objectives.donor={{{shared}.Classification, column: donor, gradient_reversal: 1.0}}"
     table_of = ["+recipe=dna_finetune", f"checkpoint={dna_model}", f"data.path={folder / 't.csv'}", "objective=[mlm]", *labels]
     return {"dna": dna, "rna": [*rna, "objective=[wced,values]", donor], "labels": table_of}
 

@@ -87,7 +87,7 @@ def test_what_is_not_trained_stays(tmp_path, dna_model, sequence_table, how):
 
 def test_merged_adapters_change_nothing(dna_model):
     heads = {"y": {"size": 2, "pooling": 0, "classes": ["a", "b"]}}
-    fields = {"input_ids": {"kind": "embedding", "size": 512}}
+    fields = {"input_ids": {"size": 512}}
     torch.manual_seed(0)
     model = from_checkpoint(fields, heads, str(dna_model), attention="sdpa", lora={"r": 4, "alpha": 8}).eval()
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -102,7 +102,7 @@ def test_merged_adapters_change_nothing(dna_model):
         torch.testing.assert_close(merge_lora(model).encode(batch), apart, atol=1e-5, rtol=1e-4)
     assert not has_lora(model)
     with pytest.raises(ValueError, match="use the checkpoint's tokenizer"):
-        from_checkpoint({"input_ids": {"kind": "embedding", "size": 99}}, heads, str(dna_model))
+        from_checkpoint({"input_ids": {"size": 99}}, heads, str(dna_model))
 
 
 def test_cells_are_written_beside_what_was_there(tmp_path, cells_model):
@@ -169,11 +169,11 @@ def test_several_seeds_in_one_command(tmp_path, dna_model, sequence_table):
 
 def test_layers_learn_at_their_own_rates(dna_model):
     model = read_model(dna_model)
-    assert depth_of("backbone.body.layers.1.attn.Wo.weight", 2) == 1 and depth_of("embeddings.input_ids.rows.weight", 2) == 3
+    assert depth_of("backbone.body.layers.1.attn.Wo.weight", 2) == 1 and depth_of("embeddings.input_ids.embedding.weight", 2) == 3
     groups = adamw(model, 1.0, (0.9, 0.99), 1e-8, 0.1, layer_decay=0.5, head_lr=3.0).param_groups
     rates = {id(p): g["lr"] for g in groups for p in g["params"]}
     found = {name: rates[id(p)] for name, p in model.named_parameters()}
-    assert found["embeddings.input_ids.rows.weight"] == 0.125 and found["backbone.body.layers.1.attn.Wo.weight"] == 0.5
+    assert found["embeddings.input_ids.embedding.weight"] == 0.125 and found["backbone.body.layers.1.attn.Wo.weight"] == 0.5
     assert found["backbone.body.layers.0.mlp.Wo.weight"] == 0.25 and found["heads.transform.dense.weight"] == 3.0
     assert len(found) == sum(len(g["params"]) for g in groups)
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from bmfm.checkpoints.load import read_model
+from bmfm.models.model import build
 from bmfm.training.optim import SCHEDULES, adamw, learning_rates, schedule
+from tests.conftest import BERT, SMALL
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -17,9 +19,10 @@ def test_schedules(kind):
 
 
 def test_decay_on_matrices_only():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    model = build({"input_ids": {"size": 9}}, {}, BERT, **SMALL)
     matrices, vectors = adamw(model, 1e-3, (0.9, 0.99), 1e-8, 0.1).param_groups
-    assert [p.ndim for p in matrices["params"]] == [2] and [p.ndim for p in vectors["params"]] == [1, 1, 1]
+    assert {p.ndim for p in matrices["params"]} == {2} and {p.ndim for p in vectors["params"]} == {1}
+    assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
     assert matrices["weight_decay"] == 0.1 and vectors["weight_decay"] == 0
 
 

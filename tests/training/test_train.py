@@ -233,7 +233,7 @@ def test_wheel_carries_configuration_and_data(tmp_path):
         "bmfm/assets/rna/pbmc3k.h5ad",
         "bmfm/assets/genes/human_genes.tsv.gz",
         "bmfm/cells/sources.py",
-        "bmfm/evaluation/baselines.py",
+        "bmfm/evaluation/baselines/linear.py",
         "bmfm/assets/tokenizers/dna_demo/tokenizer.json",
     ):
         assert wanted in names

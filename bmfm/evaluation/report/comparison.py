@@ -1,12 +1,13 @@
-"""What the records of a run say: cells by task and entrant, means, ranks."""
+"""What the records of a run say: scores by task and method, means, ranks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
 
-from bmfm.metrics import METRICS
+from bmfm.evaluation.task_metrics import from_record
+from bmfm.metrics import METRICS, Metric
 from bmfm.training.seeds import interval
 
 MODES = {
@@ -37,78 +38,111 @@ class ComparedMethod(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """A metric of an entrant on a task: its mean over seeds and an interval, NaN where there is none."""
+    """A metric of a method on a task: its mean over seeds and an interval, NaN where there is none."""
 
     mean: float
     low: float = math.nan
     high: float = math.nan
     over_seeds: bool = False
-    failed: int = 0
+    n_failed: int = 0
 
     def __str__(self) -> str:
         spread = f" ± {self.high - self.mean:.3f}" if self.over_seeds else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}" + ("" if math.isnan(self.low) else spread) + ("†" if self.failed else "")
+        return f"{self.mean:.3f}" + ("" if math.isnan(self.low) else spread) + ("†" if self.n_failed else "")
 
     def overlaps(self, other: "Score") -> bool:
         return self.low <= other.high and other.low <= self.high
 
 
-def summarise(records: Sequence[dict], metric: str, failed: int = 0) -> Score:
-    """One cell from the records of its seeds: Student's interval, or the bootstrap's where seeds are one or agree."""
+def summarise(records: Sequence[dict], metric: str, n_failed: int = 0) -> Score:
+    """One score from the records of its seeds: Student's interval, or the bootstrap's where seeds are one or agree."""
     values = [float(r["metrics"][metric]) for r in records]
     if len(set(values)) > 1:
         centre, half = interval(values)
-        return Score(centre, centre - half, centre + half, True, failed)
+        return Score(centre, centre - half, centre + half, True, n_failed)
     ends = (records[0].get("intervals") or {}).get(metric) or []
-    low, high = ends if len(ends) == 2 and all(map(_finite, ends)) else (math.nan, math.nan)
-    return Score(values[0], low, high, False, failed)
+    low, high = ends if len(ends) == 2 and all(map(is_finite, ends)) else (math.nan, math.nan)
+    return Score(values[0], low, high, False, n_failed)
 
 
 @dataclass
-class Task:
-    """A task of the suite, with its cells by entrant."""
+class TaskScores:
+    """A task of the suite, with its scores by method."""
 
     name: str
     title: str
     metric: str | None
+    description: Metric
     records: list[dict]
-    cells: dict[ComparedMethod, Score] = field(default_factory=dict)
+    scores: dict[ComparedMethod, Score] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
-        return in_words(self.metric) if self.metric else "not run"
+        return self.description.words if self.metric else "not run"
 
     @property
     def more_is_better(self) -> bool:
-        return self.metric is None or METRICS[self.metric].more_is_better
+        return self.description.more_is_better
 
     @property
     def best(self) -> Score | None:
-        """The best cell of those without a failed seed."""
-        whole = [c for c in self.cells.values() if not c.failed]
-        return (max if self.more_is_better else min)(whole, key=lambda c: c.mean) if whole else None
+        """The best score of those without a failed seed."""
+        whole = [score for score in self.scores.values() if not score.n_failed]
+        return (max if self.more_is_better else min)(whole, key=lambda score: score.mean) if whole else None
 
 
 class Comparison:
-    """The records of a run by task and entrant, and what can be said over all tasks.
+    """The records of a run by task and method, and what can be said over all tasks.
 
-    Entrants come by mean rank, those that lack a task last. `ranks` and `means` are of entrants with every task alone.
+    Methods come by mean rank, those that lack a task last. `ranks` and `means` are of methods with every task alone.
     """
 
     def __init__(self, results: dict):
         self.suite, records = results["suite"], results["records"]
-        name = _telling_names(records)
+        self.described = described_metrics(records)
+        method_of = _method_names(records)
         names = list(dict.fromkeys([*self.suite["tasks"], *(r["task"] for r in records)]))
-        self.tasks = [_task(n, [r for r in records if r["task"] == n], name) for n in names]
-        self.records = {e: [r for r in records if name(r) == e] for e in dict.fromkeys(map(name, records))}
-        self.failures = [(name(r), r, why) for r in records if (why := failure(r))]
-        self.finished = len(records) - len(self.failures)
-        whole = [e for e in self.records if all(e in t.cells and not t.cells[e].failed for t in self.tasks)]
+        self.tasks = [self._task(n, [r for r in records if r["task"] == n], method_of) for n in names]
+        self.records = {m: [r for r in records if method_of(r) == m] for m in dict.fromkeys(map(method_of, records))}
+        self.failures = [(method_of(r), r, why) for r in records if (why := failure(r))]
+        self.n_finished = len(records) - len(self.failures)
+        whole = [m for m in self.records if all(m in t.scores and not t.scores[m].n_failed for t in self.tasks)]
         self.ranks = _mean_ranks(self.tasks, whole)
-        self.entrants = sorted(self.records, key=lambda e: (self.ranks.get(e, math.inf), -sum(e in t.cells for t in self.tasks)))
+        self.methods = sorted(self.records, key=lambda m: (self.ranks.get(m, math.inf), -sum(m in t.scores for t in self.tasks)))
         metrics = dict.fromkeys(t.metric for t in self.tasks if t.metric)
-        self.groups = {m: [t for t in self.tasks if t.metric == m] for m in metrics}
-        self.means = {m: {e: mean(t.cells[e].mean for t in ts) for e in whole} for m, ts in self.groups.items()}
+        self.groups = {metric: [t for t in self.tasks if t.metric == metric] for metric in metrics}
+        self.means = {metric: {m: mean(t.scores[m].mean for t in ts) for m in whole} for metric, ts in self.groups.items()}
+
+    def in_words(self, metric: str) -> str:
+        """A metric in words."""
+        return in_words(metric, self.described)
+
+    def _task(self, name: str, records: list[dict], method_of: Callable[[dict], ComparedMethod]) -> TaskScores:
+        metric = records[0]["metric"] if records else None
+        described = self.described.get(str(metric)) or Metric(in_words(str(metric), self.described))
+        task = TaskScores(name, records[0]["title"] if records else name, metric, described, records)
+        for method in dict.fromkeys(map(method_of, records)):
+            of_method = [r for r in records if method_of(r) == method]
+            finished = [r for r in of_method if not failure(r)]
+            if finished and task.metric:
+                task.scores[method] = summarise(finished, task.metric, len(of_method) - len(finished))
+        return task
+
+
+def described_metrics(records: Sequence[dict]) -> dict[str, Metric]:
+    """What is known of metrics, {name: words, range and direction}: of those that ship, and of those that the records describe.
+
+    Raises
+    ------
+    ValueError
+        Where two tasks describe a metric in different ways.
+    """
+    described = dict(METRICS)
+    for record in records:
+        for name, metric in from_record(record.get("metric_descriptions") or {}).items():
+            if described.setdefault(name, metric) != metric:
+                raise ValueError(f"metric {name!r} is described in two ways: {described[name]} and {metric}; give one of them another name")
+    return described
 
 
 def failure(record: dict) -> str | None:
@@ -116,50 +150,40 @@ def failure(record: dict) -> str | None:
     if record["status"] != "ok":
         return record.get("error") or "failed without saying why"
     value = record["metrics"].get(record["metric"])
-    return None if _finite(value) else f"{record['metric']} is {value}"
+    return None if is_finite(value) else f"{record['metric']} is {value}"
 
 
-def _finite(value) -> bool:
+def is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def in_words(metric: str) -> str:
+def in_words(metric: str, described: Mapping[str, Metric] = METRICS) -> str:
     """A metric in words."""
-    return METRICS[metric].words if metric in METRICS else metric.replace("_", " ")
+    return described[metric].words if metric in described else metric.replace("_", " ")
 
 
-def _telling_names(records: list[dict]):
-    """ComparedMethod of a record; where checkpoints of different content go by one name, the start of their hash is added."""
+def _method_names(records: list[dict]) -> Callable[[dict], ComparedMethod]:
+    """The method of a record; where checkpoints of different content go by one name, the start of their hash is added."""
     hashes: dict[str, set[str]] = {}
     for r in records:
         if r["model_kind"] != "baseline":
             hashes.setdefault(r["model"], set()).add(r["model_hash"])
 
-    def name(r: dict) -> ComparedMethod:
+    def method_of(r: dict) -> ComparedMethod:
         several = r["model_kind"] != "baseline" and len(hashes[r["model"]]) > 1
         return ComparedMethod(f"{r['model']} ({r['model_hash'][:8]})" if several else r["model"], r["mode"])
 
-    return name
+    return method_of
 
 
-def _task(name: str, records: list[dict], entrant) -> Task:
-    task = Task(name, records[0]["title"] if records else name, records[0]["metric"] if records else None, records)
-    for e in dict.fromkeys(map(entrant, records)):
-        own = [r for r in records if entrant(r) == e]
-        done = [r for r in own if not failure(r)]
-        if done and task.metric:
-            task.cells[e] = summarise(done, task.metric, len(own) - len(done))
-    return task
+def score_matrix(tasks: list[TaskScores], methods: list[ComparedMethod]) -> list[list[float]]:
+    """[task][method], turned so that less is better."""
+    return [[t.scores[m].mean * (-1 if t.more_is_better else 1) for m in methods] for t in tasks]
 
 
-def _scores(tasks: list[Task], entrants: list[ComparedMethod]) -> list[list[float]]:
-    """[task][entrant], turned so that less is better."""
-    return [[t.cells[e].mean * (-1 if t.more_is_better else 1) for e in entrants] for t in tasks]
-
-
-def _mean_ranks(tasks: list[Task], entrants: list[ComparedMethod]) -> dict[ComparedMethod, float]:
+def _mean_ranks(tasks: list[TaskScores], methods: list[ComparedMethod]) -> dict[ComparedMethod, float]:
     from scipy.stats import rankdata
 
-    if not entrants:
+    if not methods:
         return {}
-    return dict(zip(entrants, map(float, rankdata(_scores(tasks, entrants), axis=1).mean(0)), strict=True))
+    return dict(zip(methods, map(float, rankdata(score_matrix(tasks, methods), axis=1).mean(0)), strict=True))

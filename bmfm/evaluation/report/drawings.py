@@ -10,16 +10,14 @@ from bmfm.evaluation.report.comparison import (
     MODE_COLOURS,
     ComparedMethod,
     Comparison,
-    Task,
-    _scores,
-    in_words,
+    TaskScores,
+    score_matrix,
 )
 from bmfm.evaluation.report.tables import (
-    _peak,
-    _typical,
+    mean_of,
+    peak_memory,
     scroll,
 )
-from bmfm.metrics import METRICS
 
 
 def svg(width: float, height: float, label: str, inner: str, wide: bool = False) -> str:
@@ -28,9 +26,9 @@ def svg(width: float, height: float, label: str, inner: str, wide: bool = False)
     return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" {size} role="img" aria-label="{escape(label)}">{inner}</svg>'
 
 
-def text(x: float, y: float, said: str, anchor: str = "start", limit: int = 44) -> str:
+def text(x: float, y: float, content: str, anchor: str = "start", limit: int = 44) -> str:
     """A line of text, cut at `limit` characters."""
-    short = said if len(said) <= limit else said[: limit - 1] + "…"
+    short = content if len(content) <= limit else content[: limit - 1] + "…"
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(short)}</text>'
 
 
@@ -38,11 +36,10 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str = "ink") -> str:
     return f'<path class="{kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
 
 
-def bars(task: Task, entrants: list[ComparedMethod]) -> str:
-    """A bar an entrant with the whisker of its interval, on an axis that begins at zero."""
-    shown = [(e, task.cells[e]) for e in entrants if e in task.cells]
-    assert task.metric is not None
-    metric = METRICS[task.metric]
+def bars(task: TaskScores, methods: list[ComparedMethod]) -> str:
+    """A bar a method with the whisker of its interval, on an axis that begins at zero."""
+    shown = [(m, task.scores[m]) for m in methods if m in task.scores]
+    metric = task.description
     ends = [v for _, c in shown for v in (c.mean, c.low, c.high) if math.isfinite(v)]
     low, high = max(min(0.0, *ends), metric.low), metric.high if math.isfinite(metric.high) else max(*ends, 1e-9)
 
@@ -50,18 +47,18 @@ def bars(task: Task, entrants: list[ComparedMethod]) -> str:
         return 4 + 332 * (min(max(value, low), high) - low) / (high - low)
 
     parts = []
-    for i, (e, c) in enumerate(shown):
+    for i, (method, score) in enumerate(shown):
         y = 12 + 34 * i
-        x, width = min(at(0), at(c.mean)), abs(at(c.mean) - at(0))
-        parts.append(text(4, y, str(e), limit=36) + text(336, y, f"{c.mean:.3f}" + "†" * bool(c.failed), "end"))
-        parts.append(f'<rect x="{x:.1f}" y="{y + 5}" width="{width:.1f}" height="10" fill="{MODE_COLOURS.get(e.mode, GREY)}"/>')
-        if math.isfinite(c.low):
-            a, b = at(c.low), at(c.high)
+        x, width = min(at(0), at(score.mean)), abs(at(score.mean) - at(0))
+        parts.append(text(4, y, str(method), limit=36) + text(336, y, f"{score.mean:.3f}" + "†" * bool(score.n_failed), "end"))
+        parts.append(f'<rect x="{x:.1f}" y="{y + 5}" width="{width:.1f}" height="10" fill="{MODE_COLOURS.get(method.mode, GREY)}"/>')
+        if math.isfinite(score.low):
+            a, b = at(score.low), at(score.high)
             parts.append(line(a, y + 10, b, y + 10) + line(a, y + 6, a, y + 14) + line(b, y + 6, b, y + 14))
     end = 34 * len(shown) + 2
     parts.append(line(at(0), 16, at(0), end, "axis"))
     parts += [text(at(v), end + 12, f"{v:.3g}", anchor) for v, anchor in {low: "start", high: "end"}.items()]
-    return svg(340, end + 16, f"{task.name}: {task.words} of {len(shown)} entrants", "".join(parts))
+    return svg(340, end + 16, f"{task.name}: {task.words} of {len(shown)} methods", "".join(parts))
 
 
 class RankTest(NamedTuple):
@@ -72,14 +69,14 @@ class RankTest(NamedTuple):
 
 
 def rank_test(c: Comparison) -> RankTest | None:
-    """None with fewer than five tasks or three entrants that have them all."""
+    """None with fewer than five tasks or three methods that have them all."""
     from scipy.stats import friedmanchisquare, studentized_range
 
     n, k = len(c.tasks), len(c.ranks)
     if n < 5 or k < 3:
         return None
-    by_entrant = list(zip(*_scores(c.tasks, list(c.ranks)), strict=True))
-    p = math.nan if len(set(by_entrant)) == 1 else float(friedmanchisquare(*by_entrant).pvalue)
+    by_method = list(zip(*score_matrix(c.tasks, list(c.ranks)), strict=True))
+    p = math.nan if len(set(by_method)) == 1 else float(friedmanchisquare(*by_method).pvalue)
     return RankTest(p, float(studentized_range.ppf(0.95, k, math.inf)) * math.sqrt(k * (k + 1) / (12 * n)))
 
 
@@ -87,13 +84,13 @@ def rank_sentence(c: Comparison, test: RankTest | None) -> str:
     n, k = len(c.tasks), len(c.ranks)
     if test is None:
         return (
-            f"Mean ranks of the {k} entrants with all {n} tasks, without a test: Friedman's and Nemenyi's want at least 5 tasks "
-            "and 3 entrants."
+            f"Mean ranks of the {k} methods with all {n} tasks, without a test: Friedman's and Nemenyi's want at least 5 tasks "
+            "and 3 methods."
         )
-    differ = "the entrants are not all alike" if test.p < 0.05 else "no difference between entrants is shown"
+    differ = "the methods are not all alike" if test.p < 0.05 else "no difference between methods is shown"
     return (
-        f"Critical-difference diagram of the {k} entrants with all {n} tasks. Friedman's test: p = {test.p:.3g}, {differ}. "
-        f"Entrants joined by a bar are not told apart: their mean ranks are closer than {test.critical_difference:.2f} (Nemenyi, 5%)."
+        f"Critical-difference diagram of the {k} methods with all {n} tasks. Friedman's test: p = {test.p:.3g}, {differ}. "
+        f"Methods joined by a bar are not told apart: their mean ranks are closer than {test.critical_difference:.2f} (Nemenyi, 5%)."
     )
 
 
@@ -151,11 +148,11 @@ def cost_plots(c: Comparison) -> list[str]:
     """Mean of each metric against seconds and memory, on logarithmic axes; numbers are those of the table."""
     plots = []
     for metric, means in c.means.items():
-        for what, cost in (("seconds a run", lambda rs: _typical(rs, "seconds")), ("peak memory, GiB", _peak)):
-            points = [(i, e, cost(c.records[e]), means[e]) for i, e in enumerate(c.entrants, 1) if e in means]
+        for what, cost in (("seconds a run", lambda rs: mean_of(rs, "seconds")), ("peak memory, GiB", peak_memory)):
+            points = [(i, e, cost(c.records[e]), means[e]) for i, e in enumerate(c.methods, 1) if e in means]
             drawn = [(i, e, math.log10(x), y) for i, e, x, y in points if x]
             if len(drawn) > 1:
-                plots.append(_scatter(drawn, what, f"{in_words(metric)}, mean"))
+                plots.append(_scatter(drawn, what, f"{c.in_words(metric)}, mean"))
     return plots
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from bmfm.evaluation.own_metrics import register
 from bmfm.evaluation.report.comparison import GREY, MODE_COLOURS, MODES, Comparison
 from bmfm.evaluation.report.drawings import bars, cost_plots, rank_plot, rank_sentence, rank_test, umap_panel
 from bmfm.evaluation.report.tables import (
@@ -66,18 +65,18 @@ def _html(c: Comparison) -> str:
     out = [f"<h1>{escape(c.suite['title'])}</h1>", html_table(facts(c), "what was run")]
     if c.failures:
         out.append(
-            f'<p><span class="badge note">failed</span> <a href="#failures">{len(c.failures)} of {len(c.failures) + c.finished} runs</a>: see below.</p>'
+            f'<p><span class="badge note">failed</span> <a href="#failures">{len(c.failures)} of {len(c.failures) + c.n_finished} runs</a>: see below.</p>'
         )
     out += ["<h2>Results</h2>", html_table(main_table(c), "results"), f'<p class="soft">{escape(LEGEND)}</p>']
-    if found := published_table(c):
-        rows, works = found
+    if published := published_table(c):
+        rows, works = published
         out.append('<section class="reported"><h2>Published figures <span class="badge note">reported, not run here</span></h2>')
         out.append('<p class="soft">Copied from the works below; other code, hardware and choices than the table above.</p>')
         out += [html_table(rows, "published figures"), f"<ol>{''.join(f'<li>{escape(w)}</li>' for w in works)}</ol></section>"]
-    used = dict.fromkeys(e.mode for e in c.entrants)
+    used = dict.fromkeys(e.mode for e in c.methods)
     keys = (f'<span class="key"><i style="background:{MODE_COLOURS.get(m, GREY)}"></i>{escape(MODES.get(m, m))}</span>' for m in used)
     legend = f'<p class="legend">{"".join(keys)}</p>'
-    panels = (f"<div><h3>{escape(t.name)}: {escape(t.words)}</h3>{bars(t, c.entrants)}</div>" for t in c.tasks if t.cells)
+    panels = (f"<div><h3>{escape(t.name)}: {escape(t.words)}</h3>{bars(t, c.methods)}</div>" for t in c.tasks if t.scores)
     out += ["<h2>Each task</h2>", legend, f'<div class="panels">{"".join(panels)}</div>']
     if len(c.ranks) > 1:
         test = rank_test(c)
@@ -101,7 +100,7 @@ def _html(c: Comparison) -> str:
 
 def _umaps(c: Comparison) -> Iterable[str]:
     for task in c.tasks:
-        for e in c.entrants:
+        for e in c.methods:
             if points := next((r["umap"] for r in c.records[e] if r["task"] == task.name and r.get("umap")), None):
                 panels = "".join(f"<div><h3>by {by}</h3>{umap_panel(points, by)}</div>" for by in ("label", "batch") if points.get(by))
                 yield f"<h3>{escape(task.name)}: {escape(str(e))}</h3><div class=panels>{panels}</div>"
@@ -109,8 +108,8 @@ def _umaps(c: Comparison) -> Iterable[str]:
 
 def _markdown(c: Comparison) -> str:
     out = [f"# {plain(c.suite['title'])}", markdown_table(facts(c)), "## Results", markdown_table(main_table(c)), LEGEND]
-    if found := published_table(c):
-        rows, works = found
+    if published := published_table(c):
+        rows, works = published
         out += ["## Published figures: reported, not run here", markdown_table(rows)]
         out.append("\n".join(f"{i}. {plain(w)}" for i, w in enumerate(works, 1)))
     if len(c.ranks) > 1:
@@ -147,8 +146,6 @@ def write_report(results: dict, folder: Path) -> tuple[Path, Path]:
     """
     if not results["records"]:
         raise ValueError(f"results of suite {results['suite']['name']} hold no record: run it before you report it")
-    for record in results["records"]:
-        register(record.get("own_metrics") or {})
     comparison = Comparison(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

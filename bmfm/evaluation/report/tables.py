@@ -10,10 +10,9 @@ from bmfm.evaluation.report.comparison import (
     MISSING,
     Comparison,
     Score,
-    Task,
-    _finite,
+    TaskScores,
     failure,
-    in_words,
+    is_finite,
     summarise,
 )
 
@@ -37,33 +36,33 @@ def main_table(c: Comparison) -> Rows:
     for task in c.tasks:
         row: list[str | Shown] = [task.name, task.words]
         best = task.best
-        for entrant in c.entrants:
-            cell = task.cells.get(entrant)
-            row.append(Shown(str(cell), _mark(cell, best)) if cell else Shown(MISSING))
+        for method in c.methods:
+            score = task.scores.get(method)
+            row.append(Shown(str(score), _mark(score, best)) if score else Shown(MISSING))
         body.append(row)
     for metric, tasks in c.groups.items():
         if len(tasks) > 1:
             means = c.means[metric]
-            body.append([f"mean of {len(tasks)} tasks", in_words(metric), *(_figure(means.get(e), 3) for e in c.entrants)])
-    body.append(["mean rank", "1 is best", *(_figure(c.ranks.get(e), 2) for e in c.entrants)])
-    return Rows(["task", "metric", *map(str, c.entrants)], body)
+            body.append([f"mean of {len(tasks)} tasks", c.in_words(metric), *(_figure(means.get(e), 3) for e in c.methods)])
+    body.append(["mean rank", "1 is best", *(_figure(c.ranks.get(e), 2) for e in c.methods)])
+    return Rows(["task", "metric", *map(str, c.methods)], body)
 
 
-def _mark(cell: Score, best: Score | None) -> str:
-    if best is None or cell.failed:
+def _mark(score: Score, best: Score | None) -> str:
+    if best is None or score.n_failed:
         return ""
-    return "best" if cell.mean == best.mean else "level" if cell.overlaps(best) else ""
+    return "best" if score.mean == best.mean else "level" if score.overlaps(best) else ""
 
 
 LEGEND = (
     "In bold the best of a task; ≈ where the interval overlaps that of the best. ± is half the 95% interval by Student's t over "
     "seeds; [low, high] is the 95% bootstrap interval over test examples, where there was one seed or all seeds agreed. "
-    "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of entrants with every task."
+    "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of methods with every task."
 )
 
 
 def published_table(c: Comparison) -> tuple[Rows, list[str]] | None:
-    """Scores from the cards, and the works they come from."""
+    """Scores that the tasks state, and the works they come from."""
     published = {t.name: (t.records[0].get("published") or []) if t.records else [] for t in c.tasks}
     works = list(dict.fromkeys(p["citation"] for ps in published.values() for p in ps))
     models = list(dict.fromkeys(p["model"] for ps in published.values() for p in ps))
@@ -71,44 +70,44 @@ def published_table(c: Comparison) -> tuple[Rows, list[str]] | None:
         return None
     body = []
     for task in c.tasks:
-        if own := published[task.name]:
-            by = {m: [p for p in own if p["model"] == m] for m in models}
-            cells = ("; ".join(_reported(p, task, works) for p in by[m]) or MISSING for m in models)
+        if scores := published[task.name]:
+            by_model = {m: [p for p in scores if p["model"] == m] for m in models}
+            cells = ("; ".join(_reported(p, task, works, c) for p in by_model[m]) or MISSING for m in models)
             body.append([task.name, task.words, *cells])
     return Rows(["task", "metric", *models], body), works
 
 
-def _reported(p: dict, task: Task, works: list[str]) -> str:
-    other = "" if p["metric"] == task.metric else f" {in_words(p['metric'])}"
+def _reported(p: dict, task: TaskScores, works: list[str], c: Comparison) -> str:
+    other = "" if p["metric"] == task.metric else f" {c.in_words(p['metric'])}"
     return f"{p['score']:.3f}{other} ({works.index(p['citation']) + 1})"
 
 
 def cost_table(c: Comparison) -> Rows:
     body = []
-    for number, e in enumerate(c.entrants, 1):
+    for number, e in enumerate(c.methods, 1):
         done = [r for r in c.records[e] if not failure(r)]
         size = next((r["parameters"] for r in done if r.get("parameters")), None)
         quality = (_figure(c.means[m].get(e), 3) for m in c.groups)
-        cost = _figure(_typical(done, "seconds"), 1), _figure(_typical(done, "train_seconds"), 1), _figure(_peak(done), 2)
-        tasks = f"{sum(e in t.cells and not t.cells[e].failed for t in c.tasks)} of {len(c.tasks)}"
+        cost = _figure(mean_of(done, "seconds"), 1), _figure(mean_of(done, "train_seconds"), 1), _figure(peak_memory(done), 2)
+        tasks = f"{sum(e in t.scores and not t.scores[e].n_failed for t in c.tasks)} of {len(c.tasks)}"
         body.append([str(number), str(e), tasks, *quality, *cost, f"{size:,}" if size else MISSING])
-    means = [f"{in_words(m)}, mean" for m in c.groups]
-    return Rows(["no.", "entrant", "tasks", *means, "s a run", "s of training", "peak GiB", "parameters"], body)
+    means = [f"{c.in_words(m)}, mean" for m in c.groups]
+    return Rows(["no.", "method", "tasks", *means, "s a run", "s of training", "peak GiB", "parameters"], body)
 
 
-def metric_tables(c: Comparison) -> list[tuple[Task, Rows]]:
+def metric_tables(c: Comparison) -> list[tuple[TaskScores, Rows]]:
     """Every metric of every task."""
-    found = []
+    tables = []
     for task in c.tasks:
         names = list(dict.fromkeys(m for r in task.records if not failure(r) for m in r["metrics"]))
         body: list[list[str | Shown]] = []
-        for e in task.cells:
+        for e in task.scores:
             done = [r for r in c.records[e] if r["task"] == task.name and not failure(r)]
-            whole = (all(_finite(r["metrics"].get(m)) for r in done) for m in names)
+            whole = (all(is_finite(r["metrics"].get(m)) for r in done) for m in names)
             body.append([str(e), *(Shown(str(summarise(done, m)) if w else MISSING) for m, w in zip(names, whole, strict=True))])
         if body:
-            found.append((task, Rows(["entrant", *map(in_words, names)], body)))
-    return found
+            tables.append((task, Rows(["method", *map(c.in_words, names)], body)))
+    return tables
 
 
 def data_table(c: Comparison) -> Rows:
@@ -124,20 +123,20 @@ def data_table(c: Comparison) -> Rows:
 
 
 def loss_table(c: Comparison) -> Rows:
-    """What entrants did not see or could not read, and what was not scored: of each task, counts that are not 0."""
-    told = ("truncated", "unknown", "read_as_N", "not scored", "empty")
+    """What methods did not see or could not read, and what was not scored: of each task, counts that are not 0."""
+    losses = ("truncated", "unknown", "read_as_N", "not scored", "empty")
     body: dict[tuple, None] = {}
     for task in c.tasks:
-        for entrant, records in c.records.items():
+        for method, records in c.records.items():
             for r in (r for r in records if r["task"] == task.name):
                 for what, n in (r.get("counts") or {}).items():
-                    if n and any(word in what for word in told):
-                        body[(task.name, str(entrant), what.replace("_", " "), f"{n:,}")] = None
-    return Rows(["task", "entrant", "what", "how many"], [list(row) for row in body])
+                    if n and any(word in what for word in losses):
+                        body[(task.name, str(method), what.replace("_", " "), f"{n:,}")] = None
+    return Rows(["task", "method", "what", "how many"], [list(row) for row in body])
 
 
 def failure_table(c: Comparison) -> Rows:
-    return Rows(["task", "entrant", "seed", "error"], [[r["task"], str(e), str(r["seed"]), why] for e, r, why in c.failures])
+    return Rows(["task", "method", "seed", "error"], [[r["task"], str(e), str(r["seed"]), why] for e, r, why in c.failures])
 
 
 def facts(c: Comparison) -> Rows:
@@ -152,7 +151,7 @@ def facts(c: Comparison) -> Rows:
     body = [
         ["suite", f"{c.suite['title']} ({c.suite['name']})"],
         ["tasks", f"{len(c.tasks)}: {', '.join(t.name for t in c.tasks)}"],
-        ["runs", f"{c.finished} finished, {len(c.failures)} failed"],
+        ["runs", f"{c.n_finished} finished, {len(c.failures)} failed"],
         ["seeds", _list(sorted({r["seed"] for r in records}))],
         ["date", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else MISSING],
         ["versions", "; ".join(f"{name} {_list(v)}" for name, v in versions.items()) or MISSING],
@@ -162,7 +161,7 @@ def facts(c: Comparison) -> Rows:
     ]
     if odd := [f"{r['task']} ({r['model']}, seed {r['seed']})" for r in records if not failure(r) and r.get("test_uses") != 1]:
         body.append(["warning", f"the test part was used more than once by {_list(odd)}: its figures are too good"])
-    body += [["warning", said] for said in dict.fromkeys(x for r in records for x in sentences(r["task"], r.get("overlap") or {}))]
+    body += [["warning", sentence] for sentence in dict.fromkeys(x for r in records for x in sentences(r["task"], r.get("overlap") or {}))]
     return Rows(["", ""], body)
 
 
@@ -174,12 +173,12 @@ def _figure(value: float | None, digits: int) -> str:
     return MISSING if value is None else f"{value:,.{digits}f}"
 
 
-def _typical(records: list[dict], key: str) -> float | None:
+def mean_of(records: list[dict], key: str) -> float | None:
     values = [r[key] for r in records if r.get(key) is not None]
     return mean(values) if values else None
 
 
-def _peak(records: list[dict]) -> float | None:
+def peak_memory(records: list[dict]) -> float | None:
     """GiB."""
     return max((r["peak_memory_bytes"] / 2**30 for r in records if r.get("peak_memory_bytes") is not None), default=None)
 

@@ -5,9 +5,10 @@ between the two. Nothing outside of a backbone assumes attention.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,6 +76,8 @@ class Backbone(nn.Module, ABC):
     ----------
     hidden_size
         H, of embeddings and states.
+    layers
+        The layers, from the input up: what adapters, layer-wise learning rates and ``layer=`` count.
     norm_eps, norm_bias
         Of its norms: heads take the same.
     initializer_range
@@ -84,15 +87,35 @@ class Backbone(nn.Module, ABC):
     """
 
     hidden_size: int
+    layers: nn.ModuleList
     norm_eps: float = 1e-12
     norm_bias: bool = True
     initializer_range: float = 0.02
     own_embeddings: bool = False
 
+    @classmethod
+    def encoders(cls, fields: Mapping[str, dict], settings: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, dict]:
+        """The encoders of the fields {batch key: settings} of a new model, where this backbone needs others than the usual.
+
+        Parameters
+        ----------
+        fields
+            What is chosen otherwise; of ``input_ids``, an encoder that looks up a row for each token.
+        settings
+            Of the backbone.
+        tokens
+            Names of all tokens [V] in the order of their ids.
+        """
+        return dict(fields)
+
     @property
-    @abstractmethod
-    def layers(self) -> nn.ModuleList:
-        """The layers, from the input up: what adapters, layer-wise learning rates and ``layer=`` count."""
+    def name(self) -> str:
+        """What people call it."""
+        return type(self).__name__
+
+    def refer_to_layers(self, layers: nn.ModuleList) -> None:
+        """Name as `layers` those of another module, which they stay part of."""
+        object.__setattr__(self, "layers", layers)
 
     @property
     def encoder(self) -> nn.Module:

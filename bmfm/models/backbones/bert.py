@@ -23,11 +23,8 @@ class Bert(AttentionBackbone):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.body = BertEncoder(config)
+        self.refer_to_layers(self.body.layer)
         self.set_config(config, config.layer_norm_eps)
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.body.layer
 
     @property
     def capabilities(self) -> Capabilities:

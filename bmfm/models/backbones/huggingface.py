@@ -63,10 +63,11 @@ class HuggingFaceBackbone(Backbone):
             raise asks_for_code(error, source) from error
         self.config, self.lm_head, self.causal = self.network.config, lm_head, causal
         self.hidden_size = next(int(settings[k]) for k in ("hidden_size", "d_model", "n_embd", "dim") if k in settings)
-        self.initializer_range = float(getattr(self.config, "initializer_range", None) or 0.02)
+        self.initializer_range = float(self.config.to_dict().get("initializer_range") or 0.02)
         self.max_tokens = positions(settings)
         self.register_buffer("hf_token_ids", torch.tensor(hf_token_ids), persistent=False)
         self.takes_mask = "attention_mask" in inspect.signature(self.encoder.forward).parameters
+        self.refer_to_layers(max((m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)), key=len))
         self._lookup_name: str | None = None
 
     hf_token_ids: torch.Tensor
@@ -74,10 +75,6 @@ class HuggingFaceBackbone(Backbone):
     @property
     def encoder(self) -> nn.Module:
         return self.network.base_model if self.lm_head else self.network
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return max((m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)), key=len)
 
     @property
     def capabilities(self) -> Capabilities:

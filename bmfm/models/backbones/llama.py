@@ -37,20 +37,15 @@ class Llama(AttentionBackbone):
         config = transformers_config(LlamaConfig, settings)
         self.norm = nn.LayerNorm(config.hidden_size, eps=embedding_eps)
         self.dropout = nn.Dropout(embedding_dropout)
-        self.body = nn.ModuleDict({"layers": nn.ModuleList(LlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers))})
-        for layer in self.layers:
+        layers = [LlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        for layer in layers:
             layer.self_attn.is_causal = False
         if not first_norm:
-            self.layers[0].input_layernorm = nn.Identity()
+            layers[0].input_layernorm = nn.Identity()
+        self.layers = nn.ModuleList(layers)
         self.final_norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps) if final_norm else nn.Identity()
         self.rotary = LlamaRotaryEmbedding(config)
         self.set_config(config, embedding_eps)
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        layers = self.body["layers"]
-        assert isinstance(layers, nn.ModuleList)
-        return layers
 
     def run_layers(self, embeddings_BLH: torch.Tensor, position_ids_BL: torch.Tensor, masks: dict, lengths: dict) -> torch.Tensor:
         hidden = self.dropout(self.norm(embeddings_BLH))

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from bmfm.models.backbones.settings import transformers_config
 from bmfm.models.backbones.transformer import AttentionBackbone
@@ -23,11 +22,8 @@ class ModernBert(AttentionBackbone):
         config = transformers_config(ModernBertConfig, settings | {"vocab_size": MASK + 1}, {"global_attn_every_n_layers"})
         self.body = ModernBertModel(config)
         self.body.embeddings.tok_embeddings = None  # embeddings come from the fields
+        self.refer_to_layers(self.body.layers)
         self.set_config(config, config.norm_eps, config.norm_bias)
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.body.layers
 
     def run_layers(self, embeddings_BLH: torch.Tensor, position_ids_BL: torch.Tensor, masks: dict, lengths: dict) -> torch.Tensor:
         return self.body(inputs_embeds=embeddings_BLH, position_ids=position_ids_BL, attention_mask=masks, **lengths).last_hidden_state

@@ -17,9 +17,15 @@ class AttentionBackbone(Backbone):
     ----------
     config
         Its transformers configuration.
+    head_size
+        Of queries and keys.
+    has_local_layers
+        Whether some layers see only what is near.
     """
 
     config: PreTrainedConfig
+    head_size: int
+    has_local_layers: bool
     attention: str = "auto"
 
     def set_config(self, config: PreTrainedConfig, norm_eps: float, norm_bias: bool = True) -> None:
@@ -27,6 +33,9 @@ class AttentionBackbone(Backbone):
         self.config, self.hidden_size, self.initializer_range = config, config.hidden_size, config.initializer_range
         self.norm_eps, self.norm_bias = norm_eps, norm_bias
         self.config._attn_implementation = "sdpa"
+        settings = config.to_dict()
+        self.head_size = settings.get("head_dim") or self.hidden_size // settings["num_attention_heads"]
+        self.has_local_layers = "sliding_attention" in (settings.get("layer_types") or ())
 
     @abstractmethod
     def run_layers(self, embeddings_BLH: torch.Tensor, position_ids_BL: torch.Tensor, masks: dict, lengths: dict) -> torch.Tensor:
@@ -48,11 +57,6 @@ class AttentionBackbone(Backbone):
         """Choose the kernel; what ``auto`` is depends on what each call computes in, see `attention.choose`."""
         self.attention = check_name(implementation)
 
-    @property
-    def head_size(self) -> int:
-        """Of queries and keys."""
-        return getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
-
     def run(self, embeddings_BLH: torch.Tensor, batch: Batch, all_layers: bool = False) -> HiddenStates:
         sequence_ids, isolated = batch["sequence_ids"], "isolated_mask" in batch
         if isolated and self.attention == "flash_attention_2":
@@ -61,7 +65,7 @@ class AttentionBackbone(Backbone):
         if self.config._attn_implementation != chosen:
             self.config._attn_implementation = chosen
         if chosen != "flash_attention_2":
-            masks = attention_masks(self.config, embeddings_BLH, batch)
+            masks = attention_masks(self.config, embeddings_BLH, batch, self.has_local_layers)
             with record_outputs(self.layers, all_layers) as layers:
                 last = self.run_layers(embeddings_BLH, batch["position_ids"], masks, {})
             return HiddenStates(last, layers)

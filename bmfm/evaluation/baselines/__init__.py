@@ -1,0 +1,1 @@
+"""What simple methods reach, as methods of a benchmark."""

@@ -1,0 +1,160 @@
+"""Comparing methods on a suite of tasks: from a configuration to records, results and report."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bmfm.cli import instantiate, override
+from bmfm.evaluation import runner
+from bmfm.evaluation.fetch import fetch
+from bmfm.evaluation.grid import RunSettings, build_grid
+from bmfm.evaluation.overlap import sentences
+from bmfm.evaluation.report.comparison import MODES, failure
+from bmfm.evaluation.report.pages import write_report
+from bmfm.evaluation.task_files import read_task
+from bmfm.evaluation.task_spec import TaskSpec
+
+METHODS = "bmfm.evaluation.methods"
+TRAINED_MODES: dict[str, tuple[str, ...]] = {"finetune": (), "lora": ("lora",), "from_scratch": ("random_init",)}
+"""Modes that train the checkpoint, and the arguments that make them."""
+
+
+def run(config: Any) -> None:
+    """The entry point: `benchmark`, with status 1 where a job failed; the report is written all the same."""
+    records = benchmark(config)
+    failed = [f"{r['task']}: {r['model']} ({r['mode']}), seed {r['seed']}: {why}" for r in records if (why := failure(r))]
+    if failed:
+        print(f"bmfm: {len(failed)} of {len(records)} jobs failed:", *failed, sep="\n  ", file=sys.stderr)
+        sys.exit(1)
+
+
+def benchmark(config: Any) -> list[dict]:
+    """Run what is not finished of a suite's grid, and write results and report; returns the records."""
+    from omegaconf import OmegaConf
+
+    suite: Any = OmegaConf.to_container(config.suite, resolve=True)
+    if unknown := sorted(set(config.tasks or ()) - set(suite["tasks"])):
+        raise ValueError(f"tasks={unknown} are not in the suite {suite['name']}, which has {', '.join(suite['tasks'])}")
+    requested = [name for name in suite["tasks"] if name in (config.tasks or suite["tasks"])]
+    tasks = with_data([read_task(name, ["checkpoint=none", override("data_root", config.data_root)]) for name in requested], config)
+    names, folder = [task.name for task in tasks], Path(config.run_dir)
+    settings = RunSettings(suite["name"], list(config.seeds), config.data_root, folder, config.n_bootstrap)
+    jobs, unused = build_grid(tasks, methods_of(config), settings)
+    for name in unused:
+        print(f"bmfm: {name} has no task in this suite", file=sys.stderr)
+    progress = Progress(f"{suite['title']}: {len(tasks)} tasks", len(jobs), sum(job.finished_record() is not None for job in jobs))
+    records = runner.run(jobs, instantiate(config.launcher, _convert_="all"), progress.report)
+    for sentence in dict.fromkeys(s for r in records for s in sentences(r["task"], r.get("overlap") or {})):
+        print(f"bmfm: {sentence}", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict = {"suite": suite | {"tasks": names}, "records": runner.with_earlier(folder, records, names)}
+    written = [runner.write_results(folder, **results), *write_report(results, folder)]
+    for file in written:
+        print(f"written to {file}")
+    return records
+
+
+class Progress:
+    """A line on the terminal for each job that is finished."""
+
+    def __init__(self, title: str, n_jobs: int, n_finished: int):
+        from rich.console import Console
+
+        self.console, self.n_jobs, self.n_finished = Console(), n_jobs, n_finished
+        self.console.print(f"{title}, {n_jobs} jobs, {n_finished} of them finished before", highlight=False)
+
+    def report(self, record: dict) -> None:
+        from rich.markup import escape
+
+        self.n_finished += 1
+        figure = record["metrics"].get(record["metric"])
+        outcome = f"{record['metric']} {figure:.4f}" if figure is not None else f"[red]failed[/red]: {escape(str(record['error']))}"
+        who = f"{record['model']} ({record['mode']}), seed {record['seed']}"
+        line = f"{self.n_finished}/{self.n_jobs} {record['task']}: {who}: {outcome}, {record['seconds'] or 0:.0f} s"
+        self.console.print(line, highlight=False)
+
+
+def with_data(tasks: Sequence[TaskSpec], config: Any) -> list[TaskSpec]:
+    """The tasks whose data are there; downloads them where that is requested, and otherwise says how to get them.
+
+    Raises
+    ------
+    ValueError
+        Where data are missing, and ``skip_missing`` is not set or nothing would be left.
+    """
+    missing = [task for task in tasks if task.missing_files(config.data_root)]
+    if config.download:
+        for task in missing:
+            if _has_download(task):
+                fetch(task, config.data_root)
+        missing = [task for task in tasks if task.missing_files(config.data_root)]
+    if not missing:
+        return list(tasks)
+    lines = [f"{len(missing)} of {len(tasks)} tasks have no data below data_root={config.data_root}:"]
+    for task in missing:
+        remedy = "download=true brings it" if _has_download(task) else " ".join((task.how or "").split())
+        lines.append(f"  {task.name}: {', '.join(str(p) for p in task.missing_files(config.data_root))}; {remedy}")
+    if not config.skip_missing or len(missing) == len(tasks):
+        if any(map(_has_download, missing)):
+            lines.append(f"python -m bmfm.benchmark +suite={config.suite.name} download=true data_root={config.data_root}")
+        raise ValueError("\n".join([*lines, "skip_missing=true runs the others"]))
+    print("\n".join(lines), file=sys.stderr)
+    return [task for task in tasks if task not in missing]
+
+
+def _has_download(task: TaskSpec) -> bool:
+    return all(f.url for f in task.files)
+
+
+def methods_of(config: Any) -> list[dict]:
+    """Configurations of all that takes part: the checkpoint in each mode, embeddings made elsewhere, baselines."""
+    from omegaconf import OmegaConf
+
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    modes = list(settings["modes"])
+    available = [mode for mode in MODES if mode != "baseline"]
+    if unknown := sorted(set(modes) - set(available)):
+        raise ValueError(f"modes={unknown} are unknown; choose from {', '.join(available)}")
+    methods: list[dict] = []
+    if settings["checkpoint"]:
+        name = settings["name"] or short_name(settings["checkpoint"])
+        model = {"name": name, "checkpoint": settings["checkpoint"], "remote_code": settings["remote_code"]}
+        embedder = {"_target_": f"{METHODS}.checkpoint.CheckpointEmbeddings", **model}
+        methods += _with_probes(embedder | {k: settings[k] for k in ("pooling", "precision")}, modes)
+        methods += _trained(model, settings, modes)
+    for name, source in (settings["embeddings"] or {}).items():
+        methods += _with_probes({"_target_": f"{METHODS}.precomputed.PrecomputedEmbeddings", "name": name, **source}, modes)
+    return methods + [baseline for baseline in (settings.get("baselines") or {}).values() if baseline]
+
+
+def _with_probes(source: dict, modes: Sequence[str]) -> list[dict]:
+    """Embeddings as they are, and under probes, in the order of the modes."""
+    probe = f"{METHODS}.probe.Probe"
+    return [
+        source if mode == "zero_shot" else {"_target_": probe, "source": source, "method": mode.removesuffix("_probe")}
+        for mode in modes
+        if mode == "zero_shot" or mode.endswith("_probe")
+    ]
+
+
+def _trained(model: dict, settings: dict, modes: Sequence[str]) -> list[dict]:
+    """The checkpoint trained on the tasks, in every mode that is chosen."""
+    arguments = {"lora": settings["lora"], "random_init": True}
+    trained = {"_target_": f"{METHODS}.finetuned.FineTuned", "overrides": flat_overrides(settings["finetune"]), **model}
+    trained["keep"] = settings["keep_models"]
+    return [trained | {k: arguments[k] for k in names} for mode, names in TRAINED_MODES.items() if mode in modes]
+
+
+def flat_overrides(settings: dict, prefix: str = "") -> list[str]:
+    """A nested mapping as overrides, ``a.b=value``."""
+    flat: list[str] = []
+    for key, value in settings.items():
+        flat += flat_overrides(value, f"{prefix}{key}.") if isinstance(value, dict) else [override(f"{prefix}{key}", value)]
+    return flat
+
+
+def short_name(checkpoint: str) -> str:
+    """A short name of a model folder or Hub id: ``runs/dna_snp/model`` is dna_snp."""
+    path = Path(checkpoint)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name

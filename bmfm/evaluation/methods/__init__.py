@@ -1,0 +1,1 @@
+"""Methods under test: what a protocol compares."""
