@@ -221,9 +221,9 @@ class RnaDataModule(BatchModule):
         facts = {f"{part} cells": f"{len(cells):,}" for part, cells in self.numbers.items()}
         matched = [s.match.share for s in self.sources]
         facts["genes matched"] = f"{min(matched):.1%}" + (f" to {max(matched):.1%} of {len(matched)} files" if len(matched) > 1 else "")
-        v, d = self.tokenizer.values, self.tokenizer.depth
-        facts["values"] = v["kind"] + (f" to {v['target_sum']:,.0f}" if "normalise" in v["kind"] else "")
-        if d["kind"] != "none":
-            thins = d["kind"] in ("downsample", "poisson")
-            facts["read depth"] = d["kind"] + (f"{', in use aligned' if thins else ''} to {d['target']:,.0f}" if d["target"] else "")
+        values, depth = self.tokenizer.values, self.tokenizer.read_depth
+        facts["values"] = values["kind"] + (f" to {values['target_sum']:,.0f}" if "normalise" in values["kind"] else "")
+        if self.tokenizer.has_depth:
+            aligned = ", in use aligned" if self.tokenizer.lowers_depth else ""
+            facts["read depth"] = depth["mode"] + (f"{aligned} to {depth['target']:,.0f}" if depth["target"] else "")
         return facts | self.notes
