@@ -13,7 +13,8 @@ from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
 from bmfm.inference.inputs import CHUNK, Inputs
 from bmfm.tokenizers.base import Tokens
-from bmfm.tokenizers.rna import CellTokenizer, Truncation
+from bmfm.tokenizers.rna import CellTokenizer
+from bmfm.tokenizers.truncation import Truncation
 
 
 def read_cells(
@@ -82,7 +83,7 @@ def read_cells(
             assert tokens.full_profile is not None
             empty[numbers] = tokens.full_profile.lengths == 0
             counted.update(tokens.counts)
-            cut.add_tokens(tokens)
+            cut.add(tokens)
             yield start, replace(tokens, full_profile=None)
         if empty.all():
             raise ValueError(f"{sources[0].view.name}, {sources[0].key}: no cell has a count in any gene of the vocabulary")

@@ -221,7 +221,7 @@ def test_every_attention_kernel_says_the_same(case, kernel):
             model.use_attention(kernel)
         return
     if kernel.startswith("flash") and not (ON_GPU and FLASH_IS_INSTALLED):
-        with pytest.raises(ImportError, match="(?i)flash"):
+        with pytest.raises(ImportError, match=r"(?i)flash"):
             model.use_attention(kernel)
         return
     model.use_attention(kernel)

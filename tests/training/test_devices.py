@@ -20,7 +20,7 @@ def with_pooler(tmp_path_factory):
     """Folder of a small BERT of DNA that has a pooler."""
     folder = tmp_path_factory.mktemp("with_pooler")
     torch.manual_seed(0)
-    tokenizer, still = dna.load("dna_demo"), {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    tokenizer, still = dna.DnaTokenizer.from_pretrained("dna_demo"), {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = build({"input_ids": {"size": len(tokenizer)}}, {}, BERT, pooler=True, **still, **SMALL)
     model.config.max_tokens = 64
     model.save_pretrained(folder)
@@ -33,14 +33,8 @@ def test_only_what_a_head_reads_is_trained(with_pooler, pooling):
     from bmfm.checkpoints.load import from_checkpoint
     from bmfm.training.optim import freeze_unread
 
-    heads = {
-        "y": {
-            "size": 2,
-            "kind": "bmfm.label_kinds.Classification",
-            "classes": ["a", "b"],
-            "pooling": pooling if pooling == "pooler" else int(pooling),
-        }
-    }
+    of_head = {"kind": "bmfm.label_kinds.Classification", "classes": ["a", "b"]}
+    heads = {"y": {"size": 2, "pooling": pooling if pooling == "pooler" else int(pooling)} | of_head}
     model = from_checkpoint({"input_ids": {"size": 512}}, heads, str(with_pooler), attention="sdpa")
     frozen = freeze_unread(model)
     ids = torch.randint(5, 500, (2, 16))
