@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 
 from bmfm.files import open_whole, require_file
@@ -54,6 +55,11 @@ class Ontology:
                 waiting += self.parents.get(above, [])
         return found
 
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        """{name in lower case: term}."""
+        return {name.lower(): term for term, name in self.names.items()}
+
     def resolve(self, label: str) -> str:
         """The id of a term given by id or by name.
 
@@ -64,8 +70,6 @@ class Ontology:
         """
         if label in self.names:
             return label
-        if not hasattr(self, "_by_name"):
-            self._by_name = {name.lower(): term for term, name in self.names.items()}
         if (term := self._by_name.get(label.lower())) is not None:
             return term
         near = get_close_matches(label.lower(), self._by_name, n=2, cutoff=0.6)

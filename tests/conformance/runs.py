@@ -21,7 +21,7 @@ MORE = {
     "wced": ["tokenizer.sequence_dropout=0.3"],
 }
 PAIRS = ["+recipe=perturbation", "data.source.path={pairs}", "data.batch_size=8", "model.hidden_size=16", "model.intermediate_size=24"]
-EXTENSION = {"response": [*PAIRS, "objective=[response]"], "count": [*PAIRS, "objective=[count]"]}
+EXTENSION = {"response": [*PAIRS, "objective=[response]", "~objectives.label"], "count": [*PAIRS, "objective=[count]"]}
 
 OBJECTIVES = {
     name: LABELS.get(name) or EXTENSION.get(name) or [*CELLS, f"objective=[{name}]", *MORE.get(name, [])] for name in choices("objective")
