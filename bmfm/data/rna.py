@@ -92,9 +92,9 @@ class RnaDataModule(BatchModule):
             view = AnnDataView(source)
             key = find_counts(view, self.counts, self.expects == "counts")
             var = view.var(key)
-            found = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), orthologs)
+            human = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), orthologs)
             other = other_features(var, view.var("X") if key == "raw" else None)
-            names |= dict.fromkeys(name for name, kind in zip(found, other, strict=True) if kind is None)
+            names |= dict.fromkeys(name for name, kind in zip(human, other, strict=True) if kind is None)
         return GeneVocabulary.of_genes(names)
 
     def connect(self, tokenizer: CellTokenizer) -> None:
@@ -119,8 +119,8 @@ class RnaDataModule(BatchModule):
         if tokenizer.vocabulary is None:
             tokenizer.bind_vocabulary(self._vocabulary_of_data(paths, tokenizer.orthologs))
         assert tokenizer.vocabulary is not None and self.expects is not None
-        how = (self.counts, self.gene_column, tokenizer.orthologs, self.expects, self.min_matched)
-        sources = [open_source(p, tokenizer.vocabulary, *how) for p in paths]
+        reading = (self.counts, self.gene_column, tokenizer.orthologs, self.expects, self.min_matched)
+        sources = [open_source(p, tokenizer.vocabulary, *reading) for p in paths]
         if self.census is not None:
             sources += self.census(tokenizer.vocabulary)
         if not sources:

@@ -175,7 +175,9 @@ class BmfmModel(PreTrainedModel):
         if batch.get("packed", False) and not can.packing:
             raise ValueError("this backbone cannot keep several examples of a row apart: choose data.packing=false")
         if "isolated_mask" in batch and not can.isolation:
-            raise ValueError("this backbone cannot keep single tokens from being seen by others: choose masking.hide=false")
+            raise ValueError(
+                "this backbone cannot keep single tokens from being seen by others: choose masking.hide_masked_positions=false"
+            )
         return self.backbone.run(embeddings_BLH, batch, all_layers)
 
     def encode(self, batch: Batch) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Several objectives at once: a mapping of names to objectives, whose weighted losses add up."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -15,12 +15,30 @@ Sums = dict[str, torch.Tensor]
 V = TypeVar("V")
 
 
-class Decoders(Protocol):
-    """Where a model keeps the last linear map of each head."""
+class Decoder(Protocol):
+    """The last linear map of a head."""
 
-    def decoder(self, name: str) -> nn.Module:
-        """The linear map of a head, with a ``bias``."""
+    bias: nn.Parameter | None
+
+
+class Decoders(Protocol):
+    """The heads of a model."""
+
+    def decoder(self, name: str) -> Decoder:
+        """The linear map of a head."""
         ...
+
+
+class HasDecoders(Protocol):
+    """A model whose heads can be initialised."""
+
+    @property
+    def pretrained_heads(self) -> frozenset[str]:
+        """Names of heads whose weights come from a checkpoint."""
+        ...
+
+    @property
+    def heads(self) -> Decoders: ...
 
 
 def add_up(parts: Iterable[Mapping[str, torch.Tensor]]) -> Sums:
@@ -44,6 +62,15 @@ def weighted_mean(losses: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
         weighted.append(torch.where(there, weight * total / n.clamp(min=1e-8), 0.0))
         weights.append(weight * there.to(total.dtype))
     return torch.stack(weighted).sum() / torch.stack(weights).sum().clamp(min=1e-8)
+
+
+def named_sums(of_tasks: Mapping[str, Mapping[str, torch.Tensor]]) -> Sums:
+    """Sums (float64) and rows by ``objective/name``, on the CPU, from those of each objective."""
+    return {
+        f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
+        for name, sums in of_tasks.items()
+        for key, value in sums.items()
+    }
 
 
 class Objectives:
@@ -97,12 +124,13 @@ class Objectives:
             )
 
     @torch.no_grad()
-    def init_output_biases(self, decoders: Decoders, pretrained: Iterable[str] = ()) -> None:
-        """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike; those of
-        `pretrained` heads stay."""
+    def init_output_biases(self, model: HasDecoders) -> None:
+        """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike."""
         for name, task in self.tasks.items():
-            bias = decoders.decoder(name).bias
-            if isinstance(bias, torch.Tensor) and name not in set(pretrained):
+            if name in model.pretrained_heads:
+                continue
+            bias = model.heads.decoder(name).bias
+            if bias is not None:
                 bias.copy_(task.baseline)
 
     def prepare(self, batch: Batch, keys: np.ndarray, training: bool = True) -> Batch:
@@ -123,13 +151,10 @@ class Objectives:
         }
 
     @torch.no_grad()
-    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> Sums:
-        """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`."""
-        return {
-            f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
-            for name, task in self.tasks.items()
-            for key, value in task.update_metrics(model, batch, hidden_BLH).items()
-        }
+    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor, leave_out: Collection[str] = ()) -> Sums:
+        """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`; of all objectives but some."""
+        tasks = {name: task for name, task in self.tasks.items() if name not in leave_out}
+        return named_sums({name: task.update_metrics(model, batch, hidden_BLH) for name, task in tasks.items()})
 
     def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Every objective's metrics under its name; ``loss`` and ``baseline_loss`` are the weighted means over all that are monitored.

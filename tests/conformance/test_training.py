@@ -45,7 +45,7 @@ def inputs(files, tmp_path_factory) -> dict[str, str]:
     torch.manual_seed(0)
     tokenizer = dna.DnaTokenizer.from_pretrained("dna_demo")
     config = compose("train", ["model=bert", *TINY]).model
-    model = instantiate(config, fields={"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, heads={}, genes={}, pooler=True, _convert_="all")  # fmt: skip
+    model = instantiate(config, fields={"input_ids": {"size": len(tokenizer)}}, heads={}, genes={}, pooler=True, _convert_="all")  # fmt: skip
     model.config.max_tokens = 64
     model.save_pretrained(folder / "pretrained")
     tokenizer.save_pretrained(folder / "pretrained")

@@ -33,14 +33,8 @@ def test_only_what_a_head_reads_is_trained(with_pooler, pooling):
     from bmfm.checkpoints.load import from_checkpoint
     from bmfm.training.optim import freeze_unread
 
-    heads = {
-        "y": {
-            "size": 2,
-            "kind": "bmfm.label_kinds.Classification",
-            "classes": ["a", "b"],
-            "pooling": pooling if pooling == "pooler" else int(pooling),
-        }
-    }
+    of_head = {"kind": "bmfm.label_kinds.Classification", "classes": ["a", "b"]}
+    heads = {"y": {"size": 2, "pooling": pooling if pooling == "pooler" else int(pooling)} | of_head}
     model = from_checkpoint({"input_ids": {"size": 512}}, heads, str(with_pooler), attention="sdpa")
     frozen = freeze_unread(model)
     ids = torch.randint(5, 500, (2, 16))
