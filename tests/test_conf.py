@@ -117,7 +117,7 @@ def _compare_with_stored(recipe: str, metrics: dict[str, float]) -> None:
 
 
 CHOICES = {
-    "tokenizer=folder": ["tokenizer.path=snp2vec"],
+    "tokenizer=folder": ["tokenizer.folder=snp2vec"],
     "logger=wandb": ["logger.wandb.offline=true"],
     "data=rna": ["data.path=${asset:rna/pbmc3k.h5ad}"],
     "data=source": ["data.source={_target_: tests.data.paired.PairedSequences}", "~representation", "tokenizer=dna_demo", *SMALL_MODEL],

@@ -182,7 +182,7 @@ def test_tables(tmp_path, sequence_table, write):
     from bmfm.data.table import SequenceTable
     from bmfm.tokenizers import dna
 
-    tokenizer = dna.load("dna_demo")
+    tokenizer = dna.DnaTokenizer.from_pretrained("dna_demo")
     one = SequenceTable(sequence_table / "train.csv", {"by": "random", "validation": 0.2, "test": 0.1}, 64, 4, second="second")
     one.connect(tokenizer)
     assert [len(one.numbers[p]) for p in ("train", "validation", "test")] == [112, 32, 16]
