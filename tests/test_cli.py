@@ -99,7 +99,7 @@ def test_a_benchmark_hands_odd_places_on_to_training(odd_places, monkeypatch):
     options = [suite, *tiny, "modes=[lora]", "seeds=[0]", "n_bootstrap=0", "baseline=[]", "keep_models=true"]
     (record,) = benchmark(compose("benchmark", [*options, *(override(k, v) for k, v in places.items())]))
     assert record["status"] == "ok", record["error"]
-    (recipe,) = (odd_places / "run" / "cells").glob("*/run/model/recipe.json")
+    (recipe,) = (odd_places / "run" / "jobs").glob("*/run/model/recipe.json")
     assert json.loads(recipe.read_text())["checkpoint"] == str(places["checkpoint"])
 
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from bmfm.cli import compose, config_folder, options, readable
 from bmfm.console import commands
+from tests.shown_code import BLOCK, renewed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / f / "README.md" for f in ("benchmarks", "docker", "leaderboard"))]
@@ -88,3 +89,39 @@ def test_settings_exist(command, setting):
         assert any(has(tree, key.removeprefix("finetune.")) for tree in trees("train"))
     else:
         assert any(has(tree, key) for tree in trees(command)) or parsed.is_add()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "extend").glob("*.md")), ids=lambda p: p.name)
+def test_shown_code_is_that_of_the_extension(page):
+    """Otherwise: ``python -m tests.shown_code``."""
+    text = page.read_text()
+    assert text == renewed(text)
+    assert page.name == "README.md" or BLOCK.search(text)
+
+
+def test_the_python_of_the_page_on_tokens_runs(dna_model):
+    import bmfm
+
+    (block,) = re.findall(r'^```python title="tokens"\n(.*?)^```', (ROOT / "docs" / "predict.md").read_text(), re.M | re.S)
+    names = {"model": bmfm.load(dna_model), "sequences": ["ACGTTAGC", "GATTACA"]}
+    exec(block, names)
+    assert len(names["scores"].total()) == 2 and names["gradient"].abs().sum() > 0 and names["states"].states[0].shape[0] == 2
+
+
+def keys_of(tree, prefix=""):
+    if isinstance(tree, dict):
+        for name, child in tree.items():
+            yield from (f"{prefix}{name}", *keys_of(child, f"{prefix}{name}."))
+
+
+def test_renamed_settings_are_as_the_changelog_says():
+    """Of the release that is in the making: what is named as new exists, and the old name does not."""
+    section = (ROOT / "CHANGELOG.md").read_text().split("\n## [")[1]
+    rows = re.findall(r"^\| `([\w.*=]+)`[^|]* \| `([\w.*=]+)`", section, re.M)
+    keys = {key for tree in trees("train") for key in keys_of(tree)}
+    for old, new in rows:
+        exists = [
+            any(re.fullmatch(name.split("=")[0].replace(".", r"\.").replace("*", r"\w+"), key) for key in keys) for name in (old, new)
+        ]
+        assert exists == [False, True], (old, new)
+    assert len(rows) > 5

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.test_house import FOLDERS
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 YAMLS = [".pre-commit-config.yaml", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / ".github").rglob("*.yml"))]
@@ -75,3 +77,14 @@ def test_the_readme_is_one_page():
         "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]' && python -m pytest",
     ):
         assert f"```bash\n{command}\n```" in text
+
+
+def test_the_house_is_as_contributors_are_told():
+    """Folders stand in the order of `test_house`, and the contracts that the table names are in their files."""
+    rows = re.findall(r"^\| `(\w+)/` \| .+? \|(.*)\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert tuple(folder for folder, _ in rows) == FOLDERS
+    for folder, contracts in rows:
+        for contract in re.findall(r"`([\w/]+\.\w+)`", contracts):
+            module, name = contract.split(".")
+            path = ROOT / "bmfm" / folder / f"{module}.py"
+            assert re.search(rf"^(class|def) {name}\b", path.read_text(), re.M), contract
