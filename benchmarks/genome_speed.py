@@ -23,7 +23,7 @@ from bmfm.genome.reference import Reference
 from bmfm.genome.representation import BiAllele, Haplotype, ReferenceSequence
 from bmfm.genome.variants import VariantFilter, VariantTable
 from bmfm.genome.windows import WindowSampler
-from bmfm.tokenizers.dna import DnaTokenizer, load
+from bmfm.tokenizers.dna import DnaTokenizer
 
 TILES = 64
 DBSNP = 90_000_000  # records that the figures of a store are extrapolated to
@@ -252,7 +252,7 @@ def main() -> None:
         print("\nwindows of 10 kb to token ids, Mbp/s on one core")
         sampler = WindowSampler(intervals, 10_000, 10_000, coverage=0.02)
         for name, represent in (("ref2vec", kinds[0]), ("snp2vec", kinds[2])):
-            tokenizer = DnaTokenizer(load(name))
+            tokenizer = DnaTokenizer.from_pretrained(name)
             encoded = represent(sampler.draw(0, np.arange(len(sampler))))
             tokenizer(encoded, 10_000)
             ours = best_of(3, lambda t=tokenizer, e=encoded: t(e, 10_000))

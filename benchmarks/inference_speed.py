@@ -41,7 +41,7 @@ def loading(folder: Path) -> None:
     heads = {"mlm": {"size": 4096, "transform": True, "tied": None}}
     shape = {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12, "norm_bias": True}
     model = build({"input_ids": {"size": 4096}}, heads, "bmfm.models.backbones.modernbert.ModernBert", attention="sdpa", **shape)
-    tokenizer = dna.load("ref2vec")
+    tokenizer = dna.DnaTokenizer.from_pretrained("ref2vec")
     for name, saved in (("bmfm folder", model), ("plain ModernBERT folder", to_transformers(model))):
         saved.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

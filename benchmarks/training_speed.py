@@ -27,12 +27,12 @@ def bare(recipe: str) -> float:
     batch = data.prepare_batch(next(iter(data.training_batches())))
     for step in range(STEPS // 2):
         if step == 5:
-            began = time.perf_counter()
+            start_time = time.perf_counter()
         weighted_mean(objectives.losses(model, batch, model.encode(batch))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return batch["counts"]["tokens"] * (STEPS // 2 - 5) / (time.perf_counter() - began)
+    return batch["counts"]["tokens"] * (STEPS // 2 - 5) / (time.perf_counter() - start_time)
 
 
 def loop(recipe: str) -> dict[str, float]:
@@ -51,8 +51,8 @@ def loop(recipe: str) -> dict[str, float]:
 
 
 for recipe in sys.argv[1:] or ("dna_snp", "rna_mlm", "rna_wced"):
-    alone, found = bare(recipe), loop(recipe)
+    bare_rate, means = bare(recipe), loop(recipe)
     print(
-        f"{recipe}: training loop {found['tokens_per_second']:,.0f} tokens/s; bare model {alone:,.0f}; ratio "
-        f"{found['tokens_per_second'] / alone:.2f}; share of a step spent on data {found['data_share']:.1%} (limit 5%)"
+        f"{recipe}: training loop {means['tokens_per_second']:,.0f} tokens/s; bare model {bare_rate:,.0f}; ratio "
+        f"{means['tokens_per_second'] / bare_rate:.2f}; share of a step spent on data {means['data_share']:.1%} (limit 5%)"
     )

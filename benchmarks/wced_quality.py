@@ -18,16 +18,16 @@ from bmfm.training.run import assemble
 
 folder = Path(sys.argv[1]) / "model"
 data, objectives, _ = assemble(OmegaConf.create(json.loads((folder / "recipe.json").read_text())))
-model, decoder = read_model(folder), objectives.parts["wced"]
+model, decoder = read_model(folder), objectives.tasks["wced"]
 numbers, types = data.numbers["train"], data.column("cell_type").astype(str)
-values = data.tokenizer.whole_cells(data.cells.take(numbers))
 counts = data.cells.take(numbers)
+values = data.tokenizer.full_profile(counts)
 profiles = np.zeros((len(numbers), len(data.tokenizer)), np.float32)
 profiles[np.repeat(np.arange(len(numbers)), np.diff(counts.offsets)), counts.ids] = values
 mean = torch.from_numpy(profiles.mean(0))
 of_type = {t: torch.from_numpy(profiles[types[numbers] == t].mean(0)) for t in set(types[numbers])}
 
-found: dict[str, list[torch.Tensor]] = {}
+results: dict[str, list[torch.Tensor]] = {}
 at = 0
 with torch.inference_mode():
     for batch in data.val_dataloader():
@@ -36,13 +36,17 @@ with torch.inference_mode():
         unseen, n = masks["non_input"], len(truth)
         typed = torch.stack([of_type[types[c]] for c in data.numbers["validation"][at : at + n]])
         at += n
-        for name, said in (("model", outputs["mse"]), ("mean profile", mean.expand_as(truth)), ("mean profile of the true type", typed)):
-            found.setdefault(f"{name}: Pearson", []).append(row_pearson(said, truth, unseen))
-            found.setdefault(f"{name}: Pearson of the difference from the mean profile", []).append(
-                row_pearson(said - mean, truth - mean, unseen)
+        for name, predicted in (
+            ("model", outputs["mse"]),
+            ("mean profile", mean.expand_as(truth)),
+            ("mean profile of the true type", typed),
+        ):
+            results.setdefault(f"{name}: Pearson", []).append(row_pearson(predicted, truth, unseen))
+            results.setdefault(f"{name}: Pearson of the difference from the mean profile", []).append(
+                row_pearson(predicted - mean, truth - mean, unseen)
             )
-            found.setdefault(f"{name}: mean squared error", []).append(((said - truth) ** 2 * unseen).sum(1) / unseen.sum(1))
-for name, parts in found.items():
+            results.setdefault(f"{name}: mean squared error", []).append(((predicted - truth) ** 2 * unseen).sum(1) / unseen.sum(1))
+for name, parts in results.items():
     each = torch.cat(parts)
     each = each[each.isfinite()]
     if len(each):

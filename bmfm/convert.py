@@ -46,7 +46,6 @@ def convert(
     from bmfm.checkpoints.load import save_together
     from bmfm.checkpoints.published import KNOWN, read_published
     from bmfm.storage.folders import on_disk
-    from bmfm.tokenizers import dna
 
     out = Path(target)
     if file := next((p for p in (out, *out.parents) if p.is_file()), None):
@@ -80,8 +79,8 @@ def convert(
     if "values" in config.fields:
         config.positions = tokenizer.positions
     else:
-        tokenizer.model_max_length = config.max_tokens
-    save_together(model, tokenizer if "values" in config.fields else dna.DnaTokenizer(tokenizer), out)
+        tokenizer.tokenizer.model_max_length = config.max_tokens
+    save_together(model, tokenizer, out)
     n = sum(p.numel() for p in model.parameters())
     print(f"{n / 1e6:,.1f} M parameters, heads {', '.join(config.heads) or 'none'}, inputs of up to {config.max_tokens:,} tokens, "
           f"pooling {config.pooling}, written to {out}")  # fmt: skip
@@ -94,7 +93,7 @@ def _dna_tokenizer(folder: Path) -> Any:
     chunks = [f for f in found if f.parent.name == "dna_chunks"] or found
     if not chunks:
         raise FileNotFoundError(f"{folder / 'tokenizers'} holds no tokenizer.json")
-    return dna.load(chunks[0])
+    return dna.DnaTokenizer.from_pretrained(chunks[0])
 
 
 def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | None) -> Any:
@@ -124,7 +123,7 @@ def _cell_tokenizer(model: Any, folder: Path, depth: dict, values_kind: str | No
     n_cls = 1 + max((p for p in poolings if isinstance(p, int)), default=0)
     positions = isinstance(model.backbone, ModernBert)  # whose rotary embeddings turn by them; the others have none
     tokenizer = CellTokenizer("from_data", read_depth=depth, n_cls=n_cls, values=values, positions=positions)
-    tokenizer.use(GeneVocabulary(gene_names(folder)))
+    tokenizer.bind_vocabulary(GeneVocabulary(gene_names(folder)))
     if len(tokenizer) != config.fields["input_ids"]["size"]:
         raise ValueError(
             f"{folder / 'tokenizers' / 'genes'} has {len(tokenizer):,} tokens, the model {config.fields['input_ids']['size']:,}"

@@ -84,11 +84,11 @@ def evaluate(expression: str, table: pd.DataFrame) -> np.ndarray:
             tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(f"it cannot be read ({getattr(error, 'msg', error)}); allowed are {ALLOWED}") from None
-    found = _Evaluation(table)
+    evaluation = _Evaluation(table)
     with np.errstate(all="ignore"):  # log(0) and 0 / 0 are what float64 makes of them; whoever asked counts them
-        values = found.of(tree.body)
+        values = evaluation.of(tree.body)
     values = np.array(np.broadcast_to(values, len(table)))
-    if values.dtype != bool and found.whole and np.isfinite(values).all() and (np.abs(values) < EXACT).all():
+    if values.dtype != bool and evaluation.whole and np.isfinite(values).all() and (np.abs(values) < EXACT).all():
         return values.astype(np.int64)
     return values
 
@@ -180,10 +180,10 @@ class _Evaluation:
 
     def _column(self, name: str) -> np.ndarray:
         names = {str(c): c for c in self.table.columns}
-        found = [name] if name in names else [c for c in names if unicodedata.normalize("NFKC", c) == name]  # as Python reads words
-        if len(found) != 1:
+        matches = [name] if name in names else [c for c in names if unicodedata.normalize("NFKC", c) == name]  # as Python reads words
+        if len(matches) != 1:
             raise ValueError(f"there is no column {name!r}; there are {', '.join(names)}")
-        column = self.table[names[found[0]]]
+        column = self.table[names[matches[0]]]
         if pd.api.types.is_bool_dtype(column.dtype) and not column.isna().any():
             return column.to_numpy(bool)
         numbers = pd.to_numeric(column, errors="coerce") if column.dtype.kind not in "biuf" else column

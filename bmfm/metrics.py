@@ -63,13 +63,13 @@ def classification(truth: np.ndarray, scores: np.ndarray) -> Weighted:
 
     def of(weight: np.ndarray) -> dict[str, float]:
         confusion = np.bincount(pairs, weight, n_classes**2).reshape(n_classes, n_classes)
-        hits, true, said, n = confusion.diagonal(), confusion.sum(1), confusion.sum(0), confusion.sum()
-        f1 = _ratio(2 * hits, true + said)
-        spread = np.sqrt((n * n - (said**2).sum()) * (n * n - (true**2).sum()))
+        hits, true, predicted, n = confusion.diagonal(), confusion.sum(1), confusion.sum(0), confusion.sum()
+        f1 = _ratio(2 * hits, true + predicted)
+        spread = np.sqrt((n * n - (predicted**2).sum()) * (n * n - (true**2).sum()))
         return {
             "accuracy": float(hits.sum() / n),
-            "macro_f1": float(f1[true + said > 0].mean()),
-            "mcc": float((hits.sum() * n - (true * said).sum()) / spread) if spread > 0 else 0.0,
+            "macro_f1": float(f1[true + predicted > 0].mean()),
+            "mcc": float((hits.sum() * n - (true * predicted).sum()) / spread) if spread > 0 else 0.0,
         } | _mean_over_classes([ranking(weight) for ranking in rankings])
 
     return of
@@ -77,45 +77,47 @@ def classification(truth: np.ndarray, scores: np.ndarray) -> Weighted:
 
 def multilabel(truth: np.ndarray, scores: np.ndarray) -> Weighted:
     """Of 0, 1 or NaN (none) [n, C] and probabilities [n, C]: accuracy, macro F1, areas under the curves."""
-    given = ~np.isnan(truth)
-    true, said = (truth == 1) & given, (scores > 0.5) & given
-    rankings = [_ranking(truth[:, c] == 1, scores[:, c], given[:, c]) for c in range(truth.shape[1])]
+    is_labelled = ~np.isnan(truth)
+    true, predicted = (truth == 1) & is_labelled, (scores > 0.5) & is_labelled
+    rankings = [_ranking(truth[:, c] == 1, scores[:, c], is_labelled[:, c]) for c in range(truth.shape[1])]
 
     def of(weight: np.ndarray) -> dict[str, float]:
-        both, claimed, there = (weight @ x.astype(float) for x in (true & said, said, true))
-        f1 = _ratio(2 * both, claimed + there)
-        right = float((weight @ ((true == said) & given)).sum() / (weight @ given).sum())
+        both, n_predicted, n_true = (weight @ x.astype(float) for x in (true & predicted, predicted, true))
+        f1 = _ratio(2 * both, n_predicted + n_true)
+        right = float((weight @ ((true == predicted) & is_labelled)).sum() / (weight @ is_labelled).sum())
         figures = {"accuracy": right, "macro_f1": float(f1.mean())}
         return figures | _mean_over_classes([ranking(weight) for ranking in rankings])
 
     return of
 
 
-def _ranking(positive: np.ndarray, scores: np.ndarray, given: np.ndarray | None = None) -> Callable[[np.ndarray], tuple[float, float]]:
+def _ranking(
+    positive: np.ndarray, scores: np.ndarray, is_labelled: np.ndarray | None = None
+) -> Callable[[np.ndarray], tuple[float, float]]:
     """Area under the ROC curve and average precision of one class, ties at their middle; NaN where an outcome is absent."""
     order = np.argsort(-scores, kind="stable")
-    if given is not None:
-        order = order[given[order]]
+    if is_labelled is not None:
+        order = order[is_labelled[order]]
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     positive = positive[order]
 
     def of(weight: np.ndarray) -> tuple[float, float]:
         w = weight[order]
-        hits, said = np.cumsum(w * positive)[ends], np.cumsum(w)[ends]
-        p, n = hits[-1], said[-1] - hits[-1]
+        hits, predicted = np.cumsum(w * positive)[ends], np.cumsum(w)[ends]
+        p, n = hits[-1], predicted[-1] - hits[-1]
         if p <= 0 or n <= 0:
             return float("nan"), float("nan")
         gained = np.diff(hits, prepend=0.0)
-        false = said - hits
+        false = predicted - hits
         above = false - np.diff(false, prepend=0.0) / 2
-        return float((gained * (n - above)).sum() / (p * n)), float((gained * _ratio(hits, said)).sum() / p)
+        return float((gained * (n - above)).sum() / (p * n)), float((gained * _ratio(hits, predicted)).sum() / p)
 
     return of
 
 
 def _mean_over_classes(figures: list[tuple[float, float]]) -> dict[str, float]:
-    found = np.array([f for f in figures if f[0] == f[0]])
-    return {"auroc": float(found[:, 0].mean()), "auprc": float(found[:, 1].mean())} if len(found) else {}
+    defined = np.array([f for f in figures if f[0] == f[0]])
+    return {"auroc": float(defined[:, 0].mean()), "auprc": float(defined[:, 1].mean())} if len(defined) else {}
 
 
 def _ranks(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

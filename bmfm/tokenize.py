@@ -29,8 +29,8 @@ def tokenize(config) -> None:
     else:
         raise SystemExit(f"bmfm: kind={config.kind} is unknown; choose bpe, kmer or single_base")
     tokenizer.save_pretrained(config.output)
-    fast = dna.DnaTokenizer(tokenizer).table is not None
-    print(f"{len(tokenizer):,} tokens written to {config.output}" + ("" if fast else " (encoded by the tokenizers library)"))
+    is_fast = tokenizer.table is not None
+    print(f"{len(tokenizer):,} tokens written to {config.output}" + ("" if is_fast else " (encoded by the tokenizers library)"))
 
 
 if __name__ == "__main__":

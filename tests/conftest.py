@@ -120,7 +120,7 @@ def dna_model(tmp_path_factory):
     from bmfm.tokenizers import dna
 
     torch.manual_seed(0)
-    tokenizer = dna.load("dna_demo")
+    tokenizer = dna.DnaTokenizer.from_pretrained("dna_demo")
     heads = {"mlm": {"size": len(tokenizer), "transform": True, "tied": "input_ids"}}
     model = build({"input_ids": {"size": len(tokenizer)}}, heads, MODERNBERT, max_position_embeddings=64, **SMALL)
     to_transformers(model).save_pretrained(folder)

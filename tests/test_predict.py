@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import bmfm
 from bmfm.cli import compose
 from bmfm.files import ASSETS
+from bmfm.inference import runner
 from bmfm.predict import predict
 
 
@@ -116,26 +117,22 @@ class TestInterrupted:
         monkeypatch.setattr("bmfm.inference.cells.CHUNK", 16)
 
     def begin(self, monkeypatch, checkpoint, path, output, after=1):
-        from bmfm.inference.predictor import Predictor
+        run_chunk, calls = runner.run_chunk, []
 
-        chunk, calls = Predictor._chunk, []
-
-        def stop(self, *args):
+        def stop(*args):
             if len(calls) == after:
                 raise Interrupted
             calls.append(1)
-            return chunk(self, *args)
+            return run_chunk(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Predictor, "_chunk", stop)
+            patch.setattr(runner, "run_chunk", stop)
             with pytest.raises(Interrupted):
                 run(checkpoint, path, output)
 
     def count(self, monkeypatch):
-        from bmfm.inference.predictor import Predictor
-
-        chunk, calls = Predictor._chunk, []
-        monkeypatch.setattr(Predictor, "_chunk", lambda self, *args: calls.append(1) or chunk(self, *args))
+        run_chunk, calls = runner.run_chunk, []
+        monkeypatch.setattr(runner, "run_chunk", lambda *args: calls.append(1) or run_chunk(*args))
         return calls
 
     def test_goes_on(self, monkeypatch, small_chunks, cells_model, adata, expected, tmp_path):

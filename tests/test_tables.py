@@ -86,7 +86,9 @@ def test_missing_cells_of_tables_are_refused(write, cell, tmp_path):
         with pytest.raises(ValueError, match=rf"1 of 3 sequences are missing: {path}: row 3, column sequence"):
             read_table(path, sequences=["sequence"])
         with pytest.raises(ValueError, match="1 of 3 sequences are missing"):
-            SequenceTable(path, {"by": "random", "validation": 0.3, "test": 0.3}, 64, 4).connect(dna.load("dna_demo"))
+            SequenceTable(path, {"by": "random", "validation": 0.3, "test": 0.3}, 64, 4).connect(
+                dna.DnaTokenizer.from_pretrained("dna_demo")
+            )
 
 
 def test_tables_are_read_to_the_letter(write):
@@ -94,7 +96,7 @@ def test_tables_are_read_to_the_letter(write):
     assert table["sequence"].tolist() == ["ACGT", "NN"] and table["n"].tolist() == [1, 2] and table["note"].isna().all()
     with pytest.raises(ValueError, match=r"row 3 of all.*no nucleotide"):
         path = write("y.csv", "sequence,n\nACGT,1\nACGT,2\n0.25,3\n")
-        SequenceTable(path, {"by": "random", "validation": 0.3, "test": 0.3}, 64, 4).connect(dna.load("dna_demo"))
+        SequenceTable(path, {"by": "random", "validation": 0.3, "test": 0.3}, 64, 4).connect(dna.DnaTokenizer.from_pretrained("dna_demo"))
 
 
 def test_lines_that_end_in_one_more_separator_than_the_header(write):
@@ -104,7 +106,7 @@ def test_lines_that_end_in_one_more_separator_than_the_header(write):
     for columns in ([0], ["sequence"], ()):
         pd.testing.assert_frame_equal(read_table(write("x.csv", content), sequences=columns), expected)
     data = SequenceTable(write("x.csv", content), {"by": "random", "validation": 0.5, "test": 0.0}, 64, 4)
-    data.connect(dna.load("dna_demo"))
+    data.connect(dna.DnaTokenizer.from_pretrained("dna_demo"))
     assert data.table["sequence"].tolist() == ["ACGT", "GGGG"] and data.column("n").tolist() == [1, 2]
     assert read_table(write("y.tsv", "n\tsequence\n1\tACGT\t\t\n"), sequences=["sequence"])["sequence"].tolist() == ["ACGT"]
 
@@ -177,7 +179,7 @@ def test_white_space_is_no_base(write, dna_model):
         assert np.array_equal(model.embed([text]), plain) and model.counts["characters_read_as_N"] == 0
     content = 'sequence,labels\n"ACGT\nACGT",01010101\n GGGGCCCC ,00000001\n'
     data = SequenceTable(write("x.csv", content), {"by": "random", "validation": 0.5, "test": 0.0}, 64, 4, text=["labels"])
-    data.connect(dna.load("dna_demo"))
+    data.connect(dna.DnaTokenizer.from_pretrained("dna_demo"))
     assert data.table["sequence"].tolist() == ["ACGTACGT", "GGGGCCCC"] and [int(spans[-1, 1]) for spans in data.token_spans()] == [8, 8]
 
 
@@ -186,6 +188,6 @@ def test_groups_that_look_like_numbers_are_told_apart(write):
     data = SequenceTable(
         write("x.csv", "sequence,donor\n" + rows), {"by": "group", "column": "donor", "validation": 0.2, "test": 0.2}, 64, 4
     )
-    data.connect(dna.load("dna_demo"))
+    data.connect(dna.DnaTokenizer.from_pretrained("dna_demo"))
     assert data.table["donor"].tolist() == ["001", "1", "01", "1.0", "1e0", "0001"]
     assert sorted(np.concatenate(list(data.numbers.values()))) == list(range(6)) and all(len(n) for n in data.numbers.values())

@@ -25,10 +25,13 @@ class DepthSettings:
         Least total of counts of a cell that is downsampled.
     rate
         Share of molecules that are lost, of ``poisson``.
+    target
+        Total of counts to which [T] is aligned.
     """
 
     min_total: float
     rate: float
+    target: float
 
 
 class ReadDepth(ABC):

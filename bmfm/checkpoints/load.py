@@ -64,7 +64,7 @@ def _read_tokenizer(folder: Path, **changes):
         raise ValueError(f"a DNA tokenizer has no settings to change, {sorted(changes)} were given")
     if is_huggingface(folder):
         return HuggingFaceTokenizer.from_pretrained(folder)
-    return dna.DnaTokenizer(dna.load(folder))
+    return dna.DnaTokenizer.from_pretrained(folder)
 
 
 def tokenizer_of(checkpoint: str, revision: str | None = None, remote_code: bool = False, **changes):

@@ -21,7 +21,7 @@ from bmfm.models.embeddings import BinEncoder, FieldEncoder, MlpEncoder, ScaleAd
 from bmfm.models.model import BmfmModel
 from bmfm.storage.config import plain, shown
 from bmfm.storage.folders import read_json
-from bmfm.storage.pickled import Bag, check_size, read_checkpoint
+from bmfm.storage.pickled import StubConfig, check_size, read_checkpoint
 from bmfm.storage.weights import check_fit, some
 from bmfm.targets import class_path
 
@@ -121,7 +121,7 @@ def _fields(config: Any, state: dict[str, torch.Tensor], prefix: str) -> tuple[d
 
 
 def _get(thing: Any, name: str, default: Any = None) -> Any:
-    return thing.get(name, default) if isinstance(thing, dict | Bag) else default
+    return thing.get(name, default) if isinstance(thing, dict | StubConfig) else default
 
 
 def _number(kind: type, config: Any, name: str, default: float | None = None) -> Any:
@@ -270,7 +270,7 @@ def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = N
     state
         Its state dict.
     config
-        Its model configuration (`pickled.Bag` or dict).
+        Its model configuration (`pickled.StubConfig` or dict).
     labels
         {label: {class: number}}.
     local_rope_theta

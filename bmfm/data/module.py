@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from bmfm.data.examples import ExampleDataset
-from bmfm.data.legacy import BoundByObjectives
 from bmfm.data.samplers import Sampler, SequentialSampler, ShuffledSampler
 from bmfm.data.sources import INPUT, Source
 from bmfm.data.spec import DataSpec, Statistics
@@ -40,7 +39,7 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
     return DnaTokenizer(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else tokenizer
 
 
-class BatchModule(BoundByObjectives, pl.LightningDataModule):
+class BatchModule(pl.LightningDataModule):
     """A Lightning data module whose data sets answer lists of (epoch, place) pairs with whole batches.
 
     Attributes
@@ -180,7 +179,6 @@ class BatchModule(BoundByObjectives, pl.LightningDataModule):
 
     def need(self, needs: frozenset[str] | set[str]) -> None:
         """Serve what objectives want of the data beside tokens, see `objectives.Objective.needs`."""
-        needs = {"full_profile" if need == "whole_cell" else need for need in needs}
         if lacking := needs - (NEEDS if self.tokenizer.omics == "rna" else set()):
             raise ValueError(f"{type(self).__name__} has no {', '.join(sorted(lacking))}: choose another objective")
         for dataset in self.parts.values():

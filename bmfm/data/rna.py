@@ -92,9 +92,9 @@ class RnaDataModule(BatchModule):
             view = AnnDataView(source)
             key = find_counts(view, self.counts, self.expects == "counts")
             var = view.var(key)
-            found = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), orthologs)
+            human = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), orthologs)
             other = other_features(var, view.var("X") if key == "raw" else None)
-            names |= dict.fromkeys(name for name, kind in zip(found, other, strict=True) if kind is None)
+            names |= dict.fromkeys(name for name, kind in zip(human, other, strict=True) if kind is None)
         return GeneVocabulary.of_genes(names)
 
     def connect(self, tokenizer: CellTokenizer) -> None:
@@ -119,8 +119,8 @@ class RnaDataModule(BatchModule):
         if tokenizer.vocabulary is None:
             tokenizer.bind_vocabulary(self._vocabulary_of_data(paths, tokenizer.orthologs))
         assert tokenizer.vocabulary is not None and self.expects is not None
-        how = (self.counts, self.gene_column, tokenizer.orthologs, self.expects, self.min_matched)
-        sources = [open_source(p, tokenizer.vocabulary, *how) for p in paths]
+        reading = (self.counts, self.gene_column, tokenizer.orthologs, self.expects, self.min_matched)
+        sources = [open_source(p, tokenizer.vocabulary, *reading) for p in paths]
         if self.census is not None:
             sources += self.census(tokenizer.vocabulary)
         if not sources:
@@ -221,9 +221,9 @@ class RnaDataModule(BatchModule):
         facts = {f"{part} cells": f"{len(cells):,}" for part, cells in self.numbers.items()}
         matched = [s.match.share for s in self.sources]
         facts["genes matched"] = f"{min(matched):.1%}" + (f" to {max(matched):.1%} of {len(matched)} files" if len(matched) > 1 else "")
-        v, d = self.tokenizer.values, self.tokenizer.depth
-        facts["values"] = v["kind"] + (f" to {v['target_sum']:,.0f}" if "normalise" in v["kind"] else "")
-        if d["kind"] != "none":
-            thins = d["kind"] in ("downsample", "poisson")
-            facts["read depth"] = d["kind"] + (f"{', in use aligned' if thins else ''} to {d['target']:,.0f}" if d["target"] else "")
+        values, depth = self.tokenizer.values, self.tokenizer.read_depth
+        facts["values"] = values["kind"] + (f" to {values['target_sum']:,.0f}" if "normalise" in values["kind"] else "")
+        if self.tokenizer.has_depth:
+            aligned = ", in use aligned" if self.tokenizer.lowers_depth else ""
+            facts["read depth"] = depth["mode"] + (f"{aligned} to {depth['target']:,.0f}" if depth["target"] else "")
         return facts | self.notes

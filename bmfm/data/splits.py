@@ -51,8 +51,8 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     filled = dict.fromkeys(PARTS, 0)
     for g in groups:
-        wanting = [p for p in ("test", "validation") if filled[p] < shares[p] * n and len(parts["train"]) + len(groups) > 1]
-        part = next((p for p in wanting if filled[p] + sizes[g] <= 1.5 * shares[p] * n or not parts[p]), "train")
+        unfilled = [p for p in ("test", "validation") if filled[p] < shares[p] * n and len(parts["train"]) + len(groups) > 1]
+        part = next((p for p in unfilled if filled[p] + sizes[g] <= 1.5 * shares[p] * n or not parts[p]), "train")
         parts[part].append(int(g))
         filled[part] += int(sizes[g])
     if not parts["train"] or any(shares[p] and not parts[p] for p in shares):

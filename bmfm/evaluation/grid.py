@@ -85,7 +85,7 @@ class RunSettings:
     n_bootstrap: int
 
 
-def takes(method: Method, task: TaskSpec, protocol: Protocol) -> bool:
+def takes(method: Method, task: TaskSpec, protocol: Protocol[Any, Any]) -> bool:
     """Whether a method can do a task."""
     return isinstance(method, protocol.needs) and method.takes(task)
 
@@ -129,12 +129,12 @@ def _who(method: Method) -> str:
     return f"{method.name} ({method.mode})"
 
 
-def figures_depend_on(task: TaskSpec, protocol: Protocol) -> dict[str, Any]:
+def figures_depend_on(task: TaskSpec, protocol: Protocol[Any, Any]) -> dict[str, Any]:
     """What of a task, other than the content of its data, changes figures."""
     from omegaconf import OmegaConf
 
     config: Any = OmegaConf.to_container(task.config, resolve=False)
-    return {k: config[k] for k in CONFIGURED} | {
+    return {k: config.get(k) for k in CONFIGURED} | {
         "data": {k: v for k, v in config["data"].items() if k != "path"},
         "protocol": protocol_settings(task),
         "metric": task.metric,

@@ -70,6 +70,7 @@ def mark_crashed(job: Job, why: str) -> dict:
 def _figures(job: Job, task: TaskSpec, method: Method) -> dict[str, Any]:
     """What a record says once a job is done."""
     examples = _examples(job.task, job.data_root)
+    examples.test_uses = 0
     outcome = protocol_of(task).run(examples, method, job.seed, Path(job.folder), job.n_bootstrap)
     if task.metric not in outcome.metrics:
         raise ValueError(f"{task.name} is ranked by {task.metric}, which its protocol did not give: {sorted(outcome.metrics)}")

@@ -44,8 +44,12 @@ def to_record(described: Mapping[str, Metric]) -> dict[str, dict]:
 
 def from_record(described: Mapping[str, Mapping]) -> dict[str, Metric]:
     """What `to_record` has written."""
-    ends: dict[str, Any] = {"low": -math.inf, "high": math.inf}
-    return {name: Metric(**{k: ends.get(k) if v is None else v for k, v in metric.items()}) for name, metric in described.items()}
+    ends = {"low": -math.inf, "high": math.inf}
+    metrics: dict[str, Metric] = {}
+    for name, metric in described.items():
+        settings: dict[str, Any] = {k: ends[k] if v is None else v for k, v in metric.items()}
+        metrics[name] = Metric(**settings)
+    return metrics
 
 
 def import_functions(settings: Mapping[str, Mapping]) -> dict[str, Function]:

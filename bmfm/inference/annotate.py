@@ -40,16 +40,16 @@ def free_name(name: str, taken: Container) -> str:
 
 
 def name_results(
-    embedded: np.ndarray | None, said: pd.DataFrame | None, obs: pd.DataFrame, obsm: Container, overwrite: bool = False
+    embeddings: np.ndarray | None, predictions: pd.DataFrame | None, obs: pd.DataFrame, obsm: Container, overwrite: bool = False
 ) -> Results:
     """Names for results beside the columns of ``.obs``, its index and the keys of ``.obsm`` that are there, and beside one
     another; see `annotate`."""
     results = Results()
-    if embedded is not None:
+    if embeddings is not None:
         key = KEY if overwrite else free_name(KEY, obsm)
-        results.obsm[key] = embedded
+        results.obsm[key] = embeddings
         results.written["embedding"] = f"obsm/{key}"
-    names = [] if said is None else list(map(str, said.columns))
+    names = [] if predictions is None else list(map(str, predictions.columns))
     reserved = {obs.index.name} if overwrite else {*obs.columns, obs.index.name}
     for place, name in enumerate(names):
         plain = name.replace("/", "_")
@@ -57,13 +57,13 @@ def name_results(
         if plain in reserved or plain in results.obs:
             # a name that is free may be that of a result yet to come
             column = free_name(f"{plain}_predicted", {*reserved, *results.obs, *names})
-        values = said.iloc[:, place].to_numpy()  # type: ignore[union-attr]
+        values = predictions.iloc[:, place].to_numpy()  # type: ignore[union-attr]
         results.obs[column] = pd.Categorical(values) if values.dtype == object else values
         results.written[name] = f"obs/{column}"
     return results
 
 
-def annotate(adata: Any, embedded: np.ndarray | None, said: pd.DataFrame | None, overwrite: bool = False) -> dict[str, str]:
+def annotate(adata: Any, embeddings: np.ndarray | None, predictions: pd.DataFrame | None, overwrite: bool = False) -> dict[str, str]:
     """Write results into an AnnData, row by row whatever its cells are called; what is there is kept.
 
     An embedding goes to ``.obsm["X_bmfm"]`` (``X_bmfm_2``, ... where that exists), a prediction NAME to ``.obs[NAME]``, or
@@ -81,7 +81,7 @@ def annotate(adata: Any, embedded: np.ndarray | None, said: pd.DataFrame | None,
         {result: where it was written}.
     """
     check_annotated(adata)
-    results = name_results(embedded, said, adata.obs, adata.obsm, overwrite)
+    results = name_results(embeddings, predictions, adata.obs, adata.obsm, overwrite)
     for key, values in results.obsm.items():
         adata.obsm[key] = values
     for column, values in results.obs.items():
@@ -108,7 +108,9 @@ def check_joined(sources: Sequence[Any]) -> None:
         raise ValueError(f"{bare[0]} has no X and others have: they cannot be joined into one output; predict for each, or set its X")
 
 
-def write_annotated(sources: Sequence[Any], output: Path, embedded: np.ndarray | None, said: pd.DataFrame | None) -> dict[str, str]:
+def write_annotated(
+    sources: Sequence[Any], output: Path, embeddings: np.ndarray | None, predictions: pd.DataFrame | None
+) -> dict[str, str]:
     """A copy of the cells' file with the results in it, in the format that the suffix of `output` names.
 
     A file of the same format is copied and added to, so that its matrices are never read. Any other is read and written by
@@ -127,10 +129,10 @@ def write_annotated(sources: Sequence[Any], output: Path, embedded: np.ndarray |
     same = ".zarr" if source.is_dir() else ".h5ad"
     try:
         if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
-            written = _add_to_copy(source, partial, embedded, said)
+            written = _add_to_copy(source, partial, embeddings, predictions)
         else:
             adata = view.whole() if len(sources) == 1 else _joined(sources)
-            written = annotate(adata, embedded, said)
+            written = annotate(adata, embeddings, predictions)
             adata.write_zarr(partial) if output.suffix == ".zarr" else adata.write_h5ad(partial)
         _remove(output)
         partial.rename(output)
@@ -166,11 +168,11 @@ def _joined(sources: Sequence[Any]) -> Any:
 
 def _parts(adata: Any) -> set[str]:
     """What an AnnData holds beside X, obs and var, as ``obsp/connectivities``."""
-    held = {f"{name}/{key}" for name in ("uns", "obsm", "varm", "obsp", "varp", "layers") for key in getattr(adata, name)}
-    return held | ({"raw"} if adata.raw is not None else set())
+    parts = {f"{name}/{key}" for name in ("uns", "obsm", "varm", "obsp", "varp", "layers") for key in getattr(adata, name)}
+    return parts | ({"raw"} if adata.raw is not None else set())
 
 
-def _add_to_copy(source: Path, partial: Path, embedded: np.ndarray | None, said: pd.DataFrame | None) -> dict[str, str]:
+def _add_to_copy(source: Path, partial: Path, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> dict[str, str]:
     import h5py
     import zarr
     from anndata.io import write_elem
@@ -184,7 +186,7 @@ def _add_to_copy(source: Path, partial: Path, embedded: np.ndarray | None, said:
         partial.chmod(0o644)
         group = h5py.File(partial, "r+")
     obs = read_quietly(group["obs"])
-    results = name_results(embedded, said, obs, set(group["obsm"]) if "obsm" in group else set())
+    results = name_results(embeddings, predictions, obs, set(group["obsm"]) if "obsm" in group else set())
     if results.obsm and "obsm" not in group:
         write_elem(group, "obsm", {})
     for key, values in results.obsm.items():

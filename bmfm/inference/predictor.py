@@ -50,7 +50,7 @@ class Predictor:
         What the last call ran on.
     """
 
-    def __init__(self, model: BmfmModel, tokenizer: Tokenizer, device: str | None = None, folder: Path | None = None):
+    def __init__(self, model: BmfmModel, tokenizer: Tokenizer, device: str | torch.device | None = None, folder: Path | None = None):
         self.folder = folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.tokenizer, self.reader = model.to(self.device).eval(), tokenizer, reader_of(tokenizer)
@@ -138,15 +138,24 @@ class Predictor:
         embedded = inputs.mean_of_windows(results.values["embedding"]) if embeddings else None
         return embedded, self._predictions(inputs, results) if predictions else None
 
-    def logits(self, data: Any, **options: Any) -> dict[str, np.ndarray | list[np.ndarray]]:
-        """Logits of every label head in the order of the data, {head: float32 [n, size]}.
+    def logits(self, data: Any, heads: Sequence[str] | None = None, **options: Any) -> dict[str, np.ndarray]:
+        """Logits of label heads for whole examples in the order of the data, {head: float32 [n, size]}.
 
-        Those of a sequence longer than the context are the mean over its windows, weighted by tokens. Heads that label tokens give for each
-        example [L, size] of its tokens.
+        Those of a sequence longer than the context are the mean over its windows, weighted by tokens.
+
+        Parameters
+        ----------
+        heads
+            Names of heads; None takes all that label examples, rather than tokens.
         """
+        known = [name for name, head in self.labels.items() if head["pooling"] != "token"]
+        if unknown := sorted(set(heads or []) - set(known)):
+            raise ValueError(f"{', '.join(unknown)}: no such head that labels examples; this model has {', '.join(known) or 'none'}")
+        chosen = {f"label {name}" for name in (known if heads is None else heads)}
         inputs, run_options = self._read(data, options)
-        results = self._collect(inputs, self._label_requests(), run_options)
-        return {name: self._of_head(inputs, results, name) for name in self.labels}
+        requests = {name: request for name, request in self._label_requests().items() if name in chosen}
+        results = self._collect(inputs, requests, run_options)
+        return {name.removeprefix("label "): inputs.mean_of_windows(logits) for name, logits in results.values.items()}
 
     def hidden_states(self, data: Any, layers: Sequence[int] | None = None, **options: Any) -> TokenStates:
         """States of every token of every example, and what each token stands for.

@@ -116,7 +116,7 @@ def collect(inputs: Inputs, requests: Mapping[str, Request], options: RunOptions
             if chunk:
                 bar.update(len(tokens))
             else:
-                chunk = _of_chunk(tokens, requests, options.batch_size, forward, bar)
+                chunk = run_chunk(tokens, requests, options.batch_size, forward, bar)
                 _write_part(part, chunk)
             for name, values in chunk.items():
                 if requests[name].per_token:
@@ -133,9 +133,10 @@ def collect(inputs: Inputs, requests: Mapping[str, Request], options: RunOptions
     return results
 
 
-def _of_chunk(
+def run_chunk(
     tokens: Tokens, requests: Mapping[str, Request], batch_size: int, forward: Callable[[Tokens, bool], Outputs], bar: Any
 ) -> dict[str, np.ndarray]:
+    """The requests for the rows of one chunk, {name: [n, ...] or, by token, [T, ...]}."""
     results: dict[str, np.ndarray] = {}
     all_layers = any(request.all_layers for request in requests.values())
     with torch.inference_mode():

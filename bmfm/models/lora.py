@@ -8,9 +8,14 @@ from bmfm.models.model import BmfmModel
 def add_lora(model: BmfmModel, r: int = 8, alpha: int = 16, dropout: float = 0.0, dora: bool = False) -> None:
     """Put low-rank adapters into all linear maps of the backbone, by peft."""
     from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
 
-    targets = sorted({name.split(".")[-1] for name, m in model.backbone.encoder.named_modules() if isinstance(m, torch.nn.Linear)})
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=targets)
+    maps = {name: m for name, m in model.backbone.encoder.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
+    if not maps:
+        raise ValueError(f"model.lora: {model.backbone.name} has no linear maps to put adapters into: train it without (model.lora=null)")
+    targets = sorted({name.split(".")[-1] for name in maps})
+    transposed = any(isinstance(m, Conv1D) for m in maps.values())  # as GPT-2 has its matrices
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=targets, fan_in_fan_out=transposed)
     kept = {name for name, p in model.named_parameters() if p.requires_grad}
     inject_adapter_in_model(config, model.backbone.encoder)
     for name, parameter in model.named_parameters():

@@ -1,6 +1,6 @@
 """Several objectives at once: a mapping of names to objectives, whose weighted losses add up."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -62,6 +62,15 @@ def weighted_mean(losses: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
         weighted.append(torch.where(there, weight * total / n.clamp(min=1e-8), 0.0))
         weights.append(weight * there.to(total.dtype))
     return torch.stack(weighted).sum() / torch.stack(weights).sum().clamp(min=1e-8)
+
+
+def named_sums(of_tasks: Mapping[str, Mapping[str, torch.Tensor]]) -> Sums:
+    """Sums (float64) and rows by ``objective/name``, on the CPU, from those of each objective."""
+    return {
+        f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
+        for name, sums in of_tasks.items()
+        for key, value in sums.items()
+    }
 
 
 class Objectives:
@@ -142,13 +151,10 @@ class Objectives:
         }
 
     @torch.no_grad()
-    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> Sums:
-        """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`."""
-        return {
-            f"{name}/{key}": (value if key.startswith("each/") else value.double()).cpu()
-            for name, task in self.tasks.items()
-            for key, value in task.update_metrics(model, batch, hidden_BLH).items()
-        }
+    def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor, leave_out: Collection[str] = ()) -> Sums:
+        """Sums (float64) and rows of a batch by ``objective/name``, on the CPU, see `add_up`; of all objectives but some."""
+        tasks = {name: task for name, task in self.tasks.items() if name not in leave_out}
+        return named_sums({name: task.update_metrics(model, batch, hidden_BLH) for name, task in tasks.items()})
 
     def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Every objective's metrics under its name; ``loss`` and ``baseline_loss`` are the weighted means over all that are monitored.

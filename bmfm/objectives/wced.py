@@ -156,9 +156,9 @@ class WholeCellDecoder(Objective):
     def rows(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         rows = []
         if "profile_pearson" in metrics:
-            said = f"Pearson {metrics['profile_pearson']:.4f} (mean profile {metrics['profile_pearson_baseline']:.4f})"
-            said += f", of the difference from the mean profile {metrics.get('profile_delta_pearson', float('nan')):.4f}"
-            rows.append(("profile of a cell's unseen genes", said))
+            text = f"Pearson {metrics['profile_pearson']:.4f} (mean profile {metrics['profile_pearson_baseline']:.4f})"
+            text += f", of the difference from the mean profile {metrics.get('profile_delta_pearson', float('nan')):.4f}"
+            rows.append(("profile of a cell's unseen genes", text))
         if "gene_pearson" in metrics:
             rows.append(
                 (

@@ -3,7 +3,7 @@
 A ``.ckpt`` is a zip archive with a pickle, and a pickle is a program: it may name any function to call, and set attributes of
 whatever it can reach. It is never given to `pickle` or `torch.load`. `_Machine` goes through its instructions itself and
 knows only those that lay out data; the few names that it accepts stand for values of our own (tensors, tuples, text, or a
-`Bag` of attributes), so that there is nothing to call and nothing to change. Numbers of tensors are taken from the archive
+`StubConfig` of attributes), so that there is nothing to call and nothing to change. Numbers of tensors are taken from the archive
 only where they lie within their storage. Anything else is refused in one line.
 """
 
@@ -21,9 +21,9 @@ import torch
 from bmfm.files import require_file
 from bmfm.storage.config import plain, shown
 
-BAGS = ("bmfm_targets.", "omegaconf.")
-"""Modules whose classes become `Bag`: the published system's configuration."""
-INERT = {("builtins", n) for n in ("dict", "list", "int", "float", "complex", "str", "bool", "slice")} | {("typing", "Any")}
+STUB_MODULES = ("bmfm_targets.", "omegaconf.")
+"""Modules whose classes become `StubConfig`: the published system's configuration."""
+ALLOWED_GLOBALS = {("builtins", n) for n in ("dict", "list", "int", "float", "complex", "str", "bool", "slice")} | {("typing", "Any")}
 PATHS = {("pathlib", name) for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")}
 DTYPES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 @dataclass
-class Bag:
+class StubConfig:
     """Attributes of an object whose class is not here.
 
     Attributes
@@ -186,7 +186,7 @@ class _Machine:
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return name
         kind = name.removesuffix("Storage") if module == "torch" and name.endswith("Storage") else None
-        if module.startswith(BAGS) or (module, name) in INERT | PATHS or str(found) in _Machine.CALLS or kind in DTYPES:
+        if module.startswith(STUB_MODULES) or (module, name) in ALLOWED_GLOBALS | PATHS or str(found) in _Machine.CALLS or kind in DTYPES:
             return found
         raise Refused(str(found))
 
@@ -200,8 +200,8 @@ class _Machine:
         if type(what) is not _Name or type(args) is not tuple:
             raise Refused("calling what is no name")
         named = str(what)
-        if what.module.startswith(BAGS):
-            return Bag(named, args)
+        if what.module.startswith(STUB_MODULES):
+            return StubConfig(named, args)
         if (what.module, what.name) in PATHS and all(isinstance(a, str) for a in args):
             return "/".join(self.copy(args))
         if named == "collections.defaultdict" and len(args) <= 1:
@@ -226,7 +226,7 @@ class _Machine:
         target = self.top()
         if type(target) is _Mapping:
             return
-        if type(target) is not Bag:
+        if type(target) is not StubConfig:
             raise Refused(f"setting attributes of {target if type(target) is _Name else type(target).__name__}")
         for part in state if type(state) is tuple else (state,):
             if type(part) in (dict, _Mapping):
@@ -275,14 +275,14 @@ def check_size(held: Any) -> None:
     around: set[int] = set()
 
     def parts(value: Any) -> list:
-        if type(value) is Bag:
+        if type(value) is StubConfig:
             return [value.args, {k: v for k, v in value.fields.items() if k != "_parent"}]
         if isinstance(value, dict):
             return [*value.keys(), *value.values()]
         return list(value) if isinstance(value, list | tuple | set) else []
 
     def size(value: Any, depth: int) -> int:
-        if not isinstance(value, Bag | dict | list | tuple | set) or not value:
+        if not isinstance(value, StubConfig | dict | list | tuple | set) or not value:
             return 1
         if id(value) in around or depth > MAX_DEPTH:
             raise ValueError(f"its configuration holds values that hold themselves, or lie more than {MAX_DEPTH} deep in one another")
@@ -345,7 +345,7 @@ class _Archive:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """A Lightning checkpoint: weights of its ``state_dict`` as tensors on the CPU, configuration objects as `Bag`.
+    """A Lightning checkpoint: weights of its ``state_dict`` as tensors on the CPU, configuration objects as `StubConfig`.
 
     Tensors elsewhere (of an optimiser) are not read.
 

@@ -11,6 +11,7 @@ The statement needs every token to come from one merge only; `BpeTable.from_toke
 
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -18,8 +19,7 @@ import numpy as np
 _NEVER = np.iinfo(np.int32).max
 
 
-@dataclass(frozen=True)
-class BpeTable:
+class Merges(NamedTuple):
     """A BPE vocabulary as arrays; tokens are numbered by rank here: first the characters, then merges in their order.
 
     Attributes
@@ -38,13 +38,35 @@ class BpeTable:
         Bit (left, right): whether right may follow left.
     """
 
-    characters: tuple[str, ...]
     ids: np.ndarray
     length: np.ndarray
     next_node: np.ndarray
     token_at: np.ndarray
     shorter: np.ndarray
     follows: np.ndarray
+
+
+class SymbolTokens(NamedTuple):
+    """How symbols of DNA are written in a vocabulary.
+
+    Attributes
+    ----------
+    character : int16 [128]
+        Token number of each symbol code, or -1: such a symbol is a token by itself and nothing merges across it.
+    single_id : int32 [128]
+        The id of such a symbol: [UNK], or [SEP] between the sequences of a pair.
+    """
+
+    character: np.ndarray
+    single_id: np.ndarray
+
+
+@dataclass(frozen=True)
+class BpeTable:
+    """A BPE vocabulary: its single characters in the order of their ranks, and its merges."""
+
+    characters: tuple[str, ...]
+    merges: Merges
 
     @classmethod
     def from_tokenizer(cls, tokenizer_json: str) -> "BpeTable | None":
@@ -85,19 +107,19 @@ class BpeTable:
         merged = np.zeros((len(tokens), len(tokens)), np.uint16 if len(tokens) < 1 << 16 else np.int32)  # 0: no merge
         for i, (left, right) in enumerate(merges):
             merged[rank[left], rank[right]] = n_chars + i
-        return cls(
-            characters,
+        table = Merges(
             np.array([vocab[token] for token in tokens], np.int32),
             np.array([len(token) for token in tokens], np.int32),
             next_node,
             np.array(token_at, np.int32),
             np.array(shorter, np.int32),
-            _pairs_that_stand(parts, merged),
+            _valid_pairs(parts, merged),
         )
+        return cls(characters, table)
 
 
 @numba.njit(cache=True)
-def _stands(left, right, parts, merged):
+def _is_valid_pair(left, right, parts, merged):
     """Whether merging never crosses the boundary between two tokens, by undoing their merges from the last one.
 
     `until_left` and `until_right` say when the piece at the boundary is merged away into its token; the boundary pair
@@ -117,28 +139,26 @@ def _stands(left, right, parts, merged):
 
 
 @numba.njit(cache=True)
-def _pairs_that_stand(parts, merged):
+def _valid_pairs(parts, merged):
     n = len(parts)
     bits = np.zeros((n, (n + 7) // 8), np.uint8)
     for left in range(n):
         for right in range(n):
-            if _stands(np.int32(left), np.int32(right), parts, merged):
+            if _is_valid_pair(np.int32(left), np.int32(right), parts, merged):
                 bits[left, right >> 3] |= np.uint8(1) << np.uint8(right & 7)
     return bits
 
 
 @numba.njit(cache=True)
-def encode_windows(symbols, offsets, character_of, ids, length, next_node, token_at, shorter, follows, single_id, max_tokens):
+def encode_windows(symbols, offsets, symbol_tokens, merges, max_tokens):
     """Token ids of a batch of windows.
 
     Parameters
     ----------
     symbols, offsets
         As in `genome.representation.Encoded` (bit 7 marks what a variant wrote).
-    character_of : int16 [128]
-        Token number of each symbol code, or -1: such a symbol is a token by itself and nothing merges across it.
-    single_id : int32 [128]
-        The id of such a symbol: [UNK], or [SEP] between the sequences of a pair.
+    symbol_tokens, merges
+        `SymbolTokens` and `Merges`.
     max_tokens
         Tokens kept of a window.
 
@@ -147,74 +167,79 @@ def encode_windows(symbols, offsets, character_of, ids, length, next_node, token
     token_ids : int32, has_variant : bool, token_offsets : int64 [B + 1], n_cut : int64
         `n_cut` counts windows that had more than `max_tokens`.
     """
-    out = np.empty(len(symbols), np.int32)
-    variant = np.empty(len(symbols), np.bool_)
+    out, has_variant = np.empty(len(symbols), np.int32), np.empty(len(symbols), np.bool_)
     out_offsets = np.zeros(len(offsets), np.int64)
     longest = 0
     for b in range(len(offsets) - 1):
         longest = max(longest, offsets[b + 1] - offsets[b])
-    stack = np.empty(longest + 1, np.int32)
-    open_at = np.empty(longest + 1, np.bool_)
+    stack, open_at = np.empty(longest + 1, np.int32), np.empty(longest + 1, np.bool_)
     n_out = n_cut = 0
     for b in range(len(offsets) - 1):
         window = symbols[offsets[b] : offsets[b + 1]]
-        n, begin, at_symbol = len(window), n_out, 0
-        while at_symbol < n and n_out - begin <= max_tokens:
-            if character_of[window[at_symbol] & 0x7F] < 0:
-                out[n_out] = single_id[window[at_symbol] & 0x7F]
-                variant[n_out] = window[at_symbol] > 127
+        begin, at_symbol = n_out, 0
+        while at_symbol < len(window) and n_out - begin <= max_tokens:
+            code = window[at_symbol] & 0x7F
+            if symbol_tokens.character[code] < 0:
+                out[n_out] = symbol_tokens.single_id[code]
+                has_variant[n_out] = window[at_symbol] > 127
                 n_out += 1
                 at_symbol += 1
                 continue
             stop = at_symbol
-            while stop < n and character_of[window[stop] & 0x7F] >= 0:
-                open_at[stop] = True
+            while stop < len(window) and symbol_tokens.character[window[stop] & 0x7F] >= 0:
                 stop += 1
-            open_at[stop] = True
-            depth, position = 0, at_symbol
-            token = _longest_token(window, position, stop, character_of, next_node, token_at)
-            while True:
-                after = position + length[token]
-                left = stack[depth - 1] if depth else -1
-                if open_at[after] and (left < 0 or (follows[left, token >> 3] >> (token & 7)) & 1):
-                    stack[depth] = token
-                    depth += 1
-                    position = after
-                    if position == stop:
-                        break
-                    token = _longest_token(window, position, stop, character_of, next_node, token_at)
-                elif shorter[token] >= 0:
-                    token = shorter[token]
-                else:
-                    open_at[position] = False
-                    depth -= 1
-                    token = stack[depth]
-                    position -= length[token]
-            position = at_symbol
-            for t in range(depth):
-                out[n_out] = ids[stack[t]]
+            n_tokens = _encode_run(window[:stop], at_symbol, symbol_tokens.character, merges, stack, open_at)
+            for t in range(n_tokens):
+                out[n_out] = merges.ids[stack[t]]
                 flag = False
-                for i in range(position, position + length[stack[t]]):
+                for i in range(at_symbol, at_symbol + merges.length[stack[t]]):
                     flag |= window[i] > 127
-                variant[n_out] = flag
-                position += length[stack[t]]
+                has_variant[n_out] = flag
+                at_symbol += merges.length[stack[t]]
                 n_out += 1
-            at_symbol = stop
         if n_out - begin > max_tokens:
             n_out = begin + max_tokens
             n_cut += 1
         out_offsets[b + 1] = n_out
-    return out[:n_out], variant[:n_out], out_offsets, n_cut
+    return out[:n_out], has_variant[:n_out], out_offsets, n_cut
+
+
+@numba.njit(cache=True)
+def _encode_run(window, position, character, merges, stack, open_at):
+    """Tokens of the symbols from `position` to the window's end, all of them in the vocabulary, into `stack`; returns how many.
+
+    `open_at` says where a token may still begin: a position that was given up is not tried again.
+    """
+    stop, n = len(window), 0
+    open_at[position : stop + 1] = True
+    token = _longest_token(window, position, character, merges)
+    while True:
+        after = position + merges.length[token]
+        left = stack[n - 1] if n else -1
+        if open_at[after] and (left < 0 or (merges.follows[left, token >> 3] >> (token & 7)) & 1):
+            stack[n] = token
+            n += 1
+            position = after
+            if position == stop:
+                return n
+            token = _longest_token(window, position, character, merges)
+        elif merges.shorter[token] >= 0:
+            token = merges.shorter[token]
+        else:
+            open_at[position] = False
+            n -= 1
+            token = stack[n]
+            position -= merges.length[token]
 
 
 @numba.njit(cache=True, inline="always")
-def _longest_token(window, position, stop, character_of, next_node, token_at):
-    node, found = np.int32(0), np.int32(-1)
-    while position < stop:
-        node = next_node[node, character_of[window[position] & 0x7F]]
+def _longest_token(window, position, character, merges):
+    node, token = np.int32(0), np.int32(-1)
+    while position < len(window):
+        node = merges.next_node[node, character[window[position] & 0x7F]]
         if node < 0:
             break
-        if token_at[node] >= 0:
-            found = token_at[node]
+        if merges.token_at[node] >= 0:
+            token = merges.token_at[node]
         position += 1
-    return found
+    return token

@@ -1,6 +1,7 @@
 """Sequences of tokens to the rows of a batch, padded or packed."""
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -10,99 +11,90 @@ from bmfm.special import IGNORE, PAD, SEP
 from bmfm.tokenizers.base import Tokens
 
 
-def place_padded(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Row, column and document number of each sequence [N], and the row length: one sequence a row."""
+class Layout(NamedTuple):
+    """Where examples lie in the rows of a batch.
+
+    Attributes
+    ----------
+    row, column
+        Of the first token of each example [N].
+    number
+        Of each example in its row, from 1 [N].
+    width
+        Length of the rows.
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    number: np.ndarray
+    width: int
+
+
+class Rows(NamedTuple):
+    """What every batch holds, [R, L] each; see `batch.Batch`."""
+
+    input_ids: np.ndarray
+    sequence_ids: np.ndarray
+    position_ids: np.ndarray
+    example_ids: np.ndarray
+    special_tokens_mask: np.ndarray
+
+
+def place_padded(lengths: np.ndarray) -> Layout:
+    """One example a row, of these lengths [N]."""
     n = len(lengths)
-    return np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), int(lengths.max())
+    return Layout(np.arange(n), np.zeros(n, np.int64), np.ones(n, np.int64), int(lengths.max()))
 
 
-def place_packed(lengths: np.ndarray, row_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """As `place_padded`, but each sequence goes to the first row with room for it, longest first."""
+def place_packed(lengths: np.ndarray, row_length: int) -> Layout:
+    """Each example in the first row with room for it, longest first."""
     used: list[int] = []
-    held: list[int] = []
-    row, column, document = (np.zeros(len(lengths), np.int64) for _ in range(3))
+    n_examples: list[int] = []
+    row, column, number = (np.zeros(len(lengths), np.int64) for _ in range(3))
     for b in np.argsort(-lengths, kind="stable"):
         r = next((r for r, u in enumerate(used) if u + lengths[b] <= row_length), len(used))
         if r == len(used):
             used.append(0)
-            held.append(0)
-        row[b], column[b], document[b] = r, used[r], held[r] + 1
+            n_examples.append(0)
+        row[b], column[b], number[b] = r, used[r], n_examples[r] + 1
         used[r] += int(lengths[b])
-        held[r] += 1
-    return row, column, document, row_length
+        n_examples[r] += 1
+    return Layout(row, column, number, row_length)
 
 
 @numba.njit(cache=True)
-def _frame(offsets, prefix, row_of, column_of, document_of, positions, input_ids, document, position_ids, example, special):
-    for b in range(len(offsets) - 1):
-        row, column = row_of[b], column_of[b]
-        n = offsets[b + 1] - offsets[b] + len(prefix) + 1
-        document[row, column : column + n] = document_of[b]
-        example[row, column : column + n] = b
-        if positions:
-            for i in range(n):
-                position_ids[row, column + i] = i
-        for i in range(len(prefix)):
-            input_ids[row, column + i] = prefix[i]
-        input_ids[row, column + n - 1] = SEP
-        special[row, column + len(prefix) : column + n - 1] = False
+def write_special_tokens(layout, lengths, prefix, has_positions, rows):
+    """Special tokens around examples of these lengths [N], and everything that does not depend on their tokens, into `Rows`."""
+    for b in range(len(lengths)):
+        row, begin = layout.row[b], layout.column[b]
+        end = begin + len(prefix) + lengths[b] + 1
+        rows.sequence_ids[row, begin:end] = layout.number[b]
+        rows.example_ids[row, begin:end] = b
+        if has_positions:
+            for i in range(end - begin):
+                rows.position_ids[row, begin + i] = i
+        rows.input_ids[row, begin : begin + len(prefix)] = prefix
+        rows.input_ids[row, end - 1] = SEP
+        rows.special_tokens_mask[row, begin + len(prefix) : end - 1] = False
 
 
 @numba.njit(cache=True)
-def _lay(flat, offsets, row_of, column_of, shift, out):
+def scatter_tokens(flat, offsets, layout, n_prefix, out):
+    """Put the tokens of each example to their places in rows [R, L], behind its prefix."""
     for b in range(len(offsets) - 1):
         begin, n = offsets[b], offsets[b + 1] - offsets[b]
-        column = column_of[b] + shift
-        out[row_of[b], column : column + n] = flat[begin : begin + n]
+        column = layout.column[b] + n_prefix
+        out[layout.row[b], column : column + n] = flat[begin : begin + n]
 
 
 def collate(
-    ids: np.ndarray,
-    offsets: np.ndarray,
-    prefix: np.ndarray,
-    flat: Mapping[str, tuple[np.ndarray, float]],
-    row_length: int | None = None,
-    positions: bool = True,
-) -> dict:
-    """Rows of a batch from flat tokens.
-
-    Parameters
-    ----------
-    prefix
-        Ids of the special tokens before each sequence; [SEP] comes after it.
-    flat
-        More of each token, {batch key: (array like `ids`, what stands at special tokens and padding)}.
-    row_length
-        Pack into rows of this length; None gives each sequence a row.
-    """
-    shift = len(prefix)
-    lengths = np.diff(offsets) + shift + 1
-    row, column, document_of, width = place_packed(lengths, row_length) if row_length else place_padded(lengths)
-    width = -(-width // 8) * 8  # a multiple of 8 suits tensor cores
-    shape = (int(row.max()) + 1, width)
-    batch = {
-        "input_ids": np.full(shape, PAD, np.int64),
-        "sequence_ids": np.zeros(shape, np.int64),
-        "position_ids": np.zeros(shape, np.int64),
-        "example_ids": np.full(shape, -1, np.int64),
-        "special_tokens_mask": np.ones(shape, bool),
-    }
-    _frame(offsets, prefix, row, column, document_of, positions, *batch.values())
-    _lay(ids, offsets, row, column, shift, batch["input_ids"])
-    for name, (values, fill) in flat.items():
-        batch[name] = np.full(shape, fill, values.dtype)
-        _lay(values, offsets, row, column, shift, batch[name])
-    return batch | {"cls_index": row * width + column, "packed": row_length is not None}
-
-
-def collate_tokens(
     tokens: Tokens,
     prefix: np.ndarray,
     n_special: int,
     row_length: int | None = None,
     positions: bool = True,
     fills: Mapping[str, float] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Rows of a batch, padded or packed.
 
     Parameters
@@ -118,13 +110,25 @@ def collate_tokens(
     fills
         What stands where a field has no content, {batch key: number}; else False, -100 or NaN, by its type.
     """
-    flat = {name: (values, (fills or {}).get(name, _nothing(values.dtype))) for name, values in tokens.fields.items()}
-    batch = collate(tokens.ids, tokens.offsets, prefix, flat, row_length, positions)
-    batch["special_tokens_mask"] |= batch["input_ids"] < n_special
-    return batch
+    lengths = tokens.lengths
+    whole = lengths + len(prefix) + 1
+    layout = place_packed(whole, row_length) if row_length else place_padded(whole)
+    layout = layout._replace(width=-(-layout.width // 8) * 8)  # a multiple of 8 suits tensor cores
+    shape = (int(layout.row.max()) + 1, layout.width)
+    blanks: tuple[tuple[float, type], ...] = ((PAD, np.int64), (0, np.int64), (0, np.int64), (-1, np.int64), (True, bool))
+    rows = Rows(*(np.full(shape, blank, kind) for blank, kind in blanks))
+    write_special_tokens(layout, lengths, prefix, positions, rows)
+    scatter_tokens(tokens.ids, tokens.offsets, layout, len(prefix), rows.input_ids)
+    np.logical_or(rows.special_tokens_mask, rows.input_ids < n_special, out=rows.special_tokens_mask)
+    batch = rows._asdict()
+    for name, values in tokens.fields.items():
+        blank = (fills or {}).get(name, _blank(values.dtype))
+        batch[name] = np.full(shape, blank, values.dtype)
+        scatter_tokens(values, tokens.offsets, layout, len(prefix), batch[name])
+    return batch | {"cls_index": layout.row * layout.width + layout.column, "packed": row_length is not None}
 
 
-def _nothing(kind: np.dtype) -> float:
+def _blank(kind: np.dtype) -> float:
     """What stands for "no content" in a field of this type."""
     return {"b": False, "f": np.nan}.get(kind.kind, IGNORE)
 

@@ -13,7 +13,8 @@ from bmfm.special import CLS, SPECIAL_TOKENS, UNK
 from bmfm.storage.config import read_config
 from bmfm.storage.remote_code import refusal, remote_code_is_allowed, without_hub
 from bmfm.tokenizers.base import Tokens
-from bmfm.tokenizers.dna import SequenceTokenizer, fallback_symbol, join_parts
+from bmfm.tokenizers.dna import fallback_symbol
+from bmfm.tokenizers.sequences import SequenceTokenizer, join_parts
 from bmfm.tokenizers.texts import by_number, split_at_boundaries
 
 
@@ -133,7 +134,7 @@ class HuggingFaceTokenizer(SequenceTokenizer):
         seen = np.concatenate([[0], np.cumsum(is_variant)])
         return seen[spans[:, 1]] > seen[spans[:, 0]]
 
-    def lengths(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
+    def _lengths_of(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
         """How many bases each token stands for [L]; of overlapping k-mers each stands for its first base, the last for all k.
 
         Raises

@@ -17,21 +17,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bmfm.cells.counts import CellBatch, Counts, by_gene, content_keys
 from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
-from bmfm.cells.read_depth import MODES, DepthSettings, ReadDepth, counts_left, log_totals, sums, values_where_changed
+from bmfm.cells.read_depth import MODES, DepthSettings, ReadDepth, sums
 from bmfm.cells.values import TRANSFORMS, ValueSettings, ValueTransform
 from bmfm.special import PAD, SEP
 from bmfm.targets import find_class
-from bmfm.tokenizers.base import Profiles, Tokens, hash_of_names
-from bmfm.tokenizers.cell_candidates import Candidates, Plan, Written, find_candidates, write_genes
+from bmfm.tokenizers.base import Tokens, hash_of_names
+from bmfm.tokenizers.cell_encoder import CellEncoder
 from bmfm.tokenizers.cell_order import ORDERS, GeneOrder
-from bmfm.tokenizers.cell_zeros import ZEROS, ZeroGenes, write_zeros
-from bmfm.tokenizers.collate import collate_tokens
+from bmfm.tokenizers.cell_zeros import ZEROS, ZeroGenes
+from bmfm.tokenizers.collate import collate
 
 T = TypeVar("T")
 
@@ -233,12 +233,23 @@ class CellTokenizer:
         """Whether `fit_normalization` has nothing left to do."""
         return self.values["target_sum"] != "median" and (not self.depth_mode.fits_target or bool(self.read_depth["target"]))
 
-    def _transform(self, counts: np.ndarray, offsets: np.ndarray, totals: np.ndarray) -> np.ndarray:
-        v = self.values
-        if v["target_sum"] == "median":
+    @property
+    def encoder(self) -> CellEncoder:
+        """What makes tokens by these settings."""
+        values, depth = self.values, self.read_depth
+        if values["target_sum"] == "median":
             raise ValueError("tokenizer.values.target_sum=median is known once training cells were seen (`fit_normalization`)")
-        settings = ValueSettings(float(v["target_sum"]), int(v["n_bins"]), float(v["upper"]))
-        return self.value_transform(counts, offsets, totals, settings)
+        return CellEncoder(
+            self.gene_order,
+            self.zero_genes,
+            self.value_transform,
+            self.depth_mode,
+            ValueSettings(float(values["target_sum"]), int(values["n_bins"]), float(values["upper"])),
+            DepthSettings(float(depth["min_total"]), float(depth["rate"]), float(depth["target"] or 0)),
+            float(self.zero_share),
+            float(self.sequence_dropout),
+            len(self),
+        )
 
     def encode(self, raw: CellBatch, keys: np.ndarray, max_tokens: int) -> Tokens:
         """Tokens of cells.
@@ -265,7 +276,12 @@ class CellTokenizer:
             counts = by_gene(counts, len(self))
         if self.keyed_by_content:
             keys = content_keys(counts)
-        return self._encode(CellBatch(counts, raw.source_ids, raw.gene_panels), keys, room)
+        if self.depth_mode.aligns and not self.read_depth["target"]:
+            raise ValueError(
+                "the tokenizer has no target of read depth: it was saved without (read_depth.target of cell_tokenizer.json). Give "
+                "depth_target=N (data.depth_target on the command line), a total of counts such as the deepest training cells had"
+            )
+        return self.encoder.encode(CellBatch(counts, raw.source_ids, raw.gene_panels), keys, room)
 
     def _room(self, max_tokens: int) -> int:
         """Genes that an input holds."""
@@ -274,66 +290,13 @@ class CellTokenizer:
             raise ValueError(f"max_tokens={max_tokens} leaves no room for genes beside {len(self.prefix) + 1} special tokens")
         return room
 
-    def _encode(self, raw: CellBatch, keys: np.ndarray, room: int) -> Tokens:
-        """Tokens of cells as they are, by their keys."""
-        counts, order, zeros = raw.counts, self.gene_order, self.zero_genes
-        shown = self._at_depth(counts, keys)
-        candidates = Candidates(*find_candidates(counts.ids, shown.counts, counts.offsets, keys, float(self.sequence_dropout)))
-        n_unexpressed = np.zeros(len(counts), np.int64)
-        if zeros.shows_zeros:
-            n_measured = np.array([len(panel) for panel in raw.gene_panels], np.int64)[raw.source_ids]
-            n_unexpressed = np.maximum(0, n_measured - np.diff(counts.offsets))
-        plan = zeros.plan(candidates, n_unexpressed, room, float(self.zero_share), order.ranks)
-        order.arrange(candidates, plan)
-        tokens = _write(candidates, plan, shown)
-        if zeros.shows_zeros:
-            write_zeros(zeros, candidates, plan, raw, tokens, len(self))
-            order.finish(tokens)
-        return Tokens(
-            tokens.ids,
-            tokens.offsets,
-            {"values": tokens.values} | ({"targets": tokens.targets} if self.lowers_depth else {}),
-            {"read_depth": shown.log_totals} if self.has_depth else {},
-            Profiles(counts.ids, shown.full_values, counts.offsets),
-            {
-                "cells": len(counts),
-                "tokens": len(tokens.ids),
-                "truncated_cells": int((plan.n_genes < candidates.n).sum()),
-                "genes_left_out_by_truncation": int((candidates.n - plan.n_genes).sum()),
-                "empty_cells": int((np.diff(counts.offsets) == 0).sum()),
-            },
-        )
-
-    def _at_depth(self, counts: Counts, keys: np.ndarray) -> "ShownCells":
-        """Cells as they are shown: at a lower read depth, where that is asked for, with their values and totals."""
-        mode = self.depth_mode
-        if mode.aligns and not self.read_depth["target"]:
-            raise ValueError(
-                "the tokenizer has no target of read depth: it was saved without (read_depth.target of cell_tokenizer.json). Give "
-                "depth_target=N (data.depth_target on the command line), a total of counts such as the deepest training cells had"
-            )
-        offsets = counts.offsets
-        totals = sums(counts.counts, offsets)
-        full_values = self._transform(counts.counts, offsets, totals)
-        target_totals = np.full(len(totals), float(self.read_depth["target"])) if mode.aligns else totals
-        if not mode.is_lowered:
-            return ShownCells(counts.counts, full_values, full_values, log_totals(totals, target_totals))
-        settings = DepthSettings(float(self.read_depth["min_total"]), float(self.read_depth["rate"]))
-        left = mode.lower(counts, totals, keys, settings)
-        totals_left = sums(left, offsets)
-        changed = totals_left != totals
-        some_left, some_offsets = counts_left(left, offsets, changed)
-        values_left = self._transform(some_left, some_offsets, totals_left)
-        values = values_where_changed(values_left, left, offsets, changed, full_values)
-        return ShownCells(left, values, full_values, log_totals(totals_left, target_totals))
-
     def collate(self, tokens: Tokens, row_length: int | None = None) -> dict[str, Any]:
         """Rows of a batch, in NumPy arrays; packed where a row length is given.
 
         ``values`` are -(id + 1) at special tokens and padding, and log(1 + total) of the input and the target at [S] and [T].
         """
         fills = {"values": -(PAD + 1.0)}
-        batch = collate_tokens(tokens, self.prefix, self.n_special, row_length, self.positions, fills)
+        batch = collate(tokens, self.prefix, self.n_special, row_length, self.positions, fills)
         values, first = batch["values"].reshape(-1), batch["cls_index"]
         for i in range(self.n_cls):
             values[first + i] = -(self.prefix[i] + 1.0)
@@ -361,47 +324,7 @@ class CellTokenizer:
 
     def full_profile(self, counts: Counts) -> np.ndarray:
         """Values of every expressed gene of the cells, ``float32`` [nnz], in the order of `counts`."""
-        return self._transform(counts.counts, counts.offsets, sums(counts.counts, counts.offsets))
-
-    # OLD ENTRY POINTS, until inference and data have moved over
-    use = bind_vocabulary
-    settle = fit_normalization
-    reading = resolve_expects
-    whole_cells = full_profile
-
-    @property
-    def depth(self) -> dict[str, Any]:
-        return self.read_depth | {"kind": self.read_depth["mode"]}
-
-    @property
-    def is_settled(self) -> bool:
-        return self.is_fitted
-
-    def arrange(self, counts: Counts, keys: np.ndarray) -> tuple[Counts, np.ndarray]:
-        if self.keyed_by_content or self.gene_order.by_gene:
-            counts = by_gene(counts, len(self))
-        return counts, content_keys(counts) if self.keyed_by_content else keys
-
-    def __call__(self, counts: Counts, keys: np.ndarray, source: np.ndarray, measured: list, max_tokens: int) -> Any:
-        from types import SimpleNamespace
-
-        t = self._encode(CellBatch(counts, source, measured), keys, self._room(max_tokens))
-        assert t.full_profile is not None
-        values = t.fields["values"]
-        return SimpleNamespace(
-            ids=t.ids, offsets=t.offsets, values=values, targets=t.fields.get("targets", values), whole=t.full_profile.values,
-            depth=t.example_fields.get("read_depth"), counted=lambda counts: t.counts, tokens=t,
-        )  # fmt: skip
-
-    def finish_values(self, batch: dict, lengths: np.ndarray, depth: np.ndarray | None) -> None:
-        values, first = batch["values"].reshape(-1), batch["cls_index"]
-        for i in range(self.n_cls):
-            values[first + i] = -(self.prefix[i] + 1.0)
-        if depth is not None:
-            values[first + self.n_cls], values[first + self.n_cls + 1] = depth.T
-        values[first + len(self.prefix) + lengths] = -(SEP + 1.0)
-
-    # END OF OLD ENTRY POINTS
+        return self.encoder.transform(counts.counts, counts.offsets, sums(counts.counts, counts.offsets))
 
     def for_inference(self, depth_target: float | None = None, order: str | None = None, shown_in_part: bool = False) -> "CellTokenizer":
         """The same, with tokens that are a function of the cell (and of which genes its file measures) alone.
@@ -461,35 +384,6 @@ class CellTokenizer:
         tokenizer = cls("from_data", **json.loads(settings.read_text()) | changes)
         tokenizer.bind_vocabulary(GeneVocabulary(genes.read_text().split("\n")[:-1]))
         return tokenizer
-
-
-class ShownCells(NamedTuple):
-    """Cells as a model is shown them.
-
-    Attributes
-    ----------
-    counts
-        ``float32`` [nnz], maybe lowered; 0 where a gene is not found any more.
-    values, full_values
-        ``float32`` [nnz], of these counts and of those before they were lowered; the same array where they were not.
-    log_totals
-        ``float32`` [B, 2], log(1 + total) of the input and of the target.
-    """
-
-    counts: np.ndarray
-    values: np.ndarray
-    full_values: np.ndarray
-    log_totals: np.ndarray
-
-
-def _write(candidates: Candidates, plan: Plan, shown: ShownCells) -> Written:
-    """Expressed genes as tokens, with room behind each cell's for its zeros."""
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(plan.n_genes + plan.n_zeros)])
-    is_lowered = shown.values is not shown.full_values
-    ids, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
-    targets = np.empty(offsets[-1] if is_lowered else 0, np.float32)
-    write_genes(candidates, plan, shown.values, shown.full_values, offsets, ids, values, targets)
-    return Written(ids, values, targets, offsets, plan.n_zeros, candidates.keys)
 
 
 def _chosen(name: str, shipped: Mapping[str, type[T]], base: type, what: str) -> T:

@@ -23,11 +23,11 @@ class Throughput(pl.Callback):
         self._reset(time.perf_counter())
 
     def _reset(self, now: float) -> None:
-        self.began, self.waited, self.tokens, self.steps = now, 0.0, 0, 0
+        self.start_time, self.waited, self.tokens, self.steps = now, 0.0, 0, 0
 
     def on_train_start(self, trainer, module) -> None:
         self._reset(time.perf_counter())
-        self.ended = self.began
+        self.ended = self.start_time
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         self.waited += time.perf_counter() - self.ended
@@ -37,7 +37,7 @@ class Throughput(pl.Callback):
         self.steps += 1
         self.ended = time.perf_counter()
         if self.steps >= self.every:
-            seconds = self.ended - self.began
+            seconds = self.ended - self.start_time
             module.log("train/tokens_per_second", self.tokens / seconds, prog_bar=True, rank_zero_only=True)
             module.log("train/data_share", self.waited / seconds, rank_zero_only=True)
             self._reset(self.ended)
@@ -58,7 +58,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, folder: str, every_n_train_steps: int):
         self.folder, self.every = Path(folder), every_n_train_steps
-        self.asked = self.due = False
+        self.stop_requested = self.due = False
         self.saved = -1
 
     def on_train_start(self, trainer, module) -> None:
@@ -69,17 +69,19 @@ class LastCheckpoint(Checkpoint):
             signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, number, frame) -> None:
-        self.asked = True
+        self.stop_requested = True
 
     def _save(self, trainer) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self.saved, self.due = trainer.global_step, False
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False) if trainer.world_size > 1 else self.asked
+        stop_requested = (
+            trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False) if trainer.world_size > 1 else self.stop_requested
+        )
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        trainer.should_stop = trainer.should_stop or asked
+        trainer.should_stop = trainer.should_stop or stop_requested
         ends = trainer.should_stop or trainer.global_step == trainer.max_steps
         self.due = ends or (trainer.global_step % self.every == 0 and trainer.global_step > self.saved)
         validates = trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
@@ -116,8 +118,8 @@ class Progress(TQDMProgressBar):
         return self._bar("test", False)
 
     def on_train_start(self, trainer, *_) -> None:
-        self.first, self.began = trainer.global_step, time.perf_counter()
-        self.said = self.began
+        self.first, self.start_time = trainer.global_step, time.perf_counter()
+        self.printed_at = self.start_time
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self.train_progress_bar = self._bar("training", True, initial=self.first, total=total, unit="step", smoothing=0)
 
@@ -126,8 +128,8 @@ class Progress(TQDMProgressBar):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()
-        if self.plain and trainer.is_global_zero and now - self.said >= self.seconds:
-            self.said = now
+        if self.plain and trainer.is_global_zero and now - self.printed_at >= self.seconds:
+            self.printed_at = now
             self._say(trainer, now)
         elif self.is_enabled and (batch_idx + 1) % self.refresh_rate == 0:
             self.train_progress_bar.n = trainer.global_step
@@ -142,7 +144,7 @@ class Progress(TQDMProgressBar):
 
     def _say(self, trainer, now: float) -> None:
         step, total = trainer.global_step, trainer.max_steps
-        rate = (step - self.first) / (now - self.began)
+        rate = (step - self.first) / (now - self.start_time)
         line = f"step {step:,}" + (f" of {total:,}" if total > 0 else "") + f", {rate:.2f} a second"
         if total > 0 and rate > 0:
             line += f", {timedelta(seconds=round((total - step) / rate))} left"

@@ -9,9 +9,9 @@ import torch
 
 def of_every_device(value: Any) -> list:
     """What every process gave, in the order of their ranks; each must ask. Tensors must be on the CPU."""
-    held: list = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(held, value)
-    return held
+    values: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def rng_state() -> dict:

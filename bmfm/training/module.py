@@ -5,16 +5,20 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 
 from bmfm.data.module import BatchModule
+from bmfm.inference import Predictor
 from bmfm.models.model import BmfmModel
 from bmfm.objectives.multitask import Objectives, add_up, weighted_mean
+from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.batch import Batch
 from bmfm.training.devices import of_every_device, rng_state, set_rng_state
 from bmfm.training.optim import learning_rates
+from bmfm.training.predicted import label_tasks, scores_of_predictions
 
 
 class LitModel(pl.LightningModule):
@@ -28,8 +32,11 @@ class LitModel(pl.LightningModule):
         Learning-rate factor of a step.
     compile
         Compile the encoder.
-    test_in_fp32
-        Score the test part in full precision, as `bmfm.load(...).predict` computes, whatever training computes in.
+    tokenizer
+        With which the test part of label tasks is scored as `Predictor.predict` predicts it: long sequences in windows, in full precision
+        whatever training computes in. None scores it in batches, as validation.
+    test_precision
+        What the test part is computed in where full precision does not exist, ``bf16`` or ``fp16``, as by FlashAttention.
     """
 
     def __init__(
@@ -39,13 +46,15 @@ class LitModel(pl.LightningModule):
         optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
         schedule: Callable[[int], float],
         compile: bool = False,
-        test_in_fp32: bool = True,
+        tokenizer: Tokenizer | None = None,
+        test_precision: str | None = None,
     ):
         super().__init__()
         self.model, self.objectives = model, objectives
         self.optimizer, self.schedule = optimizer, schedule
         self.encode = torch.compile(model.encode, dynamic=True) if compile else model.encode
-        self.test_in_fp32 = test_in_fp32
+        self.tokenizer, self.test_precision = tokenizer, test_precision
+        self._predicted: frozenset[str] = frozenset()
         self.batches_seen = 0
         self.counts: Counter[str] = Counter()
         self.sums: dict[str, torch.Tensor] = {}
@@ -101,25 +110,40 @@ class LitModel(pl.LightningModule):
         self._begin_scores("validation")
 
     def on_test_epoch_start(self) -> None:
+        """Score the label tasks, by the one path that predictions take; `test_step` scores what else there is."""
         self._begin_scores("test")
+        if self.tokenizer is not None and label_tasks(self.objectives):
+            predictor = Predictor(self.model, self.tokenizer, str(self.device))
+            places = np.arange(self.trainer.global_rank, len(self.data.parts["test"]), self.trainer.world_size)
+            size = max(1, self.data.batch_size // self.trainer.world_size)
+            self.sums = scores_of_predictions(predictor, self.data.parts["test"], places, self.objectives, size, self.test_precision)
+            self._predicted = frozenset(label_tasks(self.objectives))
 
-    def _begin_scores(self, part: str) -> None:
+    @property
+    def data(self) -> BatchModule:
+        """The data module of the run."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # which Lightning sets without a type
         assert isinstance(data, BatchModule)
-        self.sums, self._rows, self._n_scored = {}, {}, len(data.held_out_batches(part))
+        return data
+
+    def _begin_scores(self, part: str) -> None:
+        self.sums, self._rows, self._n_scored = {}, {}, len(self.data.held_out_batches(part))
+        self._predicted = frozenset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx >= self._n_scored:
             return  # it is there so that all devices take as many steps
-        for name, value in self.objectives.update_metrics(self.model, batch, self.encode(batch)).items():
+        for name, value in self.objectives.update_metrics(self.model, batch, self.encode(batch), self._predicted).items():
             if "/each/" in name:
                 self._rows.setdefault(name, []).append(value)
             else:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation, but in full precision, see `test_in_fp32`."""
-        with torch.autocast(self.device.type, enabled=False) if self.test_in_fp32 else nullcontext():
+        """As in validation, but in full precision where that exists, of objectives whose predictions were not scored already."""
+        if len(self._predicted) == len(self.objectives.tasks):
+            return
+        with torch.autocast(self.device.type, enabled=False) if self.test_precision is None else nullcontext():
             self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:

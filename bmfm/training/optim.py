@@ -68,8 +68,8 @@ def schedule(kind: str, total_steps: int, warmup_steps: int, final: float = 0.0,
 
 def depth_of(name: str, n_layers: int) -> int:
     """How far below the heads a parameter is: 0 heads and final norm, 1 the last layer, ..., n_layers + 1 the embeddings."""
-    if found := re.search(r"\.layers?\.(\d+)\.", name):
-        return n_layers - int(found[1])
+    if layer := re.search(r"\.layers?\.(\d+)\.", name):
+        return n_layers - int(layer[1])
     return n_layers + 1 if "embeddings" in name or name.startswith(("backbone.norm", "backbone.rotary")) else 0
 
 

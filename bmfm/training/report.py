@@ -5,7 +5,10 @@ import json
 from pathlib import Path
 
 from bmfm import __version__
+from bmfm.models.model import BmfmModel
 from bmfm.objectives.multitask import Objectives
+from bmfm.tokenizers.base import Tokenizer
+from bmfm.tokenizers.dna import SequenceTokenizer
 
 
 def read_curve(log_folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -100,7 +103,13 @@ def usage(omics: str, plain: bool, predicts: bool) -> str:
 
 
 def save_model(
-    model, tokenizer, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]
+    model: BmfmModel,
+    tokenizer: Tokenizer,
+    folder: Path,
+    config: dict,
+    metrics: dict[str, float],
+    facts: dict[str, str],
+    sources: dict[str, str],
 ) -> None:
     """Write a folder with weights, tokenizer, recipe and model card (safetensors, JSON, text).
 
@@ -113,15 +122,17 @@ def save_model(
 
     transformers.utils.logging.disable_progress_bar()
     model.config.max_tokens = config["data"]["max_tokens"]
-    model.config.positions = getattr(tokenizer, "positions", model.config.positions)
-    if is_hf_compatible(model):
+    model.config.positions = tokenizer.positions and model.backbone.capabilities.positions
+    if is_hf_compatible(model) and isinstance(tokenizer, SequenceTokenizer):
         tokenizer.tokenizer.model_max_length = config["data"]["max_tokens"]
     save_together(model, tokenizer, folder)
     (folder / "recipe.json").write_text(json.dumps(config, indent=1, default=str))
     write_card(model, folder, config, metrics, facts, sources)
 
 
-def write_card(model, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]) -> None:
+def write_card(
+    model: BmfmModel, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]
+) -> None:
     """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved."""
     from bmfm.checkpoints.transformers_format import is_hf_compatible
 

@@ -97,8 +97,10 @@ class Run:
         if is_main_process:
             data.report()
         schedule = instantiate(config.schedule, total_steps=config.trainer.max_steps)
-        has_fp32 = _plain(config)["model"].get("attention") != "flash_attention_2"
-        module = LitModel(model, objectives, instantiate(config.optimizer, _partial_=True), schedule, config.compile, has_fp32)
+        no_fp32 = _plain(config)["model"].get("attention") == "flash_attention_2"
+        precision = ("fp16" if str(config.trainer.precision).startswith("16") else "bf16") if no_fp32 else None
+        optimizer = instantiate(config.optimizer, _partial_=True)
+        module = LitModel(model, objectives, optimizer, schedule, config.compile, data.tokenizer, precision)
         if resume_from:
             data.first_batch = check_checkpoint(resume_from, module)
         callbacks = sorted((instantiate(c) for c in config.callbacks.values() if c), key=lambda c: isinstance(c, LastCheckpoint))

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 
 
-def interval(values: list[float]) -> tuple[float, float]:
+def mean_and_half_width(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95% confidence interval by Student's t."""
     from statistics import mean, stdev
 
@@ -21,16 +21,16 @@ class SeedTable(Callback):
     """Prints mean and interval of every metric over the runs that a multirun finished, and writes ``seeds.json``."""
 
     def on_multirun_start(self, config, **kwargs) -> None:
-        self.began = time.time()
+        self.start_time = time.time()
 
     def on_multirun_end(self, config, **kwargs) -> None:
         folder = Path(config.run_dir).parent
-        files = [f for f in sorted(folder.glob("*/metrics.json")) if f.stat().st_mtime >= self.began]
+        files = [f for f in sorted(folder.glob("*/metrics.json")) if f.stat().st_mtime >= self.start_time]
         if not files:
             return
         runs = {f.parent.name: json.loads(f.read_text()) for f in files}
         shared = [k for k in next(iter(runs.values())) if all(k in r for r in runs.values()) and not k.endswith("_n")]
-        table = {k: interval([r[k] for r in runs.values()]) for k in shared}
+        table = {k: mean_and_half_width([r[k] for r in runs.values()]) for k in shared}
         (folder / "seeds.json").write_text(json.dumps({"runs": runs, "mean_and_95%_half_width": table}, indent=1))
         from rich.console import Console
         from rich.table import Table

@@ -113,7 +113,7 @@ class TestSources:
         found = dense(cells)
         assert (found[:50] == matrix).all()
         assert (found[50:][:, order] == matrix[:, order]).all() and not found[50:][:, [2, 4]].any()
-        assert cells.measured[:, -6:].tolist() == [[True] * 6, [i in order for i in range(6)]]
+        assert cells.gene_panel_mask[:, -6:].tolist() == [[True] * 6, [i in order for i in range(6)]]
         assert (cells.column("file") == np.repeat(["a.h5ad", "b.h5ad"], 50)).all()
 
     def test_take_in_any_order_from_disk_and_memory(self, tmp_path, matrix):
@@ -218,12 +218,12 @@ class TestValues:
         keys = example_keys(0, 0, np.arange(2000))
         n = len(keys)
         cells = Counts(np.tile(np.arange(5, dtype=np.int32), n), np.tile(some, n), np.arange(0, 5 * n + 1, 5))
-        totals, settings_ = np.full(n, 1105.0), read_depth.DepthSettings(1000.0, 0.6)
+        totals, settings_ = np.full(n, 1105.0), read_depth.DepthSettings(1000.0, 0.6, 0.0)
         left = read_depth.Downsample().lower(cells, totals, keys, settings_).reshape(n, 5)
         assert (left <= some).all()
         is_whole = left.sum(1) == 1105
         assert 0.45 < is_whole.mean() < 0.55 and left.sum(1)[~is_whole].mean() == pytest.approx(1105 / 2, rel=0.05)
-        shallow = read_depth.Downsample().lower(cells, totals, keys, read_depth.DepthSettings(2000.0, 0.6))
+        shallow = read_depth.Downsample().lower(cells, totals, keys, read_depth.DepthSettings(2000.0, 0.6, 0.0))
         assert (shallow == cells.counts).all()
         mean = read_depth.Poisson().lower(cells, totals, keys, settings_).reshape(n, 5).mean(0)
         assert mean[[0, 3]] == pytest.approx(some[[0, 3]] * 0.7 * 0.7, rel=0.07)

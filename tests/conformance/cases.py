@@ -140,13 +140,46 @@ class Case:
 HEADS = {"label": {"size": 3, "pooling": "mean", "classes": ["a", "b", "c"]}}
 
 
-@cache
-def _built(case: Case) -> Any:
-    tokenizer = tokenizer_of(case.omics)
+def _transformers_config(name: str) -> Any:
+    """Small models as transformers has them: absolute positions, rotary ones, and one that looks back alone."""
+    from transformers import BertConfig, EsmConfig, GPT2Config
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 128}
+    vocab_size = len(tokenizer_of("dna"))
+    return {
+        "hf_bert": lambda: BertConfig(vocab_size=vocab_size, **sizes),
+        "hf_esm": lambda: EsmConfig(vocab_size=vocab_size, pad_token_id=2, mask_token_id=4, token_dropout=False, position_embedding_type="rotary", **sizes),
+        "hf_gpt2": lambda: GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=128),
+    }[name]()  # fmt: skip
+
+
+HUGGINGFACE = ("hf_bert", "hf_esm", "hf_gpt2")
+
+
+def _of_transformers(name: str) -> Any:
+    from bmfm.models.config import BmfmConfig
+    from bmfm.models.model import BmfmModel
+
+    tokenizer = tokenizer_of("dna")
+    backbone = {
+        "_target_": "bmfm.models.backbones.huggingface.HuggingFaceBackbone",
+        "config": _transformers_config(name).to_dict(),
+        "hf_token_ids": list(range(len(tokenizer))),
+        "causal": name == "hf_gpt2",
+    }
+    return BmfmModel(BmfmConfig(backbone=backbone, fields=tokenizer.fields, heads=HEADS))
+
+
+def _of_configuration(case: Case) -> Any:
     values = ["values=mlp_special"] if case.omics == "rna" else []
     config = compose("train", [f"model={case.name}", *small("model", case.name), *values]).model
+    return instantiate(config, fields=tokenizer_of(case.omics).fields, heads=HEADS, genes={}, _convert_="all")
+
+
+@cache
+def _built(case: Case) -> Any:
     torch.manual_seed(0)
-    model = instantiate(config, fields=tokenizer.fields, heads=HEADS, genes={}, _convert_="all")
+    model = _of_transformers(case.name) if case.name in HUGGINGFACE else _of_configuration(case)
     with torch.no_grad():
         for parameter in model.parameters():  # so that norms, biases and whatever begins at 0 or 1 take part
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -36,5 +36,8 @@ DATA = {
     "pbmc3k": ["+recipe=rna_wced", "data.batch_size=8", "data.split.validation=0.01", "data.max_tokens=64", "data.packing=true"],
     "table": [*TABLE, "objective=[mlm,label]", "data.packing=true", "data.second=second"],
     "perturbation": [*PAIRS, "objective=[response,count]"],
+    "source": [
+        "~representation", "data=source", "data.source={{_target_: tests.data.paired.PairedSequences}}", "tokenizer=dna_demo", "objective=[mlm]", *QUIET,
+    ],
 }  # fmt: skip
 """{data: overrides}. The census is what a query over the network gives: files of cells, as ``rna``."""

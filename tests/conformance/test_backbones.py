@@ -11,16 +11,13 @@ from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.models.attention import FLASH_IS_INSTALLED
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel
-from tests.conformance.cases import DEVICE, HEADS, Case, batch_of, choices, model_of, of_example, tokenizer_of
+from tests.conformance.cases import DEVICE, HEADS, HUGGINGFACE, Case, batch_of, choices, model_of, of_example, tokenizer_of
 
-NOT_BUILT = ("checkpoint",)  # weights of another model: `test_foreign_models`
+WEIGHTS_OF_OTHERS = ("checkpoint",)
 DNA_ONLY = ("conv",)
 CASES = [
-    Case(name, omics)
-    for name in choices("model")
-    if name not in NOT_BUILT
-    for omics in ("dna", "rna")
-    if omics == "dna" or name not in DNA_ONLY
+    *(Case(name, "dna") for name in [*choices("model"), *HUGGINGFACE] if name not in WEIGHTS_OF_OTHERS),
+    *(Case(name, "rna") for name in choices("model") if name not in (*WEIGHTS_OF_OTHERS, *DNA_ONLY)),
 ]
 ON_GPU = DEVICE.type == "cuda"
 LOADERS = {"read_model": read_model, "BmfmModel": BmfmModel.from_pretrained, "AutoModel": AutoModel.from_pretrained}
@@ -150,8 +147,8 @@ def test_gradients_reach_the_embeddings(case):
     assert gradient[mine.expand_as(gradient)].abs().min() > 0 and not gradient[~mine.expand_as(gradient)].any()
     direction = torch.randn_like(gradient)
     with torch.no_grad():
-        step = (score(embeddings + 1e-3 * direction) - score(embeddings - 1e-3 * direction)) / 2e-3
-    torch.testing.assert_close(step, (gradient * direction).sum(), rtol=2e-3, atol=1e-2)
+        step = (score(embeddings + 3e-4 * direction) - score(embeddings - 3e-4 * direction)) / 6e-4
+    torch.testing.assert_close(step, (gradient * direction).sum(), rtol=5e-3, atol=2e-2)
 
 
 @every_backbone
@@ -223,11 +220,11 @@ def test_every_attention_kernel_says_the_same(case, kernel):
         with pytest.raises(ValueError, match="attention"):
             model.use_attention(kernel)
         return
-    model.use_attention(kernel)
     if kernel.startswith("flash") and not (ON_GPU and FLASH_IS_INSTALLED):
-        with pytest.raises(Exception, match="flash"):
-            model.encode(batch)
+        with pytest.raises(ImportError, match=r"(?i)flash"):
+            model.use_attention(kernel)
         return
+    model.use_attention(kernel)
     with torch.autocast("cuda", torch.bfloat16, enabled=kernel.startswith("flash")):
         states = _states(model, batch).float()
     tolerance = {"atol": 0.1, "rtol": 0.1} if kernel.startswith("flash") else {"atol": 2e-5, "rtol": 1e-4}

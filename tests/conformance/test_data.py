@@ -37,7 +37,8 @@ def by_example(batch) -> list[dict[str, list]]:
             labels |= {f"profile {n}": batch["full_profile"][n][rows].tolist() for n in ("gene", "value")}
         for part, other in batch.get("parts", {}).items():
             labels |= {f"{part} {n}": v for n, v in by_example(other)[i].items()}
-        examples.append(of_tokens | labels | {"key": int(batch["example_keys"][i])})
+        key = {"key": int(batch["example_keys"][i])} if "example_keys" in batch else {}  # other parts share it
+        examples.append(of_tokens | labels | key)
     return examples
 
 

@@ -43,9 +43,9 @@ def inputs(files, tmp_path_factory) -> dict[str, str]:
     """And a pretrained model with a pooler that no head reads, and tables of one validation and three test examples."""
     folder = tmp_path_factory.mktemp("inputs")
     torch.manual_seed(0)
-    tokenizer = dna.load("dna_demo")
+    tokenizer = dna.DnaTokenizer.from_pretrained("dna_demo")
     config = compose("train", ["model=bert", *TINY]).model
-    model = instantiate(config, fields={"input_ids": {"kind": "embedding", "size": len(tokenizer)}}, heads={}, genes={}, pooler=True, _convert_="all")  # fmt: skip
+    model = instantiate(config, fields={"input_ids": {"size": len(tokenizer)}}, heads={}, genes={}, pooler=True, _convert_="all")  # fmt: skip
     model.config.max_tokens = 64
     model.save_pretrained(folder / "pretrained")
     tokenizer.save_pretrained(folder / "pretrained")

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from bmfm.data.stream import BatchStream
 from bmfm.special import CLS, SEP
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.collate import collate, place_packed
 from tests.conftest import flat_tokens
 
@@ -14,7 +15,7 @@ from tests.conftest import flat_tokens
 def test_rows_hold_every_token_once(lengths, packing, positions):
     ids, flags, offsets = flat_tokens(lengths)
     prefix = np.array([CLS, 5])
-    batch = collate(ids, offsets, prefix, {"has_variant": (flags, False)}, 64 if packing else None, positions)
+    batch = collate(Tokens(ids, offsets, {"has_variant": flags}), prefix, 5, 64 if packing else None, positions)
     for b in range(len(lengths)):
         mine = batch["example_ids"] == b
         expected = [CLS, 5, *ids[offsets[b] : offsets[b + 1]], SEP]
@@ -29,8 +30,8 @@ def test_rows_hold_every_token_once(lengths, packing, positions):
 
 
 def test_packing_saves_rows():
-    row, _, _, width = place_packed(np.array([60, 4, 30, 34]), 64)
-    assert width == 64 and row.max() == 1
+    layout = place_packed(np.array([60, 4, 30, 34]), 64)
+    assert layout.width == 64 and layout.row.max() == 1
 
 
 def test_batches_do_not_depend_on_devices_or_restarts():

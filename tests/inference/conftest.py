@@ -44,13 +44,28 @@ def bert_folder(tmp_path_factory):
     return folder
 
 
+def save_gpt2(folder, first_token: bool) -> int:
+    """Save a causal `GPT2LMHeadModel` of single bases with its tokenizer; returns the number of special tokens.
+
+    Parameters
+    ----------
+    first_token
+        Whether a token stands before each sequence, after which the first base can be predicted.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    special, roles = ["[PAD]", "[UNK]"], {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    if first_token:
+        special, roles = [*special, "<s>"], roles | {"bos_token": "<s>"}
+    n = _single_bases(folder, special, **roles)
+    config = GPT2Config(vocab_size=n, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2, pad_token_id=0)
+    _save_drawn(GPT2LMHeadModel(config), folder)
+    return len(special)
+
+
 @pytest.fixture(scope="session")
 def gpt2_folder(tmp_path_factory):
     """A causal `GPT2LMHeadModel` of single bases that has a token before each sequence, with its tokenizer."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     folder = tmp_path_factory.mktemp("gpt2")
-    n = _single_bases(folder, ["[PAD]", "[UNK]", "<s>"], pad_token="[PAD]", unk_token="[UNK]", bos_token="<s>")
-    config = GPT2Config(vocab_size=n, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2, pad_token_id=0)
-    _save_drawn(GPT2LMHeadModel(config), folder)
+    save_gpt2(folder, first_token=True)
     return folder

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, BertForMaskedLM, GPT2LMHeadModel, Modern
 
 import bmfm
 from tests.conftest import BERT, SMALL, VALUES
+from tests.inference.conftest import save_gpt2
 
 TEXTS = ["ACGTTGCAACGATTACCATG", "acgtn", "GATTACAGATTACAGGGACCCATTTAGCA"]
 
@@ -103,6 +104,21 @@ def test_a_causal_model_is_asked_what_comes_next(gpt2_folder):
         with torch.no_grad():  # transformers' own loss is the mean over the tokens after the first
             loss = float(plain(ids[None], labels=ids[None]).loss)
         assert scores.total()["log_likelihood"].iloc[number] == pytest.approx(-loss * len(text), abs=1e-3)
+
+
+def test_a_causal_model_without_a_first_token_says_nothing_of_the_first_base(tmp_path):
+    """As transformers, whose loss leaves it out."""
+    tokens_before = save_gpt2(tmp_path, first_token=False)
+    assert tokens_before == 2
+    plain, model = GPT2LMHeadModel.from_pretrained(tmp_path).eval(), bmfm.load(tmp_path)
+    scores = model.log_probs(TEXTS)
+    for number, text in enumerate(TEXTS):
+        ids = torch.tensor([[tokens_before + "ACGTN".index(c) for c in text.upper()]])
+        with torch.no_grad():
+            loss = float(plain(ids, labels=ids).loss)
+        assert np.isnan(scores.of(number)[0]) and np.isfinite(scores.of(number)[1:]).all()
+        total = scores.total().iloc[number]
+        assert total["log_likelihood"] == pytest.approx(-loss * (len(text) - 1), abs=1e-3) and total["tokens"] == len(text) - 1
 
 
 def test_a_long_sequence_is_scored_window_by_window(dna_model):

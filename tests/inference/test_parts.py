@@ -25,7 +25,7 @@ def test_long_sequences_are_windowed_as_in_predict(tmp_path, dna_model):
     tokenizer = bmfm.load(dna_model).tokenizer
     data = SequenceTable(tmp_path / "t.csv", {"by": "random", "validation": 0.2, "test": 0.6}, max_tokens=20, batch_size=4)
     data.connect(tokenizer)
-    model = build({"input_ids": {"size": len(tokenizer)}}, HEADS, MODERNBERT, max_position_embeddings=64, **SMALL)
+    model = build(tokenizer.fields, HEADS, MODERNBERT, max_position_embeddings=64, **SMALL)
     model.config.max_tokens = 20
     predictor = Predictor(model, tokenizer, "cpu")
     found = predictor.logits(read_part(data.parts["test"]), batch_size=3)["y"]

@@ -9,7 +9,6 @@ from bmfm.genome.representation import Encoded
 from bmfm.models.model import build
 from bmfm.tokenizers import dna
 from bmfm.tokenizers.collate import to_tensors
-from bmfm.tokenizers.dna import DnaTokenizer
 
 CONV = "bmfm.models.backbones.conv.Conv"
 TEXTS = ["ACGTTGCANNACGATTAGG", "GATTACA", "TTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTTCCCCCCCCCCCCCCCCC", "A"]
@@ -18,7 +17,7 @@ PARTNER = dict(zip("ACGTN", "TGCAN", strict=True))
 
 
 def _tokenizer():
-    return DnaTokenizer(dna.single_base())
+    return dna.single_base()
 
 
 def _batch(texts, row_length=None):

@@ -146,9 +146,10 @@ def test_ids_are_ours(nucleotide_transformer):
         and tokenizer.hf_token_ids[[CLS, PAD]].tolist() == [3, 1]
         and tokenizer.hf_token_ids[SEP] == -1
     )
-    (ids,), n_replaced = tokenizer.of_texts(["acgtrA"])
+    raw, n_replaced = tokenizer.read_texts(["acgtrA"])
+    ids = tokenizer.encode(raw)[0]
     assert [tokenizer.names[i] for i in ids] == ["ACG", "T", "N", "A"] and n_replaced == 1
-    assert tokenizer.lengths(ids, 6).tolist() == [3, 1, 1, 1]
+    assert tokenizer.spans(ids, 6).tolist() == [[0, 3], [3, 4], [4, 5], [5, 6]]
 
 
 def test_fine_tuning_saving_and_layers(tmp_path, nucleotide_transformer, sequence_table):
@@ -236,9 +237,9 @@ def test_overlapping_words(tmp_path):
     BertConfig(vocab_size=len(tokenizer), hidden_size=16).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     read = HuggingFaceTokenizer.from_pretrained(tmp_path)
-    (ids,), _ = read.of_texts(["ACGTTN"])
+    ids = read.encode(read.read_texts(["ACGTTN"])[0])[0]
     assert [read.names[i] for i in ids] == ["ACG", "CGT", "GTT", "[UNK]"]
-    assert read.lengths(ids, 6).tolist() == [1, 1, 1, 3]
+    assert read.spans(ids, 6).tolist() == [[0, 1], [1, 2], [2, 3], [3, 6]]
 
 
 def test_a_first_token_that_sees_nothing_is_refused(tmp_path):

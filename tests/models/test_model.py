@@ -9,6 +9,7 @@ from bmfm.checkpoints.transformers_format import from_transformers, is_hf_compat
 from bmfm.models.attention import attention_masks, check_name, choose, flattened
 from bmfm.models.embeddings import FieldEmbeddings
 from bmfm.models.model import BmfmModel, build
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.collate import collate, to_tensors
 from tests.conftest import BERT, LLAMA, MODERNBERT, VALUES
 
@@ -28,8 +29,8 @@ def _batch(row_length=None, values=False):
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
     rng = np.random.default_rng(0)
     ids = rng.integers(5, 200, offsets[-1]).astype(np.int32)
-    flat = {"values": (rng.random(offsets[-1]).astype(np.float32) * 5, -3.0)} if values else {}
-    return to_tensors(collate(ids, offsets, np.array([3]), flat, row_length, positions=not values))
+    fields = {"values": rng.random(offsets[-1]).astype(np.float32) * 5} if values else {}
+    return to_tensors(collate(Tokens(ids, offsets, fields), np.array([3]), 5, row_length, not values, {"values": -3.0}))
 
 
 def _by_example(batch, hidden):

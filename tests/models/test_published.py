@@ -14,7 +14,7 @@ import bmfm
 from bmfm.checkpoints.published import convert, normalise, read_published
 from bmfm.convert import convert as convert_folder
 from bmfm.models.model import BmfmModel
-from bmfm.storage.pickled import Bag, read_checkpoint
+from bmfm.storage.pickled import StubConfig, read_checkpoint
 
 PARITY = Path(__file__).parents[1] / "parity"
 NAMES = sorted(p.name for p in PARITY.iterdir() if p.is_dir() and not p.name.startswith("_"))
@@ -107,7 +107,7 @@ def test_convert_writes_a_folder_that_loads(name, tmp_path, capsys, monkeypatch)
 def test_old_layouts_and_wrong_weights():
     held = read_checkpoint(PARITY / "scbert_multitask_wced" / "last.ckpt")
     config, labels = held["hyper_parameters"]["model_config"], held["hyper_parameters"]["label_dict"]
-    assert isinstance(config, Bag) and config.name.endswith("SCBertConfig")
+    assert isinstance(config, StubConfig) and config.name.endswith("SCBertConfig")
     state = held["state_dict"]
     old = {}
     for key, value in state.items():
@@ -145,7 +145,7 @@ def _save(folder, checkpoint, **changes):
     import types
 
     def thaw(value):
-        if isinstance(value, Bag):
+        if isinstance(value, StubConfig):
             module, _, name = value.name.rpartition(".")
             for n in range(1, module.count(".") + 2):
                 made = sys.modules.setdefault(parent := ".".join(module.split(".")[:n]), types.ModuleType(parent))

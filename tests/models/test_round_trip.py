@@ -24,6 +24,7 @@ from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.checkpoints.transformers_format import to_transformers
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel, build
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.collate import collate, to_tensors
 from tests.conftest import BERT, LLAMA, MODERNBERT, VALUES
 
@@ -65,8 +66,8 @@ def _batch(values, row_length=None):
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     rng = np.random.default_rng(0)
     ids = rng.integers(38, 60, offsets[-1]).astype(np.int32)
-    flat = {"values": (rng.integers(0, 9, offsets[-1]).astype(np.float32), -3.0)} if values else {}
-    return to_tensors(collate(ids, offsets, np.array([3]), flat, row_length, positions=True))
+    fields = {"values": rng.integers(0, 9, offsets[-1]).astype(np.float32)} if values else {}
+    return to_tensors(collate(Tokens(ids, offsets, fields), np.array([3]), 5, row_length, fills={"values": -3.0}))
 
 
 @torch.no_grad()

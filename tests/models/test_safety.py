@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bmfm.storage.pickled import Bag, read_checkpoint
+from bmfm.storage.pickled import StubConfig, read_checkpoint
 
 
 class _Call:
@@ -184,7 +184,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs(tmp_path, name):
-    before = {c: dict(vars(c)) for c in (pathlib.PosixPath, pathlib.PurePath, dict, Bag, torch.Tensor)}
+    before = {c: dict(vars(c)) for c in (pathlib.PosixPath, pathlib.PurePath, dict, StubConfig, torch.Tensor)}
     program, match = PROGRAMS[name]
     file = tmp_path / "last.ckpt"
     _archive(file, program)

@@ -7,6 +7,7 @@ from bmfm.objectives.mlm import MaskedLanguageModel
 from bmfm.objectives.multitask import Objectives
 from bmfm.objectives.values import MaskedValues
 from bmfm.special import CLS, IGNORE, MASK, SEP
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.collate import collate, to_tensors
 from tests.conftest import flat_tokens
 from tests.objectives.conftest import made_up_spec
@@ -17,10 +18,10 @@ KEYS = np.array([3, 1, 4, 15], np.uint64)
 
 def rows(lengths=LENGTHS, row_length=None, values=False):
     ids, flags, offsets = flat_tokens(lengths)
-    flat = {"has_variant": (flags, False)}
+    fields = {"has_variant": flags}
     if values:
-        flat["values"] = (np.random.default_rng(1).integers(0, 4, len(ids)).astype(np.float32), -3.0)
-    batch = collate(ids, offsets, np.array([CLS]), flat, row_length)
+        fields["values"] = np.random.default_rng(1).integers(0, 4, len(ids)).astype(np.float32)
+    batch = collate(Tokens(ids, offsets, fields), np.array([CLS]), 5, row_length, fills={"values": -3.0})
     return to_tensors(batch)
 
 

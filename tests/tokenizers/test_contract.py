@@ -32,8 +32,8 @@ def tokenizers(tmp_path_factory):
     backend.pre_tokenizer = Split("", "isolated")
     return {
         "bpe": dna.DnaTokenizer.from_pretrained("snp2vec"),
-        "kmer": dna.DnaTokenizer(dna.kmer(3)),
-        "single": dna.DnaTokenizer(dna.single_base("ACGT")),
+        "kmer": dna.kmer(3),
+        "single": dna.single_base("ACGT"),
         "hyena": HuggingFaceTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")),
         "dnabert": HuggingFaceTokenizer(BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False)),
         "cells": CellTokenizer(GENES, n_cls=2, read_depth={"mode": "downsample", "min_total": 10, "target": 100}),

@@ -10,7 +10,7 @@ from bmfm.tokenizers import dna
 
 @pytest.fixture(scope="module", params=["ref2vec", "snp2vec", "dna_demo"])
 def published(request):
-    return dna.DnaTokenizer(dna.load(request.param))
+    return dna.DnaTokenizer.from_pretrained(request.param)
 
 
 def _encoded(*texts: str) -> Encoded:
@@ -25,10 +25,10 @@ def test_ids_are_those_of_the_tokenizers_library(published, data):
     known = [s for s in SYMBOLS if s in published.tokenizer.get_vocab()]
     letters = st.one_of(st.text("ACGT", max_size=400), st.text("AT", max_size=200), st.text(known, max_size=200))
     texts = data.draw(st.lists(letters, min_size=1, max_size=4))
-    batch = published(_encoded(*texts), 10_000)
+    batch = published.encode(_encoded(*texts))
     for b, text in enumerate(texts):
         expected = published.tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert batch.ids[batch.offsets[b] : batch.offsets[b + 1]].tolist() == expected
+        assert batch[b].tolist() == expected
 
 
 @settings(max_examples=15, deadline=None)
@@ -38,14 +38,14 @@ def test_ids_agree_for_vocabularies_of_any_text(seed, vocab_size):
     unit = "".join(rng.choice(list("ACGT"), 12))
     texts = ["".join(rng.choice(list("AACGT"), 60)) + unit * int(rng.integers(1, 5)) for _ in range(30)]
     tokenizer = dna.train_bpe(texts, vocab_size, "ACGTN")
-    own = dna.DnaTokenizer(tokenizer)
-    batch = own(_encoded(*texts), 10_000)
-    expected = [i for t in texts for i in tokenizer(t, add_special_tokens=False)["input_ids"]]
+    assert tokenizer.table is not None
+    batch = tokenizer.encode(_encoded(*texts))
+    expected = [i for t in texts for i in tokenizer.tokenizer(t, add_special_tokens=False)["input_ids"]]
     assert batch.ids.tolist() == expected
 
 
 def test_published_ids_and_template():
-    tokenizer = dna.load("snp2vec")
+    tokenizer = dna.DnaTokenizer.from_pretrained("snp2vec").tokenizer
     assert len(tokenizer) == 4096
     ids = tokenizer("ATT高", "C")["input_ids"]
     assert (
@@ -54,38 +54,38 @@ def test_published_ids_and_template():
 
 
 def test_unknown_symbols_fall_back_by_rule_and_are_counted():
-    snp = dna.DnaTokenizer(dna.load("snp2vec"))
+    snp = dna.DnaTokenizer.from_pretrained("snp2vec")
     assert len(snp.fallbacks) == 66 - 38 - 5
     assert snp.fallbacks["X"] == "N" and snp.fallbacks["B"] == "A"  # a deleted locus; A followed by an insertion
-    batch = snp(_encoded("AXC"), 100)
-    assert batch.n_fallback == 1 and batch.n_unknown == 0
+    batch = snp.encode(_encoded("AXC"))
+    assert batch.counts["fallback_symbols"] == 1 and batch.counts["unknown_tokens"] == 0
     assert "".join(snp.tokenizer.convert_ids_to_tokens(batch.ids)) == "ANC"
-    ref = dna.DnaTokenizer(dna.load("ref2vec"))
-    assert ref.fallbacks["高"] == "A" and ref(_encoded("C高C"), 9).n_fallback == 1
+    ref = dna.DnaTokenizer.from_pretrained("ref2vec")
+    assert ref.fallbacks["高"] == "A" and ref.encode(_encoded("C高C")).counts["fallback_symbols"] == 1
 
 
 def test_truncation_is_counted_and_variants_are_flagged():
-    own = dna.DnaTokenizer(dna.single_base())
+    own = dna.single_base()
     encoded = _encoded("ACGTACGT", "AC")
     encoded.symbols[2] |= 0x80
-    batch = own(encoded, 4)
-    assert batch.n_truncated == 1 and batch.offsets.tolist() == [0, 4, 6]
-    assert batch.has_variant.tolist() == [False, False, True, False, False, False]
+    batch = own.encode(encoded, max_tokens=6)
+    assert batch.counts["truncated_sequences"] == 1 and batch.offsets.tolist() == [0, 4, 6]
+    assert batch.fields["has_variant"].tolist() == [False, False, True, False, False, False]
 
 
 def test_symbols_outside_the_vocabulary_are_counted_as_unknown():
-    own = dna.DnaTokenizer(dna.single_base("ACGT"))
-    batch = own(_encoded("ANNC"), 10)
-    assert batch.ids.tolist() == [5, dna.UNK, dna.UNK, 6] and batch.n_unknown == 2
+    own = dna.single_base("ACGT")
+    batch = own.encode(_encoded("ANNC"))
+    assert batch.ids.tolist() == [5, dna.UNK, dna.UNK, 6] and batch.counts["unknown_tokens"] == 2
 
 
 def test_kmers():
-    own = dna.DnaTokenizer(dna.kmer(3))
+    own = dna.kmer(3)
     encoded = _encoded("ACGTAGC", "ANG")
     encoded.symbols[6] |= 0x80
-    batch = own(encoded, 10)
+    batch = own.encode(encoded)
     assert own.tokenizer.convert_ids_to_tokens(batch.ids) == ["ACG", "TAG", "C", "[UNK]"]
-    assert batch.has_variant.tolist() == [False, False, True, False] and batch.n_unknown == 1
+    assert batch.fields["has_variant"].tolist() == [False, False, True, False] and batch.counts["unknown_tokens"] == 1
 
 
 def test_round_trip_through_a_folder(tmp_path):
@@ -94,8 +94,7 @@ def test_round_trip_through_a_folder(tmp_path):
     from transformers import AutoTokenizer
 
     text = decode(encode("ACGTTTGACAN"))
-    assert (
-        dna.load(tmp_path)(text)["input_ids"] == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
-    )
+    read = dna.DnaTokenizer.from_pretrained(tmp_path).tokenizer(text)["input_ids"]
+    assert read == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer.tokenizer(text)["input_ids"]
     with pytest.raises(FileNotFoundError, match="snp2vec"):
-        dna.load("nowhere")
+        dna.DnaTokenizer.from_pretrained("nowhere")

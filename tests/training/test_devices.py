@@ -20,7 +20,7 @@ def with_pooler(tmp_path_factory):
     """Folder of a small BERT of DNA that has a pooler."""
     folder = tmp_path_factory.mktemp("with_pooler")
     torch.manual_seed(0)
-    tokenizer, still = dna.load("dna_demo"), {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    tokenizer, still = dna.DnaTokenizer.from_pretrained("dna_demo"), {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = build({"input_ids": {"size": len(tokenizer)}}, {}, BERT, pooler=True, **still, **SMALL)
     model.config.max_tokens = 64
     model.save_pretrained(folder)

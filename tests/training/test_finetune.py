@@ -14,7 +14,7 @@ from bmfm.cli import compose
 from bmfm.files import ASSETS
 from bmfm.models.lora import has_lora, merge_lora
 from bmfm.training.optim import adamw, depth_of
-from bmfm.training.seeds import interval
+from bmfm.training.seeds import mean_and_half_width
 from tests.training.test_train import run
 
 QUIET = [
@@ -164,7 +164,7 @@ def test_several_seeds_in_one_command(tmp_path, dna_model, sequence_table):
     assert set(table["runs"]) == {"seed0", "seed1"} and "2 runs" in out
     values = [r["test/label/accuracy"] for r in table["runs"].values()]
     assert table["mean_and_95%_half_width"]["test/label/accuracy"][0] == pytest.approx(np.mean(values))
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.484), abs=1e-3)
+    assert mean_and_half_width([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.484), abs=1e-3)
 
 
 def test_layers_learn_at_their_own_rates(dna_model):
@@ -182,7 +182,7 @@ def test_tables(tmp_path, sequence_table, write):
     from bmfm.data.table import SequenceTable
     from bmfm.tokenizers import dna
 
-    tokenizer = dna.load("dna_demo")
+    tokenizer = dna.DnaTokenizer.from_pretrained("dna_demo")
     one = SequenceTable(sequence_table / "train.csv", {"by": "random", "validation": 0.2, "test": 0.1}, 64, 4, second="second")
     one.connect(tokenizer)
     assert [len(one.numbers[p]) for p in ("train", "validation", "test")] == [112, 32, 16]

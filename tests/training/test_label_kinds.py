@@ -38,11 +38,9 @@ def test_labels_of_bases(tmp_path, dna_model):
     cut = model.predict(table.sequence, max_tokens=12)["label"]  # windows are joined again
     assert cut.str.len().eq(48).all()
     # every base of a token has the class that the token was given
-    ids, _ = model.tokenizer.of_texts([table.sequence[0]])
-    start = 0
-    for length in model.tokenizer.lengths(ids[0], 48):
-        assert len(set(said[0][start : start + length])) == 1
-        start += length
+    raw, _ = model.tokenizer.read_texts([table.sequence[0]])
+    for start, stop in model.tokenizer.spans(model.tokenizer.encode(raw)[0], 48):
+        assert len(set(said[0][start:stop])) == 1
 
 
 def test_labels_of_bases_that_were_read_as_numbers_are_refused(tmp_path, dna_model):

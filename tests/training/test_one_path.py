@@ -77,13 +77,15 @@ def test_metrics_are_those_of_predictions(tmp_path, data, dna_model, cells_model
         f"+objectives.tags={target}MultiLabel, pooling: mean}}",
     ]  # fmt: skip
     settings += (
-        ["data.max_tokens=64"]
+        ["data.max_tokens=12"]  # many sequences are longer: they are read in windows, as predictions are
         if omics == "dna"
         else ["data.max_tokens=512", "+tokenizer.read_depth={mode: none}", "+tokenizer.sequence_dropout=0"]
     )
     train(compose("train", settings))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    held_out = assemble(compose("train", settings))[0].numbers["test"]
+    module = assemble(compose("train", settings))[0]
+    held_out = module.numbers["test"]
+    assert omics == "rna" or module.is_cut[held_out].any()
     model = bmfm.load(tmp_path / "model")
     if omics == "dna":
         truth = pd.read_csv(data["dna"]).iloc[held_out]

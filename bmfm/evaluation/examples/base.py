@@ -15,7 +15,6 @@ from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.label_kinds import LabelKind
 from bmfm.objectives.labels.label import Label
 from bmfm.objectives.multitask import Objectives
-from bmfm.objectives.objective import Objective
 
 
 class Examples(ABC):
@@ -32,7 +31,8 @@ class Examples(ABC):
     parts
         {train, validation, test: numbers of the examples}.
     kinds
-        {objective: kind of its labels, with the names of the classes}, classes being those of the training part.
+        {objective: kind of its labels, with the names of the classes}, of those that learn labels; classes are those of the
+        training part.
     data
         The data module, bound to a tokenizer that loses nothing.
     test_uses
@@ -49,15 +49,18 @@ class Examples(ABC):
         self.data = instantiate(task.config.data, num_workers=0, packing=False, _convert_="all")
         self.data.connect(self.lossless_tokenizer())
         self._compare_rows()
-        objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in task.config.objectives.items() if o})
-        objectives.setup(self.data.spec())
-        for name, labels in objectives.labels.items():
-            self.data.add_labels(name, labels)
         self.parts: dict[str, np.ndarray] = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}
         self.kinds: dict[str, LabelKind] = {}
         self._labels: dict[str, np.ndarray] = {}
-        for name, objective in objectives.tasks.items():
-            self.kinds[name], self._labels[name] = self._read_labels(name, objective)
+        tasks = {name: instantiate(o, _convert_="all") for name, o in (task.config.get("objectives") or {}).items() if o}
+        if tasks:
+            objectives = Objectives(tasks)
+            objectives.setup(self.data.spec())
+            for name, labels in objectives.labels.items():
+                self.data.add_labels(name, labels)
+        for name, objective in tasks.items():
+            if isinstance(objective, Label):
+                self.kinds[name], self._labels[name] = objective.label_kind, objective.benchmark_labels()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -121,11 +124,6 @@ class Examples(ABC):
             warnings.warn(
                 f"{self.task.name} holds {len(self):,} examples, its specification says {rows}: these may be other data", stacklevel=2
             )
-
-    def _read_labels(self, name: str, objective: Objective) -> tuple[LabelKind, np.ndarray]:
-        if not isinstance(objective, Label):
-            raise ValueError(f"{self.task.name}: objective {name} ({type(objective).__name__}) predicts no labels, and cannot be scored")
-        return objective.kind(objective.heads[name]), objective.benchmark_labels()
 
     def column(self, name: str) -> np.ndarray:
         """A column of all examples as text: batches, donors."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from bmfm.evaluation.leaderboard import predictions as kept_predictions
 from bmfm.evaluation.report.comparison import failure
-from bmfm.training.seeds import interval
+from bmfm.training.seeds import mean_and_half_width
 
 FORMAT = "bmfm-submission/2"
 MAX_BYTES = 2_000_000
@@ -110,7 +110,7 @@ def _task(task: str, records: list[dict], predictions: Mapping[tuple[str, int], 
 
 def summary(values: list[float]) -> tuple[float, float | None, float | None]:
     """Mean of seeds, and the ends of its 95% interval by Student's t; None of one seed."""
-    mean, half = interval(values)
+    mean, half = mean_and_half_width(values)
     return (mean, None, None) if math.isnan(half) else (mean, mean - half, mean + half)
 
 

@@ -19,6 +19,7 @@ from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.metrics import Metric
 
 NeededMethod = TypeVar("NeededMethod", bound=Method)
+NeededExamples = TypeVar("NeededExamples", bound=Examples)
 
 
 @dataclass
@@ -53,8 +54,8 @@ class Outcome:
     umap: dict[str, Any] | None = None
 
 
-class Protocol(ABC, Generic[NeededMethod]):
-    """How methods are scored on a task.
+class Protocol(ABC, Generic[NeededMethod, NeededExamples]):
+    """How methods are scored on a task; generic in the type of methods and of examples that `run` takes.
 
     Attributes
     ----------
@@ -84,7 +85,7 @@ class Protocol(ABC, Generic[NeededMethod]):
         return [self]
 
     @abstractmethod
-    def run(self, examples: Examples, method: NeededMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
+    def run(self, examples: NeededExamples, method: NeededMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
         """Score a method.
 
         Parameters
@@ -113,7 +114,7 @@ def protocol_settings(task: TaskSpec) -> dict[str, Any]:
     return settings
 
 
-def protocol_of(task: TaskSpec) -> Protocol[Any]:
+def protocol_of(task: TaskSpec) -> Protocol[Any, Any]:
     """The protocol of a task; ValueError where there is none of that name, or the ``_target_`` is no protocol."""
     protocol = instantiate(protocol_settings(task), _convert_="all")
     if not isinstance(protocol, Protocol):

@@ -19,7 +19,7 @@ OF_TYPES = ("nmi", "ari", "asw_label", "avg_bio")
 OF_BATCHES = ("graph_connectivity", "asw_batch", "avg_batch")
 
 
-class CellIntegration(Protocol[EmbeddingMethod]):
+class CellIntegration(Protocol[EmbeddingMethod, Examples]):
     """Types of cells (`TaskSpec.label`) and batches (`TaskSpec.batch`) in the embeddings of all cells.
 
     ``avg_bio`` is the mean of NMI and ARI of Leiden clusters (at the best resolution) and the silhouette of labels; with batches

@@ -14,22 +14,28 @@ from bmfm.evaluation.overlap import overlap
 from bmfm.evaluation.protocols.base import Outcome, Protocol
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.metrics import METRICS, Metric, score
+from bmfm.objectives.labels.label import Label
+from bmfm.objectives.objective import Objective
+from bmfm.targets import find_class
 
 METRICS_OF_LABELS = ("accuracy", "macro_f1", "mcc", "auroc", "auprc", "pearson", "spearman", "mae", "mse")
 
 
-class LabelPrediction(Protocol[LabelMethod]):
+class LabelPrediction(Protocol[LabelMethod, Examples]):
     """Metrics over the labels of the test part, each with its interval over test examples drawn again."""
 
     needs = LabelMethod
     modes = ("linear_probe", "knn_probe", "finetune", "lora", "from_scratch", "baseline")
 
     def metrics(self, task: TaskSpec) -> Mapping[str, Metric]:
-        """Those that ship, and the task's own."""
-        return {name: METRICS[name] for name in METRICS_OF_LABELS} | task_metrics.describe(task.metrics)
+        """Those that ship, those of kinds of labels that do not, and the task's own."""
+        of_kinds = {k: v for objective in label_objectives(task).values() for k, v in objective.kind.described.items()}
+        return {name: METRICS[name] for name in METRICS_OF_LABELS} | of_kinds | task_metrics.describe(task.metrics)
 
     def check(self, task: TaskSpec) -> None:
-        """A split that is drawn needs a seed of its own."""
+        """Every objective learns labels, and a split that is drawn needs a seed of its own."""
+        if others := {name for name, settings in (task.config.get("objectives") or {}).items() if settings} - label_objectives(task).keys():
+            raise ValueError(f"objectives.{min(others)} learns no labels: it does not go with task.protocol={task.protocol!r}")
         split = (task.config.get("data") or {}).get("split") or {}
         if split.get("by", "file") not in ("column", "file") and split.get("seed") is None:
             raise ValueError("data.split.seed is missing: without it every seed would test on other examples")
@@ -38,7 +44,6 @@ class LabelPrediction(Protocol[LabelMethod]):
         return [self, *task_metrics.import_functions(task.metrics).values()]
 
     def run(self, examples: Examples, method: LabelMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
-        examples.test_uses = 0
         start_time = time.perf_counter()
         scores = method.predict(examples, seed, folder)
         duration = time.perf_counter() - start_time
@@ -46,6 +51,16 @@ class LabelPrediction(Protocol[LabelMethod]):
         outcome.duration, outcome.overlap = duration, overlap(examples)
         outcome.test_uses = examples.test_uses // max(1, len(examples.kinds))
         return outcome
+
+
+def label_objectives(task: TaskSpec) -> dict[str, type[Label]]:
+    """{name: class} of the task's objectives that learn labels; ValueError where a class cannot be imported."""
+    classes: dict[str, type[Label]] = {}
+    for name, settings in (task.config.get("objectives") or {}).items():
+        learned_by = find_class(settings._target_, Objective, f"objectives.{name}._target_") if settings else Objective
+        if issubclass(learned_by, Label):
+            classes[name] = learned_by
+    return classes
 
 
 def score_predictions(examples: Examples, scores: Mapping[str, np.ndarray], n_bootstrap: int) -> Outcome:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bmfm.evaluation.task_metrics import from_record
 from bmfm.metrics import METRICS, Metric
-from bmfm.training.seeds import interval
+from bmfm.training.seeds import mean_and_half_width
 
 MODES = {
     "zero_shot": "zero-shot",
@@ -58,7 +58,7 @@ def summarise(records: Sequence[dict], metric: str, n_failed: int = 0) -> Score:
     """One score from the records of its seeds: Student's interval, or the bootstrap's where seeds are one or agree."""
     values = [float(r["metrics"][metric]) for r in records]
     if len(set(values)) > 1:
-        centre, half = interval(values)
+        centre, half = mean_and_half_width(values)
         return Score(centre, centre - half, centre + half, True, n_failed)
     ends = (records[0].get("intervals") or {}).get(metric) or []
     low, high = ends if len(ends) == 2 and all(map(is_finite, ends)) else (math.nan, math.nan)

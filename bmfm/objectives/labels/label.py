@@ -51,6 +51,8 @@ class Label(Objective):
         Of its one loss.
     as_text
         Labels are names, read as they are written though they look like numbers: 01 is not 1.
+    is_of_examples
+        The head gives one row of logits an example, from the example alone, as `Predictor.logits` does, which then scores the test part.
     size, classes, baseline
         Learned by `encode`: number of logits; names of the classes; logits that say nothing but what is frequent.
     """
@@ -58,6 +60,7 @@ class Label(Objective):
     kind: ClassVar[type[LabelKind]]
     loss_name: ClassVar[str]
     as_text: bool = True
+    is_of_examples: ClassVar[bool] = True
     size: int
     classes: list[str]
 
@@ -181,7 +184,10 @@ class Label(Objective):
         return {self.loss_name: Loss((loss * weight).sum(), weight.sum(), self.weights[self.loss_name])}
 
     def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
-        logits, labels = self._logits(model, batch, hidden_BLH)
+        return self.metrics_of(*self._logits(model, batch, hidden_BLH))
+
+    def metrics_of(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What `update_metrics` gives, from logits [n, size] and labels [n, ...]."""
         loss, weight = self.loss_per_example(logits, labels), self.label_weights(labels)
         baseline = self.loss_per_example(self.baseline.to(logits.device).expand_as(logits), labels)
         sums = torch.stack([(x * weight).sum().double() for x in (loss, torch.ones_like(loss), baseline)])

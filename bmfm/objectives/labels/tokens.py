@@ -32,6 +32,7 @@ class TokenClassification(Classification):
 
     kind = label_kinds.Bases
     loss_name = "token_cross_entropy"
+    is_of_examples = False
     as_text = False  # characters that were read as numbers are refused, rather than read once more
 
     def __init__(self, separator: str = "", background: str = "0", **shared: Any):

@@ -133,7 +133,7 @@ def delta_pearson(truth: np.ndarray, prediction: np.ndarray, control: np.ndarray
     return float((a - a.mean()) @ (b - b.mean()) / norm) if norm > 0 else 0.0
 
 
-class PerturbationResponse(Protocol[ResponseMethod]):
+class PerturbationResponse(Protocol[ResponseMethod, PerturbedCells]):
     """Mean cells of each perturbation of the test part, predicted and true, compared with the mean control.
 
     Parameters
@@ -153,7 +153,7 @@ class PerturbationResponse(Protocol[ResponseMethod]):
             "delta_mse": Metric("squared error of the change of expression", 0.0, np.inf, more_is_better=False),
         }
 
-    def run(self, examples: PerturbedCells, method: ResponseMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:  # type: ignore[override]
+    def run(self, examples: PerturbedCells, method: ResponseMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
         start = time.perf_counter()
         predictions = method.respond(examples)
         duration = time.perf_counter() - start

@@ -11,6 +11,11 @@ from bmfm.objectives.statistics import row_pearson
 from bmfm.tokenizers.batch import Batch
 
 
+def squared_error(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum over the labels that there are; NaN is replaced before the difference, as it would spoil the gradient after it."""
+    return ((predictions - labels.nan_to_num(0.0)) ** 2 * ~labels.isnan()).sum()
+
+
 class ResponseDecoder(Objective):
     """Predict the expression of every measured gene of another part of the example.
 
@@ -53,14 +58,14 @@ class ResponseDecoder(Objective):
 
     def losses(self, model: HasHeads, batch: Batch, hidden_RLH: torch.Tensor) -> dict[str, Loss]:
         labels = batch["labels"][self.name]
-        squared = (self._predictions(model, batch, hidden_RLH) - labels) ** 2
-        return {"mse": Loss(squared.nansum(), (~labels.isnan()).sum(), self.weights["mse"])}
+        total = squared_error(self._predictions(model, batch, hidden_RLH), labels)
+        return {"mse": Loss(total, (~labels.isnan()).sum(), self.weights["mse"])}
 
     def update_metrics(self, model: HasHeads, batch: Batch, hidden_RLH: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss beside that of the baseline, and correlations of the predicted and the true change from the mean."""
         labels, predictions = batch["labels"][self.name], self._predictions(model, batch, hidden_RLH)
         mean, measured = self.baseline.to(labels.device), ~labels.isnan()
-        totals = [((p - labels) ** 2).nansum().double() for p in (predictions, mean.expand_as(labels))]
+        totals = [squared_error(p, labels).double() for p in (predictions, mean.expand_as(labels))]
         change = row_pearson(predictions - mean, labels.nan_to_num(0.0) - mean, measured)
         known = change.isfinite()
         return {
