@@ -1,4 +1,4 @@
-"""A backbone without attention: every layer tells each token what the whole sequence looks like on average."""
+"""A backbone without attention: every layer tells each token what is strongest in its whole sequence."""
 
 import torch
 from torch import nn
@@ -7,19 +7,18 @@ from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates
 from bmfm.tokenizers.batch import Batch
 
 
-def sequence_means(states_RLH: torch.Tensor, sequence_ids_RL: torch.Tensor) -> torch.Tensor:
-    """The mean over each token's own sequence [R, L, H], so that packed sequences do not see each other; 0 where padded."""
+def largest_of_sequence(states_RLH: torch.Tensor, sequence_ids_RL: torch.Tensor) -> torch.Tensor:
+    """The largest value of each feature over each token's own sequence [R, L, H]: packed sequences do not see each other, nor padding."""
     n_rows, length, size = states_RLH.shape
-    sequence = sequence_ids_RL + torch.arange(n_rows, device=states_RLH.device)[:, None] * (length + 1)
-    sequence = torch.where(sequence_ids_RL > 0, sequence, 0).flatten()  # all padding together
-    is_token = (sequence_ids_RL > 0).flatten()[:, None].to(states_RLH.dtype)
-    sums = states_RLH.new_zeros(n_rows * (length + 1), size).index_add(0, sequence, states_RLH.flatten(0, 1) * is_token)
-    n_tokens = is_token.new_zeros(n_rows * (length + 1), 1).index_add(0, sequence, is_token)
-    return (sums / n_tokens.clamp(min=1))[sequence].view_as(states_RLH)
+    row = torch.arange(n_rows, device=states_RLH.device)[:, None]
+    sequence = (row * (length + 1) + sequence_ids_RL).flatten()[:, None].expand(-1, size)  # padding of a row is one more sequence
+    largest = states_RLH.new_zeros(n_rows * (length + 1), size)
+    largest = largest.scatter_reduce(0, sequence, states_RLH.flatten(0, 1), "amax", include_self=False)
+    return largest.gather(0, sequence).view_as(states_RLH)
 
 
 class MixerLayer(nn.Module):
-    """A gated MLP over a token's state and the mean of its sequence."""
+    """A gated MLP over a token's state and what is strongest in its sequence."""
 
     def __init__(self, hidden_size: int, intermediate_size: int, eps: float, dropout: float):
         super().__init__()
@@ -31,7 +30,8 @@ class MixerLayer(nn.Module):
 
     def forward(self, states_RLH: torch.Tensor, sequence_ids_RL: torch.Tensor) -> torch.Tensor:
         normed = self.norm(states_RLH)
-        value, gate = (self.token(normed) + self.context(sequence_means(normed, sequence_ids_RL))).chunk(2, -1)
+        context = self.context(largest_of_sequence(normed, sequence_ids_RL))
+        value, gate = (self.token(normed) + context).chunk(2, -1)
         return states_RLH + self.dropout(self.out(nn.functional.gelu(gate) * value))
 
 
@@ -47,6 +47,8 @@ class SetMixer(Backbone):
     dropout
         Of what each layer adds.
     """
+
+    initializer_range = 0.1
 
     def __init__(self, hidden_size: int, intermediate_size: int, num_hidden_layers: int, dropout: float = 0.0):
         super().__init__()

@@ -15,14 +15,14 @@ TARGETS = 8
 def make_cells(path: str | Path, n_cells: int = 30, seed: int = 0) -> None:
     """Write raw counts of `n_cells` cells for each perturbation and as many controls for each, with labels in ``.obs``."""
     rng = np.random.default_rng(seed)
-    expression = rng.gamma(2.0, 2.0, len(GENES))
+    expression = 5 + rng.gamma(2.0, 5.0, len(GENES))
     counts, perturbations = [], []
     for target in range(-TARGETS, TARGETS):  # as many controls
         mean = np.tile(expression, (n_cells, 1))
         if target >= 0:
-            mean[:, target] += 30
-            mean[:, 8 + 2 * target : 10 + 2 * target] += 20
-            mean[:, 24 + target] = 0.1
+            mean[:, target] += 100
+            mean[:, 8 + 2 * target : 10 + 2 * target] *= 6
+            mean[:, 24 + target] = 0.5
         counts.append(rng.poisson(mean * rng.uniform(0.7, 1.3, (n_cells, 1))))
         perturbations += [GENES[target] if target >= 0 else "control"] * n_cells
     obs = pd.DataFrame({"perturbation": perturbations, "n_guides": rng.poisson(3, len(perturbations))})

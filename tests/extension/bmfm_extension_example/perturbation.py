@@ -34,7 +34,7 @@ class PerturbationPairs(Source):
         Count that is added to the gene in the control cell.
     """
 
-    def __init__(self, path: str, column: str = "perturbation", control: str = "control", level: float = 30.0):
+    def __init__(self, path: str, column: str = "perturbation", control: str = "control", level: float = 100.0):
         self.path, self.perturbation, self.control, self.level = path, column, control, level
 
     def connect(self, tokenizers: Mapping[str, Any]) -> None:
