@@ -127,7 +127,9 @@ def from_checkpoint(
     config = BmfmConfig(backbone=backbone, heads=heads, **kept)
     with allow_remote_code(remote_code):
         model = BmfmModel(config)
-    if not random_init:
+    if random_init:  # the backbone's own head begins as its makers begin it
+        model.pretrained_heads = frozenset(name for name, head in config.heads.items() if head.get("own"))
+    else:
         model.pretrained_heads = _take_weights(model, before, checkpoint)
     set_trained(model, **trained)
     return model
