@@ -66,16 +66,8 @@ def embedding(folder: Path) -> None:
     model.save_pretrained(folder / "cells")
     tokenizer.save_pretrained(folder / "cells")
     loaded = bmfm.load(folder / "cells")
-    batches: list = []
     encode = loaded.model.encode
-
-    def kept(batch):
-        batches.append(batch)
-        return encode(batch)
-
-    loaded.model.encode = kept
-    loaded.embed(ASSETS / "rna" / "pbmc3k.h5ad")
-    loaded.model.encode = encode
+    batches = [batch for _, batch in loaded.batches(ASSETS / "rna" / "pbmc3k.h5ad")]
 
     def bare() -> None:
         with torch.inference_mode():

@@ -83,7 +83,8 @@ def evaluate(expression: str, table: pd.DataFrame) -> np.ndarray:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of "1if a else b", which is refused below
             tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise ValueError(f"it cannot be read ({getattr(error, 'msg', error)}); allowed are {ALLOWED}") from None
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise ValueError(f"it cannot be read ({reason}); allowed are {ALLOWED}") from None
     evaluation = _Evaluation(table)
     with np.errstate(all="ignore"):  # log(0) and 0 / 0 are what float64 makes of them; whoever asked counts them
         values = evaluation.of(tree.body)

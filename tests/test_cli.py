@@ -44,8 +44,8 @@ def test_any_text_comes_back_from_an_override(text):
 @given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-1e9, 1e9) | TEXTS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["r", "lora_alpha", "x-y"]), v), max_leaves=5))  # fmt: skip
 @settings(max_examples=200, deadline=None)
 def test_any_value_comes_back_from_an_override(value):
-    made = OverridesParser.create().parse_override(override("a", value)).value()
-    assert json.loads(json.dumps(OmegaConf.to_container(OmegaConf.create({"a": made}), resolve=True)["a"])) == value
+    parsed_value = OverridesParser.create().parse_override(override("a", value)).value()
+    assert json.loads(json.dumps(OmegaConf.to_container(OmegaConf.create({"a": parsed_value}), resolve=True)["a"])) == value
 
 
 @given(st.text(SIGNS, min_size=1, max_size=15))
@@ -121,7 +121,7 @@ def test_several_runs_in_odd_places(odd_places):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=/a/${b}/c.csv"], "write \\${...} in single quotes"),
         (["bmfm.train", "+recipe=dna_finetune", "checkpoint=x", "data.path=/a,b.csv"], "'data.path=\"...\"'"),
@@ -132,12 +132,12 @@ def test_several_runs_in_odd_places(odd_places):
         (["bmfm.benchmark", "+suite=demo_dna", "--config-dir", "/nowhere"], "/nowhere is no folder"),
     ],
 )
-def test_mistakes_end_with_one_line(arguments, said, monkeypatch, capsys):
+def test_mistakes_end_with_one_line(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as ended:
         main(lambda config: None, arguments[0].removeprefix("bmfm."))
     stderr = capsys.readouterr().err
-    assert ended.value.code == 2 and said in stderr and stderr.startswith("bmfm: ") and stderr.count("\n") == 1, stderr
+    assert ended.value.code == 2 and message in stderr and stderr.startswith("bmfm: ") and stderr.count("\n") == 1, stderr
 
 
 def test_processes_of_other_devices_read_the_same_folder(tmp_path, monkeypatch):

@@ -168,6 +168,7 @@ def _composed(choice: str, folder: Path, annotated: Path, models: dict) -> list[
     if choice == "tokenizer=cells_folder":
         from bmfm.tokenizers.rna import CellTokenizer
 
+        (folder / "tokenizer").mkdir()
         CellTokenizer("gene2vec").save_pretrained(folder / "tokenizer")
         more = [f"tokenizer.folder={folder / 'tokenizer'}"]
     base = ["~representation", "data=pbmc3k", "tokenizer=cells", "model=bert", "values=mlp_special", "objective=[wced]"]
@@ -186,7 +187,8 @@ def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated, m
     if choice == "logger=tensorboard":
         pytest.importorskip("tensorboard")
     metrics = _train(tmp_path / "run", *_composed(choice, tmp_path, annotated, models))
-    assert metrics["val/loss"] == pytest.approx(metrics["val/baseline_loss"], rel=0.35)
+    near = 1.0 if choice == "objective=values" else 0.35  # its head begins at one mean, its baseline has each gene's
+    assert metrics["val/loss"] == pytest.approx(metrics["val/baseline_loss"], rel=near)
 
 
 def test_settings_of_an_objective_that_is_not_chosen_are_an_error(tmp_path):

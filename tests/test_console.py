@@ -40,9 +40,9 @@ def test_a_command_that_does_not_exist_ends_with_one_line():
 
 def test_a_command_is_the_module_of_its_name():
     """Its arguments, its messages and its status are those of `python -m bmfm.train`."""
-    said = "bmfm: no recipe is named 'dna_fintune'; did you mean dna_finetune"
+    message = "bmfm: no recipe is named 'dna_fintune'; did you mean dna_finetune"
     status, _, stderr, _ = bmfm("train", "+recipe=dna_fintune")
-    assert status == 2 and stderr.startswith(said)
+    assert status == 2 and stderr.startswith(message)
     status, stdout, _, _ = bmfm("train", "+recipe=dna_snp", "optimizer.lr=0.125", "--cfg", "job")
     assert status == 0 and "lr: 0.125" in stdout
 

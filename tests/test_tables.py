@@ -29,9 +29,9 @@ def test_ids_are_written_as_they_were_read(write, dna_model, tmp_path):
     ids = ["001", "1", "1e5", "NA", "", "1.0", " x", "002"]
     path = write("x.csv", "sequence,id\n" + "".join(f"{'ACGT' * (n + 1)},{name}\n" for n, name in enumerate(ids)))
     expected = bmfm.load(dna_model).embed(["ACGT" * (n + 1) for n in range(len(ids))])
-    found = predicted(dna_model, tmp_path, path, "data.id=id")
-    assert found["id"].tolist() == ids
-    np.testing.assert_allclose(found.drop(columns="id"), expected, atol=1e-4)
+    table = predicted(dna_model, tmp_path, path, "data.id=id")
+    assert table["id"].tolist() == ids
+    np.testing.assert_allclose(table.drop(columns="id"), expected, atol=1e-4)
     with pytest.raises(KeyError, match=r"no column 'x'.*data\.id"):
         predicted(dna_model, tmp_path, path, "data.id=x")
     pd.DataFrame({"id": [1, 2], "sequence": ["ACGT", ""]}).to_parquet(tmp_path / "x.parquet")
@@ -61,9 +61,9 @@ def test_files_are_predicted_one_after_the_other(write, dna_model, tmp_path):
     one, two = write("a.fa", ">x\nACGT\n>y\nGGGT\n"), write("b.fa", ">z\nCC\n")
     expected = bmfm.load(dna_model).embed(["ACGT", "GGGT", "CC"])
     for paths, names in ((f"[{a},{b}]", ["0", "1", "2"]), (f"[{one},{two}]", ["x", "y", "z"])):
-        found = predicted(dna_model, tmp_path, paths)
-        assert found.iloc[:, 0].tolist() == names
-        np.testing.assert_allclose(found.iloc[:, 1:], expected, atol=1e-4)
+        table = predicted(dna_model, tmp_path, paths)
+        assert table.iloc[:, 0].tolist() == names
+        np.testing.assert_allclose(table.iloc[:, 1:], expected, atol=1e-4)
     with pytest.raises(ValueError, match="empty list"):
         predicted(dna_model, tmp_path, "[]")
 
@@ -112,7 +112,7 @@ def test_lines_that_end_in_one_more_separator_than_the_header(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('"sequence","n"\n"1","ACGT",1\n"2","GGGG",2\n', r"row 2 has more cells .*write\.csv, or write\.table"),  # write.table of R
         ("sequence,n\nACGT,1,\nGGGG,2,note\n", "row 3 has more cells"),
@@ -120,10 +120,10 @@ def test_lines_that_end_in_one_more_separator_than_the_header(write):
         ("sequence,n\nACGT,1\nGGGG,2,note\n", "line 3"),
     ],
 )
-def test_lines_with_more_cells_than_the_header_are_refused(write, content, said):
+def test_lines_with_more_cells_than_the_header_are_refused(write, content, message):
     path = write("x.csv", content)
     for columns in (["sequence"], ()):
-        with pytest.raises(ValueError, match=said) as error:
+        with pytest.raises(ValueError, match=message) as error:
             read_table(path, sequences=columns)
         assert str(error.value).startswith(str(path))
 

@@ -125,9 +125,9 @@ class CellSource:
         The AnnData and which of its matrices is read.
     match
         How its genes were found.
-    whole
+    whole_numbers
         Whether values must be whole numbers.
-    held
+    cached
         All cells, where they are kept in memory.
     """
 
@@ -135,8 +135,8 @@ class CellSource:
     key: str
     match: GeneMatch
     vocab_size: int
-    whole: bool
-    held: Counts | None = None
+    whole_numbers: bool
+    cached: Counts | None = None
     matrix: Matrix = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ class CellSource:
         return Path(self.view.name).name
 
     @cached_property
-    def measured(self) -> np.ndarray:
+    def gene_panel_mask(self) -> np.ndarray:
         """Which genes of the vocabulary the file has, ``bool`` [V]."""
         out = np.zeros(self.vocab_size, bool)
         out[self.match.ids[self.match.ids >= 0]] = True
@@ -165,7 +165,7 @@ class CellSource:
             On a value that is no count; names file, cell and gene.
         """
         indptr, indices, data = self.matrix.rows(start, stop)
-        place, fault = first_fault(data, self.whole)
+        place, fault = first_fault(data, self.whole_numbers)
         if fault:
             row = start + int(np.searchsorted(indptr, place, "right")) - 1
             remedy = ("name the matrix of raw counts by counts=layers/NAME (data.counts), or say expects=normalised (data.expects) if these "
@@ -178,7 +178,7 @@ class CellSource:
 
     def load(self, rows: int = 65536) -> None:
         """Keep all cells in memory."""
-        self.held = concatenate([self.read(s, min(s + rows, len(self))) for s in range(0, len(self), rows)])
+        self.cached = concatenate([self.read(s, min(s + rows, len(self))) for s in range(0, len(self), rows)])
         self.matrix.forget()
 
 
@@ -235,11 +235,11 @@ class Cells:
     def __init__(self, sources: Sequence[CellSource], block: int = 1024, cached_blocks: int = 48):
         self.sources, self.block = list(sources), block
         self.first = np.cumsum([0, *(len(s) for s in self.sources)])
-        self.in_memory = all(s.held is not None for s in self.sources)
-        self._all = concatenate([s.held for s in self.sources if s.held is not None]) if self.in_memory else None
+        self.in_memory = all(s.cached is not None for s in self.sources)
+        self._all = concatenate([s.cached for s in self.sources if s.cached is not None]) if self.in_memory else None
         if self.in_memory and len(self.sources) > 1:
             for source in self.sources:
-                source.held = None  # `_all` holds them
+                source.cached = None  # `_all` holds them
         self._cached: OrderedDict[int, Counts] = OrderedDict()
         self.cached_blocks = cached_blocks
         blocks = [-(-len(s) // block) for s in self.sources]
@@ -341,14 +341,9 @@ class Cells:
     @cached_property
     def gene_panel_mask(self) -> np.ndarray:
         """Which genes each source measures, ``bool`` [S, V]."""
-        return np.stack([s.measured for s in self.sources])
+        return np.stack([s.gene_panel_mask for s in self.sources])
 
     @cached_property
     def gene_panels(self) -> list[np.ndarray]:
         """Ids of the genes that each source measures, ``int32``, ascending."""
         return [np.flatnonzero(mask).astype(np.int32) for mask in self.gene_panel_mask]
-
-    @property
-    def measured(self) -> np.ndarray:
-        """Old name of `gene_panel_mask`."""
-        return self.gene_panel_mask

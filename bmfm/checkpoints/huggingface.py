@@ -48,7 +48,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def read(folder: Path) -> BmfmModel:
+def read_huggingface(folder: Path) -> BmfmModel:
     """A `BmfmModel` around the model of a folder, with its language-model head where it has one; weights from safetensors, or tensors
     alone from PyTorch files."""
     from transformers.initialization import no_init_weights

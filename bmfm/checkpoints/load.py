@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bmfm.checkpoints.huggingface import is_huggingface
+from bmfm.checkpoints.huggingface import is_huggingface, read_huggingface
 from bmfm.models.backbones.huggingface import HuggingFaceBackbone
 from bmfm.models.config import BmfmConfig
 from bmfm.models.heads import predicts_tokens
@@ -22,16 +22,16 @@ from bmfm.tokenizers.rna import CellTokenizer
 
 
 def read_model(folder: Path) -> BmfmModel:
-    """The model of a folder: ours, a plain ModernBERT of DNA tokens, or a DNA model of others (see `foreign`).
+    """The model of a folder: ours, a plain ModernBERT of DNA tokens, or a model of others (see `checkpoints.huggingface`).
 
     Weights of ours are read from safetensors alone. Every weight that the model needs is there and no other, or it is
     an error that names the keys.
     """
-    from bmfm.checkpoints import huggingface, transformers_format
+    from bmfm.checkpoints.transformers_format import read_modernbert
 
     if read_config(folder).get("model_type") == "bmfm":
         return read_folder(folder).eval()
-    return (huggingface if is_huggingface(folder) else transformers_format).read(folder).eval()
+    return (read_huggingface if is_huggingface(folder) else read_modernbert)(folder).eval()
 
 
 def read_tokenizer(folder: Path, **changes):
@@ -127,7 +127,9 @@ def from_checkpoint(
     config = BmfmConfig(backbone=backbone, heads=heads, **kept)
     with allow_remote_code(remote_code):
         model = BmfmModel(config)
-    if not random_init:
+    if random_init:  # the backbone's own head begins as its makers begin it
+        model.pretrained_heads = frozenset(name for name, head in config.heads.items() if head.get("own"))
+    else:
         model.pretrained_heads = _take_weights(model, before, checkpoint)
     set_trained(model, **trained)
     return model

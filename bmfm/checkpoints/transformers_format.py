@@ -115,7 +115,7 @@ def from_weights(config, given: dict[str, torch.Tensor], source: object) -> Bmfm
     return model
 
 
-def read(folder: Path) -> BmfmModel:
+def read_modernbert(folder: Path) -> BmfmModel:
     """The model of a folder that `ModernBertForMaskedLM.save_pretrained` wrote (safetensors, in one file or several)."""
     from transformers import ModernBertConfig
 

@@ -116,6 +116,7 @@ class DnaDataModule(BatchModule):
     def connect(self, tokenizer: Any) -> None:
         """Bind the tokenizer and open the source files."""
         self.tokenizer = as_tokenizer(tokenizer)
+        self.limit_max_tokens()
         sources = {part: GenomeWindows(self.sampler(part), self.represent) for part in PARTS if len(self.intervals[part])}
         self.parts = {part: self.make_part(part, source, EndlessSampler(len(source))) for part, source in sources.items()}
         self.too_short = {part: source.windows.too_short for part, source in sources.items()}

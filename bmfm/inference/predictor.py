@@ -190,8 +190,8 @@ class Predictor:
         """Log-probabilities of tokens, by the language-model head of the model.
 
         A masked model is asked about tokens that are hidden from it: [MASK] stands in their place (of cells, the gene is hidden and its value
-        shown). A causal model is asked what follows the tokens before. Tokens of a sequence longer than the context are scored within
-        their window.
+        shown). A causal model is asked what follows the tokens before; of the first token it says nothing (NaN, where that is asked for by
+        its place) if no special token stands before it. Tokens of a sequence longer than the context are scored within their window.
 
         Parameters
         ----------

@@ -61,8 +61,7 @@ class TokenLogProbs:
     ids
         [P] the tokens that stand there, int32.
     log_probs
-        [P] float32 of these tokens; or [P, K] of the K tokens that were asked for. NaN at the first token of an example (or of its
-        window) by a causal model that reads no token before it.
+        [P] float32 of these tokens; or [P, K] of the K tokens that were asked for.
     """
 
     names: pd.Index
@@ -86,8 +85,8 @@ class TokenLogProbs:
     def total(self) -> pd.DataFrame:
         """Of every example the sum of the log-probabilities of its tokens, ``log_likelihood``, and of how many, ``tokens``.
 
-        Of a causal model that is the log-likelihood of the sequence, of a masked model its pseudo-log-likelihood (Salazar et al., ACL
-        2020).
+        Of a causal model that is the log-likelihood of the sequence (without its first token, where nothing stands before it), of a
+        masked model its pseudo-log-likelihood (Salazar et al., ACL 2020).
 
         Raises
         ------
@@ -96,9 +95,9 @@ class TokenLogProbs:
         """
         if self.log_probs.ndim > 1:
             raise ValueError("these are log-probabilities of several tokens at each place: for likelihoods call log_probs with tokens=None")
-        scored, n = np.isfinite(self.log_probs), len(self.names)
-        sums = np.bincount(self.example[scored], self.log_probs[scored].astype(np.float64), n)
-        return pd.DataFrame({"log_likelihood": sums, "tokens": np.bincount(self.example[scored], minlength=n)}, index=self.names)
+        n = len(self.names)
+        sums = np.bincount(self.example, self.log_probs.astype(np.float64), n)
+        return pd.DataFrame({"log_likelihood": sums, "tokens": np.bincount(self.example, minlength=n)}, index=self.names)
 
 
 class _Scored(NamedTuple):
@@ -128,18 +127,21 @@ def score_inputs(
     capabilities = model.backbone.capabilities
     if not capabilities.causal and not capabilities.mask_token:
         raise ValueError("this model has no [MASK] token, so that it cannot be asked about hidden tokens")
-    has_context = _has_cls(tokenizer)  # what a causal model says of the first token
+    is_blind = capabilities.causal and not _has_cls(tokenizer)  # of the first token, before which nothing stands
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in ("example", "position", "ids", "log_probs", "all_ids")}
     n_seen = np.zeros(len(inputs.names), np.int64)  # tokens of each example in the rows before
     with progress_bar(inputs.n_rows, options.progress) as bar:
         for start, chunk in inputs.chunks():
             owner = inputs.owner[start : start + len(chunk)]
             first = _first_places(owner, np.diff(chunk.offsets), n_seen)
-            scored = _scored_tokens(chunk, first, None if wanted is None else [wanted[i] for i in owner], tokenizer.plain_ids, mask_share)
+            if wanted is None:
+                scored = _ordinary_tokens(chunk, tokenizer.plain_ids, int(is_blind), mask_share)
+            else:
+                scored = _wanted_tokens(chunk, first, [wanted[i] for i in owner], mask_share)
             values = np.empty((len(scored.row), *([] if columns is None else [len(columns)])), np.float32)
             for numbers, of_batch in _of_batches(chunk, scored, options.batch_size, make_batch, forward, capabilities.causal, columns):
                 values[numbers] = of_batch
-            if capabilities.causal and not has_context:
+            if is_blind:
                 values[scored.place == 0] = np.nan
             pieces["example"].append(owner[scored.row])
             pieces["position"].append(first[scored.row] + scored.place)
@@ -197,30 +199,34 @@ def _first_places(owner: np.ndarray, lengths: np.ndarray, n_seen: np.ndarray) ->
     return places
 
 
-def _scored_tokens(
-    tokens: Tokens, first: np.ndarray, wanted: Sequence[np.ndarray] | None, plain: tuple[int, int], mask_share: float | None
-) -> _Scored:
-    """The tokens of a chunk that are scored, and in which pass.
+def _ordinary_tokens(tokens: Tokens, plain: tuple[int, int], first: int, mask_share: float | None) -> _Scored:
+    """All tokens of a chunk with ids in `plain`, from place `first` of each row on."""
+    lengths = np.diff(tokens.offsets)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(row)) - np.repeat(tokens.offsets[:-1], lengths)
+    chosen = (tokens.ids >= plain[0]) & (tokens.ids < plain[1]) & (place >= first)
+    return _in_turns(row[chosen], place[chosen], len(lengths), mask_share)
+
+
+def _wanted_tokens(tokens: Tokens, first: np.ndarray, wanted: Sequence[np.ndarray], mask_share: float | None) -> _Scored:
+    """The tokens of a chunk at places that are asked for.
 
     Parameters
     ----------
     first
         [n] place in its example of the first token of each row.
     wanted
-        For each row the places in its example that are asked for; None takes all ordinary tokens, with ids in `plain`.
-    mask_share
-        Share of a row's scored tokens that one pass masks, spread over the row; None masks one at a time.
+        For each row places in its example, of which some may be in other rows.
     """
     lengths = np.diff(tokens.offsets)
-    if wanted is None:
-        row = np.repeat(np.arange(len(lengths)), lengths)
-        place = np.arange(len(row)) - np.repeat(tokens.offsets[:-1], lengths)
-        ordinary = (tokens.ids >= plain[0]) & (tokens.ids < plain[1])
-        row, place = row[ordinary], place[ordinary]
-    else:
-        inside = [p[(p >= f) & (p < f + n)] - f for p, f, n in zip(wanted, first, lengths, strict=True)]
-        row, place = np.repeat(np.arange(len(lengths)), [len(p) for p in inside]), np.concatenate(inside)
-    counts = np.bincount(row, minlength=len(lengths))
+    inside = [p[(p >= f) & (p < f + n)] - f for p, f, n in zip(wanted, first, lengths, strict=True)]
+    row = np.repeat(np.arange(len(lengths)), [len(places) for places in inside])
+    return _in_turns(row, np.concatenate(inside), len(lengths), mask_share)
+
+
+def _in_turns(row: np.ndarray, place: np.ndarray, n_rows: int, mask_share: float | None) -> _Scored:
+    """Tokens with the pass in which each is masked: one a pass, or, spread over the row, a share of the row's."""
+    counts = np.bincount(row, minlength=n_rows)
     number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     return _Scored(row, place, number if mask_share is None else number % int(np.ceil(1 / mask_share)))
 

@@ -210,36 +210,37 @@ def _encode_run(window, position, character, merges, stack, open_at):
 
     `open_at` says where a token may still begin: a position that was given up is not tried again.
     """
+    next_node, token_at, length, shorter, follows = merges.next_node, merges.token_at, merges.length, merges.shorter, merges.follows
     stop, n = len(window), 0
     open_at[position : stop + 1] = True
-    token = _longest_token(window, position, character, merges)
+    token = _longest_token(window, position, character, next_node, token_at)
     while True:
-        after = position + merges.length[token]
+        after = position + length[token]
         left = stack[n - 1] if n else -1
-        if open_at[after] and (left < 0 or (merges.follows[left, token >> 3] >> (token & 7)) & 1):
+        if open_at[after] and (left < 0 or (follows[left, token >> 3] >> (token & 7)) & 1):
             stack[n] = token
             n += 1
             position = after
             if position == stop:
                 return n
-            token = _longest_token(window, position, character, merges)
-        elif merges.shorter[token] >= 0:
-            token = merges.shorter[token]
+            token = _longest_token(window, position, character, next_node, token_at)
+        elif shorter[token] >= 0:
+            token = shorter[token]
         else:
             open_at[position] = False
             n -= 1
             token = stack[n]
-            position -= merges.length[token]
+            position -= length[token]
 
 
 @numba.njit(cache=True, inline="always")
-def _longest_token(window, position, character, merges):
+def _longest_token(window, position, character, next_node, token_at):
     node, token = np.int32(0), np.int32(-1)
     while position < len(window):
-        node = merges.next_node[node, character[window[position] & 0x7F]]
+        node = next_node[node, character[window[position] & 0x7F]]
         if node < 0:
             break
-        if merges.token_at[node] >= 0:
-            token = merges.token_at[node]
+        if token_at[node] >= 0:
+            token = token_at[node]
         position += 1
     return token

@@ -119,7 +119,9 @@ def collate(
     rows = Rows(*(np.full(shape, blank, kind) for blank, kind in blanks))
     write_special_tokens(layout, lengths, prefix, positions, rows)
     scatter_tokens(tokens.ids, tokens.offsets, layout, len(prefix), rows.input_ids)
-    np.logical_or(rows.special_tokens_mask, rows.input_ids < n_special, out=rows.special_tokens_mask)
+    is_special = tokens.ids < n_special
+    if is_special.any():
+        scatter_tokens(is_special, tokens.offsets, layout, len(prefix), rows.special_tokens_mask)
     batch = rows._asdict()
     for name, values in tokens.fields.items():
         blank = (fills or {}).get(name, _blank(values.dtype))

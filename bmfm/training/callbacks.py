@@ -6,10 +6,14 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 from tqdm.auto import tqdm
+
+from bmfm.tokenizers.batch import Batch
 
 
 class Throughput(pl.Callback):
@@ -25,14 +29,14 @@ class Throughput(pl.Callback):
     def _reset(self, now: float) -> None:
         self.start_time, self.waited, self.tokens, self.steps = now, 0.0, 0, 0
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._reset(time.perf_counter())
         self.ended = self.start_time
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int) -> None:
         self.waited += time.perf_counter() - self.ended
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.tokens += batch["counts"]["tokens"] * trainer.world_size
         self.steps += 1
         self.ended = time.perf_counter()
@@ -42,7 +46,7 @@ class Throughput(pl.Callback):
             module.log("train/data_share", self.waited / seconds, rank_zero_only=True)
             self._reset(self.ended)
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         now = time.perf_counter()
         self._reset(now)
         self.ended = now
@@ -61,21 +65,21 @@ class LastCheckpoint(Checkpoint):
         self.stop_requested = self.due = False
         self.saved = -1
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.saved = trainer.global_step
         # a run that early stopping ended, and whose last.ckpt says so, has nothing to go on with
         trainer.should_stop = trainer.should_stop or any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._ask)
+            signal.signal(signal.SIGTERM, self._request_stop)
 
-    def _ask(self, number, frame) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_requested = True
 
-    def _save(self, trainer) -> None:
+    def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self.saved, self.due = trainer.global_step, False
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
         stop_requested = (
             trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False) if trainer.world_size > 1 else self.stop_requested
         )
@@ -84,11 +88,12 @@ class LastCheckpoint(Checkpoint):
         trainer.should_stop = trainer.should_stop or stop_requested
         ends = trainer.should_stop or trainer.global_step == trainer.max_steps
         self.due = ends or (trainer.global_step % self.every == 0 and trainer.global_step > self.saved)
-        validates = trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+        every = trainer.val_check_batch  # None until Lightning has seen the loaders
+        validates = trainer.enable_validation and every is not None and (trainer.fit_loop.total_batch_idx + 1) % every == 0
         if self.due and not validates:
             self._save(trainer)
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if (self.due or trainer.should_stop) and not trainer.sanity_checking:
             self._save(trainer)
 
@@ -108,25 +113,25 @@ class Progress(TQDMProgressBar):
         self.plain, self.seconds = not sys.stderr.isatty(), seconds
         super().__init__(0 if self.plain else refresh_rate)
 
-    def _bar(self, what: str, leave: bool, position: int = 0, **options) -> tqdm:
+    def _bar(self, what: str, leave: bool, position: int = 0, **options: Any) -> tqdm:
         return tqdm(desc=what, leave=leave, position=position, disable=self.is_disabled, dynamic_ncols=True, file=sys.stderr, **options)
 
-    def init_validation_tqdm(self):
+    def init_validation_tqdm(self) -> tqdm:
         return self._bar("validation", False, 1)
 
-    def init_test_tqdm(self):
+    def init_test_tqdm(self) -> tqdm:
         return self._bar("test", False)
 
-    def on_train_start(self, trainer, *_) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.first, self.start_time = trainer.global_step, time.perf_counter()
         self.printed_at = self.start_time
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self.train_progress_bar = self._bar("training", True, initial=self.first, total=total, unit="step", smoothing=0)
 
-    def on_train_epoch_start(self, trainer, *_) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """The stream of batches has no epochs that a bar could count."""
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
         now = time.perf_counter()
         if self.plain and trainer.is_global_zero and now - self.printed_at >= self.seconds:
             self.printed_at = now
@@ -135,14 +140,14 @@ class Progress(TQDMProgressBar):
             self.train_progress_bar.n = trainer.global_step
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, module))
 
-    def on_train_end(self, trainer, *_) -> None:
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.plain and trainer.is_global_zero and trainer.global_step > self.first:
             self._say(trainer, time.perf_counter())
         self.train_progress_bar.n = trainer.global_step
         self.train_progress_bar.refresh()
         super().on_train_end(trainer)
 
-    def _say(self, trainer, now: float) -> None:
+    def _say(self, trainer: pl.Trainer, now: float) -> None:
         step, total = trainer.global_step, trainer.max_steps
         rate = (step - self.first) / (now - self.start_time)
         line = f"step {step:,}" + (f" of {total:,}" if total > 0 else "") + f", {rate:.2f} a second"

@@ -148,7 +148,7 @@ class TestGenes:
         adata.var[column] = pd.Categorical([gene] * 6 + [other] * 2)
         source = open_source(adata, vocabulary)
         source.load()
-        assert np.array_equal(source.held.totals, counts.sum(1)) and f"2 no genes but {other}" in str(source.match)
+        assert np.array_equal(source.cached.totals, counts.sum(1)) and f"2 no genes but {other}" in str(source.match)
 
     def test_biotypes_are_genes(self, counts):
         adata = adata_of(counts)
@@ -164,7 +164,7 @@ class TestGenes:
         adata.var["feature_types"] = ["Gene Expression"] * 6 + ["Antibody Capture"]
         source = open_source(adata, GeneVocabulary.of_genes([*GENES, "CD4"]))
         source.load()
-        assert source.key == "raw" and np.array_equal(source.held.totals, counts.sum(1))
+        assert source.key == "raw" and np.array_equal(source.cached.totals, counts.sum(1))
         data = RnaDataModule(adata, SPLIT, 20, 4)
         tokenizer = CellTokenizer("from_data")
         data.connect(tokenizer)
@@ -176,7 +176,7 @@ class TestGenes:
             adata = adata_of(np.concatenate([counts, counts[:, :2]], 1), [*(prefix + g for g in GENES), *mouse])
             source = open_source(adata, vocabulary)
             source.load()
-            assert np.array_equal(source.held.totals, counts.sum(1)) and "after" in str(source.match)
+            assert np.array_equal(source.cached.totals, counts.sum(1)) and "after" in str(source.match)
 
     def test_a_column_called_index(self, counts):
         adata = adata_of(counts)

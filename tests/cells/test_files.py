@@ -37,7 +37,7 @@ def adata(counts):
 def totals(source):
     opened = open_source(source, vocabulary)
     opened.load()
-    return opened.held.totals
+    return opened.cached.totals
 
 
 def ten_x(folder, counts, genes="features.tsv", prefix="", compressed=True):

@@ -15,6 +15,7 @@ from bmfm.cli import compose, config_folder
 from bmfm.evaluation import checksums, task_files
 from bmfm.evaluation.checksums import content_hash
 from bmfm.evaluation.fetch import fetch
+from bmfm.evaluation.protocols.base import protocol_of
 from bmfm.evaluation.task_files import read_examples, read_suite, read_task, suite_names, task_names
 from bmfm.evaluation.task_spec import DataFile, TaskSpec
 from bmfm.files import ASSETS
@@ -81,12 +82,12 @@ def own_conf(tmp_path, monkeypatch):
         "citation": "c",
     }
 
-    def write(**changed):
+    def write(_objectives=None, **changed):
         task = {k: v for k, v in (valid | changed).items() if v != "absent"}
         path = tmp_path / "task" / "mine" / "a.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save({"task": task}, path)
-        monkeypatch.setattr(task_files, "compose", lambda *_: OmegaConf.create({"task": task}))
+        monkeypatch.setattr(task_files, "compose", lambda *_: OmegaConf.create({"task": task, "objectives": _objectives}))
 
     for module in ("bmfm.cli", "bmfm.evaluation.task_files"):
         monkeypatch.setattr(f"{module}.config_folders", lambda: [config_folder(), tmp_path])
@@ -111,6 +112,49 @@ def own_conf(tmp_path, monkeypatch):
 def test_faulty_tasks_are_refused(own_conf, changed, message):
     own_conf(**changed)
     with pytest.raises(ValueError, match=message):
+        read_task("mine/a")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("variants", "a.yaml: task.protocol='variants' is unknown; choose integration, labels, or give a _target_"),
+        ({"_target_": "bmfm.evaluation.task_spec.DataFile", "path": "x"}, "makes a DataFile, which is no Protocol"),
+        ({"_target_": "nowhere.Protocol"}, "nowhere.Protocol cannot be imported"),
+    ],
+)
+def test_what_is_no_protocol_is_refused(own_conf, protocol, message):
+    own_conf(protocol=protocol)
+    with pytest.raises(ValueError, match=message):
+        read_task("mine/a")
+
+
+def test_a_protocol_is_named_by_file_or_class(own_conf):
+    integration = {"_target_": "bmfm.evaluation.protocols.integration.CellIntegration", "share": 0.5}
+    own_conf(protocol=integration, metric="nmi", label="type")
+    assert protocol_of(read_task("mine/a")).share == 0.5
+    own_conf(protocol="integration", metric="nmi", label="type")
+    assert protocol_of(read_task("mine/a")).share == 0.9
+
+
+def test_another_kind_of_data_is_a_file_and_a_task_may_name_its_own(own_conf, tmp_path):
+    (tmp_path / "omics").mkdir()
+    reader = {"_target_": "mine.PeptideExamples"}
+    OmegaConf.save({"recipe": "peptide_finetune", "examples": reader}, tmp_path / "omics" / "peptide.yaml")
+    own_conf(omics="peptide")
+    task = read_task("mine/a")
+    assert (task.recipe, task.examples) == ("peptide_finetune", reader)
+    own_conf(omics="peptide", recipe="another", examples={"_target_": "mine.Others"})
+    task = read_task("mine/a")
+    assert (task.recipe, task.examples) == ("another", {"_target_": "mine.Others"})
+    own_conf(omics="lipid")
+    with pytest.raises(ValueError, match=r"task.omics='lipid'; choose dna or peptide or rna"):
+        read_task("mine/a")
+
+
+def test_labels_are_not_predicted_from_other_objectives(own_conf):
+    own_conf(_objectives={"mlm": {"_target_": "bmfm.objectives.mlm.MaskedLanguageModel"}})
+    with pytest.raises(ValueError, match=r"a.yaml: objectives.mlm learns no labels"):
         read_task("mine/a")
 
 

@@ -105,8 +105,8 @@ def read(path, reference, keep: VariantFilter) -> tuple[list[tuple], list, Varia
                 if phase.get((s, contig), sample["PS"]) != sample["PS"]:
                     report.note("phase set (PS) changes within a contig (the phase between sets is unknown)", "")
                 phase[s, contig] = sample["PS"]
-        figures, found = frequency.stated(info, len(alts), keep.frequency_source)
-        report.noted.update(frequency.NOTES[key] for key in found)
+        figures, noted = frequency.stated(info, len(alts), keep.frequency_source)
+        report.noted.update(frequency.NOTES[key] for key in noted)
         if figures is None and keep.frequency_source in ("auto", "genotypes"):
             carried = Counter(a for sample in record.samples.values() for a in sample.allele_indices if a is not None)
             if total := sum(carried.values()):

@@ -46,10 +46,10 @@ def test_fasta_with_any_line_ends_is_what_faidx_reads(tmp_path):
     contigs = genome(0, (40, 1, 23))
     path = fasta(tmp_path / "a.fa", contigs)
     run("samtools", "faidx", str(path))
-    said = {n: plain("".join(run("samtools", "faidx", str(path), n).split("\n")[1:])) for n in contigs}
+    by_samtools = {n: plain("".join(run("samtools", "faidx", str(path), n).split("\n")[1:])) for n in contigs}
     for end in ("\n", "\r\n", "\r"):
         reference = Reference.from_fasta(fasta(tmp_path / f"{len(end)}{ord(end[0])}.fa", contigs, end=end))
-        assert {n: decode(reference.fetch(n, 0, len(t))) for n, t in contigs.items()} == said
+        assert {n: decode(reference.fetch(n, 0, len(t))) for n, t in contigs.items()} == by_samtools
         names, texts, _ = read_sequences(reference.source)
         assert dict(zip(names, texts, strict=True)) == contigs
 
@@ -63,7 +63,7 @@ def test_pieces_do_not_depend_on_where_reads_end(tmp_path, monkeypatch, chunk):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b">a\nAC>GT\n", "contig 'a' has '>' at position 3"),
         (b">a\nACGT\n>b\n", "record 2, the last, has a header and no sequence"),  # as samtools faidx does
@@ -72,10 +72,10 @@ def test_pieces_do_not_depend_on_where_reads_end(tmp_path, monkeypatch, chunk):
         (b">a\nMKVLAEFI\n", "'L' at position 4, which is no nucleotide code"),
     ],
 )
-def test_broken_fasta(tmp_path, content, said):
+def test_broken_fasta(tmp_path, content, message):
     path = tmp_path / "x.fa"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         Reference.from_fasta(path)
     assert str(error.value).startswith(str(path))
 
@@ -93,8 +93,8 @@ def test_fastq(tmp_path):
     path = tmp_path / "x.fq.gz"
     path.write_bytes(gzip.compress(b"@r1 x\nACGT\n+\n>>@I\n@r2\nNN\n+r2\n!!\n"))
     with pysam.FastxFile(str(path)) as records:
-        said = [(r.name, r.sequence) for r in records]
-    assert list(zip(*read_sequences(path)[:2], strict=True)) == said == [("r1", "ACGT"), ("r2", "NN")]
+        by_pysam = [(r.name, r.sequence) for r in records]
+    assert list(zip(*read_sequences(path)[:2], strict=True)) == by_pysam == [("r1", "ACGT"), ("r2", "NN")]
     path.write_bytes(gzip.compress(b"@r1 x\nACGT\n+\n>>@I\n@r2\nNN\n+r2\n"))
     with pytest.raises(ValueError, match="record 2 is no FASTQ"):
         read_sequences(path)
@@ -165,10 +165,10 @@ def test_regions_of_a_bed_are_what_bedtools_reads(tmp_path):
     for lines, options in ((rows, ("-s",)), (three, ())):
         bed = tmp_path / f"{len(options)}.bed"
         bed.write_text("track name=x\nbrowser position c0:1-2\n#\n" + "\n".join(lines) + "\n")
-        said = run("bedtools", "getfasta", *options, "-fi", str(path), "-bed", str(bed)).split("\n")
-        found = read_regions_of_fasta(path, bed)
-        assert list(found.index) == [line[1:] for line in said[:-1:2]]
-        assert list(found) == [plain(line) for line in said[1::2]]
+        by_bedtools = run("bedtools", "getfasta", *options, "-fi", str(path), "-bed", str(bed)).split("\n")
+        sequences = read_regions_of_fasta(path, bed)
+        assert list(sequences.index) == [line[1:] for line in by_bedtools[:-1:2]]
+        assert list(sequences) == [plain(line) for line in by_bedtools[1::2]]
 
 
 def test_bed_lines_that_are_wrong(tmp_path):
@@ -177,7 +177,7 @@ def test_bed_lines_that_are_wrong(tmp_path):
     bed.write_text("track1\t1\t3\nbrowserX\t0\t1\ntrack\t0\t2\ntrack name=x\n")
     assert list(read_regions_of_fasta(path, bed)) == ["CG", "G", "CC"]
     assert read_regions(str(bed), reference).tolist() == [[1, 3], [5, 6], [10, 12]]
-    for text, said in (
+    for text, message in (
         ("", "holds no region"),
         ("track name=x\n", "holds no region"),
         ("track1\t2\t5\n", ":1: interval 2-5 .* is not inside track1, which has 4 bases"),
@@ -186,14 +186,14 @@ def test_bed_lines_that_are_wrong(tmp_path):
     ):
         bed.write_text(text)
         for read in (lambda: read_regions_of_fasta(path, bed), lambda: read_regions(str(bed), reference)):
-            with pytest.raises(ValueError, match=said) as error:
+            with pytest.raises(ValueError, match=message) as error:
                 read()
             assert str(error.value).startswith(str(bed))
     bed.write_text("track1\t0\t2\tx\t0\tminus\n")
     with pytest.raises(ValueError, match=":1: column 6 is the strand"):
         read_regions_of_fasta(path, bed)
-    for word, said in (("track1:3-2", "is empty"), ("track1:0-2", "not inside"), ([], "list of regions is empty")):
-        with pytest.raises(ValueError, match=said):
+    for word, message in (("track1:3-2", "is empty"), ("track1:0-2", "not inside"), ([], "list of regions is empty")):
+        with pytest.raises(ValueError, match=message):
             read_regions(word, reference)
 
 

@@ -95,7 +95,7 @@ def test_reference_from_every_kind_of_file(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("ACGT\n", "does not begin"),
         (">a\nACGT1\n", "position 5"),
@@ -104,8 +104,8 @@ def test_reference_from_every_kind_of_file(tmp_path, kind):
         (">\nA\n", "no name"),
     ],
 )
-def test_broken_fasta_says_what_is_wrong(write, text, said):
-    with pytest.raises(ValueError, match=said):
+def test_broken_fasta_says_what_is_wrong(write, text, message):
+    with pytest.raises(ValueError, match=message):
         Reference.from_fasta(write("x.fa", text))
 
 

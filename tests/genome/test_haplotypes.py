@@ -96,7 +96,7 @@ def test_copies_and_their_slices_are_those_of_bcftools(tmp_path, seed):
     reference, variants = opened(tmp_path, contigs, random_records(rng, contigs))
     represent = Haplotype(reference, variants, ["s"])
     for copy in range(2):
-        said, key = consensus(tmp_path, copy), key_of_copy(represent, copy)
+        by_bcftools, key = consensus(tmp_path, copy), key_of_copy(represent, copy)
         for c, name in enumerate(contigs):
             edges = np.unique(
                 np.concatenate([[reference.starts[c], reference.ends[c]], rng.integers(reference.starts[c], reference.ends[c], 9)])
@@ -106,7 +106,7 @@ def test_copies_and_their_slices_are_those_of_bcftools(tmp_path, seed):
                     encoded = represent(windows(cuts[:-1], cuts[1:], reverse, key))
                     pieces = [encoded[b] & 0x7F for b in range(len(encoded))]
                     pieces = [reverse_complement(p) if reverse else p for p in pieces]
-                    assert decode(np.concatenate(pieces)) == said[name]
+                    assert decode(np.concatenate(pieces)) == by_bcftools[name]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -126,20 +126,20 @@ def test_pairs_are_the_two_copies_of_bcftools(tmp_path, seed):
             for edges in (cuts, [start, end], np.arange(start, end + 1)):
                 encoded = represent(windows(edges[:-1], edges[1:], reverse))
                 order = range(len(encoded) - 1, -1, -1) if reverse else range(len(encoded))
-                found = np.concatenate([encoded[b] & 0x7F for b in order])
-                assert decode(found) == decode(expected)
+                joined = np.concatenate([encoded[b] & 0x7F for b in order])
+                assert decode(joined) == decode(expected)
 
 
 def states(text: str, reverse: bool) -> list[int]:
     """States of the loci of a copy in the order of reading; an insertion marks the base read before it."""
     text = text[::-1].translate(str.maketrans("ACGTacgt", "TGCAtgca")) if reverse else text
-    found: list[int] = []
+    states: list[int] = []
     for character in text:
         if character.isupper():
-            found.append(DEL if character == "X" else SYMBOLS.index(character))
-        elif (place := next((i for i in range(len(found) - 1, -1, -1) if found[i] != DEL), None)) is not None and found[place] < DEL:
-            found[place] += INSERTED
-    return found
+            states.append(DEL if character == "X" else SYMBOLS.index(character))
+        elif (place := next((i for i in range(len(states) - 1, -1, -1) if states[i] != DEL), None)) is not None and states[place] < DEL:
+            states[place] += INSERTED
+    return states
 
 
 TINY = {"1": "ACGTACGT", "2": "CCCCGGGG"}
@@ -224,11 +224,11 @@ OVERLAPS = [
 def test_of_overlapping_edits_that_of_the_earlier_record_is_applied(tmp_path, records):
     """Every window of either representation is a slice of the copy that bcftools writes."""
     reference, variants = opened(tmp_path, {"1": "ACGTCATGGACT"}, [(*record, "1|1") for record in records])
-    said = consensus(tmp_path, 0)["1"]
+    by_bcftools = consensus(tmp_path, 0)["1"]
     represent, pairs = Haplotype(reference, variants, ["s"]), BiAllele(reference, variants, sample="s")
     whole = decode(pairs(windows(0, 12))[0])
     for cut in range(13):
-        assert decode(represent(windows(0, cut))[0]) + decode(represent(windows(cut, 12))[0]) == said
+        assert decode(represent(windows(0, cut))[0]) + decode(represent(windows(cut, 12))[0]) == by_bcftools
         assert decode(pairs(windows(0, cut))[0]) + decode(pairs(windows(cut, 12))[0]) == whole
     marked = consensus(tmp_path, 0, "--mark-del", "X", "--mark-ins", "lc")["1"]
     assert [int(s) & 0x7F for s in pairs(windows(0, 12))[0]] == [int(PAIR[s, s]) for s in states(marked, False)]

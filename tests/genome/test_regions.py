@@ -42,11 +42,11 @@ def test_an_insertion_lies_in_the_region_of_its_anchor_base(write, tmp_path, num
     path = write("x.vcf", vcf(*records).replace("ID=9>", "ID=1>\n##contig=<ID=20>"))
     subprocess.run(["bcftools", "view", "-Oz", "-o", str(tmp_path / "x.vcf.gz"), str(path)], check=True, capture_output=True)
     subprocess.run(["bcftools", "index", str(tmp_path / "x.vcf.gz")], check=True)
-    said = subprocess.run(
+    output = subprocess.run(
         ["bcftools", "view", "-H", "-r", region, str(tmp_path / "x.vcf.gz")], check=True, capture_output=True, text=True
     ).stdout
     variants = VariantTable.from_vcf(path, numbered, VariantFilter(regions=[region]))
-    assert [numbered.locate(s - 1)[1] + 1 for s in variants.start] == [int(line.split("\t")[1]) for line in said.splitlines()]
+    assert [numbered.locate(s - 1)[1] + 1 for s in variants.start] == [int(line.split("\t")[1]) for line in output.splitlines()]
 
 
 @pytest.mark.skipif(not shutil.which("samtools"), reason="needs samtools")
@@ -65,8 +65,8 @@ def test_other_forms_of_regions_are_named(numbered, word):
 
 def test_contigs_and_samples_whose_names_are_numbers(numbered, write):
     assert decode(numbered.fetch(1, 0, 3)) == "ACG"
-    for given in (20, [20], "20", ["20"]):
-        assert read_regions(given, numbered).tolist() == [[11, 21]]
+    for words in (20, [20], "20", ["20"]):
+        assert read_regions(words, numbered).tolist() == [[11, 21]]
     assert split_by_contig(numbered, {"validation": [20]})["validation"].tolist() == [[11, 21]]
     path = write("x.vcf", vcf("20 2 . C G . . AF=0.5 GT 1|1", "1 2 . C G . . AF=0.5 GT 1|1", samples="101"))
     for regions, samples in ((20, 101), ([20], [101])):

@@ -37,7 +37,7 @@ def test_plain_gzip_is_read_and_cut_files_are_refused(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("records", "said"),
+    ("records", "message"),
     [
         ([], "a header and no records"),
         (["chr1 1 . A . . . .", "chr1 2 . C <NON_REF> . . END=9"], "no alternative alleles in its 2 records"),
@@ -47,8 +47,8 @@ def test_plain_gzip_is_read_and_cut_files_are_refused(small, tmp_path):
         (["9 1 . A G . . ."], "none of its 1 records lies on a contig"),
     ],
 )
-def test_files_with_nothing_to_give(small, write, records, said):
-    with pytest.raises(ValueError, match=rf"x\.vcf: {said}"):
+def test_files_with_nothing_to_give(small, write, records, message):
+    with pytest.raises(ValueError, match=rf"x\.vcf: {message}"):
         VariantTable.from_vcf(write("x.vcf", text_of(*records)), small)
 
 
@@ -94,13 +94,13 @@ def test_a_run_is_told_that_no_allele_was_taken(small, write, capsys):
     path = write("x.vcf", text_of("chr1 1 . A G . . ."))
     module = DnaDataModule(str(small.source), lambda *sources: None, {}, {}, {}, 8, 1, variants=str(path))
     module.report()
-    said = " ".join(capsys.readouterr().out.split())
-    assert "No allele was taken" in said and "no frequency stated; data.variant_filter.missing_frequency gives one" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "No allele was taken" in output and "no frequency stated; data.variant_filter.missing_frequency gives one" in output
 
 
 @pytest.mark.skipif(not shutil.which("bcftools"), reason="needs bcftools")
-@pytest.mark.parametrize("given", ["list", "pattern"])
-def test_files_of_chromosomes_make_the_table_of_their_concatenation(small, write, tmp_path, given):
+@pytest.mark.parametrize("form", ["list", "pattern"])
+def test_files_of_chromosomes_make_the_table_of_their_concatenation(small, write, tmp_path, form):
     one = ("chr1 5 . A G . . AF=0.25 GT 0|1", "chr1 8 . TAC T . . AF=0.5 GT 1|1", "9 1 . A C . . AF=0.5 GT 1|1")
     other = ("chrM 1 . A AG . . AF=0.25 GT 0|1", "chrM 4 . T C . . AF=0.125 GT 1|0")
     files = [write("ens1.vcf", text_of(*one, samples="s1")), write("ens2.vcf", text_of(*other, samples="s1"))]
@@ -108,7 +108,7 @@ def test_files_of_chromosomes_make_the_table_of_their_concatenation(small, write
     subprocess.run(["bcftools", "concat", "-Oz", "-o", str(whole), *map(str, files)], check=True, capture_output=True)
     keep = VariantFilter(samples=["s1"])
     expected = VariantTable.from_vcf(whole, small, keep)
-    variants = VariantTable.from_vcf(files if given == "list" else str(tmp_path / "ens*.vcf"), small, keep)
+    variants = VariantTable.from_vcf(files if form == "list" else str(tmp_path / "ens*.vcf"), small, keep)
     assert table(variants) == table(expected) and variants.genotypes.tolist() == expected.genotypes.tolist()
     assert variants.report.skipped == expected.report.skipped and variants.report.noted == expected.report.noted
     assert variants.report.records == 5 and variants.report.path == f"{files[0]} and 1 more"

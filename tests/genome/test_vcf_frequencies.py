@@ -72,10 +72,10 @@ def test_counts_of_two_alleles_one_missing(small, write):
 
 @pytest.mark.parametrize("binary", [False, True], ids=["vcf", "bcf"])
 @pytest.mark.parametrize(
-    ("declared", "info", "said"),
+    ("declared", "info", "message"),
     [("Float", "FREQ=0.125", "FREQ=0.125"), ("String", "FREQ=12.5%", "FREQ=12.5%"), ("Float", "AF=1.00002", "AF=1.00002: 1.0000")],
 )
-def test_a_freq_that_is_not_that_of_dbsnp_is_named(small, write, tmp_path, binary, declared, info, said):
+def test_a_freq_that_is_not_that_of_dbsnp_is_named(small, write, tmp_path, binary, declared, info, message):
     text = text_of("chr1 1 . A G . . AF=0.5;FREQ=.", f"chr1 3 . G T . . {info}").replace(
         "ID=FREQ,Number=.,Type=String", f"ID=FREQ,Number=.,Type={declared}"
     )
@@ -85,7 +85,7 @@ def test_a_freq_that_is_not_that_of_dbsnp_is_named(small, write, tmp_path, binar
         path = tmp_path / "x.bcf"
     with pytest.raises(ValueError) as caught:
         VariantTable.from_vcf(path, small)
-    assert f"{path}: record 2 at chr1:3" in str(caught.value) and said in str(caught.value)
+    assert f"{path}: record 2 at chr1:3" in str(caught.value) and message in str(caught.value)
     if "FREQ" in info:
         assert "STUDY:0.9,0.1" in str(caught.value) and "+fill-tags" in str(caught.value)
         with_af = write("y.vcf", text.replace(info, f"{info};AF=0.25"))  # as long as AF is there, FREQ may be anything
@@ -100,7 +100,7 @@ def test_what_is_above_1_by_rounding_is_1(small, write):
 
 
 @pytest.mark.parametrize(
-    ("info", "said"),
+    ("info", "message"),
     [
         ("AF=17", "AF=17: 17 is no frequency"),
         ("AF=-0.1", "AF=-0.1: -0.1 is no frequency"),
@@ -113,7 +113,7 @@ def test_what_is_above_1_by_rounding_is_1(small, write):
     ],
 )
 @pytest.mark.parametrize("binary", [False, True], ids=["vcf", "bcf"])
-def test_impossible_frequencies_name_their_record(small, write, tmp_path, binary, info, said):
+def test_impossible_frequencies_name_their_record(small, write, tmp_path, binary, info, message):
     path = write("x.vcf", text_of("chr1 1 . A G . . AF=0.5", f"chr1 3 . G T . . {info}", declared=DECLARED))
     if binary:
         if "half" in info or "many" in info:
@@ -122,7 +122,7 @@ def test_impossible_frequencies_name_their_record(small, write, tmp_path, binary
         path = tmp_path / "x.bcf"
     with pytest.raises(ValueError) as caught:
         VariantTable.from_vcf(path, small)
-    assert f"{path}: record 2 at chr1:3 cannot be read" in str(caught.value) and said in str(caught.value)
+    assert f"{path}: record 2 at chr1:3 cannot be read" in str(caught.value) and message in str(caught.value)
 
 
 def test_fields_of_the_specification_are_read_though_the_header_lacks_them(small, write):

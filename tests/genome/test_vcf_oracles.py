@@ -146,16 +146,16 @@ def test_genotypes_and_their_frequencies_are_those_of_bcftools(small, write, tmp
         records.append(f"chr1 {p} . {ref} {','.join(alts)} . PASS . GT:DP {' '.join(f'{a}|{b}:9' for a, b in calls)}")
     path = tmp_path / f"x.{form}"
     subprocess.run(["bcftools", "view", f"-O{form}", "-o", str(path), str(write("x.vcf", text_of(*records, samples=" ".join(names), declared=DECLARED)))], check=True)  # fmt: skip
-    asked = ["s31", "s2", "s7"]
-    variants = VariantTable.from_vcf(path, small, VariantFilter(samples=asked))
+    chosen = ["s31", "s2", "s7"]
+    variants = VariantTable.from_vcf(path, small, VariantFilter(samples=chosen))
 
     def query(*words: str) -> list[list[str]]:
         lines = subprocess.run(["bcftools", "query", *words, str(path)], capture_output=True, text=True, check=True).stdout.splitlines()
         return [line.split() for line in lines]
 
-    assert [[f"{a}|{b}" for a, b in record] for record in variants.genotypes] == query("-s", ",".join(asked), "-f", "[ %GT]\n")
+    assert [[f"{a}|{b}" for a, b in record] for record in variants.genotypes] == query("-s", ",".join(chosen), "-f", "[ %GT]\n")
     for record, row in enumerate(query("-f", "%ALT[ %GT]\n")):
         alleles = "|".join(row[1:]).split("|")
         expected = [alleles.count(str(a + 1)) / len(alleles) for a in range(row[0].count(",") + 1)]
-        found = variants.high[variants.record == record] - variants.low[variants.record == record]
-        assert found.tolist() == pytest.approx(expected, abs=1e-6)
+        frequencies = variants.high[variants.record == record] - variants.low[variants.record == record]
+        assert frequencies.tolist() == pytest.approx(expected, abs=1e-6)

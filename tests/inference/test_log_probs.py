@@ -116,9 +116,11 @@ def test_a_causal_model_without_a_first_token_says_nothing_of_the_first_base(tmp
         ids = torch.tensor([[tokens_before + "ACGTN".index(c) for c in text.upper()]])
         with torch.no_grad():
             loss = float(plain(ids, labels=ids).loss)
-        assert np.isnan(scores.of(number)[0]) and np.isfinite(scores.of(number)[1:]).all()
+        assert scores.position[scores.example == number].tolist() == list(range(1, len(text)))
         total = scores.total().iloc[number]
         assert total["log_likelihood"] == pytest.approx(-loss * (len(text) - 1), abs=1e-3) and total["tokens"] == len(text) - 1
+    asked = model.log_probs(TEXTS[:1], positions=[[0, 1]]).log_probs
+    assert np.isnan(asked[0]) and asked[1] == pytest.approx(scores.of(0)[0], abs=1e-5)
 
 
 def test_a_long_sequence_is_scored_window_by_window(dna_model):

@@ -172,12 +172,17 @@ def test_fine_tuning_saving_and_layers(tmp_path, nucleotide_transformer, sequenc
 
 
 def test_masked_language_modelling_goes_on(tmp_path, nucleotide_transformer):
+    """On windows of a genome, by the model's own tokenizer and language-model head, which training changes."""
     from bmfm.train import train
     from tests.test_conf import SHRUNK, SHRUNK_DNA
 
     options = ["tokenizer=checkpoint", "model=checkpoint", f"checkpoint={nucleotide_transformer}", "+recipe=dna_ref", f"run_dir={tmp_path}"]
-    with pytest.raises(ValueError, match="windows of the genome"):
-        train(compose("train", [*options, *SHRUNK, *SHRUNK_DNA]))
+    metrics = train(compose("train", [*options, *SHRUNK, *SHRUNK_DNA, "optimizer.lr=0.01"]))
+    before, after = bmfm.load(nucleotide_transformer).model, bmfm.load(tmp_path / "model").model
+    assert np.isfinite(metrics["val/loss"]) and after.backbone.capabilities.lm_head
+    named = dict(before.backbone.named_parameters())
+    moved = {name for name, p in after.backbone.named_parameters() if not torch.equal(p, named[name])}
+    assert any("lm_head" in name for name in moved) and any("encoder" in name for name in moved)
 
 
 def test_code_is_run_only_if_asked_for(tmp_path, with_code):

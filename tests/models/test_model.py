@@ -106,7 +106,7 @@ def test_value_encoders(name):
     out.sum().backward()
     for wrong, match in (
         ("mpl", "the path of a FieldEncoder is expected"),
-        ("bmfm.models.embeddings.Mpl", "cannot be imported"),
+        ("bmfm.models.embeddings.Mpl", "is no FieldEncoder"),
         ("torch.nn.Linear", "is no FieldEncoder"),
     ):
         with pytest.raises(ValueError, match=rf"model\.values\._target_.*{match}"):
