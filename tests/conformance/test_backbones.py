@@ -3,15 +3,33 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
 
 from bmfm.checkpoints.load import from_checkpoint, read_model
+from bmfm.cli import compose, instantiate
 from bmfm.models.attention import FLASH_IS_INSTALLED
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel
-from tests.conformance.cases import DEVICE, HEADS, HUGGINGFACE, Case, batch_of, choices, model_of, of_example, tokenizer_of
+from bmfm.tokenizers.collate import to_tensors
+from tests.conformance.cases import (
+    DEVICE,
+    GENES,
+    HEADS,
+    HUGGINGFACE,
+    LENGTHS,
+    Case,
+    batch_of,
+    choices,
+    model_of,
+    of_example,
+    raw_cells,
+    small,
+    tokenizer_from,
+    tokenizer_of,
+)
 
 WEIGHTS_OF_OTHERS = ("checkpoint",)
 DNA_ONLY = ("conv",)
@@ -248,3 +266,27 @@ def test_adapters_are_saved_and_merged(tmp_path, case):
     torch.testing.assert_close(together["label"], apart["label"], atol=1e-5, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
     assert same(outputs(read_model(tmp_path / "merged").eval().to(DEVICE), batch), together)
+
+
+@pytest.mark.parametrize("name", choices("values"))
+def test_value_encoders(tmp_path, name):
+    """Every encoder of values comes back bit for bit, is near in half precision, and learns all of its parameters."""
+    binned = ["tokenizer.values.kind=percentile_bins"] if name == "token" else []
+    tokenizer = tokenizer_from(compose("train", ["tokenizer=cells", f"tokenizer.genes=[{','.join(GENES)}]", *binned]).tokenizer)
+    config = compose(
+        "train", ["~representation", "data=rna", "tokenizer=cells", "model=bert", *small("model", "bert"), f"values={name}"]
+    ).model
+    torch.manual_seed(0)
+    model = instantiate(config, fields=tokenizer.fields, heads=HEADS, genes={}, _convert_="all").eval().to(DEVICE)
+    raw = raw_cells(LENGTHS)
+    rows = to_tensors(tokenizer.collate(tokenizer.encode(raw, np.arange(4, dtype=np.uint64), 64)))
+    batch = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in rows.items()}
+    model.save_pretrained(tmp_path)
+    assert same(outputs(read_model(tmp_path).eval().to(DEVICE), batch), outputs(model, batch))
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        half = model.encode(batch).float()
+    shown = batch["sequence_ids"] > 0
+    assert (half - model.encode(batch))[shown].norm() / half[shown].norm() < 0.03
+    model.embed(batch).square().sum().backward()
+    encoder = {n: p for n, p in model.named_parameters() if n.startswith("embeddings.values") and p.requires_grad}
+    assert encoder and all(p.grad is not None and p.grad.any() for p in encoder.values())

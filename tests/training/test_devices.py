@@ -1,18 +1,11 @@
 """Two processes against one, on models and data that once stopped them."""
 
-import json
-
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from bmfm.models.model import build
 from bmfm.tokenizers import dna
 from tests.conftest import BERT, SMALL
-from tests.training.test_finetune import SHORT
-from tests.training.test_train import losses, run
 
 
 @pytest.fixture(scope="module")
@@ -58,33 +51,3 @@ def test_what_models_of_others_do_not_read_is_found(tmp_path):
     unread = set(backbone.frozen_parameters())
     assert {"network.pooler.dense.weight", "network.contact_head.regression.weight"} <= unread
     assert all("pooler" in name or "contact" in name or "position" in name for name in unread)
-
-
-def test_two_processes_fine_tune_and_score_as_one(tmp_path, with_pooler):
-    """A pooler that nothing reads, one validation example and three test examples for two processes."""
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 24), ("dev", 1), ("test", 3)):
-        table = pd.DataFrame({"sequence": ["".join(rng.choice(list("ACGT"), k)) for k in rng.integers(20, 80, n)]})
-        table.assign(label=["a", "b", "c"] * (n // 3) or ["a"]).to_csv(tmp_path / f"{part}.csv", index=False)
-    few = [o for o in SHORT if not o.startswith(("trainer.devices", "trainer.max_steps", "trainer.val_check", "data.batch"))]
-    settings = [
-        "+recipe=dna_finetune",
-        f"checkpoint={with_pooler}",
-        f"data.path={tmp_path}",
-        "logistic_regression=false",
-        "data.batch_size=2",
-    ]
-    steps = ["trainer.max_steps=4", "trainer.val_check_interval=4", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0"]
-    found = {}
-    for name, devices in (("alone", []), ("together", ["trainer=ddp"])):
-        more = [*devices, *few, *steps, f"trainer.devices={len(devices) + 1}", "trainer.log_every_n_steps=1"]
-        code, out, err = run(tmp_path / name, *settings, "objectives.label.dropout=0.0", *more)
-        assert code == 0, err[-3000:]
-        saved = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["bmfm"]
-        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
-        found[name] = losses(tmp_path / name), metrics, saved["counts"], load_file(tmp_path / name / "model" / "model.safetensors")
-        assert len(saved["rng"]) == len(devices) + 1 and "training sequences" in out
-    (one, one_metrics, one_counts, a), (two, two_metrics, two_counts, b) = found.values()
-    assert two == pytest.approx(one, rel=5e-5) and two_metrics == pytest.approx(one_metrics, rel=1e-3) and two_counts == one_counts
-    assert one_metrics["val/label/cross_entropy_n"] == 1 and one_metrics["test/label/cross_entropy_n"] == 3
-    assert one_counts["sequences"] == 16 and all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)

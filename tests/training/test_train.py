@@ -156,21 +156,6 @@ def test_a_finished_run_is_not_overwritten(whole_runs):
     assert code != 0 and "resume=true" in err
 
 
-@pytest.mark.parametrize("omics", TINY)
-def test_two_processes_give_the_losses_of_one(tmp_path, omics):
-    settings = [o for o in TINY[omics] if "adaptive" not in o] + ["trainer.max_steps=6", f"{DROPOUT[omics]}=0.0"]
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    code, _, err = run(alone, *settings)
-    assert code == 0, err[-3000:]
-    # the group's choice resets what the recipe said of the trainer, so it is said again
-    again = [o for o in settings if o.startswith("trainer.")] + ["trainer.gradient_clip_val=1.0"]
-    code, _, err = run(together, *settings, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", *again)
-    assert code == 0, err[-3000:]
-    one, two = losses(alone), losses(together)
-    assert len(two) >= 6 and one.keys() == two.keys()
-    np.testing.assert_allclose([two[s] for s in sorted(two)], [one[s] for s in sorted(one)], rtol=5e-5)
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

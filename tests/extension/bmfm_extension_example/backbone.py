@@ -7,14 +7,19 @@ from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates
 from bmfm.tokenizers.batch import Batch
 
 
-def largest_of_sequence(states_RLH: torch.Tensor, sequence_ids_RL: torch.Tensor) -> torch.Tensor:
-    """The largest value of each feature over each token's own sequence [R, L, H]: packed sequences do not see each other, nor padding."""
+SHARPNESS = 2.0
+"""How much more the larger values of a feature count; 0 would be the mean, and infinity the largest value."""
+
+
+def strongest_of_sequence(states_RLH: torch.Tensor, sequence_ids_RL: torch.Tensor) -> torch.Tensor:
+    """A smooth maximum of each feature over each token's own sequence [R, L, H]: packed sequences do not see each other, nor padding."""
     n_rows, length, size = states_RLH.shape
     row = torch.arange(n_rows, device=states_RLH.device)[:, None]
-    sequence = (row * (length + 1) + sequence_ids_RL).flatten()[:, None].expand(-1, size)  # padding of a row is one more sequence
-    largest = states_RLH.new_zeros(n_rows * (length + 1), size)
-    largest = largest.scatter_reduce(0, sequence, states_RLH.flatten(0, 1), "amax", include_self=False)
-    return largest.gather(0, sequence).view_as(states_RLH)
+    sequence = (row * (length + 1) + sequence_ids_RL).flatten()  # the padding of a row is one more sequence
+    weights = (SHARPNESS * states_RLH).exp()
+    sums = states_RLH.new_zeros(2, n_rows * (length + 1), size)
+    sums = sums.index_add(1, sequence, torch.stack([weights * states_RLH, weights]).flatten(1, 2))
+    return (sums[0, sequence] / sums[1, sequence]).view_as(states_RLH)
 
 
 class MixerLayer(nn.Module):
@@ -30,7 +35,7 @@ class MixerLayer(nn.Module):
 
     def forward(self, states_RLH: torch.Tensor, sequence_ids_RL: torch.Tensor) -> torch.Tensor:
         normed = self.norm(states_RLH)
-        context = self.context(largest_of_sequence(normed, sequence_ids_RL))
+        context = self.context(strongest_of_sequence(normed, sequence_ids_RL))
         value, gate = (self.token(normed) + context).chunk(2, -1)
         return states_RLH + self.dropout(self.out(nn.functional.gelu(gate) * value))
 
