@@ -37,7 +37,6 @@ LONG_FILES: dict[str, str] = {}
 
 FEELERS: dict[str, str] = {
     "bmfm.cells.matrix": "what is stored is an array of h5py, zarr or SciPy, of which the last has no attributes",
-    "bmfm.expressions": "an error of Python's parser has a message without the line, others have none",
 }
 """{module: why it must ask an object what it has, rather than know it by its type}"""
 

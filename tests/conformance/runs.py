@@ -16,7 +16,11 @@ LABELS = {
 MORE = {
     "cell_ontology": ["objectives.cell_type.ontology={ontology}"],
     "cls_labels": ["tokenizer.n_cls=5"],
-    "genes": ["objectives.genes.masking.adaptive=true", "objectives.genes.masking.random_token_prob=0.02"],
+    "genes": [
+        "objectives.genes.masking.adaptive=true",
+        "objectives.genes.masking.mask_prob=0.4",
+        "objectives.genes.masking.random_token_prob=0.02",
+    ],
     "values": ["objectives.values.masking.adaptive=true", "+objectives.values.losses.is_zero=0.5", "tokenizer.zeros=interleaved"],
     "wced": ["tokenizer.sequence_dropout=0.3"],
 }
@@ -33,7 +37,7 @@ DATA = {
         "+recipe=dna_snp", "data.batch_size=8", "data.windows.min_length=60", "data.windows.max_length=200", "data.held_out_windows.coverage=0.02",
     ],
     "rna": [*CELLS, "objective=[wced]", "tokenizer.zeros=interleaved", "tokenizer.read_depth.mode=downsample"],
-    "pbmc3k": ["+recipe=rna_wced", "data.batch_size=8", "data.split.validation=0.01", "data.max_tokens=64", "data.packing=true"],
+    "pbmc3k": ["+recipe=rna_wced", "data.path={cells}", "tokenizer.genes=from_data", "data.batch_size=8", "data.split.validation=0.1", "data.max_tokens=64", "data.packing=true", "data.statistics_cells=64", *small("model", "bert")],
     "table": [*TABLE, "objective=[mlm,label]", "data.packing=true", "data.second=second"],
     "perturbation": [*PAIRS, "objective=[response,count]"],
     "source": [

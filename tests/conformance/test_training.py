@@ -20,6 +20,7 @@ from bmfm.tokenizers import dna
 from bmfm.train import train
 from bmfm.training.report import read_curve
 from tests.conformance.runs import PAIRS
+from tests.conformance.shared import made_once
 
 TINY = ["model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=2", "model.num_attention_heads=2"]
 TRAINER = [
@@ -69,20 +70,22 @@ def losses(run_dir: Path) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def both(inputs, tmp_path_factory) -> Path:
     """Every run by one process, ``alone``, and by two, ``together``."""
-    folder = tmp_path_factory.mktemp("both")
-    plain = {name: [f"{DROPOUT[name]}=0.0"] for name in RUNS}
-    for name in RUNS:
-        train(compose("train", overrides(name, inputs, folder / "alone" / name, "trainer.devices=1", *plain[name])))
-    ddp = ["trainer=ddp", "trainer.devices=2"]
-    settings = {name: [*ddp, *overrides(name, inputs, folder / "together" / name, *plain[name])] for name in RUNS}
-    (folder / "overrides.json").write_text(json.dumps(settings))
-    script = Path(__file__).with_name("train_each.py")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(folder / "overrides.json")]
-    done = subprocess.run(
-        [sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder
+
+    def run(folder: Path) -> None:
+        plain = {name: [f"{DROPOUT[name]}=0.0"] for name in RUNS}
+        for name in RUNS:
+            train(compose("train", overrides(name, inputs, folder / "alone" / name, "trainer.devices=1", *plain[name])))
+        ddp = ["trainer=ddp", "trainer.devices=2"]
+        settings = {name: [*ddp, *overrides(name, inputs, folder / "together" / name, *plain[name])] for name in RUNS}
+        (folder / "overrides.json").write_text(json.dumps(settings))
+        script = Path(__file__).with_name("train_each.py")
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(folder / "overrides.json")]
+        done = subprocess.run(
+            [sys.executable, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    return made_once(tmp_path_factory, "both", run)
 
 
 @every_run

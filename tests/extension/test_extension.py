@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bmfm.cli import CONFIG_DIR, compose
+from tests.conformance.shared import made_once
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -34,11 +35,20 @@ def extension(monkeypatch):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with the data and a trained model, made by the commands of the documentation."""
-    folder = tmp_path_factory.mktemp("extension")
-    python("-m", "bmfm_extension_example.make_cells", "data/extension/cells.h5ad", cwd=folder)
-    recipe = ["-m", "bmfm.train", "--config-dir", str(HERE / "conf"), "+recipe=perturbation", "data.source.path=data/extension/cells.h5ad"]
-    python(*recipe, *QUIET, "test=true", cwd=folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        python("-m", "bmfm_extension_example.make_cells", "data/extension/cells.h5ad", cwd=folder)
+        recipe = [
+            "-m",
+            "bmfm.train",
+            "--config-dir",
+            str(HERE / "conf"),
+            "+recipe=perturbation",
+            "data.source.path=data/extension/cells.h5ad",
+        ]
+        python(*recipe, *QUIET, "test=true", cwd=folder)
+
+    return made_once(tmp_path_factory, "extension", make)
 
 
 def test_it_learns(place):

@@ -6,7 +6,6 @@ from torch import nn
 from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates
 from bmfm.tokenizers.batch import Batch
 
-
 SHARPNESS = 2.0
 """How much more the larger values of a feature count; 0 would be the mean, and infinity the largest value."""
 
