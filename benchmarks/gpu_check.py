@@ -77,7 +77,7 @@ def synchronise() -> None:
 
 
 def conformance() -> str:
-    """The suite of backbones and objectives with models and batches on the device."""
+    """The suite of backbones with models and batches on the device."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/conformance/test_backbones.py"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"BMFM_TEST_DEVICE": DEVICE.type}, capture_output=True, text=True, check=False
