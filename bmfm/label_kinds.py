@@ -68,8 +68,8 @@ class LabelKind(ABC):
 
     def has_label(self, truth: np.ndarray) -> np.ndarray:
         """Which examples have a label, bool [n]; `IGNORE` (of integers) and NaN are none."""
-        known = truth != IGNORE if truth.dtype.kind in "iu" else ~np.isnan(truth)
-        return known if known.ndim == 1 else known.any(tuple(range(1, known.ndim)))
+        has_number = truth != IGNORE if truth.dtype.kind in "iu" else ~np.isnan(truth)
+        return has_number if has_number.ndim == 1 else has_number.any(tuple(range(1, has_number.ndim)))
 
     def scored_rows(self, truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Labels, scores, and the group of each row that is drawn whole (None: each row for itself), of a part's examples.

@@ -76,8 +76,8 @@ def make(kind: type[T], settings: Mapping[str, Any], where: object) -> T:
 def _refuse_what_nobody_installed(module: str, folder: Path, what: str) -> None:
     """Raise a ValueError if importing a module would run code of the data, or code that does something by itself."""
     package = module.split(".")[0]
-    if package in sys.stdlib_module_names or module.endswith("__main__"):
-        raise ValueError(f"{what}, which is a module of Python itself, or a program, and is not imported")
+    if package in sys.stdlib_module_names:
+        raise ValueError(f"{what}, which is a module of Python itself, and is not imported")
     places = _places(find_spec(package))
     if any(place.resolve().is_relative_to(folder.resolve()) for place in places):
         raise ValueError(f"{what}, which lies in {folder} itself: code of a model folder is not run")

@@ -9,6 +9,7 @@ from bmfm.checkpoints.load import from_checkpoint, read_tokenizer
 from bmfm.files import require_file
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel
+from bmfm.storage.config import check_head, shown
 from bmfm.storage.folders import on_disk, read_json
 from bmfm.storage.remote_code import remote_code_is_allowed
 from bmfm.storage.weights import load_strictly, some
@@ -31,8 +32,8 @@ def save_adapter(model: BmfmModel, folder: Path, base: str, lora: dict, tokenize
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: w.detach().contiguous() for n, w in model.state_dict().items() if _is_adapted(n)}, folder / ADAPTER[1])
-    held = {"base": base, "lora": lora, "heads": model.config.heads, "max_tokens": max_tokens}
-    (folder / ADAPTER[0]).write_text(json.dumps(held, indent=1))
+    settings = {"base": base, "lora": lora, "heads": model.config.heads, "max_tokens": max_tokens}
+    (folder / ADAPTER[0]).write_text(json.dumps(settings, indent=1))
     if isinstance(tokenizer, CellTokenizer):
         tokenizer.save_pretrained(folder)
 
@@ -43,12 +44,15 @@ def _is_adapted(name: str) -> bool:
 
 
 def _read_adapter_settings(folder: Path) -> dict:
+    """``adapter.json`` of a folder; like a ``config.json`` it is data of others, and its heads are checked as those are."""
     file = require_file(folder / ADAPTER[0], "adapter folder, its")
-    held = read_json(file)
+    settings = read_json(file)
     for key, kind in (("base", str), ("lora", dict), ("heads", dict)):
-        if not isinstance(held.get(key), kind):
+        if not isinstance(settings.get(key), kind):
             raise ValueError(f"{file} has no {key!r}: an adapter that training saved is expected")
-    return held
+    for name, head in settings["heads"].items():
+        check_head(head, f"{file}: heads.{shown(name)[1:-1]}", folder)
+    return settings
 
 
 def adapter_base(folder: Path) -> str:
@@ -72,19 +76,19 @@ def read_adapter(folder: Path, base: Path) -> tuple[BmfmModel, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    held, file = _read_adapter_settings(folder), require_file(folder / ADAPTER[1], "adapter folder, its")
+    settings, file = _read_adapter_settings(folder), require_file(folder / ADAPTER[1], "adapter folder, its")
     try:
-        given = load_file(file)
+        weights = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged or no safetensors file ({error}): copy or download it again") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heads of the base that this adapter replaces
-        model = from_checkpoint({}, held["heads"], str(base), lora=held["lora"], remote_code=remote_code_is_allowed())
+        model = from_checkpoint({}, settings["heads"], str(base), lora=settings["lora"], remote_code=remote_code_is_allowed())
     fixed = {name: weight for name, weight in model.state_dict().items() if not _is_adapted(name)}
-    if twice := sorted(given.keys() & fixed.keys()):
+    if twice := sorted(weights.keys() & fixed.keys()):
         raise ValueError(f"{file}: weights {some(twice)} have no place: they belong to the model, which an adapter leaves as it is")
-    load_strictly(model, fixed | given, file)
-    if held.get("max_tokens"):
-        model.config.max_tokens = held["max_tokens"]
-    own = (folder / CellTokenizer.FILES[0]).is_file()
-    return merge_lora(model).eval(), read_tokenizer(folder if own else base)
+    load_strictly(model, fixed | weights, file)
+    if settings.get("max_tokens"):
+        model.config.max_tokens = settings["max_tokens"]
+    has_tokenizer = (folder / CellTokenizer.FILES[0]).is_file()
+    return merge_lora(model).eval(), read_tokenizer(folder if has_tokenizer else base)

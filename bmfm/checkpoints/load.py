@@ -20,6 +20,9 @@ from bmfm.storage.weights import load_strictly
 from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 
+DROPOUTS = ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout", "dropout")
+"""Settings of backbones that `from_checkpoint` changes by ``dropout``."""
+
 
 def read_model(folder: Path) -> BmfmModel:
     """The model of a folder: ours, a plain ModernBERT of DNA tokens, or a model of others (see `checkpoints.huggingface`).
@@ -51,8 +54,8 @@ def read_tokenizer(folder: Path, **changes):
     except Exception as error:
         if str(folder) in str(error) or changes:
             raise
-        said = plain(f"{type(error).__name__}: {error}")
-        raise ValueError(f"{folder}: the files of its tokenizer are damaged or of another kind ({said})") from error
+        reason = plain(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{folder}: the files of its tokenizer are damaged or of another kind ({reason})") from error
 
 
 def _read_tokenizer(folder: Path, **changes):
@@ -99,7 +102,7 @@ def from_checkpoint(
     genes
         {token: id} of the tokenizer in use, which must be the checkpoint's; None does not compare them.
     dropout
-        Of the encoder, in place of the checkpoint's.
+        Of the encoder, in place of the checkpoint's, which must have a setting of `DROPOUTS`.
     random_init
         The same network with new weights: what pretraining is compared with.
     trained
@@ -119,7 +122,12 @@ def from_checkpoint(
     backbone = copy.deepcopy(before.config.backbone)
     settings = backbone.get("config", backbone)
     if dropout is not None:
-        settings |= {k: dropout for k in ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout", "dropout") if k in settings}
+        if not (names := [name for name in DROPOUTS if name in settings]):
+            raise ValueError(
+                f"model.dropout={dropout}: the backbone of {checkpoint}, {before.backbone.name}, has no setting {' or '.join(DROPOUTS)}: "
+                "leave it out (model.dropout=null)"
+            )
+        settings |= dict.fromkeys(names, dropout)
     if before.backbone.capabilities.lm_head:
         n = before.n_tokens
         heads = {name: {"size": n, "own": True} if predicts_tokens(head, n) else head for name, head in heads.items()}
@@ -166,34 +174,34 @@ def _take_weights(model: BmfmModel, before: BmfmModel, checkpoint: str) -> froze
     return frozenset(n for n in model.config.heads if not any(k.startswith(model.heads.path(n) + ".") for k in new))
 
 
-def _check_tokens(given: dict[str, int], tokenizer: Any, checkpoint: str) -> None:
+def _check_tokens(tokens: dict[str, int], tokenizer: Any, checkpoint: str) -> None:
     """Raise a ValueError if a token stands for something else in the checkpoint: rows of an embedding have no names of their own."""
     other = {name: i for i, name in enumerate(tokenizer.names)}
-    if moved := [name for name in given if other.get(name) != given[name]]:
+    if moved := [name for name, number in tokens.items() if other.get(name) != number]:
         there = f"has number {other[moved[0]]} there" if moved[0] in other else "is not there"
         raise ValueError(
-            f"{checkpoint}: {len(moved):,} of {len(given):,} tokens of the tokenizer are others in the checkpoint "
-            f"(first: {moved[0]!r}, number {given[moved[0]]}, {there}): use the checkpoint's tokenizer, tokenizer=checkpoint"
+            f"{checkpoint}: {len(moved):,} of {len(tokens):,} tokens of the tokenizer are others in the checkpoint "
+            f"(first: {moved[0]!r}, number {tokens[moved[0]]}, {there}): use the checkpoint's tokenizer, tokenizer=checkpoint"
         )
 
 
-def _head_weights(name: str, before: BmfmModel, model: BmfmModel, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _head_weights(name: str, before: BmfmModel, model: BmfmModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights of one head as the new model can take them over: in the order of its classes, or of no rows at all."""
     old, new, path = before.config.heads.get(name), model.config.heads[name], model.heads.path(name)
     if old is None:
         return {}
-    held = {k: v for k, v in given.items() if k.startswith(f"{path}.")}
+    of_head = {k: v for k, v in weights.items() if k.startswith(f"{path}.")}
     differs = [key for key in ("size", "kind") if old.get(key) != new.get(key)]
     differs += ["outputs"] if list(old.get("outputs") or []) != list(new.get("outputs") or []) else []
-    mine, theirs = new.get("classes") or [], old.get("classes") or []
-    if not differs and mine == theirs:
-        return held
-    if not differs and sorted(mine) == sorted(theirs):
-        order = torch.tensor([theirs.index(c) for c in mine])
-        return {k: v[order] for k, v in held.items()}
-    what = f"its {' and '.join(differs)}" if differs else f"its classes ({', '.join(map(str, theirs[:3]))}, ... there)"
+    classes, before_classes = new.get("classes") or [], old.get("classes") or []
+    if not differs and classes == before_classes:
+        return of_head
+    if not differs and sorted(classes) == sorted(before_classes):
+        order = torch.tensor([before_classes.index(c) for c in classes])
+        return {k: v[order] for k, v in of_head.items()}
+    what = f"its {' and '.join(differs)}" if differs else f"its classes ({', '.join(map(str, before_classes[:3]))}, ... there)"
     warnings.warn(f"the head {name!r} of the checkpoint is for something else ({what} differ): it begins anew here", stacklevel=3)
-    return {k: v.new_empty(0) for k, v in held.items()}
+    return {k: v.new_empty(0) for k, v in of_head.items()}
 
 
 def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
@@ -253,18 +261,18 @@ def _check_described(tokenizer: Any, folder: Path, changes: dict) -> None:
     as they are."""
     if not (folder / "config.json").is_file():
         return
-    held = read_config(folder).get("tokenizer")
-    if not isinstance(held, dict):
+    saved = read_config(folder).get("tokenizer")
+    if not isinstance(saved, dict):
         return
     now = tokenizer.description()
-    if "tokens" in held and held["tokens"] != now["tokens"]:
+    if "tokens" in saved and saved["tokens"] != now["tokens"]:
         raise ValueError(
             f"{folder / _tokens_file(folder)} holds other tokens, or in another order, than the model of {folder / 'config.json'} was "
             "saved with: copy both from the same folder"
         )
-    for key in held.keys() & now.keys() - {"tokens"}:
-        if held[key] != now[key] and not changes:
+    for key in saved.keys() & now.keys() - {"tokens"}:
+        if saved[key] != now[key] and not changes:
             raise ValueError(
                 f"{folder / CellTokenizer.FILES[0]}: {key} is {shown(now[key])}, the model of {folder / 'config.json'} was saved with "
-                f"{shown(held[key])}: copy both from the same folder"
+                f"{shown(saved[key])}: copy both from the same folder"
             )

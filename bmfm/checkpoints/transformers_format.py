@@ -16,11 +16,14 @@ HEAD = "mlm"
 
 
 def is_hf_compatible(model: BmfmModel) -> bool:
-    """Whether transformers' `ModernBertForMaskedLM` can hold the model without loss."""
+    """Whether transformers' `ModernBertForMaskedLM` can hold the model without loss: a class of somebody else's, though it inherits from
+    ours, computes something else."""
     config = model.config
-    only_tokens = list(config.fields) == ["input_ids"] and list(config.heads) == [HEAD] and model.pooler is None
-    only_tokens = only_tokens and config.fields["input_ids"].keys() <= {"_target_", "size"}  # no rows of another width, none frozen
-    return isinstance(model.backbone, ModernBert) and only_tokens and config.head_eps in (None, model.backbone.norm_eps)
+    if type(model.backbone) is not ModernBert or list(config.fields) != ["input_ids"] or list(config.heads) != [HEAD]:
+        return False
+    encoder, options = model.embeddings.encoder("input_ids"), config.fields["input_ids"].keys() - {"_target_", "size"}
+    has_plain_rows = type(encoder) is TokenEmbedding and not options  # none of another width, none frozen
+    return has_plain_rows and model.pooler is None and config.head_eps in (None, model.backbone.norm_eps)
 
 
 def _their_name(name: str, tied: bool) -> list[str]:

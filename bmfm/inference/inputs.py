@@ -75,7 +75,15 @@ class Inputs:
 
 
 def cut_into_windows(tokens: Tokens, room: int) -> tuple[Tokens, np.ndarray]:
-    """The same tokens in rows of at most `room`, and the number of the example that each row belongs to; an empty example keeps a row."""
+    """The same tokens in rows of at most `room`, and the number of the example that each row belongs to; an empty example keeps a row.
+
+    Raises
+    ------
+    ValueError
+        If there is no room.
+    """
+    if room < 1:
+        raise ValueError(f"max_tokens leaves no room for a sequence beside its special tokens: give at least {1 - room} more")
     lengths = np.diff(tokens.offsets)
     n_windows = np.maximum(1, -(-lengths // room))
     owner = np.repeat(np.arange(len(lengths)), n_windows)

@@ -148,10 +148,10 @@ class Predictor:
         heads
             Names of heads; None takes all that label examples, rather than tokens.
         """
-        known = [name for name, head in self.labels.items() if head["pooling"] != "token"]
-        if unknown := sorted(set(heads or []) - set(known)):
-            raise ValueError(f"{', '.join(unknown)}: no such head that labels examples; this model has {', '.join(known) or 'none'}")
-        chosen = {f"label {name}" for name in (known if heads is None else heads)}
+        of_examples = [name for name, head in self.labels.items() if head["pooling"] != "token"]
+        if unknown := sorted(set(heads or []) - set(of_examples)):
+            raise ValueError(f"{', '.join(unknown)}: no such head that labels examples; this model has {', '.join(of_examples) or 'none'}")
+        chosen = {f"label {name}" for name in (of_examples if heads is None else heads)}
         inputs, run_options = self._read(data, options)
         requests = {name: request for name, request in self._label_requests().items() if name in chosen}
         results = self._collect(inputs, requests, run_options)
@@ -166,7 +166,9 @@ class Predictor:
             Numbers of layers (0 is the first, -1 the last), whose states are stacked [layers, L, H]; None takes the states after the last
             layer and its norm, [L, H].
         """
-        self._check_layers(layers or [])
+        if layers is not None and not len(layers):
+            raise ValueError("layers is empty: name at least one, or give None for the states after the last layer and its norm")
+        self._check_layers([] if layers is None else layers)
 
         def compute(outputs: Outputs) -> torch.Tensor:
             return outputs.tokens() if layers is None else torch.stack([outputs.tokens(layer) for layer in layers], 1)
@@ -282,7 +284,7 @@ class Predictor:
         precision
             See `inference.runner.RunOptions`.
         """
-        kind = PRECISIONS[precision]
+        kind = PRECISIONS[RunOptions(precision=precision).precision]
         with torch.set_grad_enabled(grad), torch.autocast(self.device.type, kind, enabled=kind is not None):
             if embeddings is None:
                 embeddings = self.model.embed(batch).detach()

@@ -28,7 +28,7 @@ def check_name(implementation: str) -> str:
 
 
 def choose(
-    asked: str, dtype: torch.dtype, device_type: str, head_size: int, installed: bool = False, capability: tuple[int, int] = (0, 0)
+    requested: str, dtype: torch.dtype, device_type: str, head_size: int, installed: bool = False, capability: tuple[int, int] = (0, 0)
 ) -> str:
     """The implementation for one call, by what that call computes in.
 
@@ -37,7 +37,7 @@ def choose(
 
     Parameters
     ----------
-    asked
+    requested
         ``auto`` or one of `IMPLEMENTATIONS`.
     dtype
         That queries and keys have: autocast's, or the parameters'.
@@ -53,8 +53,8 @@ def choose(
     ValueError
         If ``flash_attention_2`` is asked for by name and cannot run; says why.
     """
-    if asked not in ("auto", "flash_attention_2"):
-        return asked
+    if requested not in ("auto", "flash_attention_2"):
+        return requested
     obstacle = (
         "a GPU is needed" if device_type != "cuda"
         else f"it computes in bf16 or fp16, not in {str(dtype).removeprefix('torch.')}" if dtype not in (torch.bfloat16, torch.float16)
@@ -65,19 +65,21 @@ def choose(
     )  # fmt: skip
     if obstacle is None:
         return "flash_attention_2"
-    if asked == "auto":
+    if requested == "auto":
         return "sdpa"
     raise ValueError(f"attention flash_attention_2 cannot run here: {obstacle}; choose auto or sdpa, or precision bf16 on a GPU")
 
 
-def choose_for(asked: str, embeds: torch.Tensor, head_size: int) -> str:
+def choose_for(requested: str, embeds: torch.Tensor, head_size: int) -> str:
     """As `choose`, for a call whose first layer gets `embeds`."""
-    if asked not in ("auto", "flash_attention_2"):
-        return asked
+    if requested not in ("auto", "flash_attention_2"):
+        return requested
     device = embeds.device
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else embeds.dtype
     on_gpu = device.type == "cuda"
-    return choose(asked, dtype, device.type, head_size, FLASH_IS_INSTALLED, torch.cuda.get_device_capability(device) if on_gpu else (0, 0))
+    return choose(
+        requested, dtype, device.type, head_size, FLASH_IS_INSTALLED, torch.cuda.get_device_capability(device) if on_gpu else (0, 0)
+    )
 
 
 def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: Batch, local: bool = False) -> dict:

@@ -119,6 +119,7 @@ class MlpEncoder(FieldEncoder):
         self.special = nn.Embedding(n_special + 1, inner) if special else None
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        values = values.to(self.dense_1.weight.dtype)
         inner = nn.functional.leaky_relu(self.dense_1(values[..., None]))  # and again below, as the published encoder does
         if self.special is not None:
             row, special = split_special(values, self.n_special, True)

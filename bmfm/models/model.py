@@ -98,8 +98,8 @@ class BmfmModel(PreTrainedModel):
             model.to(device_map)
         model.use_attention(attn_implementation)
         model.eval()
-        told: dict = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
-        return (model, told) if output_loading_info else model
+        report: dict = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return (model, report) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.backbone.initializer_range
@@ -219,13 +219,13 @@ class BmfmModel(PreTrainedModel):
         """
         if pooling is None or pooling == "auto":
             pooling = self.config.pooling
-        known = "the number of a CLS token, mean, mean_all" + (", pooler" if self.pooler is not None else "")
+        choices = "the number of a CLS token, mean, mean_all" + (", pooler" if self.pooler is not None else "")
         if pooling == "pooler" and self.pooler is None:
-            raise ValueError(f"pooling=pooler: this model has no pooler; choose {known}")
+            raise ValueError(f"pooling=pooler: this model has no pooler; choose {choices}")
         if isinstance(pooling, bool) or not isinstance(pooling, int | str) or (isinstance(pooling, str) and pooling not in POOLINGS):
-            raise ValueError(f"pooling={pooling!r} is unknown; choose {known}, or auto for the model's own ({self.config.pooling})")
+            raise ValueError(f"pooling={pooling!r} is unknown; choose {choices}, or auto for the model's own ({self.config.pooling})")
         if isinstance(pooling, int) and pooling < 0:
-            raise ValueError(f"pooling={pooling} is no number of a CLS token, which count from 0; choose {known}")
+            raise ValueError(f"pooling={pooling} is no number of a CLS token, which count from 0; choose {choices}")
         if isinstance(pooling, int) and self.backbone.capabilities.causal:
             raise ValueError("tokens of this model see only what is before them: the state of [CLS] says nothing, choose pooling=mean")
         return pooling
@@ -316,10 +316,10 @@ def _line(error: Exception) -> str:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype or torch.float32
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    result = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype or torch.float32
+    if not isinstance(result, torch.dtype) or not result.is_floating_point:
         raise ValueError(f"dtype={dtype!r} is no kind of floating-point number that torch has, as bfloat16")
-    return found
+    return result
 
 
 AutoConfig.register("bmfm", BmfmConfig, exist_ok=True)

@@ -19,8 +19,8 @@ def read_vectors(path: str | Path) -> pd.DataFrame:
 
     file = require_file(path, "table of gene vectors (model.pretrained_genes.path)")
     if file.suffix == ".npz":
-        held = np.load(file, allow_pickle=False)
-        return pd.DataFrame(held["vectors"].astype(np.float32), index=held["genes"].astype(str))
+        arrays = np.load(file, allow_pickle=False)
+        return pd.DataFrame(arrays["vectors"].astype(np.float32), index=arrays["genes"].astype(str))
     if file.suffix == ".parquet":
         table = pd.read_parquet(file)
     else:
@@ -42,12 +42,12 @@ def load_pretrained_embeddings(embedding: TokenEmbedding, vectors: pd.DataFrame,
 
     With ``frozen`` those rows never change; all other genes, and special tokens, are learned.
     """
-    found = [(genes[str(name)], i) for i, name in enumerate(vectors.index) if str(name) in genes]
-    if not found:
+    pairs = [(genes[str(name)], i) for i, name in enumerate(vectors.index) if str(name) in genes]
+    if not pairs:
         raise ValueError(
             f"none of the {len(vectors):,} names in the table of gene vectors (first: {vectors.index[0]!r}) is in the vocabulary"
         )
-    ids, rows = (torch.tensor(column) for column in zip(*found, strict=True))
+    ids, rows = (torch.tensor(column) for column in zip(*pairs, strict=True))
     with torch.no_grad():
         embedding.embedding.weight[ids] = torch.from_numpy(vectors.to_numpy()[rows.numpy()])
         if embedding.frozen:

@@ -165,7 +165,7 @@ def _check_ours(config: dict, folder: Path, file: Path) -> None:
     if backbone["_target_"].endswith(".HuggingFaceBackbone"):
         _check_huggingface_backbone(backbone, file)
     for name, head in config["heads"].items():
-        _check_head(head, f"{file}: heads.{shown(name)[1:-1]}", folder)
+        check_head(head, f"{file}: heads.{shown(name)[1:-1]}", folder)
 
 
 def _check_huggingface_backbone(backbone: dict, file: Path) -> None:
@@ -184,8 +184,16 @@ def _check_huggingface_backbone(backbone: dict, file: Path) -> None:
         check_huggingface(config, f"{file}: backbone.config")
 
 
-def _check_head(head: Any, where: str, folder: Path) -> None:
-    """Raise a ValueError if predictions by a head would be nonsense, or end in the middle."""
+def check_head(head: Any, where: str, folder: Path) -> None:
+    """Raise a ValueError if predictions by a head would be nonsense, or end in the middle, or would run code of the folder.
+
+    Parameters
+    ----------
+    where
+        File and head, for errors.
+    folder
+        Of the file.
+    """
     if not isinstance(head, dict) or not _whole(head.get("size")) or head["size"] < 1:
         raise ValueError(f"{where}: an object with a 'size', a whole number above 0, is expected")
     if "pooling" not in head:

@@ -145,10 +145,10 @@ class Backbone(nn.Module, ABC):
 
     def use_attention(self, implementation: str) -> None:
         """Choose the attention kernel; a backbone without attention knows ``auto`` alone."""
-        known = self.capabilities.attention
-        if implementation != "auto" and implementation not in known:
+        choices = self.capabilities.attention
+        if implementation != "auto" and implementation not in choices:
             raise ValueError(
-                f"attention={implementation!r}: {type(self).__name__} has {', '.join(known) or 'no attention'}; choose attention=auto"
+                f"attention={implementation!r}: {type(self).__name__} has {', '.join(choices) or 'no attention'}; choose attention=auto"
             )
 
     def lm_logits(self, hidden_BLH: torch.Tensor) -> torch.Tensor:
