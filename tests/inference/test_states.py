@@ -48,6 +48,18 @@ def test_the_layer_of_embeddings(dna_model):
             np.testing.assert_allclose(found[number], hidden.reshape(-1, 16)[1:].mean(0), atol=1e-5)
 
 
+def test_options_that_leave_nothing_are_errors(dna_model):
+    model = bmfm.load(dna_model)
+    for compute in (model.embed, model.log_probs, model.hidden_states):
+        with pytest.raises(ValueError, match=r"max_tokens leaves no room .* at least 1 more"):
+            compute(TEXTS, max_tokens=2)
+        compute(TEXTS[:1], max_tokens=3)
+    with pytest.raises(ValueError, match="layers is empty"):
+        model.hidden_states(TEXTS, layers=[])
+    with pytest.raises(ValueError, match="precision='bf17' is unknown"):
+        model.forward(next(batch for _, batch in model.batches(TEXTS)), precision="bf17")
+
+
 def test_states_of_windows_follow_one_another(dna_model):
     model = bmfm.load(dna_model)
     text = "ACGTTGCAACGATTACCATGGTACC" * 12

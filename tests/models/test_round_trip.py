@@ -164,6 +164,7 @@ def test_other_kinds_of_numbers(tmp_path):
     model.bfloat16().save_pretrained(tmp_path / "half")
     assert BmfmModel.from_pretrained(tmp_path / "half").dtype == torch.float32
     assert BmfmModel.from_pretrained(tmp_path / "half", dtype="auto").dtype == torch.bfloat16
+    assert model.encode(_batch("mlp")).dtype == torch.bfloat16  # whose values are float32
     rotary = BmfmModel.from_pretrained(tmp_path / "half").backbone.rotary.inv_freq
     assert torch.equal(rotary, LlamaModel(LlamaConfig(vocab_size=8, pad_token_id=0, **SIZES, **BACKBONES["llama"])).rotary_emb.inv_freq)
     with pytest.raises(ValueError, match="does not take quantization_config"):

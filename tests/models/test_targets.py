@@ -7,13 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import bmfm
-from bmfm.checkpoints.load import read_model
+from bmfm.checkpoints.adapters import save_adapter
+from bmfm.checkpoints.load import from_checkpoint, read_model, save_together
+from bmfm.checkpoints.transformers_format import is_hf_compatible
+from bmfm.inference import Predictor
 from bmfm.models.model import build
-from tests.conftest import VALUES
+from bmfm.tokenizers.dna import DnaTokenizer
+from tests.conftest import MODERNBERT, SMALL, VALUES
 
 MODULE = """
 import pathlib
@@ -22,6 +27,7 @@ import torch
 from torch import nn
 
 from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates
+from bmfm.models.backbones.modernbert import ModernBert
 from bmfm.models.embeddings import FieldEncoder
 
 pathlib.Path({mark!r}).write_text("ran")
@@ -42,6 +48,30 @@ class Sums(Backbone):
         for layer in self.layers:
             states.append(states[-1] + layer(states[-1].cumsum(1)))
         return HiddenStates(states[-1], states[1:] if all_layers else [])
+
+
+class Twice(ModernBert):
+    def run_layers(self, *arguments):
+        return 2 * super().run_layers(*arguments)
+
+
+class Blocks(Backbone):  # linear maps that have numbers for names, and torch's own attention
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.attention = nn.MultiheadAttention(hidden_size, 2, batch_first=True)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU()) for _ in range(2))
+
+    @property
+    def capabilities(self):
+        return Capabilities(packing=False, isolation=False)
+
+    def run(self, embeddings, batch, all_layers=False):
+        states = embeddings + self.attention(embeddings, embeddings, embeddings, batch["sequence_ids"] == 0)[0]
+        for layer in self.layers:
+            states = states + layer(states)
+        return HiddenStates(states)
 
 
 class Logarithm(FieldEncoder):
@@ -96,6 +126,66 @@ def test_a_backbone_and_a_value_encoder_of_another_package(tmp_path, outside):
     assert len(states.layers) == 3 == len(again.backbone.layers) and again.backbone.name == "Sums"
     with pytest.raises(ValueError, match=r"data\.packing=false"):
         again.encode(_batch() | {"packed": True})
+
+
+def _load_anew(folder, outside):
+    """Embeddings of a model that a new process loads, in which the package is installed."""
+    script = f"import bmfm, sys; sys.stdout.buffer.write(bmfm.load({str(folder)!r}).embed(['ACGTTGCA', 'GATTACA']).tobytes())"
+    site = str(Path(sys.modules[outside].__file__).parent)
+    path = os.pathsep.join([p for p in (os.environ.get("PYTHONPATH", ""), str(Path.cwd()), site) if p])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=os.environ | {"PYTHONPATH": path})
+    return np.frombuffer(done.stdout, np.float32).reshape(2, -1)
+
+
+def test_a_backbone_that_inherits_from_ours_is_no_plain_modernbert(tmp_path, outside):
+    tokenizer = DnaTokenizer.from_pretrained("dna_demo")
+    heads = {"mlm": {"size": len(tokenizer), "transform": True, "tied": "input_ids"}}
+    model = build(tokenizer.fields, heads, f"{outside}.Twice", **SMALL)
+    assert not is_hf_compatible(model)
+    assert is_hf_compatible(build(tokenizer.fields, heads, MODERNBERT, **SMALL))
+    save_together(model, tokenizer, tmp_path / "m")
+    expected = Predictor(model, tokenizer, "cpu").embed(["ACGTTGCA", "GATTACA"])
+    np.testing.assert_array_equal(bmfm.load(tmp_path / "m", device="cpu").embed(["ACGTTGCA", "GATTACA"]), expected)
+
+
+def test_adapters_in_a_backbone_of_another_package(tmp_path, outside):
+    """In its linear maps whatever they are called, but for those that torch's attention reads by itself; saved, and merged in a new process."""
+    tokenizer, lora = DnaTokenizer.from_pretrained("dna_demo"), {"r": 2, "alpha": 4}
+    save_together(build(tokenizer.fields, {}, f"{outside}.Blocks", hidden_size=8), tokenizer, tmp_path / "m")
+    model = from_checkpoint({}, {}, str(tmp_path / "m"), lora=lora)
+    adapted = {name.partition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert adapted == {"backbone.layers.0.0", "backbone.layers.1.0"}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    batch = _batch() | {"input_ids": _batch()["input_ids"] % len(tokenizer)}
+    model.encode(batch).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
+    save_adapter(model, tmp_path / "adapter", str(tmp_path / "m"), lora)
+    expected = Predictor(model, tokenizer, "cpu").embed(["ACGTTGCA", "GATTACA"])
+    np.testing.assert_allclose(_load_anew(tmp_path / "adapter", outside), expected, atol=1e-5)
+
+
+def test_heads_of_an_adapter_are_data_of_others_too(tmp_path, dna_model, capsys):
+    lora, head = {"r": 2, "alpha": 4}, {"size": 2, "kind": "bmfm.label_kinds.Classification", "pooling": "mean", "classes": ["a", "b"]}
+    save_adapter(from_checkpoint({}, {"y": head}, str(dna_model), lora=lora), tmp_path, str(dna_model), lora)
+    settings = json.loads((tmp_path / "adapter.json").read_text())
+    for change, match in (
+        ({"kind": "this.s"}, "a module of Python itself"),
+        ({"kind": "torch.nn.Linear"}, "is no LabelKind"),
+        ({"classes": ["a", "a"]}, "names a class twice"),
+    ):
+        (tmp_path / "adapter.json").write_text(json.dumps(settings | {"heads": {"y": head | change}}))
+        with pytest.raises(ValueError, match=rf"adapter\.json: heads\.y.*{match}"):
+            bmfm.load(tmp_path)
+    assert not capsys.readouterr().out
+
+
+def test_a_dropout_that_no_setting_has_is_an_error(tmp_path, outside):
+    build(FIELDS, {}, f"{outside}.Sums", values=VALUES["mlp"], hidden_size=8).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.dropout=0\.3: the backbone of .*, Sums, has no setting"):
+        from_checkpoint({}, {}, str(tmp_path), dropout=0.3)
 
 
 def test_settings_that_a_class_of_others_does_not_take(tmp_path, outside):
