@@ -54,13 +54,13 @@ def convert(
         raise ValueError(f"--local-rope-theta {local_rope_theta} must be a finite number above 0")
     if depth_target is not None and not 0 < depth_target < math.inf:
         raise ValueError(f"--depth-target {depth_target} must be a total of counts, above 0")
-    found = on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json"))
-    model, folder = read_published(found, local_rope_theta)
+    downloaded = on_disk(source, revision, ("*.ckpt", "tokenizers/*", "*.json"))
+    model, folder = read_published(downloaded, local_rope_theta)
     config = model.config
     config.max_tokens = max_tokens or config.max_tokens
     if not config.max_tokens:
-        known = ", ".join(f"{name} {length:,}" for name, (length, _) in KNOWN.items())
-        raise ValueError(f"{source} does not say how long its inputs were: add --max-tokens N (published models: {known})")
+        lengths = ", ".join(f"{name} {length:,}" for name, (length, _) in KNOWN.items())
+        raise ValueError(f"{source} does not say how long its inputs were: add --max-tokens N (published models: {lengths})")
     if config.max_tokens < 3:
         raise ValueError(f"--max-tokens {config.max_tokens}: at least 3 are needed, for [CLS], one token and [SEP]")
     if depth == "none" and any(".rda" in part for part in (str(source), folder.name)):
@@ -89,8 +89,8 @@ def convert(
 def _dna_tokenizer(folder: Path) -> Any:
     from bmfm.tokenizers import dna
 
-    found = sorted((folder / "tokenizers").glob("*/tokenizer.json"))
-    chunks = [f for f in found if f.parent.name == "dna_chunks"] or found
+    files = sorted((folder / "tokenizers").glob("*/tokenizer.json"))
+    chunks = [f for f in files if f.parent.name == "dna_chunks"] or files
     if not chunks:
         raise FileNotFoundError(f"{folder / 'tokenizers'} holds no tokenizer.json")
     return dna.DnaTokenizer.from_pretrained(chunks[0])

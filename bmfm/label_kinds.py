@@ -36,10 +36,13 @@ class LabelKind(ABC):
     simple_as
         What simple methods (probes, baselines) take the labels for: ``classification``, ``multilabel``, ``regression``; empty
         where they cannot learn them.
+    needs_classes
+        Whether nothing can be predicted without names of classes.
     """
 
     described: ClassVar[Mapping[str, Metric]] = {}
     simple_as: ClassVar[str] = ""
+    needs_classes: ClassVar[bool] = False
 
     def __init__(self, head: Mapping[str, Any]):
         self.head = dict(head)
@@ -89,6 +92,8 @@ class LabelKind(ABC):
 
 
 class _Classes(LabelKind):
+    needs_classes = True
+
     def check(self, where: str) -> None:
         super().check(where)
         self.check_classes(where)

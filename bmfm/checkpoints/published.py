@@ -62,9 +62,9 @@ def normalise(state: dict[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tens
             if any(".c_attn." in k for k in layers)
             else "scbert"
         )
-        known = tuple(f"{e}." for e in ENCODERS)
+        encoders = tuple(f"{e}." for e in ENCODERS)
         state = {
-            (k[len(old) :] if k[len(old) :].startswith(known) else f"{inner}.{k[len(old) :]}") if k.startswith(old) else k: v
+            (k[len(old) :] if k[len(old) :].startswith(encoders) else f"{inner}.{k[len(old) :]}") if k.startswith(old) else k: v
             for k, v in state.items()
         }
     named = {}
@@ -214,23 +214,23 @@ def _heads(config: Any, labels: dict, state: dict[str, torch.Tensor], kind: str)
             weights["heads.transform." + key.removeprefix(transform).replace("LayerNorm", "norm")] = value
     decoder = "cls.predictions.predictions.decoder.field_decoders."
     named = re.compile(re.escape(decoder) + r"(.+)_(token_scores|regression|is_zero|wced)\.weight$")
-    found = [(m[1], m[2]) for m in map(named.match, state) if m]
+    decoders = [(m[1], m[2]) for m in map(named.match, state) if m]
 
     def give(name: str, description: dict, sources: list[str]) -> None:
         heads[name] = description
         for part in ("weight", "bias"):
             weights[f"heads.decoders.to_{name}.{part}"] = torch.cat([state[f"{s}.{part}"] for s in sources])
 
-    for field, output in found:
+    for field, output in decoders:
         source = f"{decoder}{field}_{output}"
         size = state[f"{source}.weight"].shape[0]
         if output == "token_scores":
             give("mlm" if kind == "modernbert" else field, {"size": size, "transform": True, "tied": None}, [source])
         elif output == "wced":
-            given = next(f for f in _get(config, "fields") if _get(f, "field_name") == field)
-            outputs = [o.removesuffix("_bce") for o in _get(given, "decode_modes")["wced"]["logit_outputs"]]
+            of_field = next(f for f in _get(config, "fields") if _get(f, "field_name") == field)
+            outputs = [o.removesuffix("_bce") for o in _get(of_field, "decode_modes")["wced"]["logit_outputs"]]
             give("wced", {"size": size, "transform": True, "outputs": outputs, "cls": 0}, [source])
-    values = [(o, f"{decoder}{f}_{o}") for o in ("regression", "is_zero") for f, out in found if out == o]
+    values = [(o, f"{decoder}{f}_{o}") for o in ("regression", "is_zero") for f, out in decoders if out == o]
     if values:
         kinds = {"mse" if o == "regression" else o: 1 for o, _ in values}
         give("values", {"size": len(values), "transform": True, "outputs": kinds}, [s for _, s in values])
@@ -295,11 +295,11 @@ def convert(state: dict[str, torch.Tensor], config: Any, labels: dict | None = N
     head_eps = _number(float, config, "layer_norm_eps", 1e-12) if kind == "modernbert" else None
     described = BmfmConfig(backbone=backbone, fields=fields, heads=heads, head_eps=head_eps, pooler="pooler.weight" in weights)
     with torch.device("meta"):  # sizes first: they are what the configuration says, and nobody knows how large that is
-        own = BmfmModel(described).state_dict()
-    for name, value in own.items():  # norms that have no bias there
+        expected = BmfmModel(described).state_dict()
+    for name, value in expected.items():  # norms that have no bias there
         if kind == "modernbert" and name.endswith("norm.bias") and name not in weights:
             weights[name] = torch.zeros(value.shape)
-    check_fit(own, weights, "the published model")
+    check_fit(expected, weights, "the published model")
     model = BmfmModel(described)
     model.load_state_dict(weights)
     return model.eval()
@@ -312,26 +312,26 @@ def read_published(source: str | Path, local_rope_theta: float | None = None) ->
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = sorted(path.glob("*.ckpt"), key=lambda p: (p.name != "last.ckpt", p.name))
-        if not found:
+        files = sorted(path.glob("*.ckpt"), key=lambda p: (p.name != "last.ckpt", p.name))
+        if not files:
             raise FileNotFoundError(f"{path} holds no .ckpt file")
-        path = found[0]
-    held = read_checkpoint(path)
-    if not isinstance(held.get("state_dict"), dict) or not isinstance(held.get("hyper_parameters"), dict):
-        raise ValueError(f"{path} is no Lightning checkpoint of a published model: it holds {some([shown(k) for k in held])}")
-    parameters = held["hyper_parameters"]
+        path = files[0]
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint.get("state_dict"), dict) or not isinstance(checkpoint.get("hyper_parameters"), dict):
+        raise ValueError(f"{path} is no Lightning checkpoint of a published model: it holds {some([shown(k) for k in checkpoint])}")
+    parameters = checkpoint["hyper_parameters"]
     config = _get(parameters, "model_config")
     try:
         check_size([config, _get(parameters, "label_dict")])
-        model = convert(held["state_dict"], config, _get(parameters, "label_dict"), local_rope_theta)
+        model = convert(checkpoint["state_dict"], config, _get(parameters, "label_dict"), local_rope_theta)
     except ValueError as error:
         raise ValueError(f"{path}: {plain(str(error), 400)}") from error
     except Exception as error:
-        said = plain(f"{type(error).__name__}: {error}")
-        raise ValueError(f"{path}: its configuration and weights are not those of a published model ({said})") from error
-    known = next((value for name, value in KNOWN.items() if any(part.startswith(name) for part in _names(source, path))), None)
-    model.config.max_tokens = _trained_length(held) or (known[0] if known else None)
-    model.config.pooling = _pooling(_get(_get(parameters, "trainer_config"), "pooling_method"), model, config, known)
+        reason = plain(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{path}: its configuration and weights are not those of a published model ({reason})") from error
+    published = next((value for name, value in KNOWN.items() if any(part.startswith(name) for part in _names(source, path))), None)
+    model.config.max_tokens = _trained_length(checkpoint) or (published[0] if published else None)
+    model.config.pooling = _pooling(_get(_get(parameters, "trainer_config"), "pooling_method"), model, config, published)
     return model, path.parent
 
 
@@ -341,26 +341,26 @@ def _names(source: str | Path, path: Path) -> list[str]:
     return [part.split("--")[-1] for part in (Path(str(source)).name, path.name, folder.name, folder.parent.parent.name)]
 
 
-def _trained_length(held: dict) -> int | None:
+def _trained_length(checkpoint: dict) -> int | None:
     """Longest input in training, where the checkpoint says it (Lightning keeps a data module's settings, if it is asked to)."""
     for group in ("hyper_parameters", "datamodule_hyper_parameters"):
-        for place in (held.get(group), _get(held.get(group), "data_module"), _get(held.get(group), "data_module_config")):
+        for place in (checkpoint.get(group), _get(checkpoint.get(group), "data_module"), _get(checkpoint.get(group), "data_module_config")):
             length = _get(place, "max_length")
             if isinstance(length, int) and not isinstance(length, bool) and length > 2:
                 return length
     return None
 
 
-def _pooling(said: Any, model: BmfmModel, config: Any, known: tuple[int, str | int] | None) -> str | int:
+def _pooling(method: Any, model: BmfmModel, config: Any, published: tuple[int, str | int] | None) -> str | int:
     """How the model's examples become one state: as its makers use it, else as its training configuration says."""
     pooled: str | int = "pooler" if model.pooler is not None else 0
     if isinstance(model.backbone, ModernBert):
         pooled = "mean_all" if _get(config, "classifier_pooling") == "mean" else 0
     ways = {"first_token": 0, "mean_pooling": "mean", "pooling_layer": pooled}
-    found = known[1] if known else ways.get(str(said), said) if isinstance(said, str | int) else model.config.pooling
-    if found not in ("mean", "mean_all", "pooler") and not (isinstance(found, int) and found >= 0):
-        found = model.config.pooling
-    return pooled if found == "pooler" else found
+    pooling = published[1] if published else ways.get(str(method), method) if isinstance(method, str | int) else model.config.pooling
+    if pooling not in ("mean", "mean_all", "pooler") and not (isinstance(pooling, int) and pooling >= 0):
+        pooling = model.config.pooling
+    return pooled if pooling == "pooler" else pooling
 
 
 def gene_names(folder: Path) -> list[str]:

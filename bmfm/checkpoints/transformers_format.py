@@ -67,7 +67,7 @@ def from_transformers(theirs) -> BmfmModel:
     return from_weights(theirs.config, theirs.state_dict(), type(theirs).__name__)
 
 
-def from_weights(config, given: dict[str, torch.Tensor], source: object) -> BmfmModel:
+def from_weights(config, state: dict[str, torch.Tensor], source: object) -> BmfmModel:
     """As `from_transformers`, from a `transformers.ModernBertConfig` and a state dict, without drawing weights first.
 
     Raises
@@ -107,14 +107,14 @@ def from_weights(config, given: dict[str, torch.Tensor], source: object) -> Bmfm
             )
         )
     names = {name: _their_name(name, False)[0] for name in model.state_dict()}
-    if config.tie_word_embeddings and "decoder.weight" in given:  # one matrix, written twice
-        given = dict(given)
-        embedding = given.get(names["embeddings.input_ids.embedding.weight"])
-        if embedding is not None and not torch.equal(given.pop("decoder.weight"), embedding):
+    if config.tie_word_embeddings and "decoder.weight" in state:  # one matrix, written twice
+        state = dict(state)
+        embedding = state.get(names["embeddings.input_ids.embedding.weight"])
+        if embedding is not None and not torch.equal(state.pop("decoder.weight"), embedding):
             raise ValueError(
                 f"{source}: decoder.weight differs from the embedding, and its configuration says that they are one (tie_word_embeddings)"
             )
-    load_strictly(model, given, source, names)
+    load_strictly(model, state, source, names)
     return model
 
 

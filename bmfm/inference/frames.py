@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bmfm.inference.annotate import free_name
-from bmfm.label_kinds import Classification, LabelKind, MultiLabel, kind_of, ragged
+from bmfm.label_kinds import LabelKind, kind_of, ragged
 
 
 def label_kinds(heads: Mapping[str, dict], folder: Path | None) -> dict[str, LabelKind]:
@@ -22,7 +22,7 @@ def label_kinds(heads: Mapping[str, dict], folder: Path | None) -> dict[str, Lab
     kinds = {}
     for name, head in heads.items():
         kinds[name] = kind_of(head, f"{folder / 'config.json' if folder else 'config.json'}: heads.{name}", folder)
-        if isinstance(kinds[name], Classification | MultiLabel) and not kinds[name].classes:
+        if kinds[name].needs_classes and not kinds[name].classes:
             raise ValueError(f"the head {name!r} has no names of classes in config.json, heads.{name}.classes: write them there")
     return kinds
 

@@ -35,9 +35,9 @@ def read_config(folder: Path) -> dict:
         Naming the file and the key.
     """
     file = require_file(folder / "config.json", "model folder (checkpoint), its")
-    held = read_json(file)
-    _refuse_kernels(held, file)
-    config = without_choices(held)
+    saved = read_json(file)
+    _refuse_kernels(saved, file)
+    config = without_choices(saved)
     kind = config.get("model_type")
     if not isinstance(kind, str) and "auto_map" not in config:
         raise ValueError(f"{file} has no 'model_type': it describes no model")
@@ -130,8 +130,8 @@ def _check_shared(config: dict, file: Path) -> None:
 
     for key in ("dtype", "torch_dtype"):
         name = config.get(key)
-        found = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else None
-        if name is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        dtype = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else None
+        if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"{file}: {key!r} is {shown(name)}, the name of a floating-point number is expected, as float32 or bfloat16")
     longest, pooling = config.get("max_tokens"), config.get("pooling")
     if longest is not None and not (_whole(longest) and longest >= 3):

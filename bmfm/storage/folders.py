@@ -30,8 +30,8 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(files), **hub))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(f"{name} is neither a folder nor a Hub id that could be fetched: {said}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"{name} is neither a folder nor a Hub id that could be fetched: {reason}") from error
 
 
 def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
@@ -56,12 +56,12 @@ def read_json(file: Path) -> dict:
         Naming the file and the line, if it holds anything else.
     """
     try:
-        held = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}): copy or download it again") from None
-    if not isinstance(held, dict):
-        raise ValueError(f"{file} holds a {type(held).__name__}, an object with named settings is expected")
-    return held
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, an object with named settings is expected")
+    return content
 
 
 def default_pooling(folder: Path) -> str | int:
@@ -98,13 +98,13 @@ def written_files(folder: Path) -> list[str]:
         shards = read_json(index).get("weight_map")
         named = map(str, shards.values()) if isinstance(shards, dict) else ()
         names = names | {name for name in named if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)}
-    found = [folder / name for name in names]
+    files = [folder / name for name in names]
     backbone = config.get("backbone")
     if isinstance(backbone, dict) and backbone.get("source"):
-        found += [folder / "code" / "config.json"]
-        found += [p for p in (folder / "code").glob("*.py") if re.fullmatch(r"[A-Za-z_]\w*\.py", p.name)]
+        files += [folder / "code" / "config.json"]
+        files += [p for p in (folder / "code").glob("*.py") if re.fullmatch(r"[A-Za-z_]\w*\.py", p.name)]
     whole = folder.resolve()
-    return sorted(p.relative_to(folder).as_posix() for p in found if p.is_file() and _is_own(p, whole))
+    return sorted(p.relative_to(folder).as_posix() for p in files if p.is_file() and _is_own(p, whole))
 
 
 def _is_own(file: Path, folder: Path) -> bool:

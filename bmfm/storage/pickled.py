@@ -182,13 +182,13 @@ class _Machine:
     def named(module: str, name: str) -> Any:
         """What a global stands for."""
         module = {"__builtin__": "builtins"}.get(module, module)
-        found = _Name(module, name)
+        symbol = _Name(module, name)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return name
         kind = name.removesuffix("Storage") if module == "torch" and name.endswith("Storage") else None
-        if module.startswith(STUB_MODULES) or (module, name) in ALLOWED_GLOBALS | PATHS or str(found) in _Machine.CALLS or kind in DTYPES:
-            return found
-        raise Refused(str(found))
+        if module.startswith(STUB_MODULES) or (module, name) in ALLOWED_GLOBALS | PATHS or str(symbol) in _Machine.CALLS or kind in DTYPES:
+            return symbol
+        raise Refused(str(symbol))
 
     CALLS = (
         "collections.OrderedDict", "collections.defaultdict", "builtins.set", "builtins.frozenset", "torch.Size", "torch.device",
@@ -337,8 +337,8 @@ class _Archive:
         if storage not in self.storages:
             expected = storage.numel * storage.dtype.itemsize
             if part not in self.entries or self.entries[part].file_size != expected:
-                held = f"{self.entries[part].file_size:,} bytes" if part in self.entries else "nothing"
-                raise Refused(f"{expected:,} bytes of {part}, where there is {held}")
+                there = f"{self.entries[part].file_size:,} bytes" if part in self.entries else "nothing"
+                raise Refused(f"{expected:,} bytes of {part}, where there is {there}")
             empty = torch.empty(0, dtype=storage.dtype)
             self.storages[storage] = torch.frombuffer(bytearray(self.read(part)), dtype=storage.dtype) if expected else empty
         return self.storages[storage].as_strided(view.size, view.stride, view.offset)
@@ -360,11 +360,11 @@ def read_checkpoint(path: str | Path) -> dict:
         with file.open("rb") as start:
             _check_beginning(start.read(512))
         archive = _Archive(file)
-        held = _Machine().run(archive.read("data.pkl"))
-        if type(held) not in (dict, _Mapping):
-            raise Refused(f"a {type(held).__name__} where a dict is expected")
-        if type(held.get("state_dict")) in (dict, _Mapping):
-            held["state_dict"] = {str(k): archive.tensor(v) if type(v) is _View else v for k, v in held["state_dict"].items()}
+        checkpoint = _Machine().run(archive.read("data.pkl"))
+        if type(checkpoint) not in (dict, _Mapping):
+            raise Refused(f"a {type(checkpoint).__name__} where a dict is expected")
+        if type(checkpoint.get("state_dict")) in (dict, _Mapping):
+            checkpoint["state_dict"] = {str(k): archive.tensor(v) if type(v) is _View else v for k, v in checkpoint["state_dict"].items()}
         archive.zip.close()
     except Refused as refused:
         raise ValueError(
@@ -374,9 +374,9 @@ def read_checkpoint(path: str | Path) -> dict:
     except _NoCheckpoint as error:
         raise ValueError(f"{file} {error}") from None
     except Exception as error:
-        said = plain(f"{type(error).__name__}: {error}")
-        raise ValueError(f"{file} is damaged or no checkpoint of torch.save ({said}): download it again") from None
-    return dict(held)
+        reason = plain(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{file} is damaged or no checkpoint of torch.save ({reason}): download it again") from None
+    return dict(checkpoint)
 
 
 class _NoCheckpoint(Exception):

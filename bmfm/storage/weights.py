@@ -82,17 +82,17 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def load_strictly(model: nn.Module, given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
+def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
     """Put weights into a model, which must need all of them and no others, see `check_fit`."""
-    own, called = model.state_dict(), names or {}
-    check_fit(own, given, source, called)
-    keys = {name: called.get(name, name) for name in own}
-    model.load_state_dict({name: given[key] for name, key in keys.items() if key in given}, strict=False)
+    expected, called = model.state_dict(), names or {}
+    check_fit(expected, weights, source, called)
+    keys = {name: called.get(name, name) for name in expected}
+    model.load_state_dict({name: weights[key] for name, key in keys.items() if key in weights}, strict=False)
 
 
-def refuse_not_finite(given: dict[str, torch.Tensor], source: object) -> None:
+def refuse_not_finite(weights: dict[str, torch.Tensor], source: object) -> None:
     """Raise a ValueError that names the weights with a NaN or an infinite number, which would make every prediction one."""
-    floats = [(key, w) for key, w in given.items() if w.is_floating_point() and not w.is_meta]
+    floats = [(key, w) for key, w in weights.items() if w.is_floating_point() and not w.is_meta]
     odd = [
         key for key, w in floats if not w.sum(dtype=torch.float32).isfinite() and not w.isfinite().all()
     ]  # sums are fast, and may overflow
@@ -102,8 +102,10 @@ def refuse_not_finite(given: dict[str, torch.Tensor], source: object) -> None:
         )
 
 
-def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None) -> None:
-    """Raise a ValueError unless `given` are the weights that a model with the state dict `own` needs.
+def check_fit(
+    expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], source: object, names: dict[str, str] | None = None
+) -> None:
+    """Raise a ValueError unless `weights` are the weights that a model with the state dict `expected` needs.
 
     A weight that shares its memory with one that is there (tied matrices, of which files keep one) may be absent.
 
@@ -121,24 +123,24 @@ def check_fit(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], sour
         infinite.
     """
     called = names or {}
-    held = {name: given[called.get(name, name)] for name in own if called.get(name, name) in given}
-    there = {_place(own[name]) for name in held}
+    fitting = {name: weights[called.get(name, name)] for name in expected if called.get(name, name) in weights}
+    there = {_place(expected[name]) for name in fitting}
     missing, wrong = [], []
-    for name, weight in own.items():
+    for name, weight in expected.items():
         key = called.get(name, name)
-        if name not in held:
+        if name not in fitting:
             if _place(weight) is None or _place(weight) not in there:
                 missing.append(f"{shown(key)[1:-1]} is missing")
-        elif weight.shape != held[name].shape:
-            wrong.append(f"{shown(key)[1:-1]} has shape {tuple(held[name].shape)}, {tuple(weight.shape)} is expected")
-        elif weight.is_floating_point() != held[name].is_floating_point():
-            wrong.append(f"{shown(key)[1:-1]} holds {held[name].dtype}, {weight.dtype} is expected")
-    places = {called.get(name, name) for name in own}
-    extra = [f"{shown(key)[1:-1]} has no place" for key in given if key not in places]
+        elif weight.shape != fitting[name].shape:
+            wrong.append(f"{shown(key)[1:-1]} has shape {tuple(fitting[name].shape)}, {tuple(weight.shape)} is expected")
+        elif weight.is_floating_point() != fitting[name].is_floating_point():
+            wrong.append(f"{shown(key)[1:-1]} holds {fitting[name].dtype}, {weight.dtype} is expected")
+    places = {called.get(name, name) for name in expected}
+    extra = [f"{shown(key)[1:-1]} has no place" for key in weights if key not in places]
     if n := len(missing) + len(extra) + len(wrong):
         listed = [some(kind, "; ", 3) for kind in (missing, extra, wrong) if kind]
         raise ValueError(f"{source}: {n:,} weights do not fit: {'; '.join(listed)}")
-    refuse_not_finite(given, source)
+    refuse_not_finite(weights, source)
 
 
 def _place(weight: torch.Tensor) -> tuple | None:

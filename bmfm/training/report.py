@@ -2,9 +2,11 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from bmfm import __version__
+from bmfm.models.config import BmfmConfig
 from bmfm.models.model import BmfmModel
 from bmfm.objectives.multitask import Objectives
 from bmfm.tokenizers.base import Tokenizer
@@ -67,6 +69,9 @@ def write_tables(tables: dict[str, list[dict]], folder: Path) -> list[Path]:
     return files
 
 
+SUBJECTS = {"dna": ("genomic DNA", "genomics, dna"), "rna": ("single-cell RNA", "transcriptomics, single-cell")}
+"""{omics: what a model is of, and the tags of its card}."""
+
 USE = {
     "dna": """import bmfm
 
@@ -90,16 +95,32 @@ model = AutoModelForMaskedLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(".")
 ```
 """
-OURS = """
+OURS = """{packages}
 transformers has no class for this kind of model, and a folder brings no code: `pip install bmfm`, and
 `import bmfm.models.model` before `transformers.AutoModel.from_pretrained(".")`, which then gives the network alone.
 """
 
 
-def usage(omics: str, plain: bool, predicts: bool) -> str:
-    """The lines of a model card that show how the model is used, of Python that runs in the folder."""
+def usage(omics: str, plain: bool, predicts: bool, packages: Sequence[str] = ()) -> str:
+    """The lines of a model card that show how the model is used, of Python that runs in the folder.
+
+    Parameters
+    ----------
+    packages
+        Others that must be installed, see `packages_beside`.
+    """
     lines = USE[omics].replace("{predict}", PREDICT[omics] if predicts else "")
-    return f"```python\n{lines}\n```\n{PLAIN if plain else OURS}"
+    others = (
+        f"\nClasses of this model are in {' and '.join(f'`{p}`' for p in packages)}, which Python must find, too.\n" if packages else ""
+    )
+    return f"```python\n{lines}\n```\n{PLAIN if plain else OURS.replace('{packages}', others)}"
+
+
+def packages_beside(config: BmfmConfig) -> list[str]:
+    """Packages other than this one that have classes of a model: its backbone, encoders of fields, kinds of labels."""
+    named = [config.backbone["_target_"], *(f["_target_"] for f in config.fields.values() if "_target_" in f)]
+    named += [head["kind"] for head in config.heads.values() if "kind" in head]
+    return sorted({path.split(".")[0] for path in named} - {"bmfm"})
 
 
 def save_model(
@@ -136,9 +157,9 @@ def write_card(
     """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved."""
     from bmfm.checkpoints.transformers_format import is_hf_compatible
 
-    plain = is_hf_compatible(model)
-    tags = "genomics, dna" if "values" not in model.config.fields else "transcriptomics, single-cell"
-    what = "genomic DNA" if "values" not in model.config.fields else "single-cell RNA"
+    plain, omics = is_hf_compatible(model), "rna" if "values" in model.config.fields else "dna"
+    what, tags = SUBJECTS[omics]
+    predicts = any("pooling" in h for h in model.config.heads.values())
     objectives = ", ".join(config["objectives"])
     (folder / "README.md").write_text(
         f"""---
@@ -150,7 +171,7 @@ tags: [biology, {tags}, bmfm]
 
 A model of {what}, trained for {objectives} with bmfm {__version__}; `recipe.json` holds every setting.
 
-{usage("dna" if "values" not in model.config.fields else "rna", plain, any("pooling" in h for h in model.config.heads.values()))}
+{usage(omics, plain, predicts, packages_beside(model.config))}
 ## Data
 
 {_lines(sources | facts)}

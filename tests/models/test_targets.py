@@ -18,6 +18,7 @@ from bmfm.checkpoints.transformers_format import is_hf_compatible
 from bmfm.inference import Predictor
 from bmfm.models.model import build
 from bmfm.tokenizers.dna import DnaTokenizer
+from bmfm.training.report import packages_beside, usage
 from tests.conftest import MODERNBERT, SMALL, VALUES
 
 MODULE = """
@@ -118,6 +119,8 @@ def test_a_backbone_and_a_value_encoder_of_another_package(tmp_path, outside):
     described = json.loads((tmp_path / "m" / "config.json").read_text())
     assert described["backbone"] == {"_target_": f"{outside}.Sums", "hidden_size": 8, "n_layers": 3}
     assert described["fields"]["values"] == {"_target_": f"{outside}.Logarithm", "n_special": 5, "base": 10.0}
+    assert packages_beside(model.config) == [outside]
+    assert f"`{outside}`" in usage("rna", False, False, [outside]) and "Classes" not in usage("rna", False, False)
     del sys.modules[outside]  # as in a new process
     again = read_model(tmp_path / "m")
     with torch.no_grad():
