@@ -78,7 +78,8 @@ def compose(config_name: str, overrides: list[str]):
 
     register_resolvers()
     shipped, *user_folders = config_folders()
-    sys.path += [str(folder) for folder in user_folders if str(folder) not in sys.path]
+    # the first entry is where Python was started, which nobody named: a folder that the user named is an entry of its own
+    sys.path += [str(folder) for folder in user_folders if str(folder) not in sys.path[1:]]
     if GlobalHydra.instance().is_initialized():  # inside an entry point that composes more
         return hydra_compose(config_name, overrides)
     search = [override("hydra.searchpath", [f"file://{folder}" for folder in user_folders])] if user_folders else []

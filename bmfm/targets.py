@@ -57,7 +57,7 @@ def find_class(path: object, base: type, where: object, outside: Path | None = N
         named = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise ValueError(
-            f"{where} is {path}, and {module} cannot be imported ({' '.join(str(error).split())[:200]}): install the package that it is of"
+            f"{where} is {path}, and {module} cannot be imported ({' '.join(str(error).split())[:200]}): install the package that it is of, or put its folder on PYTHONPATH"
         ) from None
     if not isinstance(named, type) or not issubclass(named, base) or inspect.isabstract(named):
         raise ValueError(f"{where} is {path}, which is no {base.__name__}; {expected}")
@@ -83,7 +83,9 @@ def _refuse_what_nobody_installed(module: str, folder: Path, what: str) -> None:
         raise ValueError(f"{what}, which lies in {folder} itself: code of a model folder is not run")
     here = Path.cwd().resolve()
     if any(place.resolve().parent == here for place in places) and _places(PathFinder.find_spec(package, _without_here())) != places:
-        raise ValueError(f"{what}, which lies in the current folder {here} and is not installed: install it, or import {package} first")
+        raise ValueError(
+            f"{what}, which lies in the current folder {here} and is not installed: install it, put its folder on PYTHONPATH, or import {package} first"
+        )
 
 
 def _places(spec: ModuleSpec | None) -> list[Path]:

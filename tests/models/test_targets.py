@@ -297,6 +297,17 @@ def test_code_of_the_current_folder_is_not_run_unless_it_is_named(tmp_path, name
         assert ("current folder" in done.stdout) != ran
 
 
+def test_code_of_the_folder_of_config_dir_is_found_where_that_is_the_current_one(tmp_path, outside):
+    tokenizer, here = DnaTokenizer.from_pretrained("dna_demo"), tmp_path / "site"
+    save_together(build(tokenizer.fields, {}, f"{outside}.Sums", hidden_size=8), tokenizer, tmp_path / "m")
+    (here / "s.csv").write_text("sequence\nACGTTGCA\n")
+    run = [sys.executable, "-m", "bmfm.predict", f"checkpoint={tmp_path / 'm'}", "data.path=s.csv", "output=out.csv", "device=cpu"]
+    path = os.pathsep.join([p for p in (os.environ.get("PYTHONPATH", ""), str(Path.cwd())) if p])
+    for more, status in ((["--config-dir", "."], 0), (["overwrite=true"], 2)):
+        done = subprocess.run([*run, *more], capture_output=True, text=True, cwd=here, env=os.environ | {"PYTHONPATH": path}, check=False)
+        assert done.returncode == status and ("PYTHONPATH" in done.stderr) == bool(status), done.stderr
+
+
 def test_a_module_that_was_imported_may_be_named(tmp_path, monkeypatch, outside):
     """A class that was written in the running program, as in a notebook."""
     import importlib
