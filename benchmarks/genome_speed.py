@@ -254,8 +254,8 @@ def main() -> None:
         for name, represent in (("ref2vec", kinds[0]), ("snp2vec", kinds[2])):
             tokenizer = DnaTokenizer.from_pretrained(name)
             encoded = represent(sampler.draw(0, np.arange(len(sampler))))
-            tokenizer(encoded, 10_000)
-            ours = best_of(3, lambda t=tokenizer, e=encoded: t(e, 10_000))
+            tokenizer.encode(encoded, max_tokens=10_000)
+            ours = best_of(3, lambda t=tokenizer, e=encoded: t.encode(e, max_tokens=10_000))
             part = range(min(32, len(encoded)))
             texts = [decode(tokenizer.written_as.astype(np.uint8)[encoded[b] & 0x7F]) for b in part]
             library = tokenizer.tokenizer.backend_tokenizer
