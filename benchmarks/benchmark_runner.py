@@ -3,7 +3,7 @@
 Run: ``python benchmarks/benchmark_runner.py CHECKPOINT [SUITE]``, into an empty folder, then once more to see what a finished grid costs.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 
@@ -11,7 +11,11 @@ from bmfm.cli import compose
 from bmfm.evaluation.benchmark import benchmark
 
 if __name__ == "__main__":
-    checkpoint, suite = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "demo_dna"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("suite", nargs="?", default="demo_dna")
+    arguments = parser.parse_args()
+    checkpoint, suite = arguments.checkpoint, arguments.suite
     with tempfile.TemporaryDirectory() as folder:
         config = compose("benchmark", [f"+suite={suite}", f"checkpoint={checkpoint}", f"run_dir={folder}", "launcher.workers=1"])
         start_time = time.perf_counter()

@@ -29,10 +29,10 @@ def rate(data: RnaDataModule, n_batches: int) -> float:
     stream = iter(data.training_batches())
     data.prepare_batch(next(stream))
     for _ in range(3):
-        began, n = time.perf_counter(), 0
+        start_time, n = time.perf_counter(), 0
         for _ in range(n_batches):
             n += data.prepare_batch(next(stream))["counts"]["cells"]
-        best = max(best, n / (time.perf_counter() - began))
+        best = max(best, n / (time.perf_counter() - start_time))
     return best
 
 
@@ -46,17 +46,17 @@ def plain_rate(path: Path, genes: list[str], n: int = 300) -> float:
     ids = tokenizer.vocabulary.match(adata.var).ids
     rng = np.random.default_rng(0)
     rows = [adata.X[i].astype(np.float64) for i in range(n)]
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     for row in rows:
-        own = np.flatnonzero((row > 0) & (ids >= 0))
-        chosen = rng.permutation(own)[:1021]
-        values = np.log1p(row[chosen] / row[own].sum() * 1e4).astype(np.float32)
+        expressed = np.flatnonzero((row > 0) & (ids >= 0))
+        chosen = rng.permutation(expressed)[:1021]
+        values = np.log1p(row[chosen] / row[expressed].sum() * 1e4).astype(np.float32)
         hidden = rng.random(len(values)) < 0.15
         line = np.full(1024, -3, np.float32)
         line[1 : 1 + len(values)] = np.where(hidden, -5, values)
         tokens = np.full(1024, 2)
         tokens[1 : 1 + len(values)] = ids[chosen]
-    return n / (time.perf_counter() - began)
+    return n / (time.perf_counter() - start_time)
 
 
 def module(objective, tokenizer: CellTokenizer, path, **options) -> RnaDataModule:
@@ -130,21 +130,21 @@ def main() -> None:
         ("WCED, all genes as targets", decoded, CellTokenizer(sequence_dropout=0.3)),
         ("WCED, zeros shown too", decoded, CellTokenizer(zeros="all")),
     ):
-        found = rate(module(objective(), tokenizer, str(path)), 100)
-        print(f"{name}: {found:,.0f} cells/s ({found / plain:.0f} times plain)")
+        fused = rate(module(objective(), tokenizer, str(path)), 100)
+        print(f"{name}: {fused:,.0f} cells/s ({fused / plain:.0f} times plain)")
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         big = Path(folder) / "big.h5ad"
         tile(path, big, args.stream_cells)
         print(f"file of {args.stream_cells:,} cells: {big.stat().st_size / 1e9:.1f} GB")
         watch = Peak()
         watch.start()
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         data = module(masked(), CellTokenizer(), str(big), storage="disk")
-        print(f"opened in {time.perf_counter() - began:.1f} s")
-        stream, n, began = iter(data.training_batches()), 0, time.perf_counter()
-        while n < args.stream_cells and time.perf_counter() - began < 120:
+        print(f"opened in {time.perf_counter() - start_time:.1f} s")
+        stream, n, start_time = iter(data.training_batches()), 0, time.perf_counter()
+        while n < args.stream_cells and time.perf_counter() - start_time < 120:
             n += data.prepare_batch(next(stream))["counts"]["cells"]
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start_time
         watch.on = False
         print(
             f"streamed from disk, shuffled: {n:,} cells in {seconds:.0f} s, {n / seconds:,.0f} cells/s; peak memory {watch.peak / 1e9:.2f} GB"

@@ -17,9 +17,9 @@ from bmfm.storage.weights import refuse_not_finite
 def best_of(n: int, call) -> float:
     seconds = []
     for _ in range(n):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         call()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start_time)
     return min(seconds)
 
 
@@ -34,8 +34,8 @@ def main() -> None:
         print(f"checkpoint of {file.stat().st_size / 1e6:,.0f} MB, best of 3")
         ours, theirs = read_checkpoint(file)["state_dict"], torch.load(file, weights_only=True)["state_dict"]
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in theirs)
-        own, plain = best_of(3, lambda: read_checkpoint(file)), best_of(3, lambda: torch.load(file, weights_only=True))
-        print(f"read without unpickling: {own:.2f} s; torch.load(weights_only=True): {plain:.2f} s; ratio {own / plain:.2f}")
+        seconds, plain = best_of(3, lambda: read_checkpoint(file)), best_of(3, lambda: torch.load(file, weights_only=True))
+        print(f"read without unpickling: {seconds:.2f} s; torch.load(weights_only=True): {plain:.2f} s; ratio {seconds / plain:.2f}")
     print(f"check for NaN and infinite weights: {best_of(3, lambda: refuse_not_finite(state, 'weights')):.2f} s")
 
 

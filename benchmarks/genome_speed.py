@@ -119,9 +119,9 @@ def peak_of(call) -> tuple[float, int]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     call()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     done.set()
     watcher.join()
     return seconds, peak - before
@@ -172,9 +172,9 @@ def mapped_rss() -> int:
 def best_of(n: int, call) -> float:
     times = []
     for _ in range(n):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start_time)
     return min(times)
 
 
@@ -217,7 +217,7 @@ def main() -> None:
         if options.records:
             measure_stores(Path(scratch), options.records)
         before, mapped = peak_rss(), mapped_rss()
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         reference = Reference.from_fasta(fasta, scratch)
         middle = time.perf_counter()
         variants = VariantTable.from_vcf(vcf, reference, cache_dir=scratch)
@@ -225,7 +225,7 @@ def main() -> None:
         of_map = (mapped_rss() - mapped) / len(reference)
         grown = (peak_rss() - before) / len(reference) - of_map
         print(f"genome of {len(reference) / 1e6:.1f} Mbp, {len(variants):,} edits")
-        print(f"store built in {middle - began:.1f} s (FASTA) + {ended - middle:.1f} s (VCF); limit 60 s")
+        print(f"store built in {middle - start_time:.1f} s (FASTA) + {ended - middle:.1f} s (VCF); limit 60 s")
         print(f"peak memory grew by {grown:.2f} bytes a base beyond the map ({of_map:.2f}); limit 3, published 100 to 390")
         print("\nwindows, Mbp/s on one core (published: 0.18 to 1.3)")
         print(f"{'bases':>7} {'reference':>10} {'biallele':>10} {'always':>10} {'haplotype':>10}")
@@ -254,8 +254,8 @@ def main() -> None:
         for name, represent in (("ref2vec", kinds[0]), ("snp2vec", kinds[2])):
             tokenizer = DnaTokenizer.from_pretrained(name)
             encoded = represent(sampler.draw(0, np.arange(len(sampler))))
-            tokenizer(encoded, 10_000)
-            ours = best_of(3, lambda t=tokenizer, e=encoded: t(e, 10_000))
+            tokenizer.encode(encoded, max_tokens=10_000)
+            ours = best_of(3, lambda t=tokenizer, e=encoded: t.encode(e, max_tokens=10_000))
             part = range(min(32, len(encoded)))
             texts = [decode(tokenizer.written_as.astype(np.uint8)[encoded[b] & 0x7F]) for b in part]
             library = tokenizer.tokenizer.backend_tokenizer

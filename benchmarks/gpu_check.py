@@ -161,9 +161,9 @@ def sharded(name: str) -> str:
             other, its_optimizer, _ = begin(2)
             other.eval()
             weights, state = get_state_dict(other, its_optimizer)
-            held = {"model": weights, "optimizer": state}
-            checkpoint.load(held, checkpoint_id=f"{folder}/saved")
-            set_state_dict(other, its_optimizer, model_state_dict=held["model"], optim_state_dict=held["optimizer"])
+            restored = {"model": weights, "optimizer": state}
+            checkpoint.load(restored, checkpoint_id=f"{folder}/saved")
+            set_state_dict(other, its_optimizer, model_state_dict=restored["model"], optim_state_dict=restored["optimizer"])
             resumed = step(other, its_optimizer, batch)
         finally:
             dist.destroy_process_group()

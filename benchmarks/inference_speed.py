@@ -3,6 +3,7 @@
 Run: ``python benchmarks/inference_speed.py``. Loading is timed in processes of their own; weights are random.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -21,10 +22,10 @@ from bmfm.tokenizers import dna
 from bmfm.tokenizers.rna import CellTokenizer
 
 LOAD = """import time
-began = time.perf_counter()
+start_time = time.perf_counter()
 def lap():
-    global began
-    spent, began = time.perf_counter() - began, time.perf_counter()
+    global start_time
+    spent, start_time = time.perf_counter() - start_time, time.perf_counter()
     return f"{{spent:.2f}} s"
 import torch, transformers
 from transformers import ModernBertForMaskedLM
@@ -79,14 +80,15 @@ def embedding(folder: Path) -> None:
     seconds = []
     for _ in range(3):
         for job in jobs:
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             job()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - start_time)
     forward, memory, disk = np.median(np.reshape(seconds, (3, 3)), 0)
     for what, took in (("in memory", memory), ("from .h5ad, decompressed and matched on the way", disk)):
         print(f"embedding 2,700 cells {what}: {2700 / took:,.0f} cells/s; bare forward pass {2700 / forward:,.0f}; ratio {forward / took:.2f} (limit 0.90)")  # fmt: skip
 
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 with tempfile.TemporaryDirectory() as scratch:
     loading(Path(scratch))
     embedding(Path(scratch))

@@ -1,5 +1,6 @@
 """How long a user waits before anything happens."""
 
+import argparse
 import subprocess
 import sys
 import time
@@ -8,12 +9,13 @@ import time
 def seconds(*command: str) -> float:
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         subprocess.run([sys.executable, *command], capture_output=True, check=False)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start_time)
     return min(times)
 
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 for label, limit, command in (
     ("python -c pass", "", ("-c", "pass")),
     ("import bmfm", "limit 0.5, published 9.4", ("-c", "import bmfm")),

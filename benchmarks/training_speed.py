@@ -3,7 +3,7 @@
 Run: ``python benchmarks/training_speed.py [recipe ...]`` (default: dna_snp rna_mlm rna_wced).
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +50,9 @@ def loop(recipe: str) -> dict[str, float]:
     return {name: sum(rows[name]) / len(rows[name]) for name in ("tokens_per_second", "data_share")}
 
 
-for recipe in sys.argv[1:] or ("dna_snp", "rna_mlm", "rna_wced"):
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("recipes", nargs="*", default=["dna_snp", "rna_mlm", "rna_wced"])
+for recipe in parser.parse_args().recipes:
     bare_rate, means = bare(recipe), loop(recipe)
     print(
         f"{recipe}: training loop {means['tokens_per_second']:,.0f} tokens/s; bare model {bare_rate:,.0f}; ratio "

@@ -46,14 +46,14 @@ def measure(kind: str, layers: int, size: int) -> None:
 
 def main() -> None:
     for layers, size in ((2, 128), (12, 384)):
-        found = {}
+        megabytes = {}
         for kind in ("encoder", "wced"):
             out = subprocess.run(
                 [sys.executable, __file__, kind, str(layers), str(size)], check=True, capture_output=True, text=True
             ).stdout
-            found[kind] = float(out.split()[-1])
+            megabytes[kind] = float(out.split()[-1])
         print(
-            f"{layers} layers x {size}: encoder {found['encoder']:,.0f} MB, with whole-cell decoding {found['wced']:,.0f} MB, ratio {found['wced'] / found['encoder']:.2f} (limit 1.3)"
+            f"{layers} layers x {size}: encoder {megabytes['encoder']:,.0f} MB, with whole-cell decoding {megabytes['wced']:,.0f} MB, ratio {megabytes['wced'] / megabytes['encoder']:.2f} (limit 1.3)"
         )
 
 

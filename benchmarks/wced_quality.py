@@ -4,8 +4,8 @@ Run: ``python benchmarks/wced_quality.py runs/rna_wced``. The mean profile of tr
 profile of the cell's true type knows more than the model does (labels were never shown to it). Validation cells.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from bmfm.checkpoints.load import read_model
 from bmfm.objectives.statistics import row_pearson
 from bmfm.training.run import assemble
 
-folder = Path(sys.argv[1]) / "model"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("run", type=Path, help="folder of a run of rna_wced")
+folder = parser.parse_args().run / "model"
 data, objectives, _ = assemble(OmegaConf.create(json.loads((folder / "recipe.json").read_text())))
 model, decoder = read_model(folder), objectives.tasks["wced"]
 numbers, types = data.numbers["train"], data.column("cell_type").astype(str)

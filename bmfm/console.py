@@ -59,10 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(f"bmfm {__version__}")
         return
-    known = commands()
-    if command not in known:
-        near = get_close_matches(command, known, n=1, cutoff=0.5)
-        hint = f"did you mean `bmfm {near[0]}`?" if near else f"choose from {', '.join(known)}"
+    available = commands()
+    if command not in available:
+        near = get_close_matches(command, available, n=1, cutoff=0.5)
+        hint = f"did you mean `bmfm {near[0]}`?" if near else f"choose from {', '.join(available)}"
         print(f"bmfm: there is no command {command!r}; {hint}", file=sys.stderr)
         sys.exit(2)
     sys.argv[1:] = rest

@@ -73,8 +73,8 @@ def packages(requirements: list[str] | None = None) -> list[dict[str, Any]]:
 
 def _extras(line: str) -> list[str]:
     """The extra that a line of requirements names in its marker."""
-    _, found, rest = line.partition("extra ==")
-    return [rest.strip(" '\"")] if found else []
+    _, separator, name = line.partition("extra ==")
+    return [name.strip(" '\"")] if separator else []
 
 
 def remedies(rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -242,10 +242,10 @@ def show(facts: dict[str, Any]) -> None:
 
     def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
-        made = Table(*columns, box=None, pad_edge=False)
+        grid = Table(*columns, box=None, pad_edge=False)
         for row in rows:
-            made.add_row(*(escape(str(cell if cell is not None else "")) for cell in row))
-        console.print(made)
+            grid.add_row(*(escape(str(cell if cell is not None else "")) for cell in row))
+        console.print(grid)
         console.print()
 
     console.print(escape(f"bmfm {facts['bmfm']} at {facts['where']}; Python {facts['python']}; {facts['platform']}"))

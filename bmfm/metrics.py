@@ -194,7 +194,7 @@ def score(
     Returns
     -------
     metrics, intervals
-        {name: figure}, and {name: (low, high)}, the middle 95% of the bootstrap's figures.
+        {name: figure}, and {name: (low, high)}, the middle 95% of the bootstrap's figures; a figure that no draw has gets no interval.
     """
     truth, scores = np.asarray(truth), np.asarray(scores, float)
     if not np.isfinite(scores).all():
@@ -209,6 +209,6 @@ def score(
     drawn = [of(np.bincount(rng.integers(0, n, n), minlength=n).astype(float)[group]) for _ in range(n_bootstrap)]
     intervals = {}
     for name in metrics if drawn else ():
-        figures = [d[name] for d in drawn if name in d]
-        intervals[name] = (float(np.quantile(figures, 0.025)), float(np.quantile(figures, 0.975)))
+        if figures := [d[name] for d in drawn if name in d]:
+            intervals[name] = (float(np.quantile(figures, 0.025)), float(np.quantile(figures, 0.975)))
     return metrics, intervals

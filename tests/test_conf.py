@@ -15,7 +15,7 @@ from tests.cells.test_cells import OBO
 from tests.conftest import SLICE_FASTA, SLICE_VCF
 
 RECIPES = sorted(p.stem for p in (config_folder() / "recipe").glob("*.yaml"))
-BENCHMARK = ("task", "suite", "baseline", "launcher", "protocol", "omics")  # tried in tests/evaluation
+BENCHMARK = ("task", "suite", "baseline", "launcher", "protocol", "omics", "mode")  # tried in tests/evaluation
 GROUPS = sorted(
     f"{p.parent.name}={p.stem}"
     for p in config_folder().glob("*/*.yaml")

@@ -103,3 +103,11 @@ def test_bootstrap_holds_the_figure_and_narrows():
 def test_what_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="1 of 3 predictions are not finite"):
         score(regression, np.zeros(3), np.array([0, np.nan, 1]))
+
+
+def test_a_figure_that_no_draw_has_gets_no_interval():
+    def measure(truth, scores):
+        return lambda weight: {"n": float(weight.sum())} | ({"whole": 1.0} if (weight == 1).all() else {})
+
+    metrics, intervals = score(measure, np.zeros(50), np.zeros(50), n_bootstrap=20)
+    assert metrics == {"n": 50.0, "whole": 1.0} and intervals == {"n": (50.0, 50.0)}

@@ -5,19 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bmfm.cli import instantiate, override
+from bmfm.cli import config_file, instantiate, options, override
 from bmfm.evaluation import runner
 from bmfm.evaluation.fetch import fetch
 from bmfm.evaluation.grid import RunSettings, build_grid
 from bmfm.evaluation.overlap import sentences
-from bmfm.evaluation.report.comparison import MODES, failure
+from bmfm.evaluation.report.comparison import failure
 from bmfm.evaluation.report.pages import write_report
 from bmfm.evaluation.task_files import read_task
 from bmfm.evaluation.task_spec import TaskSpec
 
 METHODS = "bmfm.evaluation.methods"
-TRAINED_MODES: dict[str, tuple[str, ...]] = {"finetune": (), "lora": ("lora",), "from_scratch": ("random_init",)}
-"""Modes that train the checkpoint, and the arguments that make them."""
 
 
 def run(config: Any) -> None:
@@ -112,38 +110,50 @@ def methods_of(config: Any) -> list[dict]:
     from omegaconf import OmegaConf
 
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    modes = list(settings["modes"])
-    available = [mode for mode in MODES if mode != "baseline"]
-    if unknown := sorted(set(modes) - set(available)):
-        raise ValueError(f"modes={unknown} are unknown; choose from {', '.join(available)}")
+    modes = [read_mode(name, settings) for name in settings["modes"]]
     methods: list[dict] = []
     if settings["checkpoint"]:
         name = settings["name"] or short_name(settings["checkpoint"])
         model = {"name": name, "checkpoint": settings["checkpoint"], "remote_code": settings["remote_code"]}
         embedder = {"_target_": f"{METHODS}.checkpoint.CheckpointEmbeddings", **model}
-        methods += _with_probes(embedder | {k: settings[k] for k in ("pooling", "precision")}, modes)
-        methods += _trained(model, settings, modes)
+        methods += _of_embeddings(embedder | {k: settings[k] for k in ("pooling", "precision")}, modes)
+        training = {"overrides": flat_overrides(settings["finetune"]), "keep": settings["keep_models"]}
+        methods += [model | training | mode["method"] for mode in modes if mode["of"] == "checkpoint"]
     for name, source in (settings["embeddings"] or {}).items():
-        methods += _with_probes({"_target_": f"{METHODS}.precomputed.PrecomputedEmbeddings", "name": name, **source}, modes)
+        methods += _of_embeddings({"_target_": f"{METHODS}.precomputed.PrecomputedEmbeddings", "name": name, **source}, modes)
     return methods + [baseline for baseline in (settings.get("baselines") or {}).values() if baseline]
 
 
-def _with_probes(source: dict, modes: Sequence[str]) -> list[dict]:
-    """Embeddings as they are, and under probes, in the order of the modes."""
-    probe = f"{METHODS}.probe.Probe"
-    return [
-        source if mode == "zero_shot" else {"_target_": probe, "source": source, "method": mode.removesuffix("_probe")}
-        for mode in modes
-        if mode == "zero_shot" or mode.endswith("_probe")
-    ]
+def read_mode(name: str, settings: dict) -> dict:
+    """How a checkpoint, or embeddings, take part: ``conf/mode/NAME.yaml``, whose ``${...}`` refer to the settings of the benchmark.
+
+    Returns
+    -------
+    dict
+        ``of``: ``embeddings``, where `method` gets them as its ``source`` (without a `method` they are used as they are), or
+        ``checkpoint``, where it gets ``name``, ``checkpoint``, ``remote_code``, ``overrides`` of training and ``keep``. ``method``:
+        its ``_target_`` and further arguments.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such mode, or its file says something else.
+    """
+    from omegaconf import OmegaConf
+
+    file = config_file("mode", name)
+    if file is None:
+        raise ValueError(f"modes={name!r} is unknown; choose from {', '.join(options('mode'))}")
+    mode: Any = OmegaConf.to_container(OmegaConf.merge(settings, {"mode": OmegaConf.load(file)}), resolve=True)
+    content = mode["mode"]
+    if set(content) != {"of", "method"} or content["of"] not in ("embeddings", "checkpoint"):
+        raise ValueError(f"{file} must have `of` (embeddings or checkpoint) and `method` (a _target_ and its arguments)")
+    return content
 
 
-def _trained(model: dict, settings: dict, modes: Sequence[str]) -> list[dict]:
-    """The checkpoint trained on the tasks, in every mode that is chosen."""
-    arguments = {"lora": settings["lora"], "random_init": True}
-    trained = {"_target_": f"{METHODS}.finetuned.FineTuned", "overrides": flat_overrides(settings["finetune"]), **model}
-    trained["keep"] = settings["keep_models"]
-    return [trained | {k: arguments[k] for k in names} for mode, names in TRAINED_MODES.items() if mode in modes]
+def _of_embeddings(source: dict, modes: Sequence[dict]) -> list[dict]:
+    """Embeddings as they are, and what is made on them, in the order of the modes."""
+    return [mode["method"] | {"source": source} if mode["method"] else source for mode in modes if mode["of"] == "embeddings"]
 
 
 def flat_overrides(settings: dict, prefix: str = "") -> list[str]:

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from bmfm.cells.counts import CellBatch
-from bmfm.cli import compose, config_folder, instantiate
+from bmfm.cli import CONFIG_DIR, compose, config_folder, instantiate
 from bmfm.genome.alphabet import encode
 from bmfm.genome.representation import Encoded
 from bmfm.tokenizers.base import Tokenizer
@@ -22,6 +22,8 @@ DEVICE = torch.device(os.environ.get("BMFM_TEST_DEVICE", "cpu"))
 """Where models of the suite run: benchmarks/gpu_check.py runs it on a GPU."""
 
 EXTENSION = Path(__file__).parents[1] / "extension"
+USER_CONFIG = Path(os.environ.get(CONFIG_DIR) or EXTENSION / "conf").absolute()
+"""Choices beside those that ship: of the extension, or of a folder of your own, whose backbones (`test_backbones.py`) are then tried."""
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -33,8 +35,8 @@ GENES = [f"G{i}" for i in range(40)]
 
 
 def choices(group: str) -> dict[str, dict]:
-    """{name: YAML} of every choice of a group, those that ship and those of the extension."""
-    files = [f for folder in (config_folder(), EXTENSION / "conf") for f in sorted((folder / group).glob("*.yaml"))]
+    """{name: YAML} of every choice of a group, those that ship and those of `USER_CONFIG`."""
+    files = [f for folder in (config_folder(), USER_CONFIG) for f in sorted((folder / group).glob("*.yaml"))]
     return {f.stem: yaml.safe_load(f.read_text()) for f in files}
 
 

@@ -14,7 +14,7 @@ from bmfm.cli import CONFIG_DIR, compose
 from bmfm.files import ASSETS
 from bmfm.training.run import assemble
 from tests.cells.test_cells import OBO
-from tests.conformance.cases import EXTENSION
+from tests.conformance.cases import EXTENSION, USER_CONFIG
 
 sys.path.append(str(EXTENSION))  # when tests are collected, as they are listed from configuration
 
@@ -22,7 +22,7 @@ sys.path.append(str(EXTENSION))  # when tests are collected, as they are listed 
 @pytest.fixture(scope="session", autouse=True)
 def extension():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CONFIG_DIR, str(EXTENSION / "conf"))
+        patch.setenv(CONFIG_DIR, str(USER_CONFIG))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(EXTENSION), os.environ.get("PYTHONPATH", "")]))
         yield
 

@@ -254,6 +254,10 @@ def test_every_attention_kernel_says_the_same(case, kernel):
 def test_adapters_are_saved_and_merged(tmp_path, case):
     model, batch = model_of(case), batch_of(case.omics)
     model.save_pretrained(tmp_path / "base")
+    if not any(isinstance(module, torch.nn.Linear) for module in model.backbone.modules()) and case.name not in HUGGINGFACE:
+        with pytest.raises(ValueError, match="no linear maps"):
+            from_checkpoint({}, HEADS, str(tmp_path / "base"), lora={"r": 2, "alpha": 4})
+        return
     tuned = from_checkpoint({}, HEADS, str(tmp_path / "base"), lora={"r": 2, "alpha": 4}).eval().to(DEVICE)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():

@@ -113,10 +113,10 @@ def test_what_was_learned_goes_on_from_a_checkpoint(assembled, name):
         return [batch["input_ids"], *(labels.nan_to_num(-7) for labels in batch["labels"].values())]
 
     def state() -> BytesIO:
-        held = BytesIO()
-        torch.save(objectives.state_dict(), held)
-        held.seek(0)
-        return held
+        file = BytesIO()
+        torch.save(objectives.state_dict(), file)
+        file.seek(0)
+        return file
 
     new, training, held_out = state(), prepared("train"), prepared("validation")
     batch, trained = examples(data, "validation", range(len(data.parts["validation"]))), deepcopy(model)
@@ -128,7 +128,7 @@ def test_what_was_learned_goes_on_from_a_checkpoint(assembled, name):
     assert all(map(torch.equal, prepared("validation"), held_out))
     assert any(not torch.equal(a, b) for a, b in zip(adapted, training, strict=True)) is (name in ("genes", "values"))
     learned = state()
-    for expected, held in ((training, new), (adapted, learned), (training, new)):
-        held.seek(0)
-        objectives.load_state_dict(torch.load(held, weights_only=True))
+    for expected, saved in ((training, new), (adapted, learned), (training, new)):
+        saved.seek(0)
+        objectives.load_state_dict(torch.load(saved, weights_only=True))
         assert all(map(torch.equal, prepared("train"), expected))

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from bmfm.evaluation.report.comparison import ComparedMethod, Comparison, summarise
+from bmfm.evaluation.report.comparison import ComparedMethod, Comparison, score_over_seeds
 from bmfm.evaluation.report.drawings import _level_groups, rank_test
 from bmfm.evaluation.report.pages import write_report
 
@@ -123,12 +123,12 @@ def test_intervals_are_of_seeds_or_of_examples_and_say_which():
     alone = c.tasks[0].scores[ComparedMethod("6-mers", "baseline")]
     assert not alone.over_seeds and re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", str(alone))
     agreeing = [record("gue/tf_0", "m", "linear_probe", s, 0.6) for s in range(3)]
-    assert str(summarise(agreeing, "mcc")) == "0.600 [0.560, 0.640]"
-    assert str(summarise([record("gue/tf_0", "m", "linear_probe", 0, 0.6, intervals={})], "mcc")) == "0.600"
+    assert str(score_over_seeds(agreeing, "mcc")) == "0.600 [0.560, 0.640]"
+    assert str(score_over_seeds([record("gue/tf_0", "m", "linear_probe", 0, 0.6, intervals={})], "mcc")) == "0.600"
 
 
 def test_half_width_is_students():
-    cell = summarise([record("gue/tf_0", "m", "finetune", s, v) for s, v in enumerate((0.70, 0.72, 0.74))], "mcc")
+    cell = score_over_seeds([record("gue/tf_0", "m", "finetune", s, v) for s, v in enumerate((0.70, 0.72, 0.74))], "mcc")
     assert cell.mean == pytest.approx(0.72) and cell.high - cell.mean == pytest.approx(4.3027 * 0.02 / math.sqrt(3), rel=1e-4)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bmfm.cli import compose, config_folder
+from bmfm.cli import CONFIG_DIR, compose, config_folder
 from bmfm.evaluation import runner
 from bmfm.evaluation.baselines.cells import PcaEmbeddings
 from bmfm.evaluation.baselines.linear import LinearBaseline
@@ -330,6 +330,19 @@ def test_settings_that_mean_nothing_are_refused(run):
         run(DNA, "tasks=[gue/tf_0]")
     with pytest.raises(ValueError, match=r"modes=.*unknown"):
         methods_of(compose("benchmark", [DNA, "modes=[few_shot]"]))
+
+
+def test_a_mode_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mode").mkdir()
+    file = tmp_path / "mode" / "twice.yaml"
+    file.write_text("of: embeddings\nmethod: {_target_: mine.Twice, seeds: '${seeds}'}\n")
+    monkeypatch.setenv(CONFIG_DIR, str(tmp_path))
+    config = compose("benchmark", [DNA, "checkpoint=runs/x/model", "modes=[twice,zero_shot]", "baseline=[]", "seeds=[4]"])
+    twice, as_they_are = methods_of(config)
+    assert twice == {"_target_": "mine.Twice", "seeds": [4], "source": as_they_are} and as_they_are["name"] == "x"
+    file.write_text("of: cells\nmethod: null\n")
+    with pytest.raises(ValueError, match=r"twice.yaml must have `of`"):
+        methods_of(config)
 
 
 def test_other_data_are_another_job(tmp_path):

@@ -34,7 +34,7 @@ class Examples(ABC):
         {objective: kind of its labels, with the names of the classes}, of those that learn labels; classes are those of the
         training part.
     data
-        The data module, bound to a tokenizer that loses nothing.
+        The data module, connected to a tokenizer that loses nothing.
     test_uses
         How often labels of the test part were asked for.
     read_by

@@ -27,7 +27,7 @@ class Method:
     kind
         ``checkpoint``, ``embedding`` or ``baseline``.
     mode
-        How the model is used: a key of `report.comparison.MODES`, or a word of your own.
+        How the model is used: a name of ``conf/mode``, ``baseline``, or a word of your own.
     omics
         Kinds of data that it reads; None for any.
     deterministic

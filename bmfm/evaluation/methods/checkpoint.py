@@ -21,8 +21,8 @@ MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".gz", ".py")
 class CheckpointFolder:
     """A model folder or Hub id, looked at when something of it is asked for."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, remote_code: bool = False):
+        self.name, self.remote_code = name, remote_code
 
     @cached_property
     def folder(self) -> Path:
@@ -35,9 +35,9 @@ class CheckpointFolder:
 
     @cached_property
     def omics(self) -> str:
-        from bmfm.tokenizers.rna import CellTokenizer
+        from bmfm.checkpoints.load import tokenizer_of
 
-        return "rna" if (self.folder / CellTokenizer.FILES[0]).is_file() else "dna"
+        return tokenizer_of(str(self.folder), remote_code=self.remote_code).omics
 
     @cached_property
     def parameters(self) -> int | None:
@@ -66,8 +66,8 @@ class CheckpointEmbeddings(EmbeddingMethod):
 
     def __init__(self, name: str, checkpoint: str, pooling: str | int = "auto", remote_code: bool = False, precision: str | None = None):
         super().__init__(name)
-        self.checkpoint = CheckpointFolder(checkpoint)
-        self.requested_pooling, self.remote_code, self.precision = pooling, remote_code, precision
+        self.checkpoint = CheckpointFolder(checkpoint, remote_code)
+        self.requested_pooling, self.precision = pooling, precision
 
     @property
     def pooling(self) -> str | int:
@@ -99,7 +99,7 @@ class CheckpointEmbeddings(EmbeddingMethod):
         def build(folder: Path) -> None:
             from bmfm.inference import load
 
-            model = load(self.checkpoint.name, remote_code=self.remote_code)
+            model = load(self.checkpoint.name, remote_code=self.checkpoint.remote_code)
             np.save(folder / "embedding.npy", model.embed(examples.inputs, **options))
             (folder / "counts.json").write_text(json.dumps(dict(model.counts)))
 

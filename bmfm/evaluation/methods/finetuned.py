@@ -43,8 +43,8 @@ class FineTuned(LabelMethod):
     def __init__(self, name: str, checkpoint: str, overrides: list[str] | None = None, lora: dict | None = None,
                  random_init: bool = False, remote_code: bool = False, keep: bool = False):  # fmt: skip
         super().__init__(name)
-        self.checkpoint, self.overrides, self.lora = CheckpointFolder(checkpoint), list(overrides or []), lora
-        self.random_init, self.remote_code, self.keep = random_init, remote_code, keep
+        self.checkpoint, self.overrides, self.lora = CheckpointFolder(checkpoint, remote_code), list(overrides or []), lora
+        self.random_init, self.keep = random_init, keep
         self.mode = "from_scratch" if random_init else "lora" if lora else "finetune"
 
     def takes(self, task: TaskSpec) -> bool:
@@ -75,7 +75,7 @@ class FineTuned(LabelMethod):
         settings = [
             override("checkpoint", self.checkpoint.name), override("run_dir", run), override("data_root", examples.task.config.data_root),
             f"seed={seed}", "overwrite=true", "test=false", "logistic_regression=false", "trainer.enable_progress_bar=false",
-            "callbacks.progress=null", override("remote_code", self.remote_code), override("model.random_init", self.random_init),
+            "callbacks.progress=null", override("remote_code", self.checkpoint.remote_code), override("model.random_init", self.random_init),
             override("++data.split.seed", examples.task.config.data.split.get("seed", 0)),  # the parts stay whatever the seed
         ]  # fmt: skip
         if self.lora:
@@ -84,7 +84,7 @@ class FineTuned(LabelMethod):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
             train(task.config)
-            model = load(run / "model", remote_code=self.remote_code)
+            model = load(run / "model", remote_code=self.checkpoint.remote_code)
             predictions = model.predict(examples.of("test"), **examples.predictor_options(task.config.data))
             self.counts = dict(model.counts)
         if not self.keep:

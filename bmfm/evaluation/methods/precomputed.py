@@ -38,9 +38,7 @@ class PrecomputedEmbeddings(EmbeddingMethod):
         if (key is None) == (path is None):
             raise ValueError(f"embedding {name}: give either key (of .obsm) or path (of a table)")
         self.key, self.path, self.ordered = key, path, ordered
-
-    def takes(self, task: TaskSpec) -> bool:
-        return self.key is None or task.omics == "rna"
+        self.omics = ("rna",) if key is not None else None  # .obsm is a part of AnnData
 
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         content = content_hash([self._file(task)]) if self.path and task else None

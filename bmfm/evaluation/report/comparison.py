@@ -54,7 +54,7 @@ class Score:
         return self.low <= other.high and other.low <= self.high
 
 
-def summarise(records: Sequence[dict], metric: str, n_failed: int = 0) -> Score:
+def score_over_seeds(records: Sequence[dict], metric: str, n_failed: int = 0) -> Score:
     """One score from the records of its seeds: Student's interval, or the bootstrap's where seeds are one or agree."""
     values = [float(r["metrics"][metric]) for r in records]
     if len(set(values)) > 1:
@@ -125,7 +125,7 @@ class Comparison:
             of_method = [r for r in records if method_of(r) == method]
             finished = [r for r in of_method if not failure(r)]
             if finished and task.metric:
-                task.scores[method] = summarise(finished, task.metric, len(of_method) - len(finished))
+                task.scores[method] = score_over_seeds(finished, task.metric, len(of_method) - len(finished))
         return task
 
 

@@ -44,7 +44,7 @@ def bars(task: TaskScores, methods: list[ComparedMethod]) -> str:
     low, high = max(min(0.0, *ends), metric.low), metric.high if math.isfinite(metric.high) else max(*ends, 1e-9)
 
     def at(value: float) -> float:
-        return 4 + 332 * (min(max(value, low), high) - low) / (high - low)
+        return 4 + 332 * (min(max(value, low), high) - low) / (high - low or 1.0)
 
     parts = []
     for i, (method, score) in enumerate(shown):

@@ -13,7 +13,7 @@ from bmfm.evaluation.report.comparison import (
     TaskScores,
     failure,
     is_finite,
-    summarise,
+    score_over_seeds,
 )
 
 
@@ -104,7 +104,7 @@ def metric_tables(c: Comparison) -> list[tuple[TaskScores, Rows]]:
         for e in task.scores:
             done = [r for r in c.records[e] if r["task"] == task.name and not failure(r)]
             whole = (all(is_finite(r["metrics"].get(m)) for r in done) for m in names)
-            body.append([str(e), *(Shown(str(summarise(done, m)) if w else MISSING) for m, w in zip(names, whole, strict=True))])
+            body.append([str(e), *(Shown(str(score_over_seeds(done, m)) if w else MISSING) for m, w in zip(names, whole, strict=True))])
         if body:
             tables.append((task, Rows(["method", *map(c.in_words, names)], body)))
     return tables

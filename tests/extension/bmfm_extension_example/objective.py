@@ -67,10 +67,10 @@ class ResponseDecoder(Objective):
         mean, measured = self.baseline.to(labels.device), ~labels.isnan()
         totals = [squared_error(p, labels).double() for p in (predictions, mean.expand_as(labels))]
         change = row_pearson(predictions - mean, labels.nan_to_num(0.0) - mean, measured)
-        known = change.isfinite()
+        is_defined = change.isfinite()
         return {
             "loss/mse": torch.stack([totals[0], measured.sum().double(), totals[1]]),
-            "change": torch.stack([known.sum().double(), change[known].double().sum()]),
+            "change": torch.stack([is_defined.sum().double(), change[is_defined].double().sum()]),
         }
 
     def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
