@@ -16,9 +16,14 @@ from bmfm.models.model import BmfmModel, read_folder
 from bmfm.storage.config import plain, read_config, shown
 from bmfm.storage.folders import find_folder
 from bmfm.storage.remote_code import remote_code as allow_remote_code
+from bmfm.storage.remote_code import remote_code_is_allowed
 from bmfm.storage.weights import load_strictly
+from bmfm.targets import class_path, find_class
+from bmfm.tokenizers.base import Tokenizer
+from bmfm.tokenizers.dna import DnaTokenizer
 from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 from bmfm.tokenizers.rna import CellTokenizer
+from bmfm.tokenizers.sequences import SequenceTokenizer
 
 DROPOUTS = ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout", "dropout")
 """Settings of backbones that `from_checkpoint` changes by ``dropout``."""
@@ -38,7 +43,7 @@ def read_model(folder: Path) -> BmfmModel:
 
 
 def read_tokenizer(folder: Path, **changes):
-    """The tokenizer of a model folder: `CellTokenizer` or `DnaTokenizer`.
+    """The tokenizer of a model folder: one of ours, or of the class that its ``config.json`` names (``tokenizer._target_``).
 
     Raises
     ------
@@ -59,15 +64,31 @@ def read_tokenizer(folder: Path, **changes):
 
 
 def _read_tokenizer(folder: Path, **changes):
+    if other := _class_of_others(folder):
+        return other.from_pretrained(folder, **changes)
     if (folder / CellTokenizer.FILES[0]).is_file():
         return CellTokenizer.from_pretrained(folder, **changes)
-    from bmfm.tokenizers import dna
-
     if changes:
         raise ValueError(f"a DNA tokenizer has no settings to change, {sorted(changes)} were given")
     if is_huggingface(folder):
         return HuggingFaceTokenizer.from_pretrained(folder)
-    return dna.DnaTokenizer.from_pretrained(folder)
+    return DnaTokenizer.from_pretrained(folder)
+
+
+def _class_of_others(folder: Path) -> Any:
+    """The class of the tokenizer that a model was saved with, where that is of another package; else None."""
+    file = folder / "config.json"
+    described = read_config(folder).get("tokenizer") if file.is_file() else None
+    if not isinstance(described, dict) or "_target_" not in described:
+        return None
+    path, outside = described["_target_"], None if remote_code_is_allowed() else folder
+    named = find_class(path, object, f"{file}: tokenizer._target_", outside)
+    if not {Tokenizer, SequenceTokenizer, CellTokenizer} & set(named.__mro__):
+        raise ValueError(
+            f"{file}: tokenizer._target_ is {path}, which is no tokenizer: a subclass of bmfm.tokenizers.sequences.SequenceTokenizer, "
+            "bmfm.tokenizers.rna.CellTokenizer or bmfm.tokenizers.base.Tokenizer is expected"
+        )
+    return named
 
 
 def tokenizer_of(checkpoint: str, revision: str | None = None, remote_code: bool = False, **changes):
@@ -211,7 +232,7 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
         raise ValueError(
             f"{folder / _tokens_file(folder)} has {n:,} tokens, the model of {where} has {rows:,}: they do not belong together"
         )
-    ids = [] if isinstance(tokenizer, CellTokenizer) else tokenizer.tokenizer.get_vocab().values()
+    ids = tokenizer.tokenizer.get_vocab().values() if isinstance(tokenizer, DnaTokenizer | HuggingFaceTokenizer) else []
     if isinstance(model.backbone, HuggingFaceBackbone):
         if not isinstance(tokenizer, HuggingFaceTokenizer) or model.backbone.hf_token_ids.tolist() != tokenizer.hf_token_ids.tolist():
             raise ValueError(
@@ -220,7 +241,7 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     elif max(ids, default=0) >= rows:
         raise ValueError(f"{folder / _tokens_file(folder)} has a token with id {max(ids):,}, the model of {where} has {rows:,} rows")
     reads_values = "values" in model.config.fields
-    if reads_values != isinstance(tokenizer, CellTokenizer):
+    if reads_values != ("values" in tokenizer.fields):
         raise ValueError(f"{where} describes a model of {'cells' if reads_values else 'DNA'}, and the tokenizer beside it is not for that")
     if isinstance(tokenizer, CellTokenizer):
         encoder, kind = model.embeddings.encoder("values"), tokenizer.values["kind"]
@@ -251,7 +272,9 @@ def save_together(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     from bmfm.checkpoints.transformers_format import is_hf_compatible, to_transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.tokenizer = tokenizer.description()
+    kind = type(tokenizer)
+    target = {} if kind in (DnaTokenizer, CellTokenizer, HuggingFaceTokenizer) else {"_target_": class_path(kind)}
+    model.config.tokenizer = target | tokenizer.description()
     (to_transformers(model) if is_hf_compatible(model) else model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

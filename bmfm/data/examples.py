@@ -14,13 +14,12 @@ from bmfm.data.sources import INPUT, Examples, Source
 from bmfm.hashing import example_keys
 from bmfm.tokenizers.base import Tokenizer, Tokens
 from bmfm.tokenizers.collate import to_tensors
-from bmfm.tokenizers.rna import CellTokenizer
 
 
 class ExampleDataset(Dataset[Any]):
     """The examples of one part (train, validation or test) as batches; asked for a list of (epoch, place) pairs at a time.
 
-    Cells that are held out get the tokens that inference makes of them (`CellTokenizer.for_inference`), so that a model's figures
+    Examples that are held out get the tokens that inference makes of them (`Tokenizer.for_inference`), so that a model's figures
     are those of its use. Objectives that reconstruct what of a cell is not shown are measured on cells that are shown in part, as in
     training: dropout and thinning stay, drawn by the cell's content.
 
@@ -74,10 +73,7 @@ class ExampleDataset(Dataset[Any]):
         """Made at the first batch, when tokenizers have been fitted and objectives have said what they need."""
         if not self.held_out:
             return self.training_tokenizers
-        return {
-            name: tokenizer.for_inference(shown_in_part=self.shown_in_part) if isinstance(tokenizer, CellTokenizer) else tokenizer
-            for name, tokenizer in self.training_tokenizers.items()
-        }
+        return {name: tokenizer.for_inference(shown_in_part=self.shown_in_part) for name, tokenizer in self.training_tokenizers.items()}
 
     def encode(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[Examples, dict[str, Tokens]]:
         """Some examples [n], raw and as the tokens of their parts."""

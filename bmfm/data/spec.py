@@ -18,6 +18,12 @@ class Statistics(Mapping[str, np.ndarray]):
         return self._compute()
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._computed:
+            raise KeyError(
+                f"an objective needs the figure {name!r} of the training examples, which these data lack; they have "
+                f"{', '.join(self._computed)}: choose another objective, or give the source a method `statistics` that returns it "
+                "(bmfm.data.sources.Source)"
+            )
         return self._computed[name]
 
     def __iter__(self) -> Iterator[str]:

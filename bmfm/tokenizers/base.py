@@ -190,6 +190,13 @@ class Tokenizer(Protocol):
         """Raise a ValueError if there is no such CLS token."""
         ...
 
+    def for_inference(self, *, shown_in_part: bool = False) -> Self:
+        """The same, with tokens that are a function of the example alone, whatever the key: itself, where nothing is drawn.
+
+        With `shown_in_part` what training leaves out of an example is left out still, as objectives that reconstruct it need.
+        """
+        ...
+
     def description(self) -> dict[str, Any]:
         """What a model depends on of its tokenizer, as ``config.json`` keeps it."""
         ...

@@ -81,10 +81,17 @@ def find_candidates(ids, counts, offsets, keys, dropout):
     """Genes with a count, each left out with the probability `dropout`; a record with the fields of `Candidates`."""
     entries, n = np.empty(len(ids), np.int32), np.zeros(len(keys), np.int64)
     for b in range(len(keys)):
-        begin, m, key = offsets[b], 0, mix(keys[b], 43)
-        for i in range(begin, offsets[b + 1]):
-            entries[begin + m] = i - begin  # written over by the next one if it is none: a branch would be mispredicted
-            m += (counts[i] > 0) & (dropout <= 0.0 or uniform(key, ids[i]) >= dropout)
+        begin, end, m, key = offsets[b], offsets[b + 1], 0, mix(keys[b], 43)
+        for i in range(begin, end):
+            m += counts[i] > 0
+        if m == end - begin and dropout <= 0.0:  # as most cells are: all genes, without a place that depends on the one before
+            for i in range(m):
+                entries[begin + i] = i
+        else:
+            m = 0
+            for i in range(begin, end):
+                entries[begin + m] = i - begin  # written over by the next one if it is none: a branch would be mispredicted
+                m += (counts[i] > 0) & (dropout <= 0.0 or uniform(key, ids[i]) >= dropout)
         n[b] = m
     return Candidates(ids, counts, offsets, entries, n, keys)
 

@@ -152,10 +152,9 @@ def write_zeros(zeros: ZeroGenes, candidates: Candidates, plan: Plan, raw: CellB
 
 
 @numba.njit(cache=True)
-def _draw_zeros(candidates, places, panels, preferred, vocab_size, out_ids):
-    is_taken = np.full(vocab_size, -1, np.int64)  # the last cell that expresses a gene, or shows it
-    pool = panels.copy()
-    swaps = np.empty(len(pool), np.int64)
+def _draw_zeros(candidates, places, pool, preferred, vocab_size, out_ids):
+    is_taken = np.full(vocab_size, -1, np.int32)  # the last cell that expresses a gene, or shows it
+    swaps = np.empty(len(pool), np.int32)
     for b in range(len(places.n)):
         if places.n[b] == 0:
             continue

@@ -73,7 +73,8 @@ def write_special_tokens(layout, lengths, prefix, has_positions, rows):
         if has_positions:
             for i in range(end - begin):
                 rows.position_ids[row, begin + i] = i
-        rows.input_ids[row, begin : begin + len(prefix)] = prefix
+        for i in range(len(prefix)):
+            rows.input_ids[row, begin + i] = prefix[i]
         rows.input_ids[row, end - 1] = SEP
         rows.special_tokens_mask[row, begin + len(prefix) : end - 1] = False
 
@@ -115,8 +116,8 @@ def collate(
     layout = place_packed(whole, row_length) if row_length else place_padded(whole)
     layout = layout._replace(width=-(-layout.width // 8) * 8)  # a multiple of 8 suits tensor cores
     shape = (int(layout.row.max()) + 1, layout.width)
-    blanks: tuple[tuple[float, type], ...] = ((PAD, np.int64), (0, np.int64), (0, np.int64), (-1, np.int64), (True, bool))
-    rows = Rows(*(np.full(shape, blank, kind) for blank, kind in blanks))
+    ids, sequences, places, examples = np.full(shape, PAD), np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1)
+    rows = Rows(ids, sequences, places, examples, np.ones(shape, bool))
     write_special_tokens(layout, lengths, prefix, positions, rows)
     scatter_tokens(tokens.ids, tokens.offsets, layout, len(prefix), rows.input_ids)
     is_special = tokens.ids < n_special

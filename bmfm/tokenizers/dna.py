@@ -64,11 +64,6 @@ class DnaTokenizer(SequenceTokenizer):
         """
         return cls(_read(folder))
 
-    def check_cls(self, number: int, who: str) -> None:
-        """Raise a ValueError if there is no such CLS token."""
-        if number:
-            raise ValueError(f"objective {who} reads CLS token {number}, but DNA has one [CLS] token, number 0")
-
     @property
     def fallbacks(self) -> dict[str, str]:
         """Symbols that this vocabulary lacks, and what is written for them."""
@@ -88,17 +83,6 @@ class DnaTokenizer(SequenceTokenizer):
             "fallback_symbols": int(self.falls_back[raw.symbols & 0x7F].sum()),
         }
         return Tokens(ids, offsets, {"has_variant": has_variant}, counts=counts)
-
-    def _lengths_of(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
-        """How many bases each token stands for [L]; what [UNK] stands for follows from the length of the whole sequence."""
-        lengths = self._lengths[ids]
-        unknown = np.flatnonzero(ids == UNK)
-        if len(unknown) and n_bases is not None:
-            rest = n_bases - int(lengths.sum())
-            lengths[unknown] = np.diff(np.linspace(0, rest, len(unknown) + 1).round()).astype(np.int64)
-        elif len(unknown):
-            lengths[unknown] = 1
-        return lengths
 
     def _through_text(self, raw: Encoded, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         rewritten = np.where(self.written_as < 0, np.arange(len(SYMBOLS)), self.written_as).astype(np.uint8)

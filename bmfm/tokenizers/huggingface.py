@@ -142,9 +142,9 @@ class HuggingFaceTokenizer(SequenceTokenizer):
         ValueError
             If that is not the length of the sequence.
         """
-        lengths = self._lengths[ids]
-        if self.overlapping:
-            lengths = np.append(np.ones(len(ids) - 1, np.int64), self.overlapping) if len(ids) else lengths
+        lengths = super()._lengths_of(ids, n_bases)
+        if self.overlapping and len(ids):
+            lengths = np.append(np.ones(len(ids) - 1, np.int64), self.overlapping)
         if n_bases is not None and lengths.sum() != n_bases:
             raise ValueError(
                 f"tokens of {self.tokenizer.__class__.__name__} cover {lengths.sum()} of {n_bases} bases: labels of bases cannot be placed"

@@ -3,19 +3,25 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from bmfm.genome.representation import Encoded
-from bmfm.special import CLS, SEP, SPECIAL_TOKENS
+from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.base import Tokens, hash_of_names
 from bmfm.tokenizers.collate import collate
 from bmfm.tokenizers.texts import as_encoded, by_number, read_texts
 
+MARKS = ("##", "\u2581", "\u0120")
+"""How names of tokens begin that go on with a word (WordPiece) or begin one (SentencePiece, byte-level BPE): they stand for no base."""
+
 
 class SequenceTokenizer:
-    """What tokenizers of DNA have in common, ours (`DnaTokenizer`) and those of HuggingFace models.
+    """What tokenizers of DNA have in common, ours (`DnaTokenizer`), those of HuggingFace models, and those of other packages.
+
+    A subclass encodes (`_encode`) and is read by ``from_pretrained(folder)``. One that wraps no `transformers` tokenizer has `names`,
+    ``len`` and `save_pretrained` of its own, too.
 
     Attributes
     ----------
@@ -52,6 +58,15 @@ class SequenceTokenizer:
 
     def __len__(self) -> int:
         return len(self.tokenizer)
+
+    def check_cls(self, number: int, who: str) -> None:
+        """Raise a ValueError if there is no such CLS token."""
+        if number:
+            raise ValueError(f"objective {who} reads CLS token {number}, but DNA has one [CLS] token, number 0")
+
+    def for_inference(self, *, shown_in_part: bool = False) -> Self:
+        """Itself: tokens of sequences are drawn by nothing."""
+        return self
 
     def read_texts(self, texts: Sequence[str], alphabet: str = "auto", where: Callable[[int], str] = by_number) -> tuple[Encoded, int]:
         """Texts as symbols, what `encode` takes, and how many characters were read as N; see `texts.read_texts`."""
@@ -94,8 +109,15 @@ class SequenceTokenizer:
         return np.stack([np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)], ends], 1)
 
     def _lengths_of(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
-        """How many bases each token stands for [L]; see `base.Tokenizer.spans`."""
-        raise NotImplementedError
+        """How many bases each token stands for [L]; what [UNK] stands for follows from the length of the whole sequence."""
+        lengths = self._lengths[ids]
+        unknown = np.flatnonzero(ids == UNK)
+        if len(unknown) and n_bases is not None:
+            rest = max(0, n_bases - int(lengths.sum()))
+            lengths[unknown] = np.diff(np.linspace(0, rest, len(unknown) + 1).round()).astype(np.int64)
+        elif len(unknown):
+            lengths[unknown] = 1
+        return lengths
 
     def description(self) -> dict[str, Any]:
         """What a model depends on of its tokenizer: a hash of the tokens in the order of their ids."""
@@ -103,7 +125,8 @@ class SequenceTokenizer:
 
     @cached_property
     def _lengths(self) -> np.ndarray:
-        return np.array([0 if i < len(SPECIAL_TOKENS) else len(name) for i, name in enumerate(self.names)], np.int64)
+        letters = (next((name[len(mark) :] for mark in MARKS if name.startswith(mark)), name) for name in self.names)
+        return np.array([0 if i < len(SPECIAL_TOKENS) else len(text) for i, text in enumerate(letters)], np.int64)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the files that `transformers.AutoTokenizer` loads."""

@@ -157,3 +157,10 @@ def test_labels_of_tokens_follow_their_examples():
     of_base = dict(zip(batch["input_ids"].flatten().tolist(), labels.flatten().tolist(), strict=True))
     assert of_base[9] == 7 and all(of_base[special] == -100 for special in (1, 2, 3))
     assert sorted(labels[labels >= 0].tolist()) == [0, 0, 1, 1, 2, 3, 7]
+
+
+def test_a_figure_that_the_source_lacks_is_named():
+    data = connected(PairedSequences([("ACGT", "GG")] * 10), single_base())
+    assert "token_counts" in data.statistics and "value_sums" not in data.statistics
+    with pytest.raises(KeyError, match=r"needs the figure 'value_sums'.*they have token_counts.*`statistics`"):
+        data.statistics["value_sums"]

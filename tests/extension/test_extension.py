@@ -176,3 +176,29 @@ def test_choices_are_listed_beside_those_that_ship(extension):
     ):
         assert name in options(group) and len(options(group)) > 1
     assert compose("train", ["+recipe=perturbation", "data.source.path=x"]).model.backbone.endswith("SetMixer")
+
+
+def test_a_tokenizer_from_outside_trains_is_saved_and_predicts(tmp_path, extension):
+    """One token a base, so that lengths and spans are known by hand; and what a folder may not name is refused."""
+    import bmfm
+
+    rng = np.random.default_rng(0)
+    rows = [("".join(rng.choice(list("AG" if label else "CT"), 20)), label) for label in rng.integers(0, 2, 40)]
+    (tmp_path / "t.csv").write_text("sequence,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    options = ["tokenizer=purines", "~representation", "data=table", "data.path=t.csv", "data.max_tokens=24", "data.batch_size=8", "objective=[label]", "model=conv", "trainer.max_steps=2", "trainer.val_check_interval=2", "name=purines"]  # fmt: skip
+    python("-m", "bmfm.train", "--config-dir", str(HERE / "conf"), *options, *QUIET, cwd=tmp_path)
+    folder = tmp_path / "runs" / "purines" / "model"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tokenizer"]["_target_"] == "bmfm_extension_example.tokenizer.PurineTokenizer"
+    model = bmfm.load(folder)
+    assert model.tokenizer.names[5:] == ["R", "Y"] and len(model.predict(["AGCT", "GGTT"])) == 2
+    assert np.allclose(model.embed(["AGCT"]), model.embed(["GACC"])) and not np.allclose(model.embed(["AGCT"]), model.embed(["CTAG"]))
+    for path, why in (("pathlib.Path", "no tokenizer"), ("bmfm_extension_example.nothing.Other", "cannot be imported")):
+        (folder / "config.json").write_text(json.dumps(config | {"tokenizer": config["tokenizer"] | {"_target_": path}}))
+        with pytest.raises(ValueError, match=why):
+            bmfm.load(folder)
+    (folder / "smuggled.py").write_text("raise SystemExit('code of a model folder was run')")
+    (folder / "config.json").write_text(json.dumps(config | {"tokenizer": {"_target_": "smuggled.Other"}}))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="code of a model folder is not run"):
+        patch.syspath_prepend(str(folder))
+        bmfm.load(folder)

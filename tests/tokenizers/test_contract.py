@@ -28,6 +28,10 @@ def tokenizers(tmp_path_factory):
     """One of each kind, {name: tokenizer}."""
     folder = tmp_path_factory.mktemp("vocab")
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    pieces = folder / "pieces.txt"
+    pieces.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACGTN", *(f"##{w}" for w in ["A", "C", "G", "T", "N", "ACG", "TT"])])
+    )
     backend = Backend(WordLevel({"[PAD]": 0, "[UNK]": 1, "A": 2, "C": 3, "G": 4, "T": 5, "N": 6}, unk_token="[UNK]"))
     backend.pre_tokenizer = Split("", "isolated")
     return {
@@ -36,11 +40,12 @@ def tokenizers(tmp_path_factory):
         "single": dna.single_base("ACGT"),
         "hyena": HuggingFaceTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")),
         "dnabert": HuggingFaceTokenizer(BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=False)),
+        "wordpiece": HuggingFaceTokenizer(BertTokenizerFast(str(pieces), do_lower_case=False)),
         "cells": CellTokenizer(GENES, n_cls=2, read_depth={"mode": "downsample", "min_total": 10, "target": 100}),
     }
 
 
-DNA = ("bpe", "kmer", "single", "hyena", "dnabert")
+DNA = ("bpe", "kmer", "single", "hyena", "dnabert", "wordpiece")
 texts = st.lists(st.text("ACGTN", min_size=3, max_size=40), min_size=1, max_size=6)
 
 
@@ -117,7 +122,7 @@ def test_spans_are_the_places_of_tokens_in_the_text(tokenizers, data, name):
     ids = tokenizer.encode(as_encoded([encode(text)])).ids
     spans = tokenizer.spans(ids, len(text))
     place, expected = 0, []
-    for i, token in enumerate(tokenizer.names[i] for i in ids):
+    for i, token in enumerate(tokenizer.names[i].removeprefix("##") for i in ids):
         assert text[place : place + len(token)] == token
         stop = place + (len(token) if name != "dnabert" or i == len(ids) - 1 else 1)
         expected.append([place, stop])
@@ -148,7 +153,7 @@ def test_tokens_with_variants_are_those_whose_bases_have_one(tokenizers, data, n
     for b in range(len(raw)):
         is_variant, place, expected = raw[b] > 127, 0, []
         for i in tokens[b]:
-            n = {UNK: 3 if name in ("kmer", "dnabert") else 1}.get(int(i), len(tokenizers[name].names[i]))
+            n = {UNK: 3 if name in ("kmer", "dnabert") else 1}.get(int(i), len(tokenizers[name].names[i].removeprefix("##")))
             expected.append(bool(is_variant[place : place + n].any()))
             place += 1 if name == "dnabert" else n
         assert tokens.fields["has_variant"][slice(*tokens.offsets[b : b + 2])].tolist() == expected
@@ -203,3 +208,27 @@ def test_whole_cells_are_those_of_encode():
     tokenizer = CellTokenizer(GENES, order="as_given")
     shuffled = tokenizer.encode(CellBatch(counts, np.zeros(6, np.int64), MEASURED), keys, 50)
     np.testing.assert_array_equal(shuffled.full_profile.values, tokenizer.full_profile(counts))
+
+
+def test_spans_of_word_pieces_and_of_what_a_vocabulary_lacks(tokenizers):
+    """By hand: ## of a name stands for no base, and [UNK] for what is left of the sequence."""
+    pieces = tokenizers["wordpiece"]
+    ids = pieces.encode(as_encoded([encode("AACGTTN")])).ids
+    assert [pieces.names[i] for i in ids] == ["A", "##ACG", "##TT", "##N"]
+    assert pieces.spans(ids, 7).tolist() == [[0, 1], [1, 4], [4, 6], [6, 7]]
+    bases = Backend(WordLevel({"[PAD]": 0, "[UNK]": 1, "A": 2, "C": 3}, unk_token="[UNK]"))
+    bases.pre_tokenizer = Split("C", "isolated")
+    other = HuggingFaceTokenizer(PreTrainedTokenizerFast(tokenizer_object=bases, pad_token="[PAD]", unk_token="[UNK]"))
+    tokens = other.encode(as_encoded([encode("ACGTTC")]))
+    assert [other.names[i] for i in tokens.ids] == ["A", "C", "[UNK]", "C"] and tokens.counts["unknown_tokens"] == 1
+    assert other.spans(tokens.ids, 6).tolist() == [[0, 1], [1, 2], [2, 5], [5, 6]]
+    with pytest.raises(ValueError, match="cover 6 of 9 bases"):
+        pieces.spans(ids[:3], 9)
+
+
+def test_lower_case_is_the_same_sequence(tokenizers):
+    for name in ("hyena", "wordpiece"):
+        raw, n_replaced = tokenizers[name].read_texts(["acgtn"])
+        tokens = tokenizers[name].encode(raw)
+        assert "".join(tokenizers[name].names[i].removeprefix("##") for i in tokens.ids) == "ACGTN"
+        assert n_replaced == tokens.counts["unknown_tokens"] == tokens.counts["fallback_symbols"] == 0
