@@ -19,8 +19,9 @@ from tests.conformance.cases import EXTENSION, USER_CONFIG
 sys.path.append(str(EXTENSION))  # when tests are collected, as they are listed from configuration
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def extension():
+    """The configuration of the example extension, for the tests of this folder alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CONFIG_DIR, str(USER_CONFIG))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(EXTENSION), os.environ.get("PYTHONPATH", "")]))
