@@ -46,7 +46,7 @@ class SequenceTable(BatchModule):
         Columns of the sequence (None: the first) and, for pairs, of the second one: ``[CLS] A [SEP] B [SEP]``.
     derived
         More columns, {name: expression over columns}, as ``{mean: "(a + 2 * b) / (a + b)"}``: arithmetic, comparisons and the
-        functions of `bmfm.expressions`, and nothing else, since a task card may come from anyone.
+        functions of `bmfm.expressions`, and nothing else, since a task may come from anyone.
     text
         Columns of a CSV that are text though they look like numbers, as labels of bases do. The column of `split` by group or
         by column is text anyway.

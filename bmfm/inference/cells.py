@@ -48,7 +48,7 @@ def read_cells(
         model was trained with.
     expects
         ``counts`` (whole numbers, or an error) or ``normalised``; None takes what the model was trained with, see
-        `CellTokenizer.reading`.
+        `CellTokenizer.resolve_expects`.
     min_matched
         Least share of a file's genes in the vocabulary.
     depth_target
