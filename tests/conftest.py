@@ -143,3 +143,8 @@ def sequence_table(tmp_path_factory):
             lines.append(f"{text},{text[:20]},{'rich' if r else 'poor'},{gc},{'a|b' if r else 'b'}")
         (folder / f"{part}.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Whole runs in processes of their own come first, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_runner.py", "test_extension.py"))
