@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bmfm.cli import config_file, instantiate, options, override
+from bmfm.cli import config_file, instantiate, literal, options, override
 from bmfm.evaluation import runner
 from bmfm.evaluation.fetch import fetch
 from bmfm.evaluation.grid import RunSettings, build_grid
@@ -144,8 +144,8 @@ def read_mode(name: str, settings: dict) -> dict:
     file = config_file("mode", name)
     if file is None:
         raise ValueError(f"modes={name!r} is unknown; choose from {', '.join(options('mode'))}")
-    mode: Any = OmegaConf.to_container(OmegaConf.merge(settings, {"mode": OmegaConf.load(file)}), resolve=True)
-    content = mode["mode"]
+    configuration: Any = OmegaConf.merge(literal(settings), {"mode": OmegaConf.load(file)})
+    content: Any = OmegaConf.to_container(configuration.mode, resolve=True)
     if set(content) != {"of", "method"} or content["of"] not in ("embeddings", "checkpoint"):
         raise ValueError(f"{file} must have `of` (embeddings or checkpoint) and `method` (a _target_ and its arguments)")
     return content
