@@ -386,6 +386,7 @@ def test_what_several_want_is_built_once(tmp_path):
     assert len(built) == len(found) == 1 and (found.pop() / "x").read_text() == "y"
 
 
+@pytest.mark.slow
 def test_fine_tuned_models_predict_the_test_part(run, cells_model):
     suite = "+suite={name: r, title: t, tasks: [demo/pbmc3k]}"
     records = run(suite, f"checkpoint={cells_model}", "modes=[finetune,linear_probe]", *SHORT, "baseline=[]")

@@ -104,7 +104,7 @@ def test_rna_is_read_as_dna(tmp_path, dna_model):
     assert "U is read as T" in data.notes["column sequence"] and "characters read as N" not in data.notes
 
 
-@pytest.mark.parametrize("what", ["genome", "cells", "table"])
+@pytest.mark.parametrize("what", ["genome", pytest.param("cells", marks=pytest.mark.slow), "table"])
 def test_the_run_seed_moves_training_alone(what, sequence_table):
     """The same blocks, cells or rows are held out, with the same windows and masks in them; training sees others."""
     import torch

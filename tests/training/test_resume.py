@@ -47,7 +47,9 @@ def whole(tmp_path_factory):
 
 
 # nowhere; at a validation; at a checkpoint; at a second validation
-@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow), 6])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 6]
+)
 def test_a_run_that_ended_at_any_step_goes_on(tmp_path, whole, stop):
     folder, expected = whole
     run(tmp_path, stop)
