@@ -62,10 +62,7 @@ def plain_rate(path: Path, genes: list[str], n: int = 300) -> float:
 def module(objective, tokenizer: CellTokenizer, path, **options) -> RnaDataModule:
     data = RnaDataModule(path, SPLIT, max_tokens=1024, batch_size=64, **options)
     data.connect(tokenizer)
-    objectives = Objectives({"objective": objective})
-    data.need(objectives.needs)
-    objectives.setup(data.spec())
-    data.objectives = objectives
+    Objectives({"objective": objective}).connect(data)
     return data
 
 

@@ -1,5 +1,6 @@
 """What all data modules share: parts, the order of batches, loaders, and the hand-over to objectives; and the module of any source."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,7 +40,7 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
     return DnaTokenizer(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else tokenizer
 
 
-class BatchModule(pl.LightningDataModule):
+class BatchModule(pl.LightningDataModule, ABC):
     """A Lightning data module whose data sets answer lists of (epoch, place) pairs with whole batches.
 
     Attributes
@@ -78,9 +79,9 @@ class BatchModule(pl.LightningDataModule):
         super().__init__()
         self.notes: dict[str, str] = {}
 
+    @abstractmethod
     def connect(self, tokenizer: Any) -> None:
         """Bind the tokenizer, open the sources, and fill `parts` and `numbers`."""
-        raise NotImplementedError
 
     def report(self) -> None:
         """Print what became of the sources' records."""

@@ -128,10 +128,3 @@ def stated(info: Mapping[str, str], n_alts: int, source: str) -> tuple[list[floa
         if figures is not None:
             return figures, notes
     return None, notes
-
-
-def genotype_frequencies(alleles: list[int], n_alts: int) -> list[float] | None:
-    """Share of each ALT among the called alleles of all samples; alleles that are not called are -1."""
-    counts = [alleles.count(allele) for allele in range(n_alts + 1)]
-    total = sum(counts)
-    return [c / total for c in counts[1:]] if total else None

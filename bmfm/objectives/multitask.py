@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bmfm.data.module import BatchModule
 from bmfm.data.spec import DataSpec
 from bmfm.objectives.objective import HasHeads, Loss, Objective
 from bmfm.tokenizers.batch import Batch
@@ -109,6 +110,16 @@ class Objectives:
         """Learn classes and baselines from the training part."""
         for name, task in self.tasks.items():
             task.setup(name, spec)
+
+    def connect(self, data: BatchModule) -> None:
+        """Learn classes and baselines from some data, which from then on serve what the objectives need, and their labels."""
+        data.need(self.needs)
+        self.setup(data.spec())
+        for name, labels in self.labels.items():
+            data.add_labels(name, labels)
+        for what, text in self.notes.items():
+            data.note(what, text)
+        data.objectives = self
 
     def check_monitored(self) -> None:
         """Raise a ValueError, before training begins, where the loss that chooses the best checkpoint would not exist."""

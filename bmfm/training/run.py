@@ -38,14 +38,8 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
     data: BatchModule = instantiate(config.data, _convert_="all")
     data.connect(instantiate(config.tokenizer, _convert_="all"))
     objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
-    data.need(objectives.needs)
-    objectives.setup(data.spec())
+    objectives.connect(data)
     objectives.check_monitored()
-    for name, labels in objectives.labels.items():
-        data.add_labels(name, labels)
-    for what, text in objectives.notes.items():
-        data.note(what, text)
-    data.objectives = objectives
     genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model: BmfmModel = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.init_output_biases(model)
@@ -132,8 +126,12 @@ class Run:
 
     def test(self) -> dict[str, float]:
         """Metrics of the test part, of the model as it is."""
+        from bmfm.training.predicted import label_tasks
+
         if not self.config.test or "test" not in self.data.parts:
             return {}
+        if label_tasks(self.objectives).keys() == self.objectives.tasks.keys():
+            self.trainer.limit_test_batches = 1  # Lightning must have one; the Predictor reads all examples by itself
         return {k: float(v) for k, v in self.trainer.test(self.module, self.data, verbose=False)[0].items()}
 
     def logistic_regression(self) -> dict[str, float]:

@@ -54,10 +54,7 @@ class Examples(ABC):
         self._labels: dict[str, np.ndarray] = {}
         tasks = {name: instantiate(o, _convert_="all") for name, o in (task.config.get("objectives") or {}).items() if o}
         if tasks:
-            objectives = Objectives(tasks)
-            objectives.setup(self.data.spec())
-            for name, labels in objectives.labels.items():
-                self.data.add_labels(name, labels)
+            Objectives(tasks).connect(self.data)
         for name, objective in tasks.items():
             if isinstance(objective, Label):
                 self.kinds[name], self._labels[name] = objective.label_kind, objective.benchmark_labels()

@@ -10,7 +10,7 @@ import numpy as np
 from bmfm import __version__
 from bmfm.evaluation.checksums import content_hash
 from bmfm.evaluation.examples.base import Examples
-from bmfm.evaluation.methods.base import EmbeddingMethod
+from bmfm.evaluation.methods.base import EmbeddingMethod, Method
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.files import cached_folder
 from bmfm.storage.folders import default_pooling, find_folder
@@ -51,27 +51,11 @@ class CheckpointFolder:
         return n or None
 
 
-class CheckpointEmbeddings(EmbeddingMethod):
-    """Embeddings of a model folder or Hub id, made once for a data set and kept in the cache.
+class OfCheckpoint(Method):
+    """What methods that begin with a checkpoint share."""
 
-    Parameters
-    ----------
-    pooling
-        See `Predictor.embed`; ``auto`` is the model's own.
-    precision
-        ``bf16``, ``fp16`` or None.
-    """
-
-    kind, mode = "checkpoint", "zero_shot"
-
-    def __init__(self, name: str, checkpoint: str, pooling: str | int = "auto", remote_code: bool = False, precision: str | None = None):
-        super().__init__(name)
-        self.checkpoint = CheckpointFolder(checkpoint, remote_code)
-        self.requested_pooling, self.precision = pooling, precision
-
-    @property
-    def pooling(self) -> str | int:
-        return self.requested_pooling if self.requested_pooling != "auto" else default_pooling(self.checkpoint.folder)
+    kind = "checkpoint"
+    checkpoint: CheckpointFolder
 
     def takes(self, task: TaskSpec) -> bool:
         return task.omics == self.checkpoint.omics
@@ -83,6 +67,29 @@ class CheckpointEmbeddings(EmbeddingMethod):
     @property
     def parameters(self) -> int | None:
         return self.checkpoint.parameters
+
+
+class CheckpointEmbeddings(OfCheckpoint, EmbeddingMethod):
+    """Embeddings of a model folder or Hub id, made once for a data set and kept in the cache.
+
+    Parameters
+    ----------
+    pooling
+        See `Predictor.embed`; ``auto`` is the model's own.
+    precision
+        ``bf16``, ``fp16`` or None.
+    """
+
+    mode = "zero_shot"
+
+    def __init__(self, name: str, checkpoint: str, pooling: str | int = "auto", remote_code: bool = False, precision: str | None = None):
+        super().__init__(name)
+        self.checkpoint = CheckpointFolder(checkpoint, remote_code)
+        self.requested_pooling, self.precision = pooling, precision
+
+    @property
+    def pooling(self) -> str | int:
+        return self.requested_pooling if self.requested_pooling != "auto" else default_pooling(self.checkpoint.folder)
 
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         return {"model": self.model_hash, "pooling": self.pooling, "precision": self.precision}

@@ -12,7 +12,7 @@ import pandas as pd
 from bmfm.cli import override
 from bmfm.evaluation.examples.base import Examples
 from bmfm.evaluation.methods.base import LabelMethod
-from bmfm.evaluation.methods.checkpoint import CheckpointFolder
+from bmfm.evaluation.methods.checkpoint import CheckpointFolder, OfCheckpoint
 from bmfm.evaluation.task_files import read_task
 from bmfm.evaluation.task_spec import TaskSpec
 
@@ -22,7 +22,7 @@ SET_BY_THE_TASK = (
 """Settings that no fine-tuning may change: every model is scored on the same examples."""
 
 
-class FineTuned(LabelMethod):
+class FineTuned(OfCheckpoint, LabelMethod):
     """A checkpoint trained further on the task, all of it or by adapters; the best on validation predicts the test part.
 
     Parameters
@@ -37,7 +37,6 @@ class FineTuned(LabelMethod):
         Leave the trained model in the job's folder.
     """
 
-    kind = "checkpoint"
     deterministic = False
 
     def __init__(self, name: str, checkpoint: str, overrides: list[str] | None = None, lora: dict | None = None,
@@ -47,22 +46,11 @@ class FineTuned(LabelMethod):
         self.random_init, self.keep = random_init, keep
         self.mode = "from_scratch" if random_init else "lora" if lora else "finetune"
 
-    def takes(self, task: TaskSpec) -> bool:
-        return task.omics == self.checkpoint.omics
-
     def check(self, task: TaskSpec) -> None:
         """Compose the configuration: a mistake in the overrides is told now rather than by every job."""
         if fixed := [o.split("=")[0] for o in self.overrides if o.startswith(SET_BY_THE_TASK)]:
             raise ValueError(f"finetune.{fixed[0]} cannot be changed: the task sets it, so that every model is scored on the same examples")
         read_task(task.name, ["checkpoint=none", *self.overrides])
-
-    @property
-    def model_hash(self) -> str:
-        return self.checkpoint.hash
-
-    @property
-    def parameters(self) -> int | None:
-        return self.checkpoint.parameters
 
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         return {"model": self.model_hash, "overrides": self.overrides, "lora": self.lora, "random_init": self.random_init}
