@@ -68,7 +68,7 @@ class _CellFiles(_Files):
 
     def write(self, output: Path, predictor: Predictor, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
         with _plain_warnings():
-            written = write_annotated(find_sources(self.data()), output, embeddings, predictions)
+            written = write_annotated(find_sources(self.paths), output, embeddings, predictions)
         for file, match in (predictor.match if isinstance(predictor.match, dict) else {"genes": predictor.match}).items():
             print(f"{file}: {match}")
         for name, where in written.items():
