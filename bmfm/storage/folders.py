@@ -79,7 +79,7 @@ def pooling_by_kind(fields: dict) -> str | int:
 WRITTEN = {
     "README.md", "recipe.json", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
 }  # fmt: skip
-CELLS = {"cell_tokenizer.json", "genes.txt"}
+CELLS = {"cell_tokenizer.json", "genes.txt", "gene_medians.txt"}
 WORDS = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}
 """Files of a model folder by their exact names, and those of its tokenizer; beside them shards of weights, and ``code``."""
 
