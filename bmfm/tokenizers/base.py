@@ -18,14 +18,14 @@ from bmfm.tokenizers.batch import Batch
 
 @dataclass
 class Profiles:
-    """Values of every expressed gene of cells: cell b has ``values[offsets[b]:offsets[b + 1]]``, whatever of it is shown as tokens.
+    """Values of genes of cells: cell b has ``values[offsets[b]:offsets[b + 1]]``, whatever of it is shown as tokens.
 
     Attributes
     ----------
     gene_ids
         [nnz] int32.
     values
-        [nnz] float32, as the tokenizer transforms counts, before read depth is lowered.
+        [nnz] float32, as the tokenizer transforms counts.
     offsets
         [n + 1] int64.
     """
@@ -39,7 +39,7 @@ class Profiles:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Expressed genes of each cell [n]."""
+        """Genes of each cell [n]."""
         return np.diff(self.offsets)
 
     def as_batch(self) -> dict[str, np.ndarray]:
@@ -70,8 +70,11 @@ class Tokens:
     example_fields
         More of each example, {name: [n, ...]}: ``read_depth`` [n, 2] of read-depth aware cells, log(1 + total) of input and target.
     full_profile
-        Of cells, the values of every expressed gene; None of DNA. `Tokenizer.collate` leaves them out: whoever needs them adds
-        ``full_profile.as_batch()``.
+        Of cells, the values of every expressed gene before read depth is lowered; None of DNA. `Tokenizer.collate` leaves them out:
+        whoever needs them adds ``full_profile.as_batch()``.
+    shown_profile
+        Of cells whose tokenizer gives a summary, the values of every gene that may be shown: what is left after read depth was lowered
+        and genes were dropped, before the longest input cuts some off. `Tokenizer.collate` puts it into the batch.
     counts
         {what: number} of examples, tokens, and what was truncated, unknown or written otherwise.
     """
@@ -81,6 +84,7 @@ class Tokens:
     fields: dict[str, np.ndarray] = field(default_factory=dict)
     example_fields: dict[str, np.ndarray] = field(default_factory=dict)
     full_profile: Profiles | None = None
+    shown_profile: Profiles | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -104,6 +108,7 @@ class Tokens:
             {name: values[entries] for name, values in self.fields.items()},
             {name: values[rows] for name, values in self.example_fields.items()},
             None if self.full_profile is None else self.full_profile.take(rows),
+            None if self.shown_profile is None else self.shown_profile.take(rows),
         )
 
 

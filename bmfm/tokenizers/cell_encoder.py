@@ -9,7 +9,7 @@ from bmfm.cells.counts import CellBatch, Counts
 from bmfm.cells.read_depth import DepthSettings, ReadDepth, counts_left, log_totals, sums, values_where_changed
 from bmfm.cells.values import ValueSettings, ValueTransform
 from bmfm.tokenizers.base import Profiles, Tokens
-from bmfm.tokenizers.cell_candidates import Candidates, Plan, Written, find_candidates, write_genes
+from bmfm.tokenizers.cell_candidates import Candidates, Plan, Written, candidate_values, find_candidates, write_genes
 from bmfm.tokenizers.cell_order import GeneOrder
 from bmfm.tokenizers.cell_zeros import ZeroGenes, write_zeros
 
@@ -46,12 +46,14 @@ class CellEncoder:
     zero_share: float
     sequence_dropout: float
     vocab_size: int
+    summary: bool = False
 
     def encode(self, raw: CellBatch, keys: np.ndarray, room: int) -> Tokens:
         """Tokens of cells, at most `room` each, drawn by their keys [B]."""
         counts = raw.counts
         shown = self.at_depth(counts, keys)
         candidates = Candidates(*find_candidates(counts.ids, shown.counts, counts.offsets, keys, self.sequence_dropout))
+        shown_profile = Profiles(*candidate_values(candidates, shown.values)) if self.summary else None  # before any is put in order
         n_unexpressed = np.zeros(len(counts), np.int64)
         if self.zeros.shows_zeros:
             n_measured = np.array([len(panel) for panel in raw.gene_panels], np.int64)[raw.source_ids]
@@ -68,6 +70,7 @@ class CellEncoder:
             {"values": written.values} | ({"targets": written.targets} if self.depth_mode.is_lowered else {}),
             {"read_depth": shown.log_totals} if self.depth_mode.has_tokens else {},
             Profiles(counts.ids, shown.full_values, counts.offsets),
+            shown_profile,
             {
                 "cells": len(counts),
                 "tokens": len(written.ids),

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +26,12 @@ from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
 from bmfm.cells.read_depth import MODES, DepthSettings, ReadDepth, sums
 from bmfm.cells.values import TRANSFORMS, ValueSettings, ValueTransform
 from bmfm.special import PAD, SEP
-from bmfm.targets import find_class
+from bmfm.targets import find_choice
 from bmfm.tokenizers.base import Tokens, hash_of_names
 from bmfm.tokenizers.cell_encoder import CellEncoder
 from bmfm.tokenizers.cell_order import ORDERS, GeneOrder
 from bmfm.tokenizers.cell_zeros import ZEROS, ZeroGenes
 from bmfm.tokenizers.collate import collate
-
-T = TypeVar("T")
 
 
 class CellTokenizer:
@@ -63,6 +61,8 @@ class CellTokenizer:
         [CLS] and then [CLS_0], [CLS_1], ...
     positions
         Whether the place in the input means something to the model.
+    summary
+        Give the model, beside the tokens, the values of all genes that are shown before truncation (`base.Tokens.shown_profile`).
     trained_on
         What the training files held; saved: ``orthologs``, {gene of another species: human gene}, by which their genes were found,
         used for the cells of inference; ``expects``, ``counts`` or ``normalised``, asked of the cells of inference
@@ -91,12 +91,13 @@ class CellTokenizer:
         read_depth: dict | None = None,
         n_cls: int = 1,
         positions: bool = False,
+        summary: bool = False,
         trained_on: Mapping[str, Any] | None = None,
     ):
         self.values: dict[str, Any] = {"kind": "log_normalise", "target_sum": 1e4, "n_bins": 51, "upper": 10.0} | dict(values or {})
         self.read_depth: dict[str, Any] = {"mode": "none", "min_total": 1000, "rate": 0.6, "target": None} | dict(read_depth or {})
         self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout
-        self.n_cls, self.positions = n_cls, positions
+        self.n_cls, self.positions, self.summary = n_cls, positions, summary
         files = {"orthologs": None, "expects": None} | dict(trained_on or {})
         self.orthologs: dict[str, str] | None = files.pop("orthologs")
         self.expects: str | None = files.pop("expects")
@@ -135,19 +136,19 @@ class CellTokenizer:
 
     @property
     def gene_order(self) -> GeneOrder:
-        return _chosen(self.order, ORDERS, GeneOrder, "order")
+        return find_choice(self.order, ORDERS, GeneOrder, "tokenizer.order")()
 
     @property
     def zero_genes(self) -> ZeroGenes:
-        return _chosen(self.zeros, ZEROS, ZeroGenes, "zeros")
+        return find_choice(self.zeros, ZEROS, ZeroGenes, "tokenizer.zeros")()
 
     @property
     def value_transform(self) -> ValueTransform:
-        return _chosen(self.values["kind"], TRANSFORMS, ValueTransform, "values.kind")
+        return find_choice(self.values["kind"], TRANSFORMS, ValueTransform, "tokenizer.values.kind")()
 
     @property
     def depth_mode(self) -> ReadDepth:
-        return _chosen(self.read_depth["mode"], MODES, ReadDepth, "read_depth.mode")
+        return find_choice(self.read_depth["mode"], MODES, ReadDepth, "tokenizer.read_depth.mode")()
 
     @property
     def has_depth(self) -> bool:
@@ -184,7 +185,7 @@ class CellTokenizer:
     def fields(self) -> dict[str, dict]:
         """What the model's field encoders must take."""
         values: dict = {"n_special": self.n_special} | ({"n_bins": self.n_bins} if self.n_bins else {})
-        return {"input_ids": {"size": len(self)}, "values": values}
+        return {"input_ids": {"size": len(self)}, "values": values} | ({"summary": {"size": len(self)}} if self.summary else {})
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
@@ -249,6 +250,7 @@ class CellTokenizer:
             float(self.zero_share),
             float(self.sequence_dropout),
             len(self),
+            self.summary,
         )
 
     def encode(self, raw: CellBatch, keys: np.ndarray, max_tokens: int) -> Tokens:
@@ -268,7 +270,7 @@ class CellTokenizer:
         -------
         Tokens
             With the fields ``values`` and, where read depth may be lowered, ``targets`` (the values before it was), the example
-            field ``read_depth``, and full profiles.
+            field ``read_depth``, full profiles and, with `summary`, the shown ones.
         """
         room = self._room(max_tokens)
         counts = raw.counts
@@ -303,7 +305,7 @@ class CellTokenizer:
         if self.has_depth:
             values[first + self.n_cls], values[first + self.n_cls + 1] = tokens.example_fields["read_depth"].T
         values[first + len(self.prefix) + tokens.lengths] = -(SEP + 1.0)
-        return batch
+        return batch | ({} if tokens.shown_profile is None else {"shown_profile": tokens.shown_profile.as_batch()})
 
     def spans(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
         """Ids of the gene that each of an example's tokens [L] stands for, [L, 2] half-open; special tokens stand for none."""
@@ -312,7 +314,7 @@ class CellTokenizer:
 
     def description(self) -> dict[str, Any]:
         """What a model depends on of its tokenizer: a hash of the genes in the order of their ids, and what their values, CLS
-        tokens, read depth and positions are."""
+        tokens, read depth, positions and summary are."""
         return {
             "tokens": hash_of_names(self.names),
             "values": self.values["kind"],
@@ -320,6 +322,7 @@ class CellTokenizer:
             "n_cls": self.n_cls,
             "read_depth": self.has_depth,
             "positions": self.positions,
+            "summary": self.summary,
         }
 
     def full_profile(self, counts: Counts) -> np.ndarray:
@@ -367,7 +370,7 @@ class CellTokenizer:
 
     @property
     def settings(self) -> dict:
-        names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "read_depth", "n_cls", "positions")
+        names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "read_depth", "n_cls", "positions", "summary")
         files = {name: value for name, value in (("orthologs", self.orthologs), ("expects", self.expects)) if value}
         return {name: getattr(self, name) for name in names} | ({"trained_on": files} if files else {})
 
@@ -384,14 +387,3 @@ class CellTokenizer:
         tokenizer = cls("from_data", **json.loads(settings.read_text()) | changes)
         tokenizer.bind_vocabulary(GeneVocabulary(genes.read_text().split("\n")[:-1]))
         return tokenizer
-
-
-def _chosen(name: str, shipped: Mapping[str, type[T]], base: type, what: str) -> T:
-    """What a setting names: one of those that ship, or a class of any module by its path."""
-    if name in shipped:
-        return shipped[name]()
-    if not isinstance(name, str) or "." not in name:
-        raise ValueError(
-            f"tokenizer.{what}={name!r} is unknown; choose from {', '.join(shipped)}, or give the path of a {base.__module__}.{base.__name__}"
-        )
-    return find_class(name, base, f"tokenizer.{what}")()

@@ -208,3 +208,27 @@ def test_save_and_load(tmp_path):
 def test_mistakes(options, said):
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         CellTokenizer(**({"genes": GENES} | options))
+
+
+def test_a_summary_holds_all_that_is_shown_before_truncation():
+    """Dropout and a lower read depth take genes from it, the longest input none: the tokens of an input that is long enough."""
+    counts, keys = cells(7)
+    raw = CellBatch(counts, np.zeros(6, np.int64), MEASURED)
+    settings = {"sequence_dropout": 0.3, "read_depth": {"mode": "downsample", "min_total": 10}, "values": {"kind": "as_is"}}
+    tokenizer = CellTokenizer(GENES, summary=True, **settings)
+    assert tokenizer.fields["summary"] == {"size": len(tokenizer)} and "summary" not in CellTokenizer(GENES).fields
+    short, long = tokenizer.encode(raw, keys, 9), tokenizer.encode(raw, keys, 60)
+    everything = {
+        (b, i, v)
+        for b in range(6)
+        for i, v in zip(long[b].tolist(), long.fields["values"][slice(*long.offsets[b : b + 2])].tolist(), strict=True)
+    }
+    for tokens in (short, long, CellTokenizer(GENES, summary=True, order="descending", zeros="measured", **settings).encode(raw, keys, 9)):
+        profile = tokenizer.collate(tokens, 64)["shown_profile"]
+        assert [v.dtype for v in profile.values()] == [np.int64, np.int64, np.float32] and (np.diff(profile["row"]) >= 0).all()
+        assert len(profile["row"]) == len(everything) < len(counts.ids)
+        assert set(zip(*(v.tolist() for v in profile.values()), strict=True)) == everything
+    assert len(short.ids) < len(long.ids)
+    some = short.take(np.array([4, 0])).shown_profile
+    assert some.gene_ids.tolist() == [*(i for b in (4, 0) for n, i in zip(profile["row"], profile["gene"], strict=True) if n == b)]
+    assert CellTokenizer(GENES).encode(raw, keys, 9).shown_profile is None
