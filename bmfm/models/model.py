@@ -353,7 +353,7 @@ def build(
     genes
         {name: id} of the tokenizer's tokens in the order of their ids, needed for `pretrained_genes` and by backbones that read them.
     settings
-        Those of the backbone; and of the model ``head_bias``, ``head_eps`` and ``pooler``, see `BmfmConfig`.
+        Those of the backbone; and of the model ``head_bias``, ``head_eps``, ``pooler`` and ``strands``, see `BmfmConfig`.
     """
     kind: type[Backbone] = find_class(backbone, Backbone, "model.backbone")
     fields = {name: {"_target_": class_path(TokenEmbedding)} | options for name, options in fields.items()}
@@ -369,7 +369,7 @@ def build(
         vectors = read_vectors(pretrained_genes["path"])
         fields["input_ids"] |= {"dim": vectors.shape[1], "frozen": bool(pretrained_genes.get("freeze"))}
     fields = kind.encoders(fields, settings, list(genes or ()))
-    of_model = {name: settings.pop(name) for name in ("head_bias", "head_eps", "pooler") if name in settings}
+    of_model = {name: settings.pop(name) for name in ("head_bias", "head_eps", "pooler", "strands") if name in settings}
     model = BmfmModel(BmfmConfig(backbone={"_target_": backbone, **settings}, fields=fields, heads=heads, **of_model))
     model.use_attention(attention)
     if vectors is not None:
