@@ -118,10 +118,18 @@ class ConvBlock(nn.Module):
     def forward(self, states_BLH: torch.Tensor, neighbours: Neighbours) -> torch.Tensor:
         normed = self.norm(states_BLH)
         if neighbours.one_sequence_a_row:
-            mixed = self.conv((normed * neighbours.is_token).transpose(1, 2)).transpose(1, 2)
+            mixed = self._convolve(normed * neighbours.is_token)
         else:
             mixed = self._apart(normed, neighbours)
         return states_BLH + self.dropout(self.out(nn.functional.gelu(mixed)))
+
+    def _convolve(self, states_BLH: torch.Tensor) -> torch.Tensor:
+        """`conv` of rows, as a convolution of images one token high: the channels of a token then lie side by side in memory, as they do in
+        the states, for which processors have kernels that are several times faster in bfloat16 than those of `nn.Conv1d`."""
+        (padding,), (dilation,) = self.conv.padding, self.conv.dilation
+        images = states_BLH[:, None].permute(0, 3, 1, 2)
+        weight = self.conv.weight[:, :, None]
+        return nn.functional.conv2d(images, weight, self.conv.bias, 1, (0, padding), (1, dilation)).permute(0, 2, 3, 1)[:, 0]
 
     def _apart(self, normed_BLH: torch.Tensor, neighbours: Neighbours) -> torch.Tensor:
         """The same convolution, one tap after the other, where rows hold several sequences."""
