@@ -99,7 +99,7 @@ class Predictor:
         Parameters
         ----------
         pooling
-            Number of a CLS token, ``mean``, ``mean_all`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
+            Number of a CLS token, ``mean``, ``mean_all``, ``max_mean`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
         layer
             Take the states after this layer (0 is the first) rather than the last.
         """

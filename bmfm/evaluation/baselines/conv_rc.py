@@ -24,7 +24,7 @@ class ConvSettings(NetworkSettings):
 
     channels: int = 64
     layers: int = 3
-    kernel_size: int = 9
+    kernel_size: int = 7
     dropout: float = 0.1
     head_dropout: float = 0.2
 
