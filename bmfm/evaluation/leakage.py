@@ -1,0 +1,72 @@
+"""Whether pretraining has seen test inputs of tasks: sequences anywhere in a genome, cells in files of cells.
+
+`overlap` compares the parts of one task; here the other side is what a model was pretrained on.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bmfm.evaluation.examples.sequences import SequenceExamples
+from bmfm.evaluation.occurrences import find_occurrences, is_searched
+from bmfm.genome.reference import Reference
+from bmfm.genome.regions import merge
+
+
+class GenomeLeakage(NamedTuple):
+    """Test sequences of one task in a genome.
+
+    Attributes
+    ----------
+    intervals : int64 [I, 2]
+        Interval set of where they stand.
+    n_test
+        Sequences of the test part; of pairs both count.
+    n_found
+        Those that stand in the genome.
+    n_short
+        Those too short to be looked for, see `occurrences.find_occurrences`.
+    """
+
+    intervals: np.ndarray
+    n_test: int
+    n_found: int
+    n_short: int
+
+
+def test_sequences(examples: SequenceExamples) -> list[str]:
+    """The sequences of the test part, those of pairs one by one."""
+    inputs = examples.of("test")
+    return [str(text) for text in (inputs.to_numpy().ravel() if examples.are_pairs else inputs)]
+
+
+def genome_leakage(examples: SequenceExamples, reference: Reference, max_mismatches: int = 0) -> GenomeLeakage:
+    """Where a genome holds test sequences of a task, on either strand.
+
+    Parameters
+    ----------
+    max_mismatches
+        Bases that may differ, as between two assemblies of one genome.
+    """
+    texts = test_sequences(examples)
+    found = find_occurrences(texts, reference, max_mismatches)
+    return GenomeLeakage(merge(found.intervals), len(texts), len(np.unique(found.sequence)), int((~is_searched(texts)).sum()))
+
+
+def outside(intervals: np.ndarray, reference: Reference) -> np.ndarray:
+    """The rest of the genome, an interval set: what pretraining may read (``data.regions``)."""
+    rest = []
+    for start, end in zip(reference.starts, reference.ends, strict=True):
+        held = intervals[(intervals[:, 0] < end) & (intervals[:, 1] > start)]
+        edges = np.concatenate([[start], held.ravel(), [end]]).reshape(-1, 2)
+        rest.append(edges[edges[:, 1] > edges[:, 0]])
+    return np.concatenate(rest)
+
+
+def write_bed(path: str | Path, intervals: np.ndarray, reference: Reference) -> None:
+    """Write an interval set as a BED file (0-based, half-open)."""
+    with Path(path).open("w", encoding="utf-8") as out:
+        for start, end in intervals:
+            contig, first = reference.locate(int(start))
+            out.write(f"{contig}\t{first}\t{first + int(end - start)}\n")

@@ -1,0 +1,73 @@
+"""Find test inputs of benchmark tasks in pretraining data: ``python -m bmfm.leakage genome FASTA --tasks gue/tf_0 gue/tf_1 --allowed OUT.bed``.
+
+``genome`` looks for the test sequences, on both strands, in a FASTA. ``--bed`` writes where they stand; ``--allowed`` writes the rest
+of the genome, which pretraining takes as ``data.regions=OUT.bed``: no window then touches a test sequence.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def _tasks(arguments: argparse.Namespace) -> list[str]:
+    from bmfm.evaluation.task_files import read_suite
+
+    return list(dict.fromkeys([*arguments.tasks, *(task for suite in arguments.suites for task in read_suite(suite).tasks)]))
+
+
+def _genome(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from bmfm.cli import override
+    from bmfm.evaluation.examples.sequences import SequenceExamples
+    from bmfm.evaluation.leakage import genome_leakage, outside, write_bed
+    from bmfm.evaluation.task_files import read_examples, read_task
+    from bmfm.genome.reference import Reference
+    from bmfm.genome.regions import merge
+
+    reference, intervals = Reference.from_fasta(arguments.fasta), [np.empty((0, 2), np.int64)]
+    for name in _tasks(arguments):
+        examples = read_examples(read_task(name, ["checkpoint=none", override("data_root", arguments.data_root)]), arguments.data_root)
+        if not isinstance(examples, SequenceExamples):
+            print(f"{name}: no sequences, passed over")
+            continue
+        found = genome_leakage(examples, reference, arguments.mismatches)
+        intervals.append(found.intervals)
+        bases = int((found.intervals[:, 1] - found.intervals[:, 0]).sum())
+        short = f"; {found.n_short:,} are too short to be looked for" if found.n_short else ""
+        print(f"{name}: {found.n_found:,} of {found.n_test:,} test sequences in {arguments.fasta.name}, {bases:,} bases{short}")
+    whole = merge(np.concatenate(intervals))
+    print(f"together {int((whole[:, 1] - whole[:, 0]).sum()):,} of {len(reference):,} bases, {len(whole):,} intervals")
+    for path, rows in ((arguments.bed, whole), (arguments.allowed, outside(whole, reference))):
+        if path:
+            write_bed(path, rows, reference)
+            print(f"{path}: {len(rows):,} intervals")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; status 2 where it cannot be run."""
+    parser = argparse.ArgumentParser(prog="python -m bmfm.leakage", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    genome = commands.add_parser("genome", help="test sequences in a genome")
+    genome.add_argument("fasta", type=Path, metavar="FASTA")
+    genome.add_argument("--bed", type=Path, help="where to write the intervals that hold a test sequence")
+    genome.add_argument("--allowed", type=Path, help="where to write the rest of the genome, for data.regions")
+    genome.add_argument("--mismatches", type=int, default=0, help="bases of a test sequence that may differ")
+    genome.set_defaults(run=_genome)
+    for command in (genome,):
+        command.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="as gue/tf_0")
+        command.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="all tasks of suites")
+        command.add_argument("--data-root", default=os.environ.get("BMFM_DATA", "data"), help="folder of the tasks' data")
+    parsed = parser.parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, OSError) as error:
+        print(f"bmfm: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
