@@ -4,10 +4,13 @@
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bmfm.cells.formats import find_sources
+from bmfm.cells.sources import open_source
+from bmfm.evaluation.examples.cells import CellExamples, cell_hashes
 from bmfm.evaluation.examples.sequences import SequenceExamples
 from bmfm.evaluation.occurrences import find_occurrences, is_searched
 from bmfm.genome.reference import Reference
@@ -52,6 +55,55 @@ def genome_leakage(examples: SequenceExamples, reference: Reference, max_mismatc
     texts = test_sequences(examples)
     found = find_occurrences(texts, reference, max_mismatches)
     return GenomeLeakage(merge(found.intervals), len(texts), len(np.unique(found.sequence)), int((~is_searched(texts)).sum()))
+
+
+class CellLeakage(NamedTuple):
+    """Test cells of one task in files of cells.
+
+    Attributes
+    ----------
+    n_test, n_found
+        Test cells, and those of which the files hold an equal one.
+    n_cells, n_equal
+        Cells of the files, and those that equal a test cell.
+    """
+
+    n_test: int
+    n_found: int
+    n_cells: int
+    n_equal: int
+
+
+LEAST_GENES = 50
+"""Genes that both files must have of a cell, with counts, before two cells can be called equal."""
+
+
+def cell_leakage(examples: CellExamples, test: np.ndarray, files: Any) -> CellLeakage:
+    """How many cells of some files are test cells of a task: equal counts of all genes that both files have.
+
+    Parameters
+    ----------
+    test
+        Numbers of the test cells.
+    files
+        As `cells.formats.find_sources` takes them; genes are found by name as in training.
+    """
+    vocabulary, expects = examples.data.tokenizer.vocabulary, examples.data.expects
+    test_cells = examples.data.cells.take(test)
+    found, n_cells, n_equal = np.zeros(len(test), bool), 0, 0
+    for file in find_sources(files):
+        source = open_source(file, vocabulary, expects=expects, min_matched=0.0)
+        shared = source.gene_panel_mask
+        rows: dict[bytes, list[int]] = {}
+        for row, cell_hash in enumerate(cell_hashes(test_cells, shared, LEAST_GENES)):
+            rows.setdefault(cell_hash, []).append(row)
+        for start in range(0, len(source), 4096):
+            for cell_hash in cell_hashes(source.read(start, min(start + 4096, len(source))), None, LEAST_GENES):
+                if cell_hash and cell_hash in rows:
+                    found[rows[cell_hash]] = True
+                    n_equal += 1
+        n_cells += len(source)
+    return CellLeakage(len(test), int(found.sum()), n_cells, n_equal)
 
 
 def outside(intervals: np.ndarray, reference: Reference) -> np.ndarray:

@@ -1,12 +1,16 @@
 """Test inputs in pretraining data, against Python's own search of texts and sets of rows."""
 
+import anndata
 import numpy as np
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmfm import leakage
+from bmfm.evaluation.leakage import cell_leakage
 from bmfm.evaluation.occurrences import find_occurrences
+from bmfm.evaluation.task_files import read_examples, read_task
+from bmfm.files import ASSETS
 from bmfm.genome.reference import Reference
 
 OPPOSITE = dict(zip("ACGTN", "TGCAN", strict=True))
@@ -68,3 +72,18 @@ def test_the_command_writes_what_to_leave_out(tmp_path, capsys):
     assert "2 of 5 test sequences in g.fa, 140 bases" in capsys.readouterr().out
     assert (tmp_path / "test.bed").read_text() == "c\t100\t170\nc\t200\t270\n"
     assert (tmp_path / "allowed.bed").read_text() == "c\t0\t100\nc\t170\t200\nd\t0\t70\n"
+
+
+def test_pretraining_cells_that_are_test_cells(tmp_path):
+    """Cells of a task's test part in another file, with genes in another order and others left out, two of them changed."""
+    adata = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:80].copy()
+    adata.obs["part"] = ["train"] * 60 + ["validation"] * 10 + ["test"] * 10
+    adata.obs["cell_type"] = ["a", "b"] * 40
+    adata.write_h5ad(tmp_path / "t.h5ad")
+    genes = np.random.default_rng(0).permutation(adata.n_vars)[:20000]
+    other = adata[np.r_[0:30, 70:76], genes].copy()
+    other.X[-2:, :] += 1
+    other.write_h5ad(tmp_path / "pretraining.h5ad")
+    task = read_task("demo/pbmc3k", ["checkpoint=none", f"data.path={tmp_path / 't.h5ad'}", "data.split={by: column, column: part}"])
+    examples = read_examples(task, tmp_path)
+    assert cell_leakage(examples, examples.parts["test"], str(tmp_path / "pretraining.h5ad")) == (10, 4, 36, 4)

@@ -90,6 +90,7 @@ def save_projection(projection: Projection, names: list[str], file: Path) -> Non
     arrays = {name: np.ascontiguousarray(getattr(projection, name), np.float32) for name in ARRAYS}
     arrays["components"] = arrays["components"].astype(np.float16)
     save_file(arrays, file, {"genes": json.dumps([names[i] for i in projection.genes])})
+    file.chmod(0o644)
 
 
 def read_projection(file: Path, ids: dict[str, int]) -> Projection:
