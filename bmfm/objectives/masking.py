@@ -73,14 +73,17 @@ def _random_values(mask_action, example, special, keys, before, values):
 
 def hide_in_summary(batch: Batch, mask_action: np.ndarray) -> None:
     """Leave genes whose tokens are MASKED or RANDOM out of ``shown_profile``, which would tell what is hidden of them."""
-    if "shown_profile" not in batch:
-        return
+    if "shown_profile" in batch:
+        chosen = torch.from_numpy(mask_action > KEPT)
+        leave_out_of_summary(batch, batch["example_ids"][chosen], batch["original_ids"][chosen])
+
+
+def leave_out_of_summary(batch: Batch, example: torch.Tensor, gene: torch.Tensor) -> None:
+    """Leave genes [m] of examples [m] out of ``shown_profile``."""
     profile = batch["shown_profile"]
-    chosen = torch.from_numpy(mask_action > KEPT)
-    hidden = torch.stack([batch["example_ids"][chosen], batch["original_ids"][chosen]])
-    n_genes = 1 + max(int(genes.max()) if len(genes) else 0 for genes in (profile["gene"], hidden[1]))
-    is_hidden = torch.zeros(len(batch["cls_index"]), n_genes, dtype=torch.bool)
-    is_hidden[hidden[0], hidden[1]] = True
+    n_genes = 1 + max(int(genes.max()) if len(genes) else 0 for genes in (profile["gene"], gene))
+    is_hidden = torch.zeros((len(batch["cls_index"]), n_genes), dtype=torch.bool, device=gene.device)
+    is_hidden[example, gene] = True
     is_shown = ~is_hidden[profile["row"], profile["gene"]]
     batch["shown_profile"] = {"row": profile["row"][is_shown], "gene": profile["gene"][is_shown], "value": profile["value"][is_shown]}
 
