@@ -28,11 +28,14 @@ class Profiles:
         [nnz] float32, as the tokenizer transforms counts.
     offsets
         [n + 1] int64.
+    hidden_counts
+        [nnz] float32, how many of each gene's molecules are not shown, where counts are split; else None.
     """
 
     gene_ids: np.ndarray
     values: np.ndarray
     offsets: np.ndarray
+    hidden_counts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -43,14 +46,16 @@ class Profiles:
         return np.diff(self.offsets)
 
     def as_batch(self) -> dict[str, np.ndarray]:
-        """As `batch.FullProfile` keeps them, in NumPy arrays: ``row``, ``gene`` and ``value``, [nnz] each."""
+        """As `batch.FullProfile` keeps them, in NumPy arrays: ``row``, ``gene``, ``value`` and maybe ``hidden_count``, [nnz] each."""
         rows = np.repeat(np.arange(len(self)), self.lengths)
-        return {"row": rows, "gene": self.gene_ids.astype(np.int64), "value": self.values}
+        profile = {"row": rows, "gene": self.gene_ids.astype(np.int64), "value": self.values}
+        return profile if self.hidden_counts is None else profile | {"hidden_count": self.hidden_counts}
 
     def take(self, rows: np.ndarray) -> "Profiles":
         """Some cells, in the order of `rows` [m]."""
         entries, offsets = _entries(self.offsets, rows)
-        return Profiles(self.gene_ids[entries], self.values[entries], offsets)
+        hidden_counts = None if self.hidden_counts is None else self.hidden_counts[entries]
+        return Profiles(self.gene_ids[entries], self.values[entries], offsets, hidden_counts)
 
 
 @dataclass
@@ -64,7 +69,7 @@ class Tokens:
     offsets
         [n + 1] int64.
     fields
-        More of each token, {batch key: [T]}: ``values`` of cells and, where read depth was lowered, ``targets``; ``has_variant`` of
+        More of each token, {batch key: [T]}: ``values`` of cells and, where read depth was lowered but not split, ``targets``; ``has_variant`` of
         DNA; labels of tokens. `Tokenizer.collate` lays them into rows; where there is no content stands False, -100 or NaN, by
         their type (of ``values`` of cells: -(id + 1) of the special token).
     example_fields

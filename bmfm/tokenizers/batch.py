@@ -4,17 +4,21 @@
 of sources in a batch.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
 
 class FullProfile(TypedDict):
-    """Genes of cells, [nnz] each: the number of the example (int64, ascending), the gene's id (int64) and its value (float32)."""
+    """Genes of cells, [nnz] each: the number of the example (int64, ascending), the gene's id (int64) and its value (float32).
+
+    ``hidden_count`` (float32): of full profiles, how many molecules of the gene are not shown, where the tokenizer splits counts.
+    """
 
     row: torch.Tensor
     gene: torch.Tensor
     value: torch.Tensor
+    hidden_count: NotRequired[torch.Tensor]
 
 
 class Accumulation(TypedDict):

@@ -16,7 +16,8 @@ class Candidates(NamedTuple):
     ids
         Genes of the cells, ``int32`` [nnz].
     counts
-        What is left of their counts, ``float32`` [nnz]; 0 where a shallower run would have missed a gene.
+        What is left of their counts, ``float32`` [nnz], or of these over the medians of their genes (`GeneOrder.is_relative`); 0 where a
+        shallower run would have missed a gene.
     offsets
         [B + 1].
     entries
