@@ -12,7 +12,7 @@ from bmfm.evaluation.leaderboard.check import check
 from bmfm.evaluation.leaderboard.entries import gather
 from bmfm.evaluation.leaderboard.predictions import of_record, write
 from bmfm.evaluation.leaderboard.site import build
-from bmfm.evaluation.leaderboard.submission import digest, make_submission, read
+from bmfm.evaluation.leaderboard.submission import digest, make_submission, own_splits, read
 from bmfm.evaluation.report.comparison import MODES
 
 
@@ -25,7 +25,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     results = json.loads(arguments.results.read_text(encoding="utf-8"))
     if not isinstance(results, dict) or not {"suite", "records"} <= set(results):
         raise ValueError(f"{arguments.results} has no suite and records; give the results.json that a benchmark run left")
-    used = [r for r in results["records"] if (r["model"], r["mode"]) == (arguments.model, arguments.mode)]
+    used = [r for r in own_splits(results["records"]) if (r["model"], r["mode"]) == (arguments.model, arguments.mode)]
     kept = {(r["task"], r["seed"]): p for r in used if (p := of_record(r, arguments.results.parent / "jobs")) is not None}
     about = {"url": arguments.url, "citation": arguments.citation, "contact": arguments.contact}
     submission = make_submission(results, arguments.model, arguments.mode, predictions=kept, **about)

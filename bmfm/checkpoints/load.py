@@ -247,6 +247,11 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     reads_values = "values" in model.config.fields
     if reads_values != ("values" in tokenizer.fields):
         raise ValueError(f"{where} describes a model of {'cells' if reads_values else 'DNA'}, and the tokenizer beside it is not for that")
+    if (of_model := "summary" in model.config.fields) != ("summary" in tokenizer.fields):
+        raise ValueError(
+            f"{where} describes a model that reads {'a' if of_model else 'no'} summary of cells, and the tokenizer beside it gives "
+            f"{'none' if of_model else 'one'} (summary of {CellTokenizer.FILES[0]})"
+        )
     if isinstance(tokenizer, CellTokenizer):
         encoder, kind = model.embeddings.encoder("values"), tokenizer.values["kind"]
         expected = model.config.fields["values"]["n_bins"] if encoder.reads_bins else None

@@ -10,9 +10,9 @@ from bmfm.evaluation import runner
 from bmfm.evaluation.fetch import fetch
 from bmfm.evaluation.grid import RunSettings, build_grid
 from bmfm.evaluation.overlap import sentences
-from bmfm.evaluation.report.comparison import failure
+from bmfm.evaluation.report.comparison import failure, which_run
 from bmfm.evaluation.report.pages import write_report
-from bmfm.evaluation.task_files import read_task
+from bmfm.evaluation.task_files import in_other_splits, read_task
 from bmfm.evaluation.task_spec import TaskSpec
 
 METHODS = "bmfm.evaluation.methods"
@@ -21,7 +21,7 @@ METHODS = "bmfm.evaluation.methods"
 def run(config: Any) -> None:
     """The entry point: `benchmark`, with status 1 where a job failed; the report is written all the same."""
     records = benchmark(config)
-    failed = [f"{r['task']}: {r['model']} ({r['mode']}), seed {r['seed']}: {why}" for r in records if (why := failure(r))]
+    failed = [f"{r['task']}: {r['model']} ({r['mode']}), {which_run(r)}: {why}" for r in records if (why := failure(r))]
     if failed:
         print(f"bmfm: {len(failed)} of {len(records)} jobs failed:", *failed, sep="\n  ", file=sys.stderr)
         sys.exit(1)
@@ -35,13 +35,16 @@ def benchmark(config: Any) -> list[dict]:
     if unknown := sorted(set(config.tasks or ()) - set(suite["tasks"])):
         raise ValueError(f"tasks={unknown} are not in the suite {suite['name']}, which has {', '.join(suite['tasks'])}")
     requested = [name for name in suite["tasks"] if name in (config.tasks or suite["tasks"])]
-    tasks = with_data([read_task(name, ["checkpoint=none", override("data_root", config.data_root)]) for name in requested], config)
+    root = ["checkpoint=none", override("data_root", config.data_root)]
+    tasks = with_data([read_task(name, root) for name in requested], config)
     names, folder = [task.name for task in tasks], Path(config.run_dir)
+    split_seeds = config.split_seeds if config.split_seeds is not None else suite.get("split_seeds") or []
+    tasks = [drawn for task in tasks for drawn in in_other_splits(task, split_seeds, root)]
     settings = RunSettings(suite["name"], list(config.seeds), config.data_root, folder, config.n_bootstrap)
-    jobs, unused = build_grid(tasks, methods_of(config), settings)
-    for name in unused:
-        print(f"bmfm: {name} has no task in this suite", file=sys.stderr)
-    progress = Progress(f"{suite['title']}: {len(tasks)} tasks", len(jobs), sum(job.finished_record() is not None for job in jobs))
+    jobs, left_out = build_grid(tasks, methods_of(config), settings)
+    for message in left_out:
+        print(f"bmfm: {message}", file=sys.stderr)
+    progress = Progress(f"{suite['title']}: {len(names)} tasks", len(jobs), sum(job.finished_record() is not None for job in jobs))
     records = runner.run(jobs, instantiate(config.launcher, _convert_="all"), progress.report)
     for sentence in dict.fromkeys(s for r in records for s in sentences(r["task"], r.get("overlap") or {})):
         print(f"bmfm: {sentence}", file=sys.stderr)
@@ -68,7 +71,7 @@ class Progress:
         self.n_finished += 1
         figure = record["metrics"].get(record["metric"])
         outcome = f"{record['metric']} {figure:.4f}" if figure is not None else f"[red]failed[/red]: {escape(str(record['error']))}"
-        who = f"{record['model']} ({record['mode']}), seed {record['seed']}"
+        who = f"{record['model']} ({record['mode']}), {which_run(record)}"
         line = f"{self.n_finished}/{self.n_jobs} {record['task']}: {who}: {outcome}, {record['seconds'] or 0:.0f} s"
         self.console.print(line, highlight=False)
 
@@ -121,7 +124,18 @@ def methods_of(config: Any) -> list[dict]:
         methods += [model | training | mode["method"] for mode in modes if mode["of"] == "checkpoint"]
     for name, source in (settings["embeddings"] or {}).items():
         methods += _of_embeddings({"_target_": f"{METHODS}.precomputed.PrecomputedEmbeddings", "name": name, **source}, modes)
-    return methods + [baseline for baseline in (settings.get("baselines") or {}).values() if baseline]
+    for baseline in filter(None, (settings.get("baselines") or {}).values()):
+        methods += _yardsticks(baseline, settings) if "source" in baseline and "modes" in baseline else [baseline]
+    return methods
+
+
+def _yardsticks(baseline: dict, settings: dict) -> list[dict]:
+    """What stands beside a checkpoint: embeddings of a ``source`` in modes of its own and in those of the benchmark; without a
+    checkpoint nothing."""
+    if not settings["checkpoint"]:
+        return []
+    modes = [read_mode(name, settings) for name in dict.fromkeys([*baseline["modes"], *settings["modes"]])]
+    return _of_embeddings(baseline["source"], modes)
 
 
 def read_mode(name: str, settings: dict) -> dict:

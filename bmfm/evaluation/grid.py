@@ -38,6 +38,8 @@ class Job:
         Times that test examples are drawn again.
     shared
         A key of work that several jobs need, see `Method.shared_work`.
+    split_seed
+        See `TaskSpec.split_seed`.
     """
 
     suite: str
@@ -49,6 +51,7 @@ class Job:
     folder: str
     n_bootstrap: int
     shared: str | None = None
+    split_seed: int | None = None
 
     @property
     def record(self) -> Path:
@@ -91,7 +94,8 @@ def takes(method: Method, task: TaskSpec, protocol: Protocol[Any, Any]) -> bool:
 
 
 def build_grid(tasks: Sequence[TaskSpec], methods: Iterable[dict], run: RunSettings) -> tuple[list[Job], list[str]]:
-    """All jobs, and the names of methods, other than baselines, that have no task to do.
+    """All jobs, and a sentence on each method that is left out: that cannot be run here, or, of those that are no baselines, that has
+    no task to do.
 
     A job's key is a hash of all that its figures depend on: content of the data, the task's configuration, model or
     settings, seed, source of code outside of the package. What changes one of them makes another job.
@@ -102,6 +106,8 @@ def build_grid(tasks: Sequence[TaskSpec], methods: Iterable[dict], run: RunSetti
         Where data are missing or others than the task's, or a setting of a method is mistaken.
     """
     instantiated: list[tuple[dict, Method]] = [(settings, instantiate(settings, _convert_="all")) for settings in methods]
+    lacking = {_who(method): why for _, method in instantiated if (why := method.unavailable())}
+    instantiated = [(settings, method) for settings, method in instantiated if _who(method) not in lacking]
     jobs: list[Job] = []
     unused = {_who(method) for _, method in instantiated if method.kind != "baseline"}
     for task in tasks:
@@ -121,8 +127,10 @@ def build_grid(tasks: Sequence[TaskSpec], methods: Iterable[dict], run: RunSetti
                 content = [task.name, data_hash, settings_of_task, method.name, identity, method.mode, seed, run.n_bootstrap]
                 key = digest_of([*content, version("bmfm")])
                 folder, shared = str(run.folder / "jobs" / key), method.shared_work(data_hash)
-                jobs.append(Job(run.suite, task.name, settings, seed, key, run.data_root, folder, run.n_bootstrap, shared))
-    return jobs, sorted(unused)
+                fixed = (run.data_root, folder, run.n_bootstrap, shared, task.split_seed)
+                jobs.append(Job(run.suite, task.name, settings, seed, key, *fixed))
+    left_out = [f"{name} is left out: {why}" for name, why in lacking.items()]
+    return jobs, left_out + [f"{name} has no task in this suite" for name in sorted(unused)]
 
 
 def _who(method: Method) -> str:

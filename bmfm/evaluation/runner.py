@@ -47,7 +47,7 @@ def run_job(job: Job) -> dict:
     start_time = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # several processes write to one terminal
     _forget_peak()
-    task, method = _task(job.task, job.data_root), _method(job)
+    task, method = _task(job.task, job.data_root, job.split_seed), _method(job)
     record = _header(job, task, method)
     try:
         record |= _figures(job, task, method)
@@ -62,14 +62,14 @@ def run_job(job: Job) -> dict:
 
 def mark_crashed(job: Job, why: str) -> dict:
     """The record of a job whose process ended without one."""
-    record = _header(job, _task(job.task, job.data_root), _method(job)) | {"status": "failed", "error": why}
+    record = _header(job, _task(job.task, job.data_root, job.split_seed), _method(job)) | {"status": "failed", "error": why}
     write_json(job.record, record)
     return record
 
 
 def _figures(job: Job, task: TaskSpec, method: Method) -> dict[str, Any]:
     """What a record says once a job is done."""
-    examples = _examples(job.task, job.data_root)
+    examples = _examples(job.task, job.data_root, job.split_seed)
     examples.test_uses = 0
     outcome = protocol_of(task).run(examples, method, job.seed, Path(job.folder), job.n_bootstrap)
     if task.metric not in outcome.metrics:
@@ -91,14 +91,14 @@ def _figures(job: Job, task: TaskSpec, method: Method) -> dict[str, Any]:
 
 
 @lru_cache(1)
-def _examples(task: str, data_root: str) -> Examples:
+def _examples(task: str, data_root: str, split_seed: int | None) -> Examples:
     """The examples of a task; those of the last are kept, as a process often has several jobs of one task to run."""
-    return read_examples(_task(task, data_root), data_root)
+    return read_examples(_task(task, data_root, split_seed), data_root)
 
 
 @lru_cache(8)
-def _task(name: str, data_root: str) -> TaskSpec:
-    return read_task(name, ["checkpoint=none", override("data_root", data_root)])
+def _task(name: str, data_root: str, split_seed: int | None) -> TaskSpec:
+    return read_task(name, ["checkpoint=none", override("data_root", data_root)], split_seed)
 
 
 def _method(job: Job) -> Method:
@@ -113,7 +113,7 @@ def _header(job: Job, task: TaskSpec, method: Method) -> dict[str, Any]:
     return {
         "suite": job.suite, "task": task.name, "title": task.title, "omics": task.omics, "protocol": task.protocol, "metric": task.metric,
         "model": method.name, "model_kind": method.kind, "model_hash": method.model_hash, "parameters": method.parameters,
-        "mode": method.mode, "deterministic": method.deterministic, "seed": job.seed, "key": job.key, "status": "ok", "error": None,
+        "mode": method.mode, "deterministic": method.deterministic, "seed": job.seed, "split_seed": job.split_seed, "key": job.key, "status": "ok", "error": None,
         "metrics": {}, "intervals": {}, "counts": {}, "n_train": 0, "n_validation": 0, "n_test": 0, "data_hash": None, "test_uses": 0,
         "seconds": None, "train_seconds": None, "peak_memory_bytes": None, "device": gpu or _processor(), "cores": n_cores(),
         "versions": {"python": platform.python_version()} | {name: v for name in REPORTED if (v := _version(name))},
@@ -173,6 +173,12 @@ def _peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def run_of(record: dict) -> tuple[int, int]:
+    """Seed of the parts (-1 where they are the task's own) and of the method."""
+    drawn_by = record.get("split_seed")
+    return (-1 if drawn_by is None else drawn_by, record["seed"])
+
+
 def write_results(folder: Path, suite: dict, records: list[dict]) -> Path:
     """``results.json`` with all records, and the same as a table, ``results.parquet``."""
     import pandas as pd
@@ -193,7 +199,7 @@ def with_earlier(folder: Path, records: Sequence[dict], tasks: Sequence[str]) ->
     """The records of this run, and those of earlier runs into the same folder on the same tasks.
 
     Of a method that was run with several settings the last ones count (those of this run, if it took part), and of each
-    seed the last record.
+    seed (and each drawing of the parts) the last record.
     """
 
     def who(r: dict) -> tuple:
@@ -207,5 +213,5 @@ def with_earlier(folder: Path, records: Sequence[dict], tasks: Sequence[str]) ->
     earlier = [r for r in stored if r["status"] == "ok" and r["task"] in tasks and r["key"] not in keys]
     ordered = sorted(earlier, key=lambda r: r["date"]) + list(records)
     last = {who(r): settings(r) for r in ordered if r["status"] == "ok"}
-    kept = {(*who(r), r["seed"]): r for r in ordered if r["status"] != "ok" or settings(r) == last[who(r)]}
-    return sorted(kept.values(), key=lambda r: (list(tasks).index(r["task"]), r["model"], r["mode"], r["seed"]))
+    kept = {(*who(r), r["seed"], r.get("split_seed")): r for r in ordered if r["status"] != "ok" or settings(r) == last[who(r)]}
+    return sorted(kept.values(), key=lambda r: (list(tasks).index(r["task"]), r["model"], r["mode"], run_of(r)))

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bmfm.cli import compose, config_file, config_folders, instantiate, options
+from bmfm.data.splits import split_seed as split_seed_of
 from bmfm.evaluation.examples.base import Examples
 from bmfm.evaluation.protocols.base import protocol_of
 from bmfm.evaluation.task_spec import DataFile, PublishedScore, Suite, TaskSpec
 from bmfm.metrics import METRICS
+from bmfm.targets import find_class
 
 Record = TypeVar("Record", DataFile, PublishedScore, Suite, TaskSpec, "OmicsDefaults")
 
@@ -36,7 +38,7 @@ def suite_names() -> list[str]:
     return options("suite")
 
 
-def read_task(name: str, overrides: Sequence[str] = ()) -> TaskSpec:
+def read_task(name: str, overrides: Sequence[str] = (), split_seed: int | None = None) -> TaskSpec:
     """The task of a name, with the training configuration that it makes of its recipe.
 
     Parameters
@@ -45,6 +47,8 @@ def read_task(name: str, overrides: Sequence[str] = ()) -> TaskSpec:
         ``suite/task``.
     overrides
         More of the configuration, as on the command line: ``checkpoint=...``, ``data_root=...``, ``seed=1``.
+    split_seed
+        Draws the parts otherwise; None is the task's own drawing.
 
     Raises
     ------
@@ -56,12 +60,13 @@ def read_task(name: str, overrides: Sequence[str] = ()) -> TaskSpec:
     file = _file("task", name, task_names())
     omics = read_omics(_key(name, "omics"), str(file))
     recipe = _key(name, "recipe") or omics.recipe
-    config = compose("train", [f"+recipe={recipe}", f"+task={name}", *overrides])
+    drawn_by = [] if split_seed is None else [f"++data.split.seed={split_seed}"]
+    config = compose("train", [f"+recipe={recipe}", f"+task={name}", *overrides, *drawn_by])
     settings: Any = OmegaConf.to_container(config.task, resolve=True)
     files = [_record(DataFile, f, f"{file}: task.files[{i}]") for i, f in enumerate(settings.get("files") or ())]
     published = [_record(PublishedScore, p, f"{file}: task.published[{i}]") for i, p in enumerate(settings.get("published") or ())]
     settings |= {"files": tuple(files), "published": tuple(published), "metrics": settings.get("metrics") or {}, "config": config}
-    settings |= {"recipe": recipe, "examples": settings.get("examples") or omics.examples}
+    settings |= {"recipe": recipe, "examples": settings.get("examples") or omics.examples, "split_seed": split_seed}
     task = _record(TaskSpec, settings, f"{file}: task")
     _check(task, file)
     return task
@@ -70,6 +75,24 @@ def read_task(name: str, overrides: Sequence[str] = ()) -> TaskSpec:
 def read_examples(task: TaskSpec, root: str | Path) -> Examples:
     """The examples of a task, whose data lie below a root."""
     return instantiate({**task.examples, "_partial_": True}, _convert_="all")(task, root)
+
+
+def in_other_splits(task: TaskSpec, seeds: Sequence[int], overrides: Sequence[str] = ()) -> list[TaskSpec]:
+    """The task with its parts drawn by each of these seeds; the task alone where none is given, or nothing is drawn.
+
+    The parts are drawn where the protocol scores a test part and the data have no test part of their own.
+
+    Parameters
+    ----------
+    overrides
+        With which the task was read.
+    """
+    split = task.config.data.get("split") or {}
+    reads: type[Examples] = find_class(task.examples["_target_"], Examples, "task.examples._target_")
+    if not seeds or not protocol_of(task).scores_test_part or not reads.draws_test_part(task.config.data):
+        return [task]
+    own = split_seed_of(split)
+    return [task if seed == own else read_task(task.name, overrides, seed) for seed in dict.fromkeys(seeds)]
 
 
 def read_omics(name: str | None, where: str) -> OmicsDefaults:
@@ -88,7 +111,8 @@ def read_suite(name: str) -> Suite:
 
     file = _file("suite", name, suite_names())
     content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    suite = _record(Suite, content | {"tasks": tuple(content.get("tasks") or ())}, str(file))
+    lists = {key: tuple(content.get(key) or ()) for key in ("tasks", "split_seeds")}
+    suite = _record(Suite, content | lists, str(file))
     if suite.name != name:
         raise ValueError(f"{file}: name={suite.name!r} must be the file's, {name!r}")
     for task in suite.tasks:

@@ -86,6 +86,8 @@ class TaskSpec:
         A mapping with the ``_target_`` of an `examples.base.Examples`: what reads the data.
     config
         The training configuration, composed.
+    split_seed
+        Where the parts are drawn otherwise than the task's own ``data.split.seed`` draws them, by what; None is the task's own drawing.
     """
 
     name: str
@@ -107,6 +109,7 @@ class TaskSpec:
     recipe: str | None = None
     examples: Mapping[str, Any] = field(default_factory=dict)
     config: Any = field(default=None, repr=False, compare=False)
+    split_seed: int | None = None
 
     def missing_files(self, root: str | Path) -> list[Path]:
         """Files that do not lie below the data root."""
@@ -156,8 +159,15 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are run and averaged together."""
+    """Tasks that are run and averaged together.
+
+    Parameters
+    ----------
+    split_seeds
+        By which the parts are drawn, of tasks whose parts are drawn; none is the task's own.
+    """
 
     name: str
     title: str
     tasks: tuple[str, ...]
+    split_seeds: tuple[int, ...] = ()

@@ -300,7 +300,7 @@ class Predictor:
         n_before = int((rows["example_ids"] == 0).sum() - lengths[0] - 1)  # special tokens in front; one comes after
         first = np.repeat(rows["cls_index"] + n_before, lengths)
         rows["content_index"] = first + np.arange(len(first)) - np.repeat(tokens.offsets[:-1], lengths)
-        batch: Any = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in to_tensors(rows).items()}
+        batch: Any = to_tensors(rows, self.device)
         return batch
 
     def _read(self, data: Any, options: Mapping[str, Any]) -> tuple[Inputs, RunOptions]:

@@ -14,6 +14,7 @@ from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_co
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, predicts_tokens
+from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
 from bmfm.storage.remote_code import remote_code_is_allowed
@@ -100,6 +101,10 @@ class BmfmModel(PreTrainedModel):
         model.eval()
         report: dict = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return (model, report) if output_loading_info else model
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """As in transformers, which of classes that are not its own skips those without parameters beside their modules'."""
+        super()._initialize_weights(module)
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.backbone.initializer_range
@@ -275,7 +280,9 @@ class BmfmModel(PreTrainedModel):
             position_ids = torch.zeros_like(input_ids)
             if self.config.positions:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        batch: Any = {"input_ids": input_ids, "sequence_ids": sequence_ids, "position_ids": position_ids, "packed": packed, **fields}
+        begins = sequence_ids.diff(dim=1, prepend=torch.zeros_like(sequence_ids[:, :1])) > 0
+        batch: Any = {"input_ids": input_ids, "sequence_ids": sequence_ids, "position_ids": position_ids, "packed": packed}
+        batch |= {"cls_index": begins.flatten().nonzero().squeeze(1), **fields}
         return BaseModelOutput(last_hidden_state=self.encode(batch))
 
 
@@ -361,7 +368,8 @@ def build(
         Those of the backbone; and of the model ``pooling``, ``head_bias``, ``head_eps``, ``pooler`` and ``strands``, see `BmfmConfig`.
     """
     kind: type[Backbone] = find_class(backbone, Backbone, "model.backbone")
-    fields = {name: {"_target_": class_path(TokenEmbedding)} | options for name, options in fields.items()}
+    usual = {"summary": CellSummary}
+    fields = {name: {"_target_": class_path(usual.get(name, TokenEmbedding))} | options for name, options in fields.items()}
     if "values" in fields:
         if values is None:
             raise ValueError("cells have values: choose their encoder by a group `values`, as values=mlp_special")

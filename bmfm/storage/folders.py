@@ -1,16 +1,22 @@
-"""Where a model's files are: a folder, or the cache of the Hub. No torch: asked before anything heavy is imported."""
+"""Where a model's files are: a folder, the package, or the cache of the Hub. No torch: asked before anything heavy is imported."""
 
 import json
 import re
 from pathlib import Path
 
-from bmfm.files import require_file
+from bmfm.files import ASSETS, require_file
+
+SHIPPED = ASSETS / "models"
+"""Model folders that come with the package, each called by its name alone, as ``bmfm-rna-mini``."""
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.py", "README.md")
 
 
 def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...] = FILES, **hub) -> Path:
-    """A path that exists as it is; a Hub id as its folder in the Hub's cache, whose settings for tokens and offline use hold.
+    """A path that exists as it is; else the name of a model that ships as its folder in the package; else a Hub id as its folder in
+    the Hub's cache, whose settings for tokens and offline use hold.
+
+    A folder of the user that has the name of a model that ships comes first: write ``./NAME`` for nothing but it.
 
     Parameters
     ----------
@@ -20,6 +26,8 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
         Further options of `huggingface_hub.snapshot_download`, as ``token`` and ``cache_dir``.
     """
     path = Path(name).expanduser()
+    if not path.exists() and is_bare(name) and (SHIPPED / name / "config.json").is_file():
+        return SHIPPED / name
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download
@@ -34,9 +42,25 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
         raise FileNotFoundError(f"{name} is neither a folder nor a Hub id that could be fetched: {reason}") from error
 
 
+def is_bare(name: str | Path) -> bool:
+    """Whether a name is neither a path through folders nor a Hub id, as ``bmfm-rna-mini``."""
+    return Path(name).name == str(name)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package, sorted."""
+    return sorted(file.parent.name for file in SHIPPED.glob("*/config.json"))
+
+
 def find_folder(name: str | Path, revision: str | None = None, **hub) -> Path:
-    """The folder of a model on disk or on the Hub; of PyTorch weights there only where no safetensors are."""
+    """The folder of a model on disk, in the package or on the Hub, in that order (see `on_disk`); of PyTorch weights on the Hub only
+    where no safetensors are."""
     folder = on_disk(name, revision, **hub)
+    if not folder.exists() and is_bare(name):
+        raise FileNotFoundError(
+            f"there is no model folder {str(name)!r} in {Path.cwd()}, and no model of that name comes with the package, which has "
+            f"{', '.join(shipped_models()) or 'none'}; a Hub id is OWNER/NAME"
+        )
     if not (folder / "config.json").is_file() and (
         folder.suffix == ".ckpt" or any(folder.glob("*.ckpt")) or (folder / "tokenizers").is_dir()
     ):
@@ -76,10 +100,14 @@ def pooling_by_kind(fields: dict) -> str | int:
     return 0 if "values" in fields else "mean"
 
 
+TRAINING_DATA, PROJECTION = "training_data.json", "pca.safetensors"
+"""Files of models that ship: what they were trained on, with checksums; the principal components of these data."""
+
 WRITTEN = {
     "README.md", "recipe.json", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
+    TRAINING_DATA, PROJECTION,
 }  # fmt: skip
-CELLS = {"cell_tokenizer.json", "genes.txt"}
+CELLS = {"cell_tokenizer.json", "genes.txt", "gene_medians.txt"}
 WORDS = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}
 """Files of a model folder by their exact names, and those of its tokenizer; beside them shards of weights, and ``code``."""
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from bmfm.evaluation.baselines.projection import fit_projection
 from bmfm.evaluation.examples.base import Examples
 from bmfm.evaluation.methods.base import EmbeddingMethod
 from bmfm.evaluation.task_spec import TaskSpec
@@ -28,21 +29,9 @@ class PcaEmbeddings(EmbeddingMethod):
         return super().identity(task) | {"n_genes": self.n_genes, "n_components": self.n_components}
 
     def embed(self, examples: Examples, seed: int = 0, learn_from: np.ndarray | None = None) -> np.ndarray:
-        import scanpy as sc
-        from sklearn.decomposition import PCA
-
         values = log_values(examples)
         learn_from = examples.parts["train"] if learn_from is None else learn_from
-        training_cells = sc.AnnData(values[learn_from])
-        sc.pp.filter_genes(training_cells, min_cells=3)
-        expressed = training_cells.var_names.astype(int).to_numpy()
-        sc.pp.highly_variable_genes(training_cells, n_top_genes=min(self.n_genes, len(expressed)))
-        genes = expressed[training_cells.var["highly_variable"].to_numpy()]
-        dense = values[:, genes].toarray()
-        center, spread = dense[learn_from].mean(0), dense[learn_from].std(0)
-        dense = np.clip((dense - center) / np.where(spread > 0, spread, 1), -10, 10)
-        n_components = min(self.n_components, len(learn_from) - 1, len(genes))
-        return PCA(n_components, random_state=seed).fit(dense[learn_from]).transform(dense).astype(np.float32)
+        return fit_projection(values[learn_from], self.n_genes, self.n_components, seed).transform(values).astype(np.float32)
 
 
 class HarmonyEmbeddings(PcaEmbeddings):

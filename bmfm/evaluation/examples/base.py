@@ -90,6 +90,12 @@ class Examples(ABC):
         """How `Predictor.embed` and `predict` shall read the inputs, from the ``data`` of a configuration."""
         return {"max_tokens": int(data["max_tokens"])}
 
+    @staticmethod
+    def draws_test_part(data: Mapping[str, Any]) -> bool:
+        """Whether the test part is drawn by ``data.split.seed``, from the ``data`` of a configuration."""
+        split = data.get("split") or {}
+        return split.get("by") in ("random", "stratified", "group") and bool(split.get("test"))
+
     def stored_embeddings(self, key: str) -> np.ndarray:
         """Embeddings [n, H] that the data themselves hold under a name; ValueError where they hold none."""
         raise ValueError(f"{self.task.name}: only cells have embeddings in .obsm, {key!r} was asked for; give path=TABLE instead")

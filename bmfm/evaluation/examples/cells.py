@@ -10,7 +10,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bmfm.cells.counts import Counts
 from bmfm.evaluation.examples.base import Examples
+
+
+def cell_hashes(counts: Counts, genes: np.ndarray | None = None, least: int = 1) -> list[bytes]:
+    """A hash of the genes and counts of each cell, in whatever order they are.
+
+    Parameters
+    ----------
+    genes
+        Which genes of the vocabulary count, ``bool`` [V]; None is all.
+    least
+        Genes that a cell must have; the hash of one with fewer is empty, as it is like no other.
+    """
+    hashes = []
+    for begin, end in zip(counts.offsets, counts.offsets[1:], strict=False):
+        ids, numbers = counts.ids[begin:end], counts.counts[begin:end]
+        if genes is not None:
+            ids, numbers = ids[genes[ids]], numbers[genes[ids]]
+        order = np.argsort(ids, kind="stable")
+        content = ids[order].tobytes() + numbers[order].astype(np.float64).tobytes()
+        hashes.append(hashlib.blake2b(content, digest_size=16).digest() if len(ids) >= least else b"")
+    return hashes
 
 
 class CellExamples(Examples):
@@ -46,14 +68,8 @@ class CellExamples(Examples):
 
     def input_hashes(self) -> list[bytes]:
         """A hash of each cell's genes and counts; of an empty cell nothing, as it is like no other."""
-        hashes = []
-        for start in range(0, len(self), 4096):
-            block = self.data.cells.take(np.arange(start, min(start + 4096, len(self))))
-            for begin, end in zip(block.offsets, block.offsets[1:], strict=False):
-                order = np.argsort(block.ids[begin:end], kind="stable")
-                content = block.ids[begin:end][order].tobytes() + block.counts[begin:end][order].astype(np.float64).tobytes()
-                hashes.append(hashlib.blake2b(content, digest_size=16).digest() if end > begin else b"")
-        return hashes
+        blocks = (self.data.cells.take(np.arange(start, min(start + 4096, len(self)))) for start in range(0, len(self), 4096))
+        return [cell_hash for block in blocks for cell_hash in cell_hashes(block)]
 
     @staticmethod
     def predictor_options(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Examples that are DNA sequences, or pairs of them, in tables."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from bmfm.data.tables import find_tables
 from bmfm.evaluation.examples.base import Examples
 
 COMPLEMENT = str.maketrans("ACGTUacgtu", "TGCAAtgcaa")
@@ -28,6 +29,11 @@ class SequenceExamples(Examples):
         from bmfm.tokenizers import dna
 
         return dna.single_base()
+
+    @staticmethod
+    def draws_test_part(data: Mapping[str, Any]) -> bool:
+        """Not where files have a test part of their own."""
+        return Examples.draws_test_part(data) and set(find_tables(data["path"])) == {"all"}
 
     @property
     def inputs(self) -> Any:

@@ -52,6 +52,10 @@ class Method:
     def check(self, task: TaskSpec) -> None:
         """Raise a ValueError for settings that are mistaken, before anything is run."""
 
+    def unavailable(self) -> str | None:
+        """Why it cannot be run on this machine, so that it is left out rather than fails; None where it can."""
+        return None
+
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         """Everything that its figures depend on, beside data, seed and code; finished work is found again by it."""
         return {"class": type(self).__name__, "name": self.name}

@@ -25,11 +25,14 @@ class Probe(LabelMethod):
     def __init__(self, source: EmbeddingMethod, method: str = "linear"):
         super().__init__(source.name)
         self.source, self.method, self.kind = source, method, source.kind
-        self.mode = f"{method}_probe" if source.kind != "baseline" else "baseline"
+        self.mode = f"{method}_probe" if source.mode == "zero_shot" else source.mode
         self.deterministic = source.deterministic
 
     def takes(self, task: TaskSpec) -> bool:
         return self.source.takes(task)
+
+    def unavailable(self) -> str | None:
+        return self.source.unavailable()
 
     def check(self, task: TaskSpec) -> None:
         self.source.check(task)

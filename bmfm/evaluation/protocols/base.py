@@ -63,12 +63,15 @@ class Protocol(ABC, Generic[NeededMethod, NeededExamples]):
         The type of method that it scores: a subclass of `Method` with what it calls.
     draws_by_seed
         Whether the seed also chooses what is scored, so that a method without chance is run with every seed as well.
+    scores_test_part
+        Whether figures are those of the test part, so that they depend on how the parts are drawn.
     modes
         Modes that can score such a task; None for any. A submission in another mode is refused.
     """
 
     needs: type[NeededMethod]
     draws_by_seed: ClassVar[bool] = False
+    scores_test_part: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod

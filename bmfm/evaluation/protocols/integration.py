@@ -37,6 +37,7 @@ class CellIntegration(Protocol[EmbeddingMethod, Examples]):
 
     needs = EmbeddingMethod
     draws_by_seed = True
+    scores_test_part = False
     modes = ("zero_shot", "baseline")
 
     def __init__(self, share: float = 0.9, max_exact: int = 20_000, max_drawn: int = 3000):

@@ -153,6 +153,12 @@ def failure(record: dict) -> str | None:
     return None if is_finite(value) else f"{record['metric']} is {value}"
 
 
+def which_run(record: dict) -> str:
+    """The seed of a run, and that of the parts where the task's own does not draw them."""
+    drawn_by = record.get("split_seed")
+    return f"seed {record['seed']}" + (f", split {drawn_by}" if drawn_by is not None else "")
+
+
 def is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 

@@ -14,6 +14,7 @@ from bmfm.evaluation.report.comparison import (
     failure,
     is_finite,
     score_over_seeds,
+    which_run,
 )
 
 
@@ -56,7 +57,7 @@ def _mark(score: Score, best: Score | None) -> str:
 
 LEGEND = (
     "In bold the best of a task; ≈ where the interval overlaps that of the best. ± is half the 95% interval by Student's t over "
-    "seeds; [low, high] is the 95% bootstrap interval over test examples, where there was one seed or all seeds agreed. "
+    "seeds and splits; [low, high] is the 95% bootstrap interval over test examples, where there was one seed or all seeds agreed. "
     "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of methods with every task."
 )
 
@@ -136,7 +137,9 @@ def loss_table(c: Comparison) -> Rows:
 
 
 def failure_table(c: Comparison) -> Rows:
-    return Rows(["task", "method", "seed", "error"], [[r["task"], str(e), str(r["seed"]), why] for e, r, why in c.failures])
+    return Rows(
+        ["task", "method", "seed", "error"], [[r["task"], str(e), which_run(r).removeprefix("seed "), why] for e, r, why in c.failures]
+    )
 
 
 def facts(c: Comparison) -> Rows:
@@ -153,13 +156,14 @@ def facts(c: Comparison) -> Rows:
         ["tasks", f"{len(c.tasks)}: {', '.join(t.name for t in c.tasks)}"],
         ["runs", f"{c.n_finished} finished, {len(c.failures)} failed"],
         ["seeds", _list(sorted({r["seed"] for r in records}))],
+        *([["other splits", _list(splits)]] if (splits := sorted({s for r in records if (s := r.get("split_seed")) is not None})) else []),
         ["date", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else MISSING],
         ["versions", "; ".join(f"{name} {_list(v)}" for name, v in versions.items()) or MISSING],
         ["hardware", "; ".join(dict.fromkeys(hardware)) or MISSING],
         ["commit", _list(r["commit"][:12] for r in records if r.get("commit")) or MISSING],
         ["time", f"{sum(r.get('seconds') or 0 for r in records):,.1f} s in all"],
     ]
-    if odd := [f"{r['task']} ({r['model']}, seed {r['seed']})" for r in records if not failure(r) and r.get("test_uses") != 1]:
+    if odd := [f"{r['task']} ({r['model']}, {which_run(r)})" for r in records if not failure(r) and r.get("test_uses") != 1]:
         body.append(["warning", f"the test part was used more than once by {_list(odd)}: its figures are too good"])
     body += [["warning", sentence] for sentence in dict.fromkeys(x for r in records for x in sentences(r["task"], r.get("overlap") or {}))]
     return Rows(["", ""], body)
