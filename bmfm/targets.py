@@ -64,6 +64,23 @@ def find_class(path: object, base: type, where: object, outside: Path | None = N
     return named
 
 
+def find_choice(name: str, shipped: Mapping[str, type], base: type, where: str) -> type:
+    """What a setting names: one of the classes that ship, by its short name, or one of any module, by its path.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting, `where`, and what it may be.
+    """
+    if name in shipped:
+        return shipped[name]
+    if not isinstance(name, str) or "." not in name:
+        raise ValueError(
+            f"{where}={name!r} is unknown; choose from {', '.join(shipped)}, or give the path of a {base.__module__}.{base.__name__}"
+        )
+    return find_class(name, base, where)
+
+
 def make(kind: type[T], settings: Mapping[str, Any], where: object) -> T:
     """An instance of a class; a setting that it does not take, or that it needs and is not there, is a ValueError that names it."""
     try:

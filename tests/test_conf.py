@@ -126,6 +126,7 @@ CHOICES = {
     "model=llama_12x384": LLAMA,
     "values=token": ["objective=[values]", "+objectives.values.losses.bins=1.0", "~objectives.values.losses.mse"],
     "objective=cls_labels": ["tokenizer.n_cls=5"],
+    "objective=counts": ["tokenizer.read_depth.mode=split"],
 }
 
 

@@ -1,5 +1,8 @@
 """Read depth: how many molecules of a cell were counted, and cells as a shallower sequencing run would have found them.
 
+Where counts are split, what that run did not find is kept: it is as a second run of the same cell, independent of the first
+(`objectives.counts` says when), and what a model predicts from it.
+
 To add a way of lowering it, write a subclass of `ReadDepth` in any module, and name it by its path:
 ``tokenizer.read_depth.mode=my_package.my_module.MyMode``; the short names below are those of this module.
 """
@@ -27,11 +30,14 @@ class DepthSettings:
         Share of molecules that are lost, of ``poisson``.
     target
         Total of counts to which [T] is aligned.
+    share
+        Least and largest share of a cell's molecules that is shown where counts are split.
     """
 
     min_total: float
     rate: float
     target: float
+    share: tuple[float, float] = (0.2, 0.8)
 
 
 class ReadDepth(ABC):
@@ -47,12 +53,21 @@ class ReadDepth(ABC):
         Whether [T] is a total that was chosen, rather than the cell's own.
     fits_target
         Whether that total is the largest of the training cells where it is not given.
+    is_split
+        Whether `lower` splits counts: what it leaves out is kept, as the counts that are to be predicted.
+    needs_counts
+        Whether counts must be whole numbers of molecules.
+    for_inference
+        Short name or path of the mode that stands in, where this one lowers read depth and the whole cell is to be shown.
     """
 
     has_tokens = True
     is_lowered = False
     aligns = False
     fits_target = False
+    is_split = False
+    needs_counts = False
+    for_inference = "auto"
 
     @abstractmethod
     def lower(self, counts: Counts, totals: np.ndarray, keys: np.ndarray, settings: DepthSettings) -> np.ndarray:
@@ -96,6 +111,33 @@ class Poisson(ReadDepth):
         return lose_molecules(counts.counts, counts.ids, counts.offsets, keys, settings.rate)
 
 
+class Split(ReadDepth):
+    """Every molecule of a cell is shown with one probability, drawn uniformly from `share`; the others are hidden. No tokens of read depth."""
+
+    has_tokens = False
+    is_lowered = True
+    is_split = True
+    needs_counts = True
+    for_inference = "none"
+
+    def lower(self, counts, totals, keys, settings):
+        shown, fault = split_counts(counts.counts, counts.ids, counts.offsets, keys, *settings.share)
+        if fault >= 0:
+            raise ValueError(
+                f"tokenizer.read_depth.mode: molecules can be split where they are counted, and a cell has {counts.counts[fault]:g} of a gene; "
+                "give raw counts (data.expects=counts), or choose tokenizer.read_depth.mode=none and an objective other than counts"
+            )
+        return shown
+
+
+class SplitAware(Split):
+    """As `Split`; [S] is the total that is shown, and [T] the total that is hidden."""
+
+    has_tokens = True
+    fits_target = True
+    for_inference = "auto"
+
+
 class Align(Equal):
     """[T] is the total `target`, which is given."""
 
@@ -113,6 +155,8 @@ MODES: dict[str, type[ReadDepth]] = {
     "equal": Equal,
     "downsample": Downsample,
     "poisson": Poisson,
+    "split": Split,
+    "split_aware": SplitAware,
     "align": Align,
     "auto": Auto,
 }
@@ -253,3 +297,20 @@ def lose_molecules(counts, ids, offsets, keys, rate):
             lost = poisson(rate / 2 * counts[i], mix(gene, 1))
             out[i] = 0.0 if uniform(gene, 0) < rate / 2 else max(0.0, counts[i] - lost)
     return out
+
+
+@numba.njit(cache=True)
+def split_counts(counts, ids, offsets, keys, least, largest):
+    """What is shown of counts, ``float32`` [nnz], see `Split`; and the place of the first that is no whole number, or -1."""
+    out = np.empty(len(counts), np.float32)
+    for b in range(len(offsets) - 1):
+        key = mix(keys[b], 79)
+        shown = least + (largest - least) * uniform(key, 0)
+        of_genes = mix(key, 1)
+        for i in range(offsets[b], offsets[b + 1]):
+            c = np.int64(counts[i])
+            if counts[i] != c:
+                return out, i
+            gene = mix(of_genes, ids[i])
+            out[i] = np.float32(uniform(gene, 0) < shown) if c == 1 else np.float32(binomial(c, shown, gene))
+    return out, -1

@@ -42,10 +42,13 @@ class ValueTransform(ABC):
         Whether values are numbers of bins, from 1 (0 is for counts of 0).
     needs_counts
         Whether values that are normalised already would be normalised twice.
+    is_relative
+        Whether it takes, in place of counts, counts over the medians of their genes, see `cells.gene_medians`.
     """
 
     is_binned = False
     needs_counts = False
+    is_relative = False
 
     @abstractmethod
     def __call__(self, counts: np.ndarray, offsets: np.ndarray, totals: np.ndarray, settings: ValueSettings) -> np.ndarray:
@@ -120,6 +123,12 @@ class Ranks(ValueTransform):
         return _ranks(counts, offsets, 0)
 
 
+class DistinctiveRanks(Ranks):
+    """As `Ranks`, by counts over the medians of their genes: 1 for the gene that is furthest above its median (Geneformer)."""
+
+    is_relative = True
+
+
 TRANSFORMS: dict[str, type[ValueTransform]] = {
     "log_normalise": LogNormalise,
     "normalise": Normalise,
@@ -128,6 +137,7 @@ TRANSFORMS: dict[str, type[ValueTransform]] = {
     "bins": Bins,
     "percentile_bins": PercentileBins,
     "ranks": Ranks,
+    "distinctive_ranks": DistinctiveRanks,
 }
 
 

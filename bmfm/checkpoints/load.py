@@ -106,6 +106,7 @@ def from_checkpoint(
     genes: dict[str, int] | None = None,
     dropout: float | None = None,
     random_init: bool = False,
+    strands: str | None = None,
     **trained: Any,
 ) -> BmfmModel:
     """A model that begins with the weights of another and has the heads that objectives ask for.
@@ -126,6 +127,8 @@ def from_checkpoint(
         Of the encoder, in place of the checkpoint's, which must have a setting of `DROPOUTS`.
     random_init
         The same network with new weights: what pretraining is compared with.
+    strands
+        ``forward`` or ``average``, in place of the checkpoint's, see `BmfmConfig`.
     trained
         What of it is trained, and how: ``attention``, ``freeze_encoder`` and ``lora``, see `set_trained`.
     """
@@ -152,7 +155,8 @@ def from_checkpoint(
     if before.backbone.capabilities.lm_head:
         n = before.n_tokens
         heads = {name: {"size": n, "own": True} if predicts_tokens(head, n) else head for name, head in heads.items()}
-    kept = {key: getattr(before.config, key) for key in ("fields", "pooling", "positions", "head_bias", "head_eps", "pooler")}
+    kept = {key: getattr(before.config, key) for key in ("fields", "pooling", "positions", "head_bias", "head_eps", "pooler", "strands")}
+    kept |= {} if strands is None else {"strands": strands}
     config = BmfmConfig(backbone=backbone, heads=heads, **kept)
     with allow_remote_code(remote_code):
         model = BmfmModel(config)
@@ -243,6 +247,11 @@ def check_vocabulary(model: BmfmModel, tokenizer: Any, folder: Path) -> None:
     reads_values = "values" in model.config.fields
     if reads_values != ("values" in tokenizer.fields):
         raise ValueError(f"{where} describes a model of {'cells' if reads_values else 'DNA'}, and the tokenizer beside it is not for that")
+    if (of_model := "summary" in model.config.fields) != ("summary" in tokenizer.fields):
+        raise ValueError(
+            f"{where} describes a model that reads {'a' if of_model else 'no'} summary of cells, and the tokenizer beside it gives "
+            f"{'none' if of_model else 'one'} (summary of {CellTokenizer.FILES[0]})"
+        )
     if isinstance(tokenizer, CellTokenizer):
         encoder, kind = model.embeddings.encoder("values"), tokenizer.values["kind"]
         expected = model.config.fields["values"]["n_bins"] if encoder.reads_bins else None

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from bmfm.models.backbones.modernbert import ModernBert
-from bmfm.models.config import BmfmConfig
+from bmfm.models.config import BmfmConfig, check_strands
 from bmfm.models.embeddings import TokenEmbedding
 from bmfm.models.model import BmfmModel
 from bmfm.storage.config import read_config
@@ -52,6 +52,7 @@ def to_transformers(model: BmfmModel):
         tie_word_embeddings=bool(head.get("tied")),
     )
     config.pooling = model.config.pooling  # beside ModernBERT's own settings; transformers keeps what it does not know
+    config.strands = model.config.strands
     if model.config.max_tokens:
         config.max_tokens = model.config.max_tokens
     if model.config.tokenizer:
@@ -131,4 +132,5 @@ def read_modernbert(folder: Path) -> BmfmModel:
     model = from_weights(config, weights, folder)
     model.config.pooling = described.get("pooling", model.config.pooling)
     model.config.max_tokens, model.config.tokenizer = described.get("max_tokens"), described.get("tokenizer")
+    model.config.strands = check_strands(described.get("strands", "forward"), f"{folder / 'config.json'}: strands")
     return model

@@ -26,7 +26,7 @@ from bmfm.tokenizers.dna import DnaTokenizer
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-NEEDS = frozenset({"full_profile", "shown_in_part"})
+NEEDS = frozenset({"full_profile", "shown_in_part", "hidden_counts"})
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -182,6 +182,11 @@ class BatchModule(pl.LightningDataModule, ABC):
         """Serve what objectives want of the data beside tokens, see `objectives.Objective.needs`."""
         if lacking := needs - (NEEDS if self.tokenizer.omics == "rna" else set()):
             raise ValueError(f"{type(self).__name__} has no {', '.join(sorted(lacking))}: choose another objective")
+        if "hidden_counts" in needs and not self.tokenizer.depth_mode.is_split:
+            raise ValueError(
+                f"an objective predicts the counts that the tokenizer hides, and tokenizer.read_depth.mode={self.tokenizer.read_depth['mode']} "
+                "hides none: choose tokenizer.read_depth.mode=split (or split_aware), or another objective"
+            )
         for dataset in self.parts.values():
             dataset.with_full_profile, dataset.shown_in_part = "full_profile" in needs, "shown_in_part" in needs
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
+GENE_MEDIAN_CELLS = 16_384
+"""Training cells, at most, from which the medians of genes are learned (`CellTokenizer.fit_gene_medians`)."""
+
+
 @dataclass(eq=False, repr=False)
 class RnaDataModule(BatchModule):
     """Training, validation and test cells of AnnData files.
@@ -107,6 +111,8 @@ class RnaDataModule(BatchModule):
         self.parts = self.make_parts(CellExamples(self.cells), self._training_sampler())
         if not tokenizer.is_fitted:
             tokenizer.fit_normalization(self.cells.totals[self.numbers["train"]])
+            if tokenizer.reads_gene_medians and tokenizer.gene_medians is None:
+                tokenizer.fit_gene_medians(self.cells.take(self.statistics_sample(GENE_MEDIAN_CELLS)[0]))
         self._note_truncation()
 
     def _open(self) -> list[CellSource]:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from bmfm.cells.sources import Cells
-from bmfm.genome.representation import Representation
+from bmfm.genome.representation import Encoded, Representation
 from bmfm.genome.windows import WindowSampler
+from bmfm.hashing import uniform
 from bmfm.tokenizers.base import Tokenizer, Tokens
+from bmfm.tokenizers.texts import as_encoded
 
 INPUT = "input"
 
@@ -123,15 +125,15 @@ class TokenizedSequences(Source):
         Of all sequences, cut to the longest input.
     is_cut
         Which have lost their end by that, [n] bool.
-    whole
-        All tokens of all sequences; None where they are not to be cut into windows, as pairs are not.
+    symbols
+        Of all sequences, before they were tokenized.
     """
 
-    def __init__(self, tokens: Tokens, is_cut: np.ndarray, whole: Tokens | None = None):
-        self.tokens, self.is_cut, self.whole = tokens, is_cut, tokens if whole is None else whole
+    def __init__(self, tokens: Tokens, is_cut: np.ndarray, symbols: Encoded):
+        self.tokens, self.is_cut, self.symbols = tokens, is_cut, symbols
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.symbols)
 
     def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
         tokens = self.tokens.take(indices)
@@ -139,7 +141,34 @@ class TokenizedSequences(Source):
         return Examples({INPUT: tokens}, counts=counts)
 
     def take_whole(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
-        return Examples({INPUT: self.whole.take(indices)})
+        """Symbols, which are tokenized again: whole, or as their reverse complements."""
+        return Examples({INPUT: as_encoded([self.symbols[i] for i in indices])})
+
+
+class EitherStrand(TokenizedSequences):
+    """The same, each as its reverse complement with some probability, drawn by the example's key: training examples.
+
+    Parameters
+    ----------
+    tokens, is_cut
+        Of all sequences [n], and after them of all their reverse complements.
+    probability
+        Of the reverse complement.
+    """
+
+    def __init__(self, tokens: Tokens, is_cut: np.ndarray, symbols: Encoded, probability: float):
+        super().__init__(tokens, is_cut, symbols)
+        self.probability = probability
+
+    def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        is_reversed = np.fromiter((uniform(key, STRAND) < self.probability for key in keys), bool, len(keys))
+        examples = super().take(indices + len(self) * is_reversed, keys)
+        examples.counts["reverse_complements"] = int(is_reversed.sum())
+        return examples
+
+
+STRAND = 0x5354524E44
+"""What the strand of an example is drawn by, beside its key: a number that nothing else is drawn by."""
 
 
 class CellExamples(Source):

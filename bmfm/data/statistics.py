@@ -18,7 +18,7 @@ def cell_statistics(tokenizer: Tokenizer, cells: CellBatch, tokens: Tokens) -> d
     """Figures of the values of cells, [V] each.
 
     ``value_sums``, ``zero_counts`` of the tokens a model sees; ``profile_mean`` and ``profile_zero_rate`` over cells whose source
-    measures the gene; ``bin_log_frequency`` [n_bins] where values are bins.
+    measures the gene; those of `count_statistics`; ``bin_log_frequency`` [n_bins] where values are bins.
     """
     n_genes, profile = len(tokenizer), tokens.full_profile
     assert profile is not None
@@ -35,4 +35,29 @@ def cell_statistics(tokenizer: Tokenizer, cells: CellBatch, tokens: Tokens) -> d
     if n_bins := tokenizer.n_bins:
         frequency = np.bincount(targets.astype(np.int64), minlength=n_bins) + 1.0
         statistics["bin_log_frequency"] = np.log(frequency / frequency.sum()).astype(np.float32)
-    return statistics
+    return statistics | count_statistics(cells, n_genes)
+
+
+def count_statistics(cells: CellBatch, n_genes: int) -> dict[str, np.ndarray]:
+    """Figures of counts, over cells whose source measures the gene, [V] each.
+
+    ``gene_counts``, the sum of a gene's counts; ``gene_molecules``, the sum of these cells' totals; ``gene_dispersion``, a in the variance
+    m + a m^2 of a count with the mean m, the cell's total times the gene's share of all: the method of moments, not below 0.
+    """
+    counts, totals = cells.counts, cells.counts.totals
+    molecules, squared_totals = np.zeros(n_genes), np.zeros(n_genes)
+    for source, panel in enumerate(cells.gene_panels):
+        of_source = totals[cells.source_ids == source]
+        molecules[panel] += of_source.sum()
+        squared_totals[panel] += (of_source**2).sum()
+
+    def by_gene(weights: np.ndarray) -> np.ndarray:
+        return np.bincount(counts.ids, weights=weights, minlength=n_genes)
+
+    values, of_cells = counts.counts.astype(np.float64), np.repeat(totals, np.diff(counts.offsets))
+    sums = by_gene(values)
+    share = sums / np.maximum(molecules, 1)
+    squared_means = share**2 * squared_totals
+    squared_errors = by_gene(values**2) - 2 * share * by_gene(values * of_cells) + squared_means
+    dispersion = np.divide(squared_errors - sums, squared_means, out=np.zeros(n_genes), where=squared_means > 0).clip(min=0)
+    return {"gene_counts": sums, "gene_molecules": molecules, "gene_dispersion": dispersion}

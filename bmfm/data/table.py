@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 
 from bmfm.data.module import BatchModule, as_tokenizer
-from bmfm.data.sources import TokenizedSequences
+from bmfm.data.sources import EitherStrand, TokenizedSequences
 from bmfm.data.spec import DataSpec
 from bmfm.data.splits import split_examples
 from bmfm.data.stream import PARTS
 from bmfm.data.tables import find_tables, read_as_written, read_table, suffix_of
 from bmfm.expressions import evaluate
+from bmfm.genome.representation import Encoded
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.dna import refuse_unknown
-from bmfm.tokenizers.texts import join_pairs
+from bmfm.tokenizers.texts import join_pairs, one_after_the_other, other_strands
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -58,6 +59,9 @@ class SequenceTable(BatchModule):
         Of the order and the keys of training examples.
     alphabet
         How sequences are read: ``plain``, ``snp`` or, each for itself, ``auto``; see `genome.alphabet.read_text`.
+    reverse_complement
+        Probability that a training example is read from the other strand, drawn by the example's key in each epoch; of pairs both
+        sequences are, and stay in their order. For labels that do not depend on the strand.
 
     Attributes
     ----------
@@ -79,21 +83,29 @@ class SequenceTable(BatchModule):
     num_workers: int = 0
     seed: int = 0
     alphabet: str = "auto"
+    reverse_complement: float = 0.0
 
     def __post_init__(self) -> None:
         super().__init__()
         self.sequence, self.second = (None if name is None else str(name) for name in (self.sequence, self.second))
         self.derived = dict(self.derived or {})
+        if not 0 <= self.reverse_complement <= 1:
+            raise ValueError(f"data.reverse_complement={self.reverse_complement}: a probability from 0 to 1 is expected")
 
     def connect(self, tokenizer: Any) -> None:
         """Bind the tokenizer, read and tokenize the tables, split them."""
         self.tokenizer = as_tokenizer(tokenizer)
         self.table = self._read()
         self.limit_max_tokens()
-        whole = self._tokenize()
-        self.tokens, self.is_cut = self._cut(whole)
+        symbols, n_replaced = self._symbols()
+        if n_replaced:
+            self.note("characters read as N", f"{n_replaced:,}")
+        self.tokens, self.is_cut = self._cut(self._tokenize(symbols))
         self.numbers = self._split()
-        self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, None if self.second else whole))
+        self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, symbols))
+        if self.reverse_complement:
+            tokens, is_cut = self._cut(self._tokenize(one_after_the_other(symbols, other_strands(symbols))))
+            self.parts["train"].source = EitherStrand(tokens, is_cut, symbols, self.reverse_complement)
 
     def _read(self) -> pd.DataFrame:
         tables = []
@@ -128,17 +140,17 @@ class SequenceTable(BatchModule):
             warnings.warn(f"data.derived.{name}={expression!r}: {message}", stacklevel=2)
         return values
 
-    def _tokenize(self) -> Tokens:
-        """Tokens of all rows, however long."""
+    def _symbols(self) -> tuple[Encoded, int]:
+        """Symbols of all rows, and how many characters were read as N."""
         columns = [str(self.sequence), *([self.second] if self.second else [])]
-        raw, n_replaced = self._symbols(columns[0])
-        if self.second:
-            others, n = self._symbols(self.second)
-            raw, n_replaced = join_pairs(raw, others), n_replaced + n
-        if n_replaced:
-            self.note("characters read as N", f"{n_replaced:,}")
-        whole = self.tokenizer.encode(raw, np.zeros(len(raw), np.uint64), 1 << 40)
-        refuse_unknown([whole.ids], f"column {' and '.join(columns)}")
+        read = [self._read_texts(column) for column in columns]
+        symbols = read[0][0] if len(read) == 1 else join_pairs(read[0][0], read[1][0])
+        return symbols, sum(n for _, n in read)
+
+    def _tokenize(self, symbols: Encoded) -> Tokens:
+        """Tokens of sequences, however long."""
+        whole = self.tokenizer.encode(symbols, np.zeros(len(symbols), np.uint64), 1 << 40)
+        refuse_unknown([whole.ids], f"column {self.sequence}" + (f" and {self.second}" if self.second else ""))
         return Tokens(whole.ids, whole.offsets)
 
     def _cut(self, whole: Tokens) -> tuple[Tokens, np.ndarray]:
@@ -155,7 +167,7 @@ class SequenceTable(BatchModule):
         shown = np.arange(len(whole.ids)) - np.repeat(whole.offsets[:-1], whole.lengths) < room
         return Tokens(whole.ids[shown], np.concatenate([[0], np.cumsum(np.minimum(whole.lengths, room))])), is_cut
 
-    def _symbols(self, column: str) -> tuple[Any, int]:
+    def _read_texts(self, column: str) -> tuple[Any, int]:
         """The sequences of a column as symbols, and how many characters were read as N."""
         texts = self.table[column].tolist()
         if any("U" in text or "u" in text for text in texts):
@@ -177,6 +189,14 @@ class SequenceTable(BatchModule):
 
     def spec(self) -> DataSpec:
         return replace(super().spec(), token_spans=self.token_spans, is_cut=self.is_cut)
+
+    def add_labels(self, name: str, labels: np.ndarray | list[np.ndarray]) -> None:
+        if isinstance(labels, list) and self.reverse_complement:
+            raise ValueError(
+                f"objective {name} labels the tokens of the strand that is given, which the other strand does not have: choose "
+                "data.reverse_complement=0"
+            )
+        super().add_labels(name, labels)
 
     def token_spans(self) -> list[np.ndarray]:
         """The bases that each token of each sequence stands for, n arrays [L, 2], half-open."""

@@ -105,7 +105,7 @@ def run(config: Any) -> None:
     if output.suffix not in files.suffixes:
         raise SystemExit(f"bmfm: output={output}: for {files.examples} it must end in {' or '.join(files.suffixes)}")
     parts = output.with_name(f".{output.name}.{work_key(config, predictor, files.files())}")
-    options = {k: config[k] for k in ("batch_size", "max_tokens", "precision", "progress")} | {"parts": parts}
+    options = {k: config[k] for k in ("batch_size", "max_tokens", "precision", "progress", "strands")} | {"parts": parts}
     options |= {k: config.data[k] for k in files.options}
     predictions_too = config.predictions if config.predictions != "auto" else bool(predictor.labels)
     data = files.data()

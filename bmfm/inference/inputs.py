@@ -42,6 +42,8 @@ class Inputs:
         for them. Complete once all chunks were seen.
     n_bases
         [n examples] length of each sequence, both of a pair together; None of cells.
+    other_strand
+        Gives the inputs of the reverse complements of the same examples, for means over both strands; None of cells.
     """
 
     names: pd.Index
@@ -53,6 +55,7 @@ class Inputs:
     match: Any = None
     empty: np.ndarray | None = None
     n_bases: np.ndarray | None = None
+    other_strand: Callable[[], "Inputs"] | None = None
 
     def mean_of_windows(self, values: np.ndarray) -> np.ndarray:
         """Results of the examples [n, ...] from those of the rows [n_rows, ...]."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ class Predictor:
 
     Whatever data a method takes: of cells an AnnData, a DataFrame of cells x genes, a path, pattern or folder of files, or a list of these
     (`inference.cells.read_cells`); of DNA sequences, pairs of them, or the path of a FASTA file (`inference.sequences.read_sequences`); or
-    `Inputs` that `read` made. Whatever options it takes: ``batch_size``, ``max_tokens``, ``precision`` and ``progress``
-    (`inference.runner.RunOptions`), and those of the reader, as ``counts``, ``gene_column``, ``orthologs``, ``depth_target`` of cells and
+    `Inputs` that `read` made. Whatever options it takes: ``batch_size``, ``max_tokens``, ``precision``, ``progress`` and, of
+    DNA, ``strands`` (`inference.runner.RunOptions`), and those of the reader, as ``counts``, ``gene_column``, ``orthologs``, ``depth_target`` of cells and
     ``alphabet`` of DNA.
 
     Parameters
@@ -98,7 +99,7 @@ class Predictor:
         Parameters
         ----------
         pooling
-            Number of a CLS token, ``mean``, ``mean_all`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
+            Number of a CLS token, ``mean``, ``mean_all``, ``max_mean`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
         layer
             Take the states after this layer (0 is the first) rather than the last.
         """
@@ -135,8 +136,7 @@ class Predictor:
             requests |= self._label_requests()
         inputs, run_options = self._read(data, options)
         results = self._collect(inputs, requests, run_options)
-        embedded = inputs.mean_of_windows(results.values["embedding"]) if embeddings else None
-        return embedded, self._predictions(inputs, results) if predictions else None
+        return results.of_examples.get("embedding"), self._predictions(inputs, results) if predictions else None
 
     def logits(self, data: Any, heads: Sequence[str] | None = None, **options: Any) -> dict[str, np.ndarray]:
         """Logits of label heads for whole examples in the order of the data, {head: float32 [n, size]}.
@@ -155,7 +155,7 @@ class Predictor:
         inputs, run_options = self._read(data, options)
         requests = {name: request for name, request in self._label_requests().items() if name in chosen}
         results = self._collect(inputs, requests, run_options)
-        return {name.removeprefix("label "): inputs.mean_of_windows(logits) for name, logits in results.values.items()}
+        return {name.removeprefix("label "): logits for name, logits in results.of_examples.items()}
 
     def hidden_states(self, data: Any, layers: Sequence[int] | None = None, **options: Any) -> TokenStates:
         """States of every token of every example, and what each token stands for.
@@ -173,7 +173,7 @@ class Predictor:
         def compute(outputs: Outputs) -> torch.Tensor:
             return outputs.tokens() if layers is None else torch.stack([outputs.tokens(layer) for layer in layers], 1)
 
-        inputs, run_options = self._read(data, options)
+        inputs, run_options = self._read_forward(data, options)
         results = self._collect(inputs, {"states": Request(compute, per_token=True, all_layers=layers is not None)}, run_options)
         offsets = inputs.of_examples(results.offsets)[1:-1]
         states = np.split(results.values["states"], offsets)
@@ -212,7 +212,7 @@ class Predictor:
         ValueError
             If the model has no language-model head, is masked and has no [MASK], or positions or ids do not exist.
         """
-        inputs, run_options = self._read(data, options)
+        inputs, run_options = self._read_forward(data, options)
         forward = partial(self.forward, precision=run_options.precision)
         return score_inputs(inputs, self.tokenizer, self.model, self._batch, forward, run_options, positions, tokens, mask_share)
 
@@ -300,7 +300,7 @@ class Predictor:
         n_before = int((rows["example_ids"] == 0).sum() - lengths[0] - 1)  # special tokens in front; one comes after
         first = np.repeat(rows["cls_index"] + n_before, lengths)
         rows["content_index"] = first + np.arange(len(first)) - np.repeat(tokens.offsets[:-1], lengths)
-        batch: Any = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in to_tensors(rows).items()}
+        batch: Any = to_tensors(rows, self.device)
         return batch
 
     def _read(self, data: Any, options: Mapping[str, Any]) -> tuple[Inputs, RunOptions]:
@@ -309,11 +309,30 @@ class Predictor:
         self.counts, self.match = self.inputs.counts, self.inputs.match
         return self.inputs, run_options
 
+    def _read_forward(self, data: Any, options: Mapping[str, Any]) -> tuple[Inputs, RunOptions]:
+        """As `_read`, for what belongs to tokens, which are others on the other strand."""
+        inputs, run_options = self._read(data, options)
+        if run_options.strands == "average":
+            raise ValueError("strands=average: tokens belong to one strand; ask for the reverse complements of the sequences beside them")
+        return inputs, run_options
+
     def _collect(self, inputs: Inputs, requests: Mapping[str, Request], options: RunOptions) -> Results:
         def forward(tokens: Tokens, all_layers: bool) -> Outputs:
             return self.forward(self._batch(tokens), all_layers=all_layers, precision=options.precision)
 
-        return collect(inputs, requests, options, forward)
+        results = collect(inputs, requests, options, forward)
+        of_rows = {name: values for name, values in results.values.items() if not requests[name].per_token}
+        results.of_examples = {name: inputs.mean_of_windows(values) for name, values in of_rows.items()}
+        strands = options.strands or self.model.config.strands if of_rows else "forward"
+        if strands == "average":
+            if inputs.other_strand is None:
+                raise ValueError("strands=average: these inputs have no other strand, as those of cells have none; choose strands=forward")
+            parts = options.parts and options.parts / "other_strand"
+            other = {name: requests[name] for name in of_rows}
+            strand = self._collect(inputs.other_strand(), other, replace(options, parts=parts, strands="forward"))
+            for name, values in strand.of_examples.items():
+                results.of_examples[name] = (results.of_examples[name] + values) / 2
+        return results
 
     def _label_requests(self) -> dict[str, Request]:
         return {
@@ -322,10 +341,9 @@ class Predictor:
         }
 
     def _of_head(self, inputs: Inputs, results: Results, name: str) -> np.ndarray | list[np.ndarray]:
-        logits = results.values[f"label {name}"]
         if self.labels[name]["pooling"] != "token":
-            return inputs.mean_of_windows(logits)
-        return np.split(logits, inputs.of_examples(results.offsets)[1:-1])
+            return results.of_examples[f"label {name}"]
+        return np.split(results.values[f"label {name}"], inputs.of_examples(results.offsets)[1:-1])
 
     def _predictions(self, inputs: Inputs, results: Results) -> pd.DataFrame:
         kinds = label_kinds(self.labels, self.folder)

@@ -12,6 +12,7 @@ import torch
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.readers import Reader
+from bmfm.models.config import check_strands
 from bmfm.tokenizers.base import Tokens
 
 PRECISIONS = {None: None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +34,9 @@ class RunOptions:
         A bar on stderr; None shows one if there is work for more than three seconds.
     parts
         Folder for finished parts, which are used again by the next run with the same folder.
+    strands
+        Of DNA, what embeddings and labels of whole examples are made of: ``forward``, the sequences as they are given; ``average``, the
+        mean over both strands. None is the model's own, `BmfmConfig.strands`.
     """
 
     batch_size: int = 32
@@ -40,6 +44,7 @@ class RunOptions:
     precision: str | None = None
     progress: bool | None = None
     parts: Path | None = None
+    strands: str | None = None
 
     def __post_init__(self) -> None:
         for what, number in (("batch_size", self.batch_size), ("max_tokens", self.max_tokens)):
@@ -47,6 +52,8 @@ class RunOptions:
                 raise ValueError(f"{what}={number!r} must be a whole number of at least 1")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown; choose fp32 (or none), bf16 or fp16")
+        if self.strands is not None:
+            check_strands(self.strands, "strands")
 
     @classmethod
     def split(cls, options: Mapping[str, Any], reader: Reader) -> tuple[Self, dict[str, Any]]:
@@ -80,11 +87,14 @@ class Results:
     ----------
     values
         {name: float32 [n_rows, ...]}; of requests by token, all tokens one after the other [T, ...].
+    of_examples
+        {name: float32 [n examples, ...]} of requests by row: means over the windows of each example and, where both are read, its strands.
     ids, offsets
         Of the tokens: [T] int32 and [n_rows + 1] int64; empty where no request was by token.
     """
 
     values: dict[str, np.ndarray] = field(default_factory=dict)
+    of_examples: dict[str, np.ndarray] = field(default_factory=dict)
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bmfm.genome.representation import Encoded
 from bmfm.inference.inputs import Inputs, cut_into_windows, in_chunks
 from bmfm.tokenizers.dna import SequenceTokenizer, refuse_unknown
-from bmfm.tokenizers.texts import by_number, check_texts, join_pairs
+from bmfm.tokenizers.texts import by_number, check_texts, join_pairs, other_strands
 
 
 def tokenize_sequences(tokenizer: SequenceTokenizer, data: Any, max_tokens: int, alphabet: str = "auto") -> Inputs:
@@ -37,23 +38,26 @@ def tokenize_sequences(tokenizer: SequenceTokenizer, data: Any, max_tokens: int,
     if seconds is not None:
         others, n = tokenizer.read_texts(seconds, alphabet, where)
         raw, n_bases, n_replaced = join_pairs(raw, others), n_bases + np.diff(others.offsets), n_replaced + n
+    inputs = _encode(tokenizer, names, raw, max_tokens, seconds is not None)
+    inputs.counts = Counter({"sequences": len(texts), **inputs.counts, "characters_read_as_N": n_replaced})
+    inputs.n_bases = n_bases
+    inputs.other_strand = lambda: _encode(tokenizer, names, other_strands(raw), max_tokens, seconds is not None)
+    return inputs
+
+
+def _encode(tokenizer: SequenceTokenizer, names: pd.Index, raw: Encoded, max_tokens: int, are_pairs: bool) -> Inputs:
+    """Tokens of sequences or pairs, in windows."""
     tokens = tokenizer.encode(raw)
     room = max_tokens - len(tokenizer.prefix) - 1
-    if seconds is not None and (long := int((tokens.lengths > room).sum())):
+    if are_pairs and (long := int((tokens.lengths > room).sum())):
         raise ValueError(
             f"{long:,} of {len(tokens):,} pairs are longer than {max_tokens} tokens, and pairs cannot be cut into windows: "
             "give a larger max_tokens"
         )
     refuse_unknown([tokens.ids], "sequences")
     rows, owner = cut_into_windows(tokens, room)
-    counts = Counter(
-        sequences=len(texts),
-        tokens=len(tokens.ids),
-        windows=len(rows),
-        unknown_tokens=tokens.counts["unknown_tokens"],
-        characters_read_as_N=n_replaced,
-    )
-    return Inputs(names, len(rows), partial(in_chunks, rows), owner, np.maximum(1, rows.lengths), counts, n_bases=n_bases)
+    counts = Counter(tokens=len(tokens.ids), windows=len(rows), unknown_tokens=tokens.counts["unknown_tokens"])
+    return Inputs(names, len(rows), partial(in_chunks, rows), owner, np.maximum(1, rows.lengths), counts)
 
 
 def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:

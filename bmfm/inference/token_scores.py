@@ -13,6 +13,7 @@ from bmfm.inference.inputs import Inputs
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.runner import RunOptions, progress_bar
 from bmfm.models.model import BmfmModel
+from bmfm.objectives.masking import leave_out_of_summary
 from bmfm.special import MASK
 from bmfm.tokenizers.base import Tokenizer, Tokens
 from bmfm.tokenizers.batch import Batch
@@ -260,6 +261,8 @@ def _of_batches(
         observed = ids[places]
         if not causal:
             ids[places] = MASK
+            if "shown_profile" in batch:  # which would tell the gene
+                leave_out_of_summary(batch, batch["example_ids"].view(-1)[places], observed)
         outputs = forward(batch)
         yield order[part], _at_places(outputs, places - int(causal), observed, columns)
 

@@ -5,6 +5,15 @@ from transformers import PreTrainedConfig
 from bmfm.storage.config import without_choices
 from bmfm.storage.folders import pooling_by_kind
 
+STRANDS = ("forward", "average")
+
+
+def check_strands(strands: str, key: str) -> str:
+    """A way of reading DNA as it is, see `BmfmConfig`; ValueError, naming the key, if it is none."""
+    if strands not in STRANDS:
+        raise ValueError(f"{key}={strands!r} is unknown; choose from {', '.join(STRANDS)}")
+    return strands
+
 
 class BmfmConfig(PreTrainedConfig):
     """What `BmfmModel` is made of.
@@ -29,6 +38,9 @@ class BmfmConfig(PreTrainedConfig):
         Whether there is a dense layer and tanh on the first CLS token, see `BmfmModel.pool`.
     max_tokens
         Longest input in training, special tokens included; None where nobody says.
+    strands
+        Of DNA, what embeddings and labels of whole examples are made of when the model is used: ``forward``, the sequence as it is given,
+        or ``average``, the mean over both of its strands. States and log-probabilities of tokens are always those of the given strand.
     tokenizer
         What the model depends on of its tokenizer (`tokenizers.base.Tokenizer.description`); None where nobody says.
     """
@@ -52,6 +64,9 @@ class BmfmConfig(PreTrainedConfig):
         self.backbone, self.fields, self.heads = without_choices(backbone or {}), dict(fields or {}), dict(heads or {})
         self.positions, self.head_bias, self.head_eps, self.pooler = positions, head_bias, head_eps, pooler
         self.max_tokens, self.tokenizer = max_tokens, tokenizer
+        self.strands = check_strands(kwargs.pop("strands", "forward"), "model.strands")
+        if self.strands != "forward" and "values" in self.fields:
+            raise ValueError(f"model.strands={self.strands}: cells have no strands; leave it out")
         self.pooling = pooling if pooling is not None else pooling_by_kind(self.fields)
         self.heads = {
             name: head | {"pooling": self.pooling} if head.get("pooling") == "auto" else head for name, head in self.heads.items()

@@ -1,6 +1,7 @@
 """From the fields of a batch to one embedding a token: every field has an encoder, and their outputs are summed.
 
-A continuous field holds a real number at ordinary tokens and -(id + 1) at special ones (BMFM-RNA, arXiv 2506.14861).
+An encoder of values may multiply the row of the gene instead (`FieldEncoder.scales`), and what describes a whole example is added to its first
+token (`ExampleEncoder`). A continuous field holds a real number at ordinary tokens and -(id + 1) at special ones (BMFM-RNA, arXiv 2506.14861).
 """
 
 import math
@@ -27,9 +28,12 @@ class FieldEncoder(nn.Module):
     ----------
     reads_bins
         Whether it reads whole numbers from 0 to `n_bins`, which the tokenizer's values must then be; else any real number.
+    scales
+        Whether its vectors f scale the embedding e of ``input_ids``, e * (1 + f), instead of being added to it.
     """
 
     reads_bins: bool = False
+    scales: bool = False
 
     def table(self) -> torch.Tensor:
         """The vector of every value that the field can have [V, H], for heads that are tied to it."""
@@ -41,6 +45,17 @@ class FieldEncoder(nn.Module):
     def undecayed(self) -> list[nn.Parameter]:
         """Matrices that weight decay must leave alone; vectors are never decayed."""
         return []
+
+
+class ExampleEncoder(FieldEncoder):
+    """The contract of encoders of whole examples: one vector for each [N, H], which is added to the embedding of its first token, [CLS].
+
+    Its field is known by a name of its own; what it reads of the batch, it says itself.
+    """
+
+    def forward(self, batch: Batch, tokens: FieldEncoder) -> torch.Tensor:
+        """Vectors [N, H] of the examples of a batch; `tokens` is the encoder of ``input_ids``, whose rows it may read."""
+        raise NotImplementedError
 
 
 class TokenEmbedding(FieldEncoder):
@@ -147,8 +162,38 @@ class ScaleAdaptEncoder(FieldEncoder):
         return torch.where(special[..., None], self.special(row).to(dense.dtype), dense)
 
 
+class GeneScaledEncoder(FieldEncoder):
+    """Factors for each feature of a gene's embedding, which rise with its value; special tokens keep their embedding.
+
+    An embedding that is multiplied by the value is what a weighted sum of gene embeddings is made of; one that is added to it makes every gene
+    look alike. The factors are 1 + f(value), where f is linear between learned knots.
+
+    Parameters
+    ----------
+    n_knots
+        Number of values at which the slope of f changes, one of which is 0.
+    largest
+        The knots begin evenly spread from 0 to below this value.
+    """
+
+    scales = True
+
+    def __init__(self, hidden_size: int, n_special: int, n_knots: int = 8, largest: float = 8.0):
+        super().__init__()
+        self.knots = nn.Parameter(torch.arange(n_knots) * (largest / n_knots))
+        self.dense = nn.Linear(n_knots, hidden_size)
+
+    def initialize(self) -> None:
+        """Every feature begins with a slope of its own, so that the value shows in an embedding whose length is normed."""
+        nn.init.normal_(self.dense.weight, 0.0, 1 / math.sqrt(self.dense.in_features))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        hinges = (values.to(self.knots.dtype)[..., None] - self.knots).relu()
+        return self.dense(hinges) * (values >= 0)[..., None]
+
+
 class FieldEmbeddings(nn.Module):
-    """Sum of the encoded fields: {name: [B, L]} -> [B, L, H]. A field's name is the batch's key for it.
+    """Sum of the encoded fields: {name: [B, L]} -> [B, L, H]. A field's name is the batch's key for it, but for those of whole examples.
 
     Parameters
     ----------
@@ -171,4 +216,14 @@ class FieldEmbeddings(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         fields: Mapping[str, Any] = batch
-        return reduce(add, (encode(fields[name]) for name, encode in self.named_children()))
+        encoders = {name: self.encoder(name) for name, _ in self.named_children()}
+        of_examples = [encode for encode in encoders.values() if isinstance(encode, ExampleEncoder)]
+        encoded = {name: encode(fields[name]) for name, encode in encoders.items() if encode not in of_examples}
+        for name in [name for name in encoded if encoders[name].scales]:
+            tokens = encoded["input_ids"]
+            encoded["input_ids"] = torch.addcmul(tokens, tokens, encoded.pop(name))
+        total = reduce(add, encoded.values())
+        for encode in of_examples:
+            vectors = encode(batch, encoders["input_ids"]).to(total.dtype)
+            total = total.flatten(0, 1).index_add(0, batch["cls_index"], vectors).view_as(total)
+        return total

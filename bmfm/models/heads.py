@@ -33,15 +33,19 @@ def reverse_gradient(x: torch.Tensor, coefficient: float) -> torch.Tensor:
 
 
 class Decoder(nn.Module):
-    """A linear map to logits. With `tied`, its matrix is the embedding of a field and only the bias is its own."""
+    """A linear map to logits. With `tied`, its matrix is the embedding of a field and only the bias is its own; with `constant` there is
+    no matrix, and the logits are the bias, whatever the state."""
 
-    def __init__(self, hidden_size: int, size: int, tied: bool, bias: bool = True, dropout: float = 0.0):
+    def __init__(self, hidden_size: int, size: int, tied: bool, bias: bool = True, dropout: float = 0.0, constant: bool = False):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.weight = None if tied else nn.Parameter(torch.empty(size, hidden_size))
+        self.dropout, self.constant = nn.Dropout(dropout), constant
+        self.weight = None if tied or constant else nn.Parameter(torch.empty(size, hidden_size))
         self.bias = nn.Parameter(torch.zeros(size)) if bias else None
 
     def forward(self, states_MH: torch.Tensor, tied_weight: torch.Tensor | None = None) -> torch.Tensor:
+        if self.constant:
+            assert self.bias is not None
+            return self.bias.expand(len(states_MH), -1)
         weight = tied_weight if self.weight is None else self.weight
         assert weight is not None
         return nn.functional.linear(self.dropout(states_MH), weight, self.bias)
@@ -50,8 +54,9 @@ class Decoder(nn.Module):
 class Heads(nn.Module):
     """The named heads of a model.
 
-    A head is described by ``{size, transform, tied, dropout, gradient_reversal}``: the number of logits, whether the shared
-    transform comes first, the field whose embedding it is tied to (or None), and the coefficient of gradient reversal.
+    A head is described by ``{size, transform, tied, dropout, gradient_reversal, constant}``: the number of logits, whether the shared
+    transform comes first, the field whose embedding it is tied to (or None), the coefficient of gradient reversal, and whether its logits
+    are numbers that are learned, but depend on nothing.
     With ``own``, it is the backbone's own language-model head, and nothing of it is here. Whatever else the description holds
     (class names, for one) belongs to the objective that asked for the head.
     """
@@ -61,13 +66,7 @@ class Heads(nn.Module):
         self.described = heads
         shared = any(h.get("transform") for h in heads.values())
         self.transform = Transform(hidden_size, bias, norm_bias, eps) if shared else None
-        self.decoders = nn.ModuleDict(
-            {
-                self._key(name): Decoder(hidden_size, h["size"], bool(h.get("tied")), h.get("bias", True), h.get("dropout", 0.0))
-                for name, h in heads.items()
-                if not h.get("own")
-            }
-        )
+        self.decoders = nn.ModuleDict({self._key(name): _decoder(hidden_size, h) for name, h in heads.items() if not h.get("own")})
 
     def decoder(self, name: str) -> Decoder:
         """The linear map of a head, unless that is the backbone's own."""
@@ -92,6 +91,12 @@ class Heads(nn.Module):
             assert self.transform is not None
             states_MH = self.transform(states_MH)
         return self.decoder(name)(states_MH, tied_weight)
+
+
+def _decoder(hidden_size: int, head: dict) -> Decoder:
+    """The linear map of a head, by its description."""
+    options = (head.get("bias", True), head.get("dropout", 0.0), bool(head.get("constant")))
+    return Decoder(hidden_size, head["size"], bool(head.get("tied")), *options)
 
 
 def predicts_tokens(head: dict, n_tokens: int) -> bool:

@@ -14,6 +14,7 @@ from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_co
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, predicts_tokens
+from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
 from bmfm.storage.remote_code import remote_code_is_allowed
@@ -21,7 +22,7 @@ from bmfm.storage.weights import load_strictly, read_weights
 from bmfm.targets import class_path, find_class, make
 from bmfm.tokenizers.batch import Batch
 
-POOLINGS = ("mean", "mean_all", "pooler")
+POOLINGS = ("mean", "mean_all", "max_mean", "pooler")
 
 
 class BmfmModel(PreTrainedModel):
@@ -100,6 +101,10 @@ class BmfmModel(PreTrainedModel):
         model.eval()
         report: dict = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return (model, report) if output_loading_info else model
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """As in transformers, which of classes that are not its own skips those without parameters beside their modules'."""
+        super()._initialize_weights(module)
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.backbone.initializer_range
@@ -191,8 +196,9 @@ class BmfmModel(PreTrainedModel):
         ----------
         pooling
             The number of a CLS token (0 is the first); ``mean``: over all tokens but that first one, as the published
-            models define it ([SEP] counts); ``mean_all``: over that one too; ``pooler``: a dense layer and tanh on it,
-            where the model has one. None or ``auto`` is the model's own, ``config.pooling``.
+            models define it ([SEP] counts); ``mean_all``: over that one too; ``max_mean``: the largest number of each channel over
+            the tokens of ``mean``, added to their mean: whether something is there, and how much of it; ``pooler``: a dense layer and
+            tanh on the first CLS token, where the model has one. None or ``auto`` is the model's own, ``config.pooling``.
         """
         pooling = self.check_pooling(pooling)
         states, first = hidden_BLH.flatten(0, 1), batch["cls_index"]
@@ -203,10 +209,14 @@ class BmfmModel(PreTrainedModel):
             return states[first + pooling]
         n, example = len(first), batch["example_ids"]
         where = torch.where(self.backbone.attention_mask(batch), example, n).flatten()
-        if pooling == "mean":
+        if pooling != "mean_all":
             where = where.index_fill(0, first, n)
         total = states.new_zeros(n + 1, states.shape[1]).index_add_(0, where, states)
-        return total[:n] / torch.bincount(where, minlength=n + 1)[:n, None].clamp(min=1).to(states.dtype)
+        mean = total[:n] / torch.bincount(where, minlength=n + 1)[:n, None].clamp(min=1).to(states.dtype)
+        if pooling != "max_mean":
+            return mean
+        largest = torch.zeros_like(total).scatter_reduce(0, where[:, None].expand_as(states), states, "amax", include_self=False)
+        return mean + largest[:n]
 
     def check_pooling(self, pooling: str | int | None) -> str | int:
         """A way of pooling that this model has, the model's own for None or ``auto``; whether there are so many CLS tokens
@@ -219,7 +229,7 @@ class BmfmModel(PreTrainedModel):
         """
         if pooling is None or pooling == "auto":
             pooling = self.config.pooling
-        choices = "the number of a CLS token, mean, mean_all" + (", pooler" if self.pooler is not None else "")
+        choices = "the number of a CLS token, mean, mean_all, max_mean" + (", pooler" if self.pooler is not None else "")
         if pooling == "pooler" and self.pooler is None:
             raise ValueError(f"pooling=pooler: this model has no pooler; choose {choices}")
         if isinstance(pooling, bool) or not isinstance(pooling, int | str) or (isinstance(pooling, str) and pooling not in POOLINGS):
@@ -270,7 +280,9 @@ class BmfmModel(PreTrainedModel):
             position_ids = torch.zeros_like(input_ids)
             if self.config.positions:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        batch: Any = {"input_ids": input_ids, "sequence_ids": sequence_ids, "position_ids": position_ids, "packed": packed, **fields}
+        begins = sequence_ids.diff(dim=1, prepend=torch.zeros_like(sequence_ids[:, :1])) > 0
+        batch: Any = {"input_ids": input_ids, "sequence_ids": sequence_ids, "position_ids": position_ids, "packed": packed}
+        batch |= {"cls_index": begins.flatten().nonzero().squeeze(1), **fields}
         return BaseModelOutput(last_hidden_state=self.encode(batch))
 
 
@@ -353,10 +365,11 @@ def build(
     genes
         {name: id} of the tokenizer's tokens in the order of their ids, needed for `pretrained_genes` and by backbones that read them.
     settings
-        Those of the backbone; and of the model ``head_bias``, ``head_eps`` and ``pooler``, see `BmfmConfig`.
+        Those of the backbone; and of the model ``pooling``, ``head_bias``, ``head_eps``, ``pooler`` and ``strands``, see `BmfmConfig`.
     """
     kind: type[Backbone] = find_class(backbone, Backbone, "model.backbone")
-    fields = {name: {"_target_": class_path(TokenEmbedding)} | options for name, options in fields.items()}
+    usual = {"summary": CellSummary}
+    fields = {name: {"_target_": class_path(usual.get(name, TokenEmbedding))} | options for name, options in fields.items()}
     if "values" in fields:
         if values is None:
             raise ValueError("cells have values: choose their encoder by a group `values`, as values=mlp_special")
@@ -369,7 +382,7 @@ def build(
         vectors = read_vectors(pretrained_genes["path"])
         fields["input_ids"] |= {"dim": vectors.shape[1], "frozen": bool(pretrained_genes.get("freeze"))}
     fields = kind.encoders(fields, settings, list(genes or ()))
-    of_model = {name: settings.pop(name) for name in ("head_bias", "head_eps", "pooler") if name in settings}
+    of_model = {name: settings.pop(name) for name in ("pooling", "head_bias", "head_eps", "pooler", "strands") if name in settings}
     model = BmfmModel(BmfmConfig(backbone={"_target_": backbone, **settings}, fields=fields, heads=heads, **of_model))
     model.use_attention(attention)
     if vectors is not None:

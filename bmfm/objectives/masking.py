@@ -71,6 +71,23 @@ def _random_values(mask_action, example, special, keys, before, values):
             begin = end
 
 
+def hide_in_summary(batch: Batch, mask_action: np.ndarray) -> None:
+    """Leave genes whose tokens are MASKED or RANDOM out of ``shown_profile``, which would tell what is hidden of them."""
+    if "shown_profile" in batch:
+        chosen = torch.from_numpy(mask_action > KEPT)
+        leave_out_of_summary(batch, batch["example_ids"][chosen], batch["original_ids"][chosen])
+
+
+def leave_out_of_summary(batch: Batch, example: torch.Tensor, gene: torch.Tensor) -> None:
+    """Leave genes [m] of examples [m] out of ``shown_profile``."""
+    profile = batch["shown_profile"]
+    n_genes = 1 + max(int(genes.max()) if len(genes) else 0 for genes in (profile["gene"], gene))
+    is_hidden = torch.zeros((len(batch["cls_index"]), n_genes), dtype=torch.bool, device=gene.device)
+    is_hidden[example, gene] = True
+    is_shown = ~is_hidden[profile["row"], profile["gene"]]
+    batch["shown_profile"] = {"row": profile["row"][is_shown], "gene": profile["gene"][is_shown], "value": profile["value"][is_shown]}
+
+
 class Masking:
     """Rates of hiding, shared by the objectives that hide something.
 
@@ -144,12 +161,14 @@ class Masking:
         """Write [MASK] and random plain tokens into ``input_ids``."""
         ids = batch["input_ids"].numpy()
         ids[mask_action == MASKED] = MASK
+        hide_in_summary(batch, mask_action)
         if self.random_token_prob:
             _random_ids(mask_action, batch["example_ids"].numpy(), keys, *plain, ids)
 
     def replace_values(self, batch: Batch, keys: np.ndarray, mask_action: np.ndarray) -> None:
         """Write the mask's value, and values of random other tokens of the same example, into ``values``."""
         values = batch["values"].numpy()
+        hide_in_summary(batch, mask_action)
         if self.random_token_prob:
             _random_values(mask_action, batch["example_ids"].numpy(), batch["special_tokens_mask"].numpy(), keys, values.copy(), values)
         values[mask_action == MASKED] = -(MASK + 1)

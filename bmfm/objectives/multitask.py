@@ -137,12 +137,12 @@ class Objectives:
     @torch.no_grad()
     def init_output_biases(self, model: HasDecoders) -> None:
         """Set the heads' biases so that untrained heads say what the baselines say, rather than that all is alike."""
-        for name, task in self.tasks.items():
+        for name, baseline in (item for task in self.tasks.values() for item in task.baselines.items()):
             if name in model.pretrained_heads:
                 continue
             bias = model.heads.decoder(name).bias
             if bias is not None:
-                bias.copy_(task.baseline)
+                bias.copy_(baseline)
 
     def prepare(self, batch: Batch, keys: np.ndarray, training: bool = True) -> Batch:
         """Let each objective change the batch and add its labels."""

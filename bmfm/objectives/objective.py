@@ -40,7 +40,8 @@ class Objective(ABC):
         The head's, the metrics' and, for labels, by default the column's.
     needs
         What it wants of the data beside tokens: ``full_profile`` (every gene of a cell), ``shown_in_part`` (held-out cells with
-        dropout and thinning as in training, for what reconstructs the rest), or nothing.
+        dropout and thinning as in training, for what reconstructs the rest), ``hidden_counts`` (of cells whose counts the tokenizer splits),
+        or nothing.
     heads
         {name: description} (`models.heads.Heads`), known once it is set up.
     baseline
@@ -69,6 +70,11 @@ class Objective(ABC):
         self.heads = {}
         self.labels: dict[str, np.ndarray | list[np.ndarray]] = {}
         self.notes: dict[str, str] = {}
+
+    @property
+    def baselines(self) -> dict[str, torch.Tensor]:
+        """Where the biases of the heads begin, {head: logits [size]}."""
+        return {self.name: self.baseline}
 
     @abstractmethod
     def setup(self, name: str, spec: DataSpec) -> None:

@@ -7,12 +7,21 @@ from torch.nn import functional
 
 from bmfm.data.spec import DataSpec
 from bmfm.objectives.objective import HasHeads, Loss, Objective
-from bmfm.objectives.statistics import binary_metrics, histogram, pearson, row_pearson
+from bmfm.objectives.profiles import (
+    TARGETS,
+    cell_correlations,
+    check_choices,
+    correlation_metrics,
+    correlation_rows,
+    dense_profile,
+    gene_sums,
+    target_masks,
+)
+from bmfm.objectives.statistics import binary_metrics, histogram
 from bmfm.objectives.values import gene_table
 from bmfm.tokenizers.batch import Batch
 
 KINDS = ("mse", "is_zero")
-TARGETS = ("input", "non_input", "all")
 
 
 class WholeCellDecoder(Objective):
@@ -37,9 +46,8 @@ class WholeCellDecoder(Objective):
 
     def __init__(self, targets: Sequence[str], losses: Mapping[str, float], ignore_zeros: bool = False, cls: int = 0):
         super().__init__()
-        for chosen, choices in ((targets, TARGETS), (losses, KINDS)):
-            if unknown := sorted(set(chosen) - set(choices)):
-                raise ValueError(f"wced: {unknown} are unknown; choose from {', '.join(choices)}")
+        check_choices("wced", targets, TARGETS)
+        check_choices("wced", losses, KINDS)
         self.targets, self.kinds = list(targets), list(losses)
         self.weights = {f"{target}_{kind}": weight for target in targets for kind, weight in losses.items()}
         self.ignore_zeros, self.cls = ignore_zeros, cls
@@ -54,7 +62,7 @@ class WholeCellDecoder(Objective):
         self.baseline = torch.stack([begin[kind] for kind in self.kinds], 1).flatten()
 
     def label_counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        masks = self._masks(batch)
+        masks = target_masks(batch, len(self.genes))
         truth = self._truth(batch) if self.ignore_zeros else None
         every = {target: torch.count_nonzero(masks[target]) for target in self.targets}
         return {
@@ -63,18 +71,7 @@ class WholeCellDecoder(Objective):
 
     def _truth(self, batch: Batch) -> torch.Tensor:
         """True values [N, V]."""
-        cell = batch["full_profile"]
-        truth = torch.zeros((len(batch["cls_index"]), len(self.genes)), device=cell["value"].device)
-        return truth.index_put_((cell["row"], cell["gene"]), cell["value"].float())
-
-    def _masks(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Which genes each target averages over {target: [N, V]}."""
-        n, example = len(batch["cls_index"]), batch["example_ids"].flatten()
-        measured = batch["gene_panel_mask"][batch["source_ids"]]
-        seen = torch.zeros((n + 1, len(self.genes)), dtype=torch.bool, device=measured.device)
-        seen[torch.where(example < 0, n, example), batch["input_ids"].flatten()] = True
-        seen = seen[:n]
-        return {"all": measured, "input": measured & seen, "non_input": measured & ~seen}
+        return dense_profile(batch, batch["full_profile"]["value"], len(self.genes))
 
     def _outputs(
         self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor
@@ -82,7 +79,7 @@ class WholeCellDecoder(Objective):
         """Logits {kind: [N, V]}, true values [N, V] and masks {target: [N, V]}."""
         states_NH = hidden_BLH.flatten(0, 1)[batch["cls_index"] + self.cls]
         logits_NVK = model.head(self.name, states_NH).float().view(len(states_NH), len(self.genes), len(self.kinds))
-        return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, self._truth(batch), self._masks(batch)
+        return {kind: logits_NVK[..., k] for k, kind in enumerate(self.kinds)}, self._truth(batch), target_masks(batch, len(self.genes))
 
     def _losses_per_gene(self, outputs: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
         each = {}
@@ -123,30 +120,17 @@ class WholeCellDecoder(Objective):
                 )
         on = masks["non_input"]
         expected = outputs["mse"] if "mse" in outputs else -outputs["is_zero"]
-        correlations = [row_pearson(expected, truth, on), row_pearson(mean, truth, on), row_pearson(expected - mean, truth - mean, on)]
-        known = torch.stack(correlations).isfinite()
-        sums["profiles"] = torch.stack([known.double().sum(1), torch.stack(correlations).nan_to_num(0.0).double().sum(1)])
+        sums["profiles"] = cell_correlations(expected, truth, mean, on)
         predicted = self.predict(outputs)
         absolute = torch.stack([(p - truth).abs()[on].double().sum() for p in (predicted, mean)])
         sums["absolute"] = torch.cat([on.sum().double()[None], absolute])
         if "is_zero" in outputs:
             sums["zeros"] = histogram(outputs["is_zero"][on], truth[on] == 0)
-        e, t, m = expected.double() * on, truth.double() * on, on.double()
-        squared = (predicted - truth).double() ** 2 * m
-        sums["by_gene"] = torch.stack([x.sum(0) for x in (m, e, t, e * e, t * t, e * t, squared)], 1)
+        sums["by_gene"] = gene_sums(expected, truth, on, predicted)
         return sums
 
     def compute_metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        n, totals = sums["profiles"]
-        metrics = {
-            name: float(total / k)
-            for name, k, total in zip(("profile_pearson", "profile_pearson_baseline", "profile_delta_pearson"), n, totals, strict=True)
-            if k > 0
-        }
-        by_gene = pearson(sums["by_gene"][:, :6])
-        expressed = (sums["by_gene"][:, 2] > 0) & by_gene.isfinite()
-        if expressed.any():
-            metrics |= {"gene_pearson": float(by_gene[expressed].mean()), "genes": float(expressed.sum())}
+        metrics = correlation_metrics(sums)
         if sums["absolute"][0] > 0:
             metrics |= {k: float(v / sums["absolute"][0]) for k, v in zip(("mae", "mae_baseline"), sums["absolute"][1:], strict=True)}
         if "zeros" in sums and sums["zeros"].sum(1).min() > 0:
@@ -154,18 +138,7 @@ class WholeCellDecoder(Objective):
         return metrics
 
     def rows(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-        rows = []
-        if "profile_pearson" in metrics:
-            text = f"Pearson {metrics['profile_pearson']:.4f} (mean profile {metrics['profile_pearson_baseline']:.4f})"
-            text += f", of the difference from the mean profile {metrics.get('profile_delta_pearson', float('nan')):.4f}"
-            rows.append(("profile of a cell's unseen genes", text))
-        if "gene_pearson" in metrics:
-            rows.append(
-                (
-                    "an unseen gene over cells",
-                    f"mean Pearson {metrics['gene_pearson']:.4f} of {metrics['genes']:,.0f} genes (mean profile: 0)",
-                )
-            )
+        rows = correlation_rows(metrics, "unseen genes", "an unseen gene")
         if "zero_auc" in metrics:
             rows.append(("which unseen genes are zero", f"F1 {metrics['zero_f1']:.4f}, AUC {metrics['zero_auc']:.4f}"))
         losses = ", ".join(f"{k} {metrics[k]:.4f} ({metrics[f'{k}_baseline']:.4f})" for k in self.weights if k in metrics)

@@ -137,7 +137,7 @@ def _check_shared(config: dict, file: Path) -> None:
     if longest is not None and not (_whole(longest) and longest >= 3):
         raise ValueError(f"{file}: 'max_tokens' is {shown(longest)}, a whole number of at least 3 is expected")
     if pooling is not None and not _is_pooling(pooling):
-        raise ValueError(f"{file}: 'pooling' is {shown(pooling)}; known are mean, mean_all, pooler and numbers of CLS tokens")
+        raise ValueError(f"{file}: 'pooling' is {shown(pooling)}; known are mean, mean_all, max_mean, pooler and numbers of CLS tokens")
 
 
 def _whole(value: Any) -> bool:
@@ -145,7 +145,7 @@ def _whole(value: Any) -> bool:
 
 
 def _is_pooling(value: Any) -> bool:
-    return value in ("mean", "mean_all", "pooler") if isinstance(value, str) else _whole(value) and value >= 0
+    return value in ("mean", "mean_all", "max_mean", "pooler") if isinstance(value, str) else _whole(value) and value >= 0
 
 
 def _check_ours(config: dict, folder: Path, file: Path) -> None:
@@ -199,7 +199,9 @@ def check_head(head: Any, where: str, folder: Path) -> None:
     if "pooling" not in head:
         return
     if head["pooling"] not in ("token", "auto") and not _is_pooling(head["pooling"]):
-        raise ValueError(f"{where}.pooling is {shown(head['pooling'])}; known are mean, mean_all, pooler, token and numbers of CLS tokens")
+        raise ValueError(
+            f"{where}.pooling is {shown(head['pooling'])}; known are mean, mean_all, max_mean, pooler, token and numbers of CLS tokens"
+        )
     classes = head.get("classes") or []
     if not isinstance(classes, list) or not all(isinstance(c, str | int | float) for c in classes):
         raise ValueError(f"{where}.classes is {shown(classes)}, a list of names is expected")

@@ -107,7 +107,7 @@ WRITTEN = {
     "README.md", "recipe.json", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
     TRAINING_DATA, PROJECTION,
 }  # fmt: skip
-CELLS = {"cell_tokenizer.json", "genes.txt"}
+CELLS = {"cell_tokenizer.json", "genes.txt", "gene_medians.txt"}
 WORDS = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}
 """Files of a model folder by their exact names, and those of its tokenizer; beside them shards of weights, and ``code``."""
 

@@ -18,39 +18,44 @@ from bmfm.tokenizers.batch import Batch
 
 @dataclass
 class Profiles:
-    """Values of every expressed gene of cells: cell b has ``values[offsets[b]:offsets[b + 1]]``, whatever of it is shown as tokens.
+    """Values of genes of cells: cell b has ``values[offsets[b]:offsets[b + 1]]``, whatever of it is shown as tokens.
 
     Attributes
     ----------
     gene_ids
         [nnz] int32.
     values
-        [nnz] float32, as the tokenizer transforms counts, before read depth is lowered.
+        [nnz] float32, as the tokenizer transforms counts.
     offsets
         [n + 1] int64.
+    hidden_counts
+        [nnz] float32, how many of each gene's molecules are not shown, where counts are split; else None.
     """
 
     gene_ids: np.ndarray
     values: np.ndarray
     offsets: np.ndarray
+    hidden_counts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> np.ndarray:
-        """Expressed genes of each cell [n]."""
+        """Genes of each cell [n]."""
         return np.diff(self.offsets)
 
     def as_batch(self) -> dict[str, np.ndarray]:
-        """As `batch.FullProfile` keeps them, in NumPy arrays: ``row``, ``gene`` and ``value``, [nnz] each."""
+        """As `batch.FullProfile` keeps them, in NumPy arrays: ``row``, ``gene``, ``value`` and maybe ``hidden_count``, [nnz] each."""
         rows = np.repeat(np.arange(len(self)), self.lengths)
-        return {"row": rows, "gene": self.gene_ids.astype(np.int64), "value": self.values}
+        profile = {"row": rows, "gene": self.gene_ids.astype(np.int64), "value": self.values}
+        return profile if self.hidden_counts is None else profile | {"hidden_count": self.hidden_counts}
 
     def take(self, rows: np.ndarray) -> "Profiles":
         """Some cells, in the order of `rows` [m]."""
         entries, offsets = _entries(self.offsets, rows)
-        return Profiles(self.gene_ids[entries], self.values[entries], offsets)
+        hidden_counts = None if self.hidden_counts is None else self.hidden_counts[entries]
+        return Profiles(self.gene_ids[entries], self.values[entries], offsets, hidden_counts)
 
 
 @dataclass
@@ -64,14 +69,17 @@ class Tokens:
     offsets
         [n + 1] int64.
     fields
-        More of each token, {batch key: [T]}: ``values`` of cells and, where read depth was lowered, ``targets``; ``has_variant`` of
+        More of each token, {batch key: [T]}: ``values`` of cells and, where read depth was lowered but not split, ``targets``; ``has_variant`` of
         DNA; labels of tokens. `Tokenizer.collate` lays them into rows; where there is no content stands False, -100 or NaN, by
         their type (of ``values`` of cells: -(id + 1) of the special token).
     example_fields
         More of each example, {name: [n, ...]}: ``read_depth`` [n, 2] of read-depth aware cells, log(1 + total) of input and target.
     full_profile
-        Of cells, the values of every expressed gene; None of DNA. `Tokenizer.collate` leaves them out: whoever needs them adds
-        ``full_profile.as_batch()``.
+        Of cells, the values of every expressed gene before read depth is lowered; None of DNA. `Tokenizer.collate` leaves them out:
+        whoever needs them adds ``full_profile.as_batch()``.
+    shown_profile
+        Of cells whose tokenizer gives a summary, the values of every gene that may be shown: what is left after read depth was lowered
+        and genes were dropped, before the longest input cuts some off. `Tokenizer.collate` puts it into the batch.
     counts
         {what: number} of examples, tokens, and what was truncated, unknown or written otherwise.
     """
@@ -81,6 +89,7 @@ class Tokens:
     fields: dict[str, np.ndarray] = field(default_factory=dict)
     example_fields: dict[str, np.ndarray] = field(default_factory=dict)
     full_profile: Profiles | None = None
+    shown_profile: Profiles | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -104,6 +113,7 @@ class Tokens:
             {name: values[entries] for name, values in self.fields.items()},
             {name: values[rows] for name, values in self.example_fields.items()},
             None if self.full_profile is None else self.full_profile.take(rows),
+            None if self.shown_profile is None else self.shown_profile.take(rows),
         )
 
 

@@ -4,17 +4,21 @@
 of sources in a batch.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
 
 class FullProfile(TypedDict):
-    """Every expressed gene of whole cells, [nnz] each: the example, the gene's id, and its value."""
+    """Genes of cells, [nnz] each: the number of the example (int64, ascending), the gene's id (int64) and its value (float32).
+
+    ``hidden_count`` (float32): of full profiles, how many molecules of the gene are not shown, where the tokenizer splits counts.
+    """
 
     row: torch.Tensor
     gene: torch.Tensor
     value: torch.Tensor
+    hidden_count: NotRequired[torch.Tensor]
 
 
 class Accumulation(TypedDict):
@@ -58,8 +62,10 @@ class Batch(TypedDict, total=False):
     packed
         Whether rows may hold several examples.
     full_profile, source_ids, gene_panel_mask
-        Of cells, where an objective needs whole cells: their values; the source [N] of each cell; the genes that each source
-        measures [S, V] bool.
+        Of cells, where an objective needs whole cells: the values of all expressed genes; the source [N] of each cell; the genes that
+        each source measures [S, V] bool.
+    shown_profile
+        Of cells whose tokenizer gives a summary: the values of all genes that may be shown, those that truncation leaves out too.
     parts
         {name: batch}: further named parts of the same examples, as the perturbed cell beside its control.
     labels
@@ -87,6 +93,7 @@ class Batch(TypedDict, total=False):
     full_profile: FullProfile
     source_ids: torch.Tensor
     gene_panel_mask: torch.Tensor
+    shown_profile: FullProfile
     parts: dict[str, Any]
     labels: dict[str, torch.Tensor]
     counts: dict[str, int]

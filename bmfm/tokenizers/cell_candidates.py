@@ -16,7 +16,8 @@ class Candidates(NamedTuple):
     ids
         Genes of the cells, ``int32`` [nnz].
     counts
-        What is left of their counts, ``float32`` [nnz]; 0 where a shallower run would have missed a gene.
+        What is left of their counts, ``float32`` [nnz], or of these over the medians of their genes (`GeneOrder.is_relative`); 0 where a
+        shallower run would have missed a gene.
     offsets
         [B + 1].
     entries
@@ -94,6 +95,27 @@ def find_candidates(ids, counts, offsets, keys, dropout):
                 m += (counts[i] > 0) & (dropout <= 0.0 or uniform(key, ids[i]) >= dropout)
         n[b] = m
     return Candidates(ids, counts, offsets, entries, n, keys)
+
+
+def candidate_values(candidates: Candidates, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids and values of all candidates, and offsets [B + 1], from the values [nnz]: the same arrays where every gene is one."""
+    if candidates.n.sum() == len(candidates.ids):
+        return candidates.ids, values, candidates.offsets
+    return _gather_candidates(candidates, values)
+
+
+@numba.njit(cache=True)
+def _gather_candidates(candidates, values):
+    total, at = candidates.n.sum(), 0
+    ids, out, offsets = np.empty(total, np.int32), np.empty(total, np.float32), np.zeros(len(candidates.offsets), np.int64)
+    for b in range(len(candidates.n)):
+        begin = candidates.offsets[b]
+        for i in range(candidates.n[b]):
+            entry = begin + candidates.entries[begin + i]
+            ids[at], out[at] = candidates.ids[entry], values[entry]
+            at += 1
+        offsets[b + 1] = at
+    return ids, out, offsets
 
 
 @numba.njit(cache=True)

@@ -24,10 +24,13 @@ class GeneOrder(ABC):
         Whether expressed genes come before all others: they are never given up for one that is not expressed.
     by_gene
         Whether cells must come with their genes by ascending id, whatever the order of a file's columns.
+    is_relative
+        Whether the candidates' counts are to be counts over the medians of their genes, see `cells.gene_medians`.
     """
 
     ranks = False
     by_gene = False
+    is_relative = False
 
     @abstractmethod
     def arrange(self, candidates: Candidates, plan: Plan) -> None:
@@ -57,6 +60,16 @@ class DescendingOrder(GeneOrder):
         _sort_by_count(candidates)
 
 
+class DistinctiveOrder(GeneOrder):
+    """The genes that are furthest above their median in cells that express them, those of equal ratio as they stand in the cell; zeros behind."""
+
+    ranks = True
+    is_relative = True
+
+    def arrange(self, candidates, plan):
+        _sort_by_ratio(candidates, candidates.counts.view(np.uint32), plan.n_genes)
+
+
 class VocabularyOrder(GeneOrder):
     """The first genes by vocabulary id, zeros among the rest."""
 
@@ -70,7 +83,12 @@ class VocabularyOrder(GeneOrder):
         _sort_by_id(tokens)
 
 
-ORDERS: dict[str, type[GeneOrder]] = {"random": RandomOrder, "descending": DescendingOrder, "as_given": VocabularyOrder}
+ORDERS: dict[str, type[GeneOrder]] = {
+    "random": RandomOrder,
+    "descending": DescendingOrder,
+    "distinctive": DistinctiveOrder,
+    "as_given": VocabularyOrder,
+}
 
 
 @numba.njit(cache=True)
@@ -119,6 +137,34 @@ def _counting_sort(order, counts, largest, bins, out):
         c = np.int64(counts[place])
         out[bins[c]] = place
         bins[c] += 1
+
+
+@numba.njit(cache=True)
+def _sort_by_ratio(candidates, bits, front):
+    """The first `front` [B] candidates by descending ratio, those of equal ratio as they stand.
+
+    The `bits` [nnz] of positive floats order as the numbers do. Eleven of them tell which candidates may be among the first; these alone
+    are sorted, as numbers of 64 bits that end in their place.
+    """
+    bins, packed = np.empty(2048, np.int64), np.empty(len(bits), np.uint64)
+    for b in range(len(front)):
+        begin, n = candidates.offsets[b], candidates.n[b]
+        order, least = candidates.entries[begin : begin + n], 0
+        if front[b] < n:
+            bins[:] = 0
+            for i in range(n):
+                bins[bits[begin + order[i]] >> 20] += 1
+            least, enough = len(bins), 0
+            while enough < front[b]:
+                least -= 1
+                enough += bins[least]
+        m = 0
+        for i in range(n):
+            packed[m] = np.uint64(~bits[begin + order[i]]) << np.uint64(32) | np.uint64(order[i])
+            m += bits[begin + order[i]] >> 20 >= least
+        packed[:m].sort()
+        for i in range(front[b]):
+            order[i] = np.int32(packed[i] & np.uint64(0xFFFFFFFF))
 
 
 @numba.njit(cache=True)

@@ -136,6 +136,9 @@ def _blank(kind: np.dtype) -> float:
     return {"b": False, "f": np.nan}.get(kind.kind, IGNORE)
 
 
-def to_tensors(batch: dict) -> dict:
-    """NumPy arrays to tensors on the same memory; whatever is no array stays."""
-    return {k: to_tensors(v) if isinstance(v, dict) else torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+def to_tensors(batch: dict, device: torch.device | None = None) -> dict:
+    """NumPy arrays to tensors on the same memory, or on a device; whatever is no array stays."""
+    return {
+        k: to_tensors(v, device) if isinstance(v, dict) else torch.from_numpy(v).to(device) if isinstance(v, np.ndarray) else v
+        for k, v in batch.items()
+    }

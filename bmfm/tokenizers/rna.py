@@ -13,30 +13,26 @@ A cell's total, by which counts are normalised, is over the genes of the vocabul
 other transcripts gives the same values. log_normalise is log(1 + x / total * 1e4); the published code divides by total + 1.
 """
 
+import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from bmfm.cells.counts import CellBatch, Counts, by_gene, content_keys
+from bmfm.cells.gene_medians import median_where_expressed, read_medians, write_medians
 from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
-from bmfm.cells.read_depth import MODES, DepthSettings, ReadDepth, sums
-from bmfm.cells.values import TRANSFORMS, ValueSettings, ValueTransform
+from bmfm.cells.read_depth import sums
 from bmfm.special import PAD, SEP
-from bmfm.targets import find_class
 from bmfm.tokenizers.base import Tokens, hash_of_names
 from bmfm.tokenizers.cell_encoder import CellEncoder
-from bmfm.tokenizers.cell_order import ORDERS, GeneOrder
-from bmfm.tokenizers.cell_zeros import ZEROS, ZeroGenes
+from bmfm.tokenizers.cell_settings import DEPTH, VALUES, CellSettings
 from bmfm.tokenizers.collate import collate
 
-T = TypeVar("T")
 
-
-class CellTokenizer:
+class CellTokenizer(CellSettings):
     """Turns cells into gene and value tokens.
 
     Parameters
@@ -44,8 +40,9 @@ class CellTokenizer:
     genes
         A shipped vocabulary, a file with a gene a line, or ``from_data`` (the genes of the training files).
     order
-        ``random``, ``descending`` expression (ties in random order), or ``as_given``: by vocabulary id, whatever the
-        order of a file's columns, zeros among the rest; the first `max_tokens` of what is expressed are kept.
+        ``random``, ``descending`` expression (ties in random order), ``distinctive``: by count over the gene's median in the training
+        cells that express it (`cells.gene_medians`), or ``as_given``: by vocabulary id, whatever the order of a file's columns,
+        zeros among the rest; the first `max_tokens` of what is expressed are kept.
     zeros
         Genes that the file measures but the cell does not express: none (``expressed``); after the cell's own, any
         (``measured``), or first those that other cells of the batch express (``batch_wise``: a cell of training then
@@ -56,13 +53,17 @@ class CellTokenizer:
     values
         ``{kind, target_sum, n_bins, upper}``, see `cells.values`; target_sum may be ``median``.
     read_depth
-        ``{mode, min_total, rate, target}``: read-depth tokens [S], [T], see `cells.read_depth`. ``downsample`` and ``poisson``
+        ``{mode, min_total, rate, target, share}``: read-depth tokens [S], [T], see `cells.read_depth`. ``downsample`` and ``poisson``
         lower the read depth of the input, ``equal`` does not; ``align`` and ``auto`` set [T] to the total `target`. `target` is the
         largest total of the training cells where it is not given; it is saved, and inference with a model that lowers aligns to it.
+        ``split`` (without these tokens) and ``split_aware`` show a share of each cell's molecules, drawn uniformly from the two
+        numbers `share`; objective ``counts`` predicts the others, and inference shows the whole cell.
     n_cls
         [CLS] and then [CLS_0], [CLS_1], ...
     positions
         Whether the place in the input means something to the model.
+    summary
+        Give the model, beside the tokens, the values of all genes that are shown before truncation (`base.Tokens.shown_profile`).
     trained_on
         What the training files held; saved: ``orthologs``, {gene of another species: human gene}, by which their genes were found,
         used for the cells of inference; ``expects``, ``counts`` or ``normalised``, asked of the cells of inference
@@ -72,11 +73,14 @@ class CellTokenizer:
     ----------
     orthologs, expects
         See `trained_on`.
+    gene_medians
+        [V] float32, of orders and values that are relative to them; None until they are learned from training cells (`fit_gene_medians`).
     keyed_by_content
         Whether tokens are a function of the cell alone, see `for_inference`.
     """
 
     FILES = ("cell_tokenizer.json", "genes.txt")
+    MEDIANS = "gene_medians.txt"
     omics = "rna"
     max_tokens: int | None = None
 
@@ -91,12 +95,13 @@ class CellTokenizer:
         read_depth: dict | None = None,
         n_cls: int = 1,
         positions: bool = False,
+        summary: bool = False,
         trained_on: Mapping[str, Any] | None = None,
     ):
-        self.values: dict[str, Any] = {"kind": "log_normalise", "target_sum": 1e4, "n_bins": 51, "upper": 10.0} | dict(values or {})
-        self.read_depth: dict[str, Any] = {"mode": "none", "min_total": 1000, "rate": 0.6, "target": None} | dict(read_depth or {})
+        self.values: dict[str, Any] = VALUES | dict(values or {})
+        self.read_depth: dict[str, Any] = DEPTH | dict(read_depth or {})
         self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout
-        self.n_cls, self.positions = n_cls, positions
+        self.n_cls, self.positions, self.summary = n_cls, positions, summary
         files = {"orthologs": None, "expects": None} | dict(trained_on or {})
         self.orthologs: dict[str, str] | None = files.pop("orthologs")
         self.expects: str | None = files.pop("expects")
@@ -104,6 +109,7 @@ class CellTokenizer:
             raise ValueError(f"trained_on of a tokenizer has no {', '.join(map(repr, files))}, only orthologs and expects")
         self._check_settings()
         self.keyed_by_content = False
+        self.gene_medians: np.ndarray | None = None
         self.vocabulary: GeneVocabulary | None = None
         if not isinstance(genes, str):
             self.bind_vocabulary(GeneVocabulary.of_genes(genes))
@@ -122,42 +128,11 @@ class CellTokenizer:
 
     def _check_settings(self) -> None:
         """Raise a ValueError naming the first setting that is unknown or out of range, and what it may be."""
-        assert self.gene_order and self.zero_genes and self.value_transform and self.depth_mode  # each is found, or an error
-        target = self.read_depth["target"]
-        if self.read_depth["mode"] == "align" and not target:
-            raise ValueError("tokenizer.read_depth.mode=align needs tokenizer.read_depth.target, a total of counts")
-        if target is not None and (isinstance(target, str | bool) or not (target == 0 or 0 < target < math.inf)):
-            raise ValueError(f"tokenizer.read_depth.target={target!r} must be a total of counts above 0")
+        self.check_choices()
         if isinstance(self.n_cls, bool) or not isinstance(self.n_cls, int) or self.n_cls < 1:
             raise ValueError(f"tokenizer.n_cls={self.n_cls!r} must be a whole number of at least 1")
         if not 0 <= self.sequence_dropout < 1 or not 0 <= self.zero_share < 1:
             raise ValueError(f"sequence_dropout={self.sequence_dropout} and zero_share={self.zero_share} must be at least 0 and below 1")
-
-    @property
-    def gene_order(self) -> GeneOrder:
-        return _chosen(self.order, ORDERS, GeneOrder, "order")
-
-    @property
-    def zero_genes(self) -> ZeroGenes:
-        return _chosen(self.zeros, ZEROS, ZeroGenes, "zeros")
-
-    @property
-    def value_transform(self) -> ValueTransform:
-        return _chosen(self.values["kind"], TRANSFORMS, ValueTransform, "values.kind")
-
-    @property
-    def depth_mode(self) -> ReadDepth:
-        return _chosen(self.read_depth["mode"], MODES, ReadDepth, "read_depth.mode")
-
-    @property
-    def has_depth(self) -> bool:
-        """Whether tokens of read depth stand in front."""
-        return self.depth_mode.has_tokens
-
-    @property
-    def lowers_depth(self) -> bool:
-        """Whether cells are shown at a lower read depth than they have."""
-        return self.depth_mode.is_lowered
 
     @property
     def names(self) -> list[str]:
@@ -184,7 +159,7 @@ class CellTokenizer:
     def fields(self) -> dict[str, dict]:
         """What the model's field encoders must take."""
         values: dict = {"n_special": self.n_special} | ({"n_bins": self.n_bins} if self.n_bins else {})
-        return {"input_ids": {"size": len(self)}, "values": values}
+        return {"input_ids": {"size": len(self)}, "values": values} | ({"summary": {"size": len(self)}} if self.summary else {})
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
@@ -199,6 +174,10 @@ class CellTokenizer:
         if self.depth_mode.fits_target and not self.read_depth["target"]:
             self.read_depth["target"] = float(totals.max())
 
+    def fit_gene_medians(self, cells: Counts) -> None:
+        """Learn `gene_medians` from training cells, where the settings read them."""
+        self.gene_medians = median_where_expressed(cells, len(self))
+
     def resolve_expects(self, expects: str | None = None) -> str:
         """What files must hold, ``counts`` or ``normalised``; None takes what the training files held.
 
@@ -211,44 +190,40 @@ class CellTokenizer:
             If the tokenizer's values cannot be made from that: values would be normalised twice, or a model of normalised
             values would see counts.
         """
-        kind, expected = self.values["kind"], expects or self.expects or "counts"
-        if expected not in ("counts", "normalised"):
-            raise ValueError(f"expects={expected!r} (data.expects) is unknown; choose counts or normalised")
-        if expected == "normalised" and kind == "log_normalise":
+        expected = expects or self.expects or "counts"
+        self.check_expects(expected, self.expects)
+        if expected == "normalised" and self.values["kind"] == "log_normalise":
             self.values["kind"] = "as_is"
-        elif expected == "normalised" and self.value_transform.needs_counts:
-            raise ValueError(
-                f"expects=normalised (data.expects): this model makes its values from counts (tokenizer.values.kind={kind}), and would "
-                "normalise twice; give raw counts, or train with tokenizer.values.kind=as_is"
-            )
-        if self.expects and expected != self.expects and kind == "as_is":
-            raise ValueError(
-                f"expects={expected} (data.expects): this model takes values as they are (tokenizer.values.kind=as_is) and was trained with "
-                f"expects={self.expects}; give it such values"
-            )
         return expected
 
     @property
     def is_fitted(self) -> bool:
-        """Whether `fit_normalization` has nothing left to do."""
-        return self.values["target_sum"] != "median" and (not self.depth_mode.fits_target or bool(self.read_depth["target"]))
+        """Whether `fit_normalization` and `fit_gene_medians` have nothing left to do."""
+        has_target = not self.depth_mode.fits_target or bool(self.read_depth["target"])
+        return self.values["target_sum"] != "median" and has_target and (self.gene_medians is not None or not self.reads_gene_medians)
 
     @property
     def encoder(self) -> CellEncoder:
         """What makes tokens by these settings."""
-        values, depth = self.values, self.read_depth
-        if values["target_sum"] == "median":
+        if self.values["target_sum"] == "median":
             raise ValueError("tokenizer.values.target_sum=median is known once training cells were seen (`fit_normalization`)")
+        if self.reads_gene_medians and self.gene_medians is None:
+            raise ValueError(
+                f"{self.relative_settings}: the tokenizer has no medians of genes, which are learned in training and saved as {self.MEDIANS}; train with "
+                "this setting, or choose tokenizer.order=descending"
+            )
         return CellEncoder(
             self.gene_order,
             self.zero_genes,
             self.value_transform,
             self.depth_mode,
-            ValueSettings(float(values["target_sum"]), int(values["n_bins"]), float(values["upper"])),
-            DepthSettings(float(depth["min_total"]), float(depth["rate"]), float(depth["target"] or 0)),
+            self.value_settings,
+            self.depth_settings,
             float(self.zero_share),
             float(self.sequence_dropout),
             len(self),
+            self.summary,
+            self.gene_medians,
         )
 
     def encode(self, raw: CellBatch, keys: np.ndarray, max_tokens: int) -> Tokens:
@@ -268,7 +243,7 @@ class CellTokenizer:
         -------
         Tokens
             With the fields ``values`` and, where read depth may be lowered, ``targets`` (the values before it was), the example
-            field ``read_depth``, and full profiles.
+            field ``read_depth``, full profiles and, with `summary`, the shown ones.
         """
         room = self._room(max_tokens)
         counts = raw.counts
@@ -303,7 +278,7 @@ class CellTokenizer:
         if self.has_depth:
             values[first + self.n_cls], values[first + self.n_cls + 1] = tokens.example_fields["read_depth"].T
         values[first + len(self.prefix) + tokens.lengths] = -(SEP + 1.0)
-        return batch
+        return batch | ({} if tokens.shown_profile is None else {"shown_profile": tokens.shown_profile.as_batch()})
 
     def spans(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
         """Ids of the gene that each of an example's tokens [L] stands for, [L, 2] half-open; special tokens stand for none."""
@@ -312,7 +287,7 @@ class CellTokenizer:
 
     def description(self) -> dict[str, Any]:
         """What a model depends on of its tokenizer: a hash of the genes in the order of their ids, and what their values, CLS
-        tokens, read depth and positions are."""
+        tokens, read depth, positions and summary are, and a hash of the medians of genes where they are read."""
         return {
             "tokens": hash_of_names(self.names),
             "values": self.values["kind"],
@@ -320,16 +295,18 @@ class CellTokenizer:
             "n_cls": self.n_cls,
             "read_depth": self.has_depth,
             "positions": self.positions,
+            "summary": self.summary,
+            "gene_medians": hashlib.sha256(self.gene_medians.tobytes()).hexdigest() if self.gene_medians is not None else None,
         }
 
     def full_profile(self, counts: Counts) -> np.ndarray:
         """Values of every expressed gene of the cells, ``float32`` [nnz], in the order of `counts`."""
-        return self.encoder.transform(counts.counts, counts.offsets, sums(counts.counts, counts.offsets))
+        return self.encoder.transform(counts, sums(counts.counts, counts.offsets))
 
     def for_inference(self, depth_target: float | None = None, order: str | None = None, shown_in_part: bool = False) -> "CellTokenizer":
         """The same, with tokens that are a function of the cell (and of which genes its file measures) alone.
 
-        Nothing is dropped or thinned, and read depth is aligned to the training cells' deepest. What is drawn (which genes
+        Nothing is dropped, thinned or split, and read depth is aligned to the training cells' deepest. What is drawn (which genes
         of a cell are shown if not all fit, ties of ``descending``, genes that are not expressed) is drawn by a key made
         of the cell's genes and counts: two files with the same cell give the same tokens, in whatever order, batch or
         company, and `order` means what it meant in training, so that the model sees what it knows. ``batch_wise`` zeros
@@ -352,7 +329,7 @@ class CellTokenizer:
         if not shown_in_part:
             settings["sequence_dropout"] = 0.0
             if self.lowers_depth:
-                settings["read_depth"] = self.read_depth | {"mode": "auto"}
+                settings["read_depth"] = self.read_depth | {"mode": self.depth_mode.for_inference}
         if depth_target is not None:
             if not self.has_depth:
                 raise ValueError(f"depth_target={depth_target}: this model has no tokens of read depth")
@@ -362,20 +339,22 @@ class CellTokenizer:
         again = CellTokenizer("from_data", **settings)
         assert self.vocabulary is not None
         again.bind_vocabulary(self.vocabulary)
-        again.keyed_by_content = True
+        again.gene_medians, again.keyed_by_content = self.gene_medians, True
         return again
 
     @property
     def settings(self) -> dict:
-        names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "read_depth", "n_cls", "positions")
+        names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "read_depth", "n_cls", "positions", "summary")
         files = {name: value for name, value in (("orthologs", self.orthologs), ("expects", self.expects)) if value}
         return {name: getattr(self, name) for name in names} | ({"trained_on": files} if files else {})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``cell_tokenizer.json`` and ``genes.txt``."""
+        """Write ``cell_tokenizer.json``, ``genes.txt`` and, where they are known, ``gene_medians.txt``."""
         assert self.vocabulary is not None
         (Path(folder) / self.FILES[0]).write_text(json.dumps(self.settings, indent=1))
         self.vocabulary.save(Path(folder) / self.FILES[1])
+        if self.gene_medians is not None:
+            write_medians(self.gene_medians, Path(folder) / self.MEDIANS)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes) -> "CellTokenizer":
@@ -383,15 +362,6 @@ class CellTokenizer:
         settings, genes = (Path(folder) / name for name in cls.FILES)
         tokenizer = cls("from_data", **json.loads(settings.read_text()) | changes)
         tokenizer.bind_vocabulary(GeneVocabulary(genes.read_text().split("\n")[:-1]))
+        if (medians := Path(folder) / cls.MEDIANS).is_file():
+            tokenizer.gene_medians = read_medians(medians, len(tokenizer))
         return tokenizer
-
-
-def _chosen(name: str, shipped: Mapping[str, type[T]], base: type, what: str) -> T:
-    """What a setting names: one of those that ship, or a class of any module by its path."""
-    if name in shipped:
-        return shipped[name]()
-    if not isinstance(name, str) or "." not in name:
-        raise ValueError(
-            f"tokenizer.{what}={name!r} is unknown; choose from {', '.join(shipped)}, or give the path of a {base.__module__}.{base.__name__}"
-        )
-    return find_class(name, base, f"tokenizer.{what}")()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from bmfm.genome.alphabet import read_text
+from bmfm.genome.alphabet import CODE_BITS, COMPLEMENT, INSERTED, MEMBERS, read_text, reverse_complement
 from bmfm.genome.representation import Encoded
 
 BOUNDARY = np.uint8(0x7F)
@@ -96,6 +96,11 @@ def as_encoded(symbols: Sequence[np.ndarray]) -> Encoded:
     return Encoded(np.concatenate(symbols) if symbols else np.empty(0, np.uint8), offsets)
 
 
+def one_after_the_other(first: Encoded, second: Encoded) -> Encoded:
+    """The sequences of two batches as one batch."""
+    return Encoded(np.concatenate([first.symbols, second.symbols]), np.append(first.offsets, first.offsets[-1] + second.offsets[1:]))
+
+
 def join_pairs(first: Encoded, second: Encoded) -> Encoded:
     """Pairs of sequences as one batch; tokenizers give ``A [SEP] B`` for each."""
     if len(first) != len(second):
@@ -113,3 +118,23 @@ def split_at_boundaries(encoded: Encoded) -> tuple[list[np.ndarray], np.ndarray]
         parts += [pieces[0], *(piece[1:] for piece in pieces[1:])]
         owners += [b] * len(pieces)
     return parts, np.array(owners, np.int64)
+
+
+def other_strands(encoded: Encoded) -> Encoded:
+    """The other strand of each sequence, of pairs of each of the two, which stay in their order; variant bits are cleared.
+
+    See `genome.alphabet.reverse_complement` for symbols with insertions, which alone take more than a look-up.
+    """
+    symbols = encoded.symbols & CODE_BITS
+    is_boundary = symbols == BOUNDARY
+    of_code = np.full(128, BOUNDARY, np.uint8)
+    of_code[: len(COMPLEMENT)] = COMPLEMENT
+    # pieces without boundaries, each of which is read from its end
+    edges = np.unique(np.concatenate([encoded.offsets, np.flatnonzero(is_boundary), np.flatnonzero(is_boundary) + 1]))
+    piece = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    result = of_code[symbols[edges[piece] + edges[piece + 1] - 1 - np.arange(len(symbols))]]
+    with_insertion = np.flatnonzero((MEMBERS >= INSERTED).any(axis=1))
+    for number in np.unique(piece[np.isin(symbols, with_insertion)]):
+        first, end = edges[number], edges[number + 1]
+        result[first:end] = reverse_complement(symbols[first:end])
+    return Encoded(result, encoded.offsets)

@@ -23,6 +23,12 @@ MORE = {
     ],
     "values": ["objectives.values.masking.adaptive=true", "+objectives.values.losses.is_zero=0.5", "tokenizer.zeros=interleaved"],
     "wced": ["tokenizer.sequence_dropout=0.3"],
+    "counts": [
+        "objectives.counts.targets=[all,non_input]",
+        "objectives.counts.likelihood=negative_binomial",
+        "tokenizer.read_depth.mode=split_aware",
+        "tokenizer.order=distinctive",
+    ],
 }
 PAIRS = ["+recipe=perturbation", "data.source.path={pairs}", "data.batch_size=8", "model.hidden_size=16", "model.intermediate_size=24"]
 EXTENSION = {"response": [*PAIRS, "objective=[response]", "~objectives.label"], "count": [*PAIRS, "objective=[count]"]}

@@ -40,6 +40,12 @@ def test_means_over_tokens(dna_model, pooling, expected):
     np.testing.assert_allclose(model.embed(TEXTS, pooling=pooling), [h[expected].mean(0) for h in states], atol=1e-5)
 
 
+def test_the_largest_and_the_mean(dna_model):
+    model = bmfm.load(dna_model)
+    expected = [h[1:].max(0) + h[1:].mean(0) for h in _states(model, TEXTS)]
+    np.testing.assert_allclose(model.embed(TEXTS, pooling="max_mean"), expected, atol=1e-5)
+
+
 def test_the_same_default_everywhere(tmp_path, dna_model, cells_model, adata):
     for folder, data, own in ((dna_model, TEXTS, "mean"), (cells_model, adata, 0)):
         other = shutil.copytree(folder, tmp_path / folder.name)

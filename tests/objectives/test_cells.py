@@ -106,6 +106,28 @@ def _cells_batch():
     }
 
 
+def test_a_summary_does_not_tell_what_is_hidden():
+    """Genes that are masked are out of it; those that were kept, and those that are no tokens, stay."""
+    for name, task in {"genes": MaskedLanguageModel, "values": lambda m: MaskedValues(m, {"mse": 1.0})}.items():
+        objectives = bound(**{name: task(Masking(0.5, 0.6))})
+        batch = rows(values=True)
+        is_content = ~batch["special_tokens_mask"]
+        tokens = set(zip(batch["example_ids"][is_content].tolist(), batch["input_ids"][is_content].tolist(), strict=True))
+        profile = sorted(tokens | {(b, 99) for b in range(len(LENGTHS))})
+        batch["shown_profile"] = {
+            "row": torch.tensor(profile)[:, 0],
+            "gene": torch.tensor(profile)[:, 1],
+            "value": torch.rand(len(profile)),
+        }
+        before = batch["shown_profile"]
+        batch = objectives.prepare(batch, KEYS)
+        changed = (batch["input_ids"] != batch["original_ids"]) | (batch["values"] != rows(values=True)["values"])
+        hidden = set(zip(batch["example_ids"][changed].tolist(), batch["original_ids"][changed].tolist(), strict=True))
+        assert 5 < len(hidden) < len(tokens)
+        left = zip(*(batch["shown_profile"][k].tolist() for k in ("row", "gene", "value")), strict=True)
+        assert list(left) == [(*pair, v) for pair, v in zip(profile, before["value"].tolist(), strict=True) if pair not in hidden]
+
+
 def test_whole_cell_decoding_equals_a_loop_over_genes(small_model):
     objectives = bound(wced=WholeCellDecoder(["input", "non_input", "all"], {"mse": 1.0, "is_zero": 2.0}))
     batch = objectives.prepare(_cells_batch(), KEYS[:2])

@@ -46,14 +46,11 @@ class Conv(Backbone):
         reverse_complement: str = "none",
     ):
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"model.kernel_size={kernel_size}: an odd number is needed, with as many tokens on either side")
         if reverse_complement not in STRANDS:
             raise ValueError(f"model.reverse_complement={reverse_complement!r} is unknown; choose from {', '.join(STRANDS)}")
         self.hidden_size, self.reverse_complement = hidden_size, reverse_complement
-        n_dilations = max_dilation.bit_length()
         self.layers = nn.ModuleList(
-            ConvBlock(hidden_size, kernel_size, 2 ** (i % n_dilations), dropout, self.norm_eps) for i in range(num_hidden_layers)
+            ConvBlock(hidden_size, kernel_size, dilation, dropout, self.norm_eps) for dilation in dilations(num_hidden_layers, max_dilation)
         )
         self.final_norm = nn.LayerNorm(hidden_size, eps=self.norm_eps)
 
@@ -88,6 +85,11 @@ class Conv(Backbone):
         return HiddenStates(self.final_norm(states_BLH), layers)
 
 
+def dilations(n_layers: int, most: int) -> list[int]:
+    """Dilation of each layer: 1, 2, 4, ..., and from 1 again once it would be more than `most`."""
+    return [2 ** (i % most.bit_length()) for i in range(n_layers)]
+
+
 class Neighbours:
     """Which tokens a convolution may see: those of the same sequence, and of isolated ones nobody but themselves."""
 
@@ -110,6 +112,8 @@ class ConvBlock(nn.Module):
 
     def __init__(self, hidden_size: int, kernel_size: int, dilation: int, dropout: float, eps: float):
         super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"model.kernel_size={kernel_size}: an odd number is needed, with as many tokens on either side")
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.conv = nn.Conv1d(hidden_size, hidden_size, kernel_size, dilation=dilation, padding=kernel_size // 2 * dilation)
         self.out = nn.Linear(hidden_size, hidden_size)
@@ -117,11 +121,17 @@ class ConvBlock(nn.Module):
 
     def forward(self, states_BLH: torch.Tensor, neighbours: Neighbours) -> torch.Tensor:
         normed = self.norm(states_BLH)
-        if neighbours.one_sequence_a_row:
-            mixed = self.conv((normed * neighbours.is_token).transpose(1, 2)).transpose(1, 2)
-        else:
-            mixed = self._apart(normed, neighbours)
+        mixed = self._convolve(normed * neighbours.is_token) if neighbours.one_sequence_a_row else self._apart(normed, neighbours)
         return states_BLH + self.dropout(self.out(nn.functional.gelu(mixed)))
+
+    def _convolve(self, states_BLH: torch.Tensor) -> torch.Tensor:
+        """`conv` of rows, as a convolution of images one token high: the channels of a token then lie side by side in memory, as they do in
+        the states, for which processors have kernels that are several times faster in bfloat16 than those of `nn.Conv1d`."""
+        (kernel_size,), (dilation,) = self.conv.kernel_size, self.conv.dilation
+        padding = kernel_size // 2 * dilation
+        images = states_BLH[:, None].permute(0, 3, 1, 2)
+        weight = self.conv.weight[:, :, None]
+        return nn.functional.conv2d(images, weight, self.conv.bias, 1, (0, padding), (1, dilation)).permute(0, 2, 3, 1)[:, 0]
 
     def _apart(self, normed_BLH: torch.Tensor, neighbours: Neighbours) -> torch.Tensor:
         """The same convolution, one tap after the other, where rows hold several sequences."""

@@ -17,7 +17,7 @@ from bmfm.special import IGNORE
 from bmfm.targets import class_path
 from bmfm.tokenizers.batch import Batch
 
-POOLINGS = ("auto", "mean", "mean_all", "pooler")
+POOLINGS = ("auto", "mean", "mean_all", "max_mean", "pooler")
 
 
 class Label(Objective):
@@ -32,7 +32,7 @@ class Label(Objective):
     column
         Where the labels are: ``.obs`` column or table column. None takes the objective's name.
     pooling
-        Number of the CLS token that the head reads (0 is the first), ``mean``, ``mean_all`` or ``pooler``, see
+        Number of the CLS token that the head reads (0 is the first), ``mean``, ``mean_all``, ``max_mean`` or ``pooler``, see
         `BmfmModel.pool`; ``auto`` is the model's own.
     weight
         Of this loss among all.
@@ -134,7 +134,7 @@ class Label(Objective):
             spec.check_cls(self.pooling, self.name)
         elif self.pooling not in POOLINGS:
             raise ValueError(
-                f"objective {self.name}: pooling={self.pooling!r} is unknown; give the number of a CLS token, mean, mean_all, pooler or auto"
+                f"objective {self.name}: pooling={self.pooling!r} is unknown; give the number of a CLS token, mean, mean_all, max_mean, pooler or auto"
             )
 
     def read_column(self, spec: DataSpec, name: str) -> np.ndarray:

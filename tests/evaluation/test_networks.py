@@ -1,0 +1,72 @@
+"""Networks over single bases that are trained on a task: both strands, and which of them validation chooses."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from bmfm.evaluation.baselines import network
+from bmfm.evaluation.baselines.conv_rc import ConvBaseline
+from bmfm.evaluation.baselines.network import base_codes, reverse_complement
+from bmfm.label_kinds import Classification
+
+OTHER = str.maketrans("ACGT", "TGCA")
+TINY = {
+    "channels": 16, "layers": 1, "kernel_size": 5, "lr": 1e-2, "schedule": "one_cycle", "batch_size": 32, "max_epochs": 8, "patience": None,
+}  # fmt: skip
+
+
+def _texts(n, seed):
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list("ACGT"), length)) for length in rng.integers(12, 20, n)]
+
+
+def _other(texts):
+    return [text.translate(OTHER)[::-1] for text in texts]
+
+
+class _Examples(SimpleNamespace):
+    """Sequences of two classes: with a motif, or with its reverse complement."""
+
+    def __init__(self):
+        classes = np.arange(400) % 2
+        texts = [t[:6] + ("GATTC" if c else "GAATC") + t[11:] for t, c in zip(_texts(400, 1), classes, strict=True)]
+        parts = {"train": np.arange(300), "validation": np.arange(300, 350), "test": np.arange(350, 400)}
+        super().__init__(texts=texts, parts=parts, kinds={"y": Classification({"classes": ["0", "1"]})}, classes=classes)
+
+    def labels(self, part, name):
+        assert part != "test", "the test part was looked at"
+        return self.classes[self.parts[part]]
+
+
+def test_the_other_strand_of_codes():
+    texts = [*_texts(5, 0), "N", "ACGTN"]
+    codes, width = base_codes(texts), max(map(len, texts))
+    assert reverse_complement(torch.from_numpy(codes)).tolist() == base_codes(_other(texts))[:, :width].tolist()
+
+
+def test_a_motif_of_one_strand_is_learned():
+    """It can be told from its own reverse complement on the given strand alone, which validation finds."""
+    scores = ConvBaseline("conv", strands="auto", **TINY).predict(_Examples(), 0, None)["y"]
+    assert scores.shape == (50, 2) and (scores.argmax(1) == _Examples().classes[350:]).mean() > 0.9
+
+
+def test_validation_chooses_the_strands(monkeypatch):
+    trained, losses = [], {"both": 0.1, "forward": 0.2}
+    monkeypatch.setattr(network, "train", lambda net, _, __, ___, s, seed: trained.append((s.strands, s.max_epochs)) or losses[s.strands])
+    scores = ConvBaseline("conv", strands="auto", **TINY).predict(_Examples(), 0, None)["y"]
+    assert trained == [("both", 2), ("forward", 2), ("both", 8)]
+    torch.manual_seed(0)
+    net, codes = (
+        ConvBaseline("conv", **TINY).network(2).eval(),
+        [torch.from_numpy(base_codes(t)[350:]) for t in (_Examples().texts, _other(_Examples().texts))],
+    )
+    with torch.no_grad():
+        expected = ((net(codes[0]) + net(codes[1])) / 2).softmax(1)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="strands='average' is unknown; choose from forward, both, auto"):
+        ConvBaseline("conv", strands="average")
