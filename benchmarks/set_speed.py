@@ -45,7 +45,9 @@ def trained(overrides: list[str], hidden: int) -> tuple[BmfmModel, torch.optim.O
     chosen = [o for o in overrides if o != "+summary"]
     config = compose("train", ["~representation", "data=rna", "tokenizer=cells", *chosen, f"model.hidden_size={hidden}"])
     size = GENES + SPECIAL
-    fields = {"input_ids": {"size": size}, "values": {"n_special": SPECIAL}} | ({"summary": {"size": size}} if "+summary" in overrides else {})
+    fields = {"input_ids": {"size": size}, "values": {"n_special": SPECIAL}} | (
+        {"summary": {"size": size}} if "+summary" in overrides else {}
+    )
     model = instantiate(config.model, fields=fields, heads={"genes": {"size": size, "transform": True}}, genes={}, _convert_="all").train()
     return model, instantiate(config.optimizer, model)
 
