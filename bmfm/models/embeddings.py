@@ -29,7 +29,7 @@ class FieldEncoder(nn.Module):
     reads_bins
         Whether it reads whole numbers from 0 to `n_bins`, which the tokenizer's values must then be; else any real number.
     scales
-        Whether its vectors f scale the embedding e of ``input_ids``, e * (1 + f), instead of being added to it.
+        Whether its vectors multiply the embedding of ``input_ids``, feature by feature, instead of being added to it.
     """
 
     reads_bins: bool = False
@@ -165,8 +165,8 @@ class ScaleAdaptEncoder(FieldEncoder):
 class GeneScaledEncoder(FieldEncoder):
     """Factors for each feature of a gene's embedding, which rise with its value; special tokens keep their embedding.
 
-    An embedding that is multiplied by the value is what a weighted sum of gene embeddings is made of; one that is added to it makes every gene
-    look alike. The factors are 1 + f(value), where f is linear between learned knots.
+    An embedding that is multiplied by the value is what a weighted sum of gene embeddings is made of; one that is added to it makes all genes
+    of a value alike. The factors are 1 + f(value), where f is linear between learned knots.
 
     Parameters
     ----------
@@ -188,8 +188,11 @@ class GeneScaledEncoder(FieldEncoder):
         nn.init.normal_(self.dense.weight, 0.0, 1 / math.sqrt(self.dense.in_features))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        hinges = (values.to(self.knots.dtype)[..., None] - self.knots).relu()
-        return self.dense(hinges) * (values >= 0)[..., None]
+        weight, bias = self.dense.weight, self.dense.bias
+        hinges = (values.to(weight.dtype)[..., None] - self.knots).relu()
+        is_value = (values >= 0).to(weight.dtype)[..., None]
+        terms = torch.cat([hinges * is_value, is_value, torch.ones_like(is_value)], -1)  # one product for f, its bias and the 1
+        return nn.functional.linear(terms, torch.cat([weight, bias[:, None], torch.ones_like(bias)[:, None]], 1))
 
 
 class FieldEmbeddings(nn.Module):
@@ -220,8 +223,7 @@ class FieldEmbeddings(nn.Module):
         of_examples = [encode for encode in encoders.values() if isinstance(encode, ExampleEncoder)]
         encoded = {name: encode(fields[name]) for name, encode in encoders.items() if encode not in of_examples}
         for name in [name for name in encoded if encoders[name].scales]:
-            tokens = encoded["input_ids"]
-            encoded["input_ids"] = torch.addcmul(tokens, tokens, encoded.pop(name))
+            encoded["input_ids"] = encoded["input_ids"] * encoded.pop(name)
         total = reduce(add, encoded.values())
         for encode in of_examples:
             vectors = encode(batch, encoders["input_ids"]).to(total.dtype)

@@ -56,7 +56,7 @@ def tokenizer_of(omics: str) -> Any:
     """One tokenizer of each omics with few tokens: single bases, and forty genes."""
     chosen = {
         "dna": ["tokenizer=single_base"],
-        "rna": ["tokenizer=cells", f"tokenizer.genes=[{','.join(GENES)}]", "tokenizer.order=as_given"],
+        "rna": ["tokenizer=cells", f"tokenizer.genes=[{','.join(GENES)}]", "tokenizer.order=as_given", "tokenizer.summary=true"],
     }
     return tokenizer_from(compose("train", chosen[omics]).tokenizer)
 
@@ -103,10 +103,8 @@ def batch_of(omics: str, numbers: tuple[int, ...] = (0, 1, 2, 3), row_length: in
     raw = (raw_sequences if omics == "dna" else raw_cells)(LENGTHS)
     keys = np.arange(1, 5, dtype=np.uint64)
     tokens = tokenizer.encode(take(raw, list(numbers)), keys[list(numbers)], 64)
-    batch = to_tensors(tokenizer.collate(tokens, row_length))
-    if width is not None:
-        batch = _widen(batch, width)
-    return {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    batch = to_tensors(tokenizer.collate(tokens, row_length), DEVICE)
+    return batch if width is None else _widen(batch, width)
 
 
 def _widen(batch: Any, width: int) -> Any:

@@ -32,9 +32,9 @@ def by_example(batch) -> list[dict[str, list]]:
         mine = {name: value for name, value in batch.items() if name in ("input_ids", "values", "targets", "has_variant", "position_ids")}
         of_tokens = {name: value[batch["example_ids"] == i].tolist() for name, value in mine.items()}
         labels = {f"label {n}": (v[batch["example_ids"] == i] if v.shape == batch["input_ids"].shape else v[i]).tolist() for n, v in batch.get("labels", {}).items()}  # fmt: skip
-        if "full_profile" in batch:
-            rows = batch["full_profile"]["row"] == i
-            labels |= {f"profile {n}": batch["full_profile"][n][rows].tolist() for n in ("gene", "value")}
+        for profile in batch.keys() & {"full_profile", "shown_profile"}:
+            rows = batch[profile]["row"] == i
+            labels |= {f"{profile} {n}": batch[profile][n][rows].tolist() for n in ("gene", "value")}
         for part, other in batch.get("parts", {}).items():
             labels |= {f"{part} {n}": v for n, v in by_example(other)[i].items()}
         key = {"key": int(batch["example_keys"][i])} if "example_keys" in batch else {}  # other parts share it

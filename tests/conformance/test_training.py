@@ -30,7 +30,7 @@ TRAINER = [
 ]  # fmt: skip
 RUNS = {
     "dna": ["+recipe=dna_snp", *TINY, "data.packing=true", "data.max_tokens=96", "data.windows.min_length=60", "data.windows.max_length=200", "data.held_out_windows.coverage=0.02", "data.batch_size=4"],
-    "rna": ["+recipe=rna_multitask", "data.path={cells}", *TINY, "data.max_tokens=32", "data.statistics_cells=32", "tokenizer.genes=from_data", "tokenizer.read_depth.mode=downsample", "data.batch_size=4", "data.split.validation=0.1", "data.split.test=0"],
+    "rna": ["+recipe=rna_multitask", "model=set", "values=gene_scaled", "tokenizer.summary=true", "data.path={cells}", *TINY, "data.max_tokens=32", "data.statistics_cells=32", "tokenizer.genes=from_data", "tokenizer.read_depth.mode=downsample", "data.batch_size=4", "data.split.validation=0.1", "data.split.test=0"],
     "finetune": ["+recipe=dna_finetune", "checkpoint={pretrained}", "data.path={uneven}", "objectives.label.dropout=0.0", "data.batch_size=2"],
     "pairs": [*PAIRS, "objective=[response,count]", "data.batch_size=4", "test=true"],
 }  # fmt: skip

@@ -77,15 +77,17 @@ class LatentSet(Backbone):
             latents = layer(latents)
             each.append(latents)
 
-        def states(latents: torch.Tensor) -> torch.Tensor:
+        def states(cls_NH: torch.Tensor, latents_NKH: torch.Tensor) -> torch.Tensor:
             everywhere = hidden
             if self.write is not None:
-                everywhere = examples.add(hidden, self.write(tokens_NWH, latents[:, 1:]))
+                everywhere = examples.add(hidden, self.write(tokens_NWH, latents_NKH))
             flat = everywhere.flatten(0, 1)
-            return flat.index_copy(0, cls_index, latents[:, 0].to(flat.dtype)).view_as(hidden)
+            return flat.index_copy(0, cls_index, cls_NH.to(flat.dtype)).view_as(hidden)
 
-        layers = [states(of_layer) for of_layer in each] if all_layers else []
-        return HiddenStates(self.final_norm(layers[-1] if layers else states(latents)), layers)
+        layers = [states(of_layer[:, 0], of_layer[:, 1:]) for of_layer in each] if all_layers else []
+        if self.write is None:
+            return HiddenStates(states(self.final_norm(latents[:, 0]), latents), layers)
+        return HiddenStates(self.final_norm(states(latents[:, 0], latents[:, 1:])), layers)
 
 
 class _Examples(NamedTuple):
@@ -144,11 +146,10 @@ class LatentsRead(nn.Module):
 
     def forward(self, tokens_NWH: torch.Tensor, is_seen_NW: torch.Tensor) -> torch.Tensor:
         """Latents [N, K, H]."""
-        n, size = len(tokens_NWH), tokens_NWH.shape[-1]
-        queries = self.queries.to(tokens_NWH.dtype).expand(n, 1, -1, -1)
-        tokens = tokens_NWH[:, None]
-        means = functional.scaled_dot_product_attention(queries, tokens, tokens, is_seen_NW[:, None, None])
-        return self.latents.weight + self.out(means.reshape(n, self.num_latents, -1, size).flatten(2))
+        scores = functional.linear(tokens_NWH, self.queries * self.queries.shape[1] ** -0.5).transpose(1, 2)
+        weights = scores.masked_fill(~is_seen_NW[:, None], -torch.inf).softmax(-1)
+        means = torch.matmul(weights.to(tokens_NWH.dtype), tokens_NWH)
+        return self.latents.weight + self.out(means.unflatten(1, (self.num_latents, -1)).flatten(2))
 
 
 class TokensRead(nn.Module):
@@ -185,6 +186,8 @@ class LatentLayer(nn.Module):
 
     def forward(self, states_NKH: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(self.attention_norm(states_NKH)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(*qkv.unbind()).transpose(1, 2).flatten(2)
+        queries, keys, values = qkv.unbind()
+        weights = torch.matmul(queries, keys.transpose(-1, -2) * queries.shape[-1] ** -0.5).softmax(-1)
+        mixed = torch.matmul(weights.to(values.dtype), values).transpose(1, 2).flatten(2)
         states = states_NKH + self.dropout(self.attention_out(mixed))
         return states + self.dropout(self.mlp_out(functional.gelu(self.mlp_in(self.mlp_norm(states)))))
