@@ -76,7 +76,7 @@ class CellLeakage(NamedTuple):
     equal: list[tuple[str, str]]
 
 
-LEAST_GENES = 50
+LEAST_GENES = 10
 """Genes that both files must have of a cell, with counts, before two cells can be called equal."""
 
 

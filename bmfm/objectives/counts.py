@@ -132,22 +132,26 @@ class SplitCounts(Objective):
         Of each of these losses among all.
     cls
         Number of the CLS token whose state is decoded.
+    tied
+        The head's matrix is the embedding of the genes, which halves the weights of a small model.
     """
 
     needs = frozenset({"full_profile", "shown_in_part", "hidden_counts"})
 
-    def __init__(self, targets: Sequence[str] = ("all",), likelihood: str = "multinomial", weight: float = 1.0, cls: int = 0):
+    def __init__(
+        self, targets: Sequence[str] = ("all",), likelihood: str = "multinomial", weight: float = 1.0, cls: int = 0, tied: bool = False
+    ):
         super().__init__()
         check_choices("counts", targets, TARGETS)
         check_choices("counts", [likelihood], LIKELIHOODS)
-        self.targets, self.likelihood, self.cls = list(targets), likelihood, cls
+        self.targets, self.likelihood, self.cls, self.tied = list(targets), likelihood, cls, tied
         self.weights = {f"{target}_nll": weight for target in targets}
 
     def setup(self, name: str, spec: DataSpec) -> None:
         self.name, self.genes = name, spec.vocabulary
         spec.check_cls(self.cls, name)
         head = {"size": len(self.genes), "cls": self.cls}
-        self.heads = {name: head | {"transform": True}}
+        self.heads = {name: head | {"transform": True, "tied": "input_ids" if self.tied else None}}
         counts, molecules = (spec.statistics[k].astype(np.float64) for k in ("gene_counts", "gene_molecules"))
         share = (counts + 0.5) / (np.where(molecules > 0, molecules, molecules.max()) + 0.5 * len(counts))
         self.baseline = torch.from_numpy(np.log(share / share.sum())).float()
