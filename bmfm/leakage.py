@@ -2,10 +2,12 @@
 
 ``genome`` looks for the test sequences, on both strands, in a FASTA. ``--bed`` writes where they stand; ``--allowed`` writes the rest
 of the genome, which pretraining takes as ``data.regions=OUT.bed``: no window then touches a test sequence. ``cells`` looks for test
-cells in files of cells; a task without a test part is scored on all of its cells.
+cells in files of cells, and ``--leave-out`` writes their names, which pretraining takes as ``data.leave_out=OUT.csv``; a task without a
+test part is scored on all of its cells.
 """
 
 import argparse
+import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,11 +18,13 @@ from typing import Any
 def _examples(arguments: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
     """The tasks that were named, and their examples."""
     from bmfm.cli import override
-    from bmfm.evaluation.task_files import read_examples, read_suite, read_task
+    from bmfm.evaluation.task_files import in_other_splits, read_examples, read_suite, read_task
 
     for name in dict.fromkeys([*arguments.tasks, *(task for suite in arguments.suites for task in read_suite(suite).tasks)]):
-        task = read_task(name, ["checkpoint=none", override("data_root", arguments.data_root)])
-        yield task, read_examples(task, arguments.data_root)
+        overrides = ["checkpoint=none", override("data_root", arguments.data_root)]
+        card = read_task(name, overrides)
+        for task in in_other_splits(card, arguments.split_seeds, overrides):
+            yield task, read_examples(task, arguments.data_root)
 
 
 def _genome(arguments: argparse.Namespace) -> int:
@@ -57,6 +61,7 @@ def _cells(arguments: argparse.Namespace) -> int:
     from bmfm.evaluation.leakage import cell_leakage
     from bmfm.evaluation.protocols.base import protocol_of
 
+    equal: dict[tuple[str, str], None] = {}
     for task, examples in _examples(arguments):
         if not isinstance(examples, CellExamples):
             print(f"{task.name}: no cells, passed over")
@@ -64,8 +69,14 @@ def _cells(arguments: argparse.Namespace) -> int:
         test = examples.parts["test"] if protocol_of(task).scores_test_part else np.arange(len(examples))
         found = cell_leakage(examples, test, arguments.files)
         print(
-            f"{task.name}: {found.n_found:,} of {found.n_test:,} test cells are among {found.n_cells:,} cells, of which {found.n_equal:,} equal one"
+            f"{task.name}: {found.n_found:,} of {found.n_test:,} test cells are among {found.n_cells:,} cells, of which {len(found.equal):,} "
+            "equal one"
         )
+        equal |= dict.fromkeys(found.equal)
+    if arguments.leave_out:
+        with arguments.leave_out.open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([("file", "cell"), *equal])
+        print(f"{arguments.leave_out}: {len(equal):,} cells")
     return 0
 
 
@@ -81,10 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     genome.set_defaults(run=_genome)
     cells = commands.add_parser("cells", help="test cells in files of cells")
     cells.add_argument("files", nargs="+", metavar="FILE", help=".h5ad or what else training reads")
+    cells.add_argument("--leave-out", type=Path, metavar="CSV", help="where to write the cells that equal a test cell, for data.leave_out")
     cells.set_defaults(run=_cells)
     for command in (genome, cells):
         command.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="as gue/tf_0")
         command.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="all tasks of suites")
+        command.add_argument(
+            "--split-seeds",
+            nargs="+",
+            type=int,
+            default=[],
+            metavar="N",
+            help="the test parts that these seeds draw, where a card draws its own",
+        )
         command.add_argument("--data-root", default=os.environ.get("BMFM_DATA", "data"), help="folder of the tasks' data")
     parsed = parser.parse_args(arguments)
     try:

@@ -312,5 +312,11 @@ def split_counts(counts, ids, offsets, keys, least, largest):
             if counts[i] != c:
                 return out, i
             gene = mix(of_genes, ids[i])
-            out[i] = np.float32(uniform(gene, 0) < shown) if c == 1 else np.float32(binomial(c, shown, gene))
+            if c > 4:
+                out[i] = binomial(c, shown, gene)
+                continue
+            n = np.int64(uniform(gene, 0) < shown)
+            for coin in range(1, c):  # most genes have few molecules
+                n += uniform(gene, coin) < shown
+            out[i] = n
     return out, -1

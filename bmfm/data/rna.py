@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from bmfm.data.module import BatchModule
 from bmfm.data.samplers import ShuffledSampler
 from bmfm.data.sources import CellExamples
 from bmfm.data.splits import split_examples
+from bmfm.data.tables import read_table
+from bmfm.files import require_file
 from bmfm.hashing import example_keys
 from bmfm.tokenizers.rna import CellTokenizer
 from bmfm.tokenizers.truncation import Truncation
@@ -56,6 +59,9 @@ class RnaDataModule(BatchModule):
         ``memory``, ``disk`` (read in blocks, once before training to find empty cells), or ``auto``: in memory up to `memory_limit` bytes over all files.
     block, buffer_blocks
         Cells read from disk at a time, and blocks that are shuffled together.
+    leave_out
+        CSV with the columns ``file`` and ``cell``: names of files, and of their cells that are in no part, as the test cells of benchmarks
+        that ``python -m bmfm.leakage cells`` writes.
     balance
         ``.obs`` column whose values are drawn equally often, with replacement.
     packing
@@ -77,6 +83,7 @@ class RnaDataModule(BatchModule):
     memory_limit: float = 8e9
     block: int = 1024
     buffer_blocks: int = 16
+    leave_out: str | None = None
     balance: str | None = None
     census: Callable[[GeneVocabulary], list[CellSource]] | None = None
     packing: bool = False
@@ -150,10 +157,26 @@ class RnaDataModule(BatchModule):
         if n := int(empty.sum()):
             self.note("cells without any count", f"{n:,}, left out (first: {self.cells.name_of(int(np.flatnonzero(empty)[0]))})")
         parts = split_examples(self.split, len(self.cells), self.cells.column)
-        numbers = {part: cells[~empty[cells]] for part, cells in parts.items()}
+        excluded = empty | self._left_out()
+        numbers = {part: cells[~excluded[cells]] for part, cells in parts.items()}
         if not len(numbers["train"]):
             raise ValueError(f"data.split leaves no training cells: {dict(self.split)}")
         return numbers
+
+    def _left_out(self) -> np.ndarray:
+        """Whether each cell is named by `leave_out`, bool [n]."""
+        if self.leave_out is None:
+            return np.zeros(len(self.cells), bool)
+        table = read_table(require_file(self.leave_out, "list of cells (data.leave_out)"), ids=["file", "cell"])
+        named = set(zip(table["file"], table["cell"], strict=True))
+        cells = list(zip(self.cells.column("file"), self.cells.names.astype(str), strict=True))
+        is_named = np.array([cell in named for cell in cells])
+        n_unknown = len(named - set(cells))
+        found = f"{int(is_named.sum()):,}" + (
+            f"; {n_unknown:,} that {Path(self.leave_out).name} names are in none of the files" if n_unknown else ""
+        )
+        self.note("cells left out by data.leave_out", found)
+        return is_named
 
     def _training_sampler(self) -> ShuffledSampler:
         """Training cells, shuffled in groups of blocks where they come from disk, and balanced if that is asked for."""

@@ -105,9 +105,14 @@ def build_grid(tasks: Sequence[TaskSpec], methods: Iterable[dict], run: RunSetti
     FileNotFoundError, ValueError
         Where data are missing or others than the task's, or a setting of a method is mistaken.
     """
-    instantiated: list[tuple[dict, Method]] = [(settings, instantiate(settings, _convert_="all")) for settings in methods]
-    lacking = {_who(method): why for _, method in instantiated if (why := method.unavailable())}
-    instantiated = [(settings, method) for settings, method in instantiated if _who(method) not in lacking]
+    instantiated: list[tuple[dict, Method]] = []
+    left_out: dict[str, None] = {}
+    for settings in methods:
+        method = instantiate(settings, _convert_="all")
+        if why := method.unavailable():
+            left_out[f"{method.name} is left out: {why}"] = None
+        else:
+            instantiated.append((settings, method))
     jobs: list[Job] = []
     unused = {_who(method) for _, method in instantiated if method.kind != "baseline"}
     for task in tasks:
@@ -129,8 +134,7 @@ def build_grid(tasks: Sequence[TaskSpec], methods: Iterable[dict], run: RunSetti
                 folder, shared = str(run.folder / "jobs" / key), method.shared_work(data_hash)
                 fixed = (run.data_root, folder, run.n_bootstrap, shared, task.split_seed)
                 jobs.append(Job(run.suite, task.name, settings, seed, key, *fixed))
-    left_out = [f"{name} is left out: {why}" for name, why in lacking.items()]
-    return jobs, left_out + [f"{name} has no task in this suite" for name in sorted(unused)]
+    return jobs, [*left_out] + [f"{name} has no task in this suite" for name in sorted(unused)]
 
 
 def _who(method: Method) -> str:

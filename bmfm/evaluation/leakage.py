@@ -64,14 +64,16 @@ class CellLeakage(NamedTuple):
     ----------
     n_test, n_found
         Test cells, and those of which the files hold an equal one.
-    n_cells, n_equal
-        Cells of the files, and those that equal a test cell.
+    n_cells
+        Cells of the files.
+    equal
+        File and name of those that equal a test cell.
     """
 
     n_test: int
     n_found: int
     n_cells: int
-    n_equal: int
+    equal: list[tuple[str, str]]
 
 
 LEAST_GENES = 50
@@ -90,7 +92,7 @@ def cell_leakage(examples: CellExamples, test: np.ndarray, files: Any) -> CellLe
     """
     vocabulary, expects = examples.data.tokenizer.vocabulary, examples.data.expects
     test_cells = examples.data.cells.take(test)
-    found, n_cells, n_equal = np.zeros(len(test), bool), 0, 0
+    found, n_cells, equal = np.zeros(len(test), bool), 0, []
     for file in find_sources(files):
         source = open_source(file, vocabulary, expects=expects, min_matched=0.0)
         shared = source.gene_panel_mask
@@ -98,12 +100,12 @@ def cell_leakage(examples: CellExamples, test: np.ndarray, files: Any) -> CellLe
         for row, cell_hash in enumerate(cell_hashes(test_cells, shared, LEAST_GENES)):
             rows.setdefault(cell_hash, []).append(row)
         for start in range(0, len(source), 4096):
-            for cell_hash in cell_hashes(source.read(start, min(start + 4096, len(source))), None, LEAST_GENES):
+            for number, cell_hash in enumerate(cell_hashes(source.read(start, min(start + 4096, len(source))), None, LEAST_GENES), start):
                 if cell_hash and cell_hash in rows:
                     found[rows[cell_hash]] = True
-                    n_equal += 1
+                    equal.append((Path(source.name).name, str(source.view.obs.index[number])))
         n_cells += len(source)
-    return CellLeakage(len(test), int(found.sum()), n_cells, n_equal)
+    return CellLeakage(len(test), int(found.sum()), n_cells, equal)
 
 
 def outside(intervals: np.ndarray, reference: Reference) -> np.ndarray:

@@ -17,6 +17,7 @@ from bmfm.data.dna import DnaDataModule
 from bmfm.data.rna import RnaDataModule
 from bmfm.evaluation.checksums import content_hash
 from bmfm.files import require_file
+from bmfm.genome.regions import regions_file
 from bmfm.storage.folders import find_folder, read_json
 
 PATH_OF = {"rna": "path", "dna": "fasta"}
@@ -34,7 +35,8 @@ class Pretraining:
         Model folder, name of a model that ships, or Hub id. Its ``recipe.json`` holds the settings of its training; what a fine-tuned
         model has there is what it was fine-tuned on.
     files
-        Where the data lie here, if not where the recipe says: files of cells, or a FASTA.
+        Where the data lie here, if not where the recipe says: files of cells, or a FASTA; or a mapping with settings of ``data`` in
+        place of the recipe's, as ``{fasta: genome.fa, regions: allowed.bed}``.
 
     Raises
     ------
@@ -43,7 +45,7 @@ class Pretraining:
         machine. The message says what to do.
     """
 
-    def __init__(self, checkpoint: str, files: str | Sequence[str] | None = None, remote_code: bool = False):
+    def __init__(self, checkpoint: str, files: str | Sequence[str] | Mapping[str, Any] | None = None, remote_code: bool = False):
         self.checkpoint, self.files, self.remote_code = checkpoint, files, remote_code
 
     @cached_property
@@ -66,7 +68,7 @@ class Pretraining:
         recipe: Any = OmegaConf.to_container(OmegaConf.create({"data": read_json(file).get("data") or {}}), resolve=True)
         settings, key = recipe["data"], PATH_OF[self.tokenizer.omics]
         if self.files is not None:
-            settings |= {key: self.files}
+            settings |= self.files if isinstance(self.files, Mapping) else {key: self.files}
         if not isinstance(settings, Mapping) or not settings.get(key) or settings.get("census"):
             raise ValueError(f"{file}: its data are no files (data.{key}): the yardsticks are fitted to files alone")
         for path in self._paths(settings):
@@ -80,7 +82,8 @@ class Pretraining:
         """All files that settings name, patterns written out."""
         named = [settings.get(key) for key in ("path", "fasta")]
         paths = [path for value in named if value for path in (value.values() if isinstance(value, Mapping) else [value])]
-        return [str(path) for path in find_sources(paths)]
+        bed = regions_file(settings.get("regions"))
+        return [str(path) for path in find_sources([*paths, *([str(bed)] if bed else [])])]
 
     @cached_property
     def paths(self) -> list[str]:

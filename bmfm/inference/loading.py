@@ -1,4 +1,4 @@
-"""A model folder, or Hub id, to a `Predictor`."""
+"""A model folder, model that ships, or Hub id, to a `Predictor`."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def load(
     Parameters
     ----------
     name
-        Model folder, or Hub id; or the ``adapter`` folder of a run, which names its model.
+        Model folder, name of a model that ships with the package (as ``bmfm-rna-mini``), or Hub id, looked for in this order; or the
+        ``adapter`` folder of a run, which names its model. Weights that are stored in half precision are read as float32.
     attention
         Implementation of attention, see `BmfmModel.use_attention`.
     device

@@ -146,7 +146,7 @@ def _sort_by_ratio(candidates, bits, front):
     The `bits` [nnz] of positive floats order as the numbers do. Eleven of them tell which candidates may be among the first; these alone
     are sorted, as numbers of 64 bits that end in their place.
     """
-    bins, packed = np.empty(2048, np.int64), np.empty(len(bits), np.uint64)
+    bins, packed = np.empty(2048, np.int32), np.empty(len(bits), np.uint64)
     for b in range(len(front)):
         begin, n = candidates.offsets[b], candidates.n[b]
         order, least = candidates.entries[begin : begin + n], 0

@@ -23,14 +23,14 @@ class Truncation:
         self.longest = max(self.longest, int(lengths.max(initial=0)))
 
     def message(self, tokenizer: CellTokenizer, max_tokens: int, largest_panel: int) -> str | None:
-        """The figures in words, where more than 1% of what the cells express is not seen; else None.
+        """The figures in words, where more than 1% of what the cells express is not seen, as token or in a summary; else None.
 
         Parameters
         ----------
         largest_panel
             Genes of the file with most.
         """
-        if self.cut_genes <= 0.01 * self.genes:
+        if tokenizer.summary or self.cut_genes <= 0.01 * self.genes:
             return None
         needed = tokenizer.zero_genes.room_for(self.longest, largest_panel, tokenizer.zero_share)
         enough = -(-(needed + len(tokenizer.prefix) + 1) // 8) * 8

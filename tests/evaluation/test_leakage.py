@@ -7,11 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmfm import leakage
+from bmfm.data.rna import RnaDataModule
 from bmfm.evaluation.leakage import cell_leakage
 from bmfm.evaluation.occurrences import find_occurrences
 from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.files import ASSETS
 from bmfm.genome.reference import Reference
+from bmfm.tokenizers.rna import CellTokenizer
 
 OPPOSITE = dict(zip("ACGTN", "TGCAN", strict=True))
 
@@ -86,4 +88,11 @@ def test_pretraining_cells_that_are_test_cells(tmp_path):
     other.write_h5ad(tmp_path / "pretraining.h5ad")
     task = read_task("demo/pbmc3k", ["checkpoint=none", f"data.path={tmp_path / 't.h5ad'}", "data.split={by: column, column: part}"])
     examples = read_examples(task, tmp_path)
-    assert cell_leakage(examples, examples.parts["test"], str(tmp_path / "pretraining.h5ad")) == (10, 4, 36, 4)
+    found = cell_leakage(examples, examples.parts["test"], str(tmp_path / "pretraining.h5ad"))
+    assert found == (10, 4, 36, [("pretraining.h5ad", name) for name in adata.obs_names[70:74]])
+    named = tmp_path / "test_cells.csv"
+    pd.DataFrame(found.equal, columns=["file", "cell"]).to_csv(named, index=False)
+    data = RnaDataModule(str(tmp_path / "pretraining.h5ad"), {"by": "random", "validation": 0.2}, 64, 8, leave_out=str(named))
+    data.connect(CellTokenizer("from_data"))
+    assert sorted(np.concatenate(list(data.numbers.values()))) == [*range(30), 34, 35]
+    assert data.notes["cells left out by data.leave_out"] == "4"

@@ -31,6 +31,8 @@ from bmfm.files import ASSETS, cache_root
 
 DNA = "+suite={name: demo_dna, title: t, tasks: [demo/core_promoter_tata]}"
 QUICK = ["seeds=[0]", "n_bootstrap=20", "launcher.workers=1"]
+SHORT_TRAINING = {"max_epochs": 1, "channels": 32, "layers": 1, "strands": "both"}
+"""Settings of baselines that are trained, where they have them."""
 SHORT = [
     f"+finetune.{s}"
     for s in (
@@ -167,7 +169,7 @@ def test_every_baseline_runs(name, promoters, cells, tmp_path):
     from hydra.utils import instantiate
 
     (config,) = compose("benchmark", [DNA, f"baseline=[{name}]"]).baselines.values()
-    method = instantiate(config, _convert_="all", **({"max_epochs": 1} if "max_epochs" in config else {}))
+    method = instantiate(config, _convert_="all", **{k: v for k, v in SHORT_TRAINING.items() if k in config})
     if name in ("scvi", "harmony"):
         pytest.importorskip({"scvi": "scvi", "harmony": "harmonypy"}[name])
         task = read_task("demo/pbmc3k_embedding", ["checkpoint=none"])

@@ -20,6 +20,7 @@ from bmfm.data.splits import split_examples
 from bmfm.evaluation.baselines.kmers import PretrainedKmers, kmer_frequencies
 from bmfm.evaluation.baselines.pretrained import ProjectedPca
 from bmfm.evaluation.benchmark import benchmark, methods_of
+from bmfm.evaluation.grid import RunSettings, build_grid
 from bmfm.evaluation.methods.checkpoint import CheckpointEmbeddings
 from bmfm.evaluation.task_files import in_other_splits, read_examples, read_task
 from bmfm.files import ASSETS
@@ -101,6 +102,11 @@ def test_data_that_are_not_here_leave_a_yardstick_out(pretrained, tmp_path, cell
     (elsewhere / PROJECTION).rename(tmp_path / PROJECTION)
     method = ProjectedPca("p", str(elsewhere))
     assert "cells.h5ad" in str(method.unavailable()) and "pretraining=PATH" in str(method.unavailable())
+    source = {"_target_": "bmfm.evaluation.baselines.pretrained.ProjectedPca", "name": "p", "checkpoint": str(elsewhere)}
+    probes = [{"_target_": "bmfm.evaluation.methods.probe.Probe", "method": m, "source": source} for m in ("linear", "knn")]
+    genes = {"_target_": "bmfm.evaluation.baselines.linear.LinearBaseline", "name": "genes", "omics": ["rna"]}
+    jobs, left_out = build_grid([cells.task], [*probes, genes], RunSettings("s", [0], "none", tmp_path, 0))
+    assert [job.method["name"] for job in jobs] == ["genes"] and left_out == [f"p is left out: {method.unavailable()}"]
     named = ProjectedPca("p", str(elsewhere), str(pretrained.parent / "cells.h5ad"))
     assert named.unavailable() is None
     expected = named.embed(cells)
@@ -156,6 +162,8 @@ def test_kmers_in_components_of_the_genome(dna_model, sequence_table, tmp_path):
         json.dumps({"data": OmegaConf.to_container(data, resolve=False) | {"seed": 0, "representation": None}})
     )
     method = PretrainedKmers("k", str(folder), k=3, n_windows=300, n_components=8)
+    missing = PretrainedKmers("k", str(folder), {"regions": "nowhere.bed"})
+    assert "'nowhere.bed' does not exist" in str(missing.unavailable()) and method.unavailable() is None
     windows = method.pretraining.windows(50, 40)
     genome = "".join(Reference.from_fasta(SLICE_FASTA).codes[:-1].astype(int).__and__(0x7F).astype(str))
     texts = ["".join(map(str, row)) for row in windows]

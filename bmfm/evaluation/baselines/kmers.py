@@ -1,6 +1,5 @@
 """k-mers of sequences in the components that they have in the pretraining genome."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class PretrainedKmers(PretrainedEmbeddings):
     omics = ("dna",)
 
     def __init__(
-        self, name: str, checkpoint: str, pretraining: str | Sequence[str] | None = None, remote_code: bool = False,
+        self, name: str, checkpoint: str, pretraining: Any = None, remote_code: bool = False,
         k: int = 6, n_windows: int = 10_000, n_components: int = 256,
     ):  # fmt: skip
         super().__init__(name, checkpoint, pretraining, remote_code)

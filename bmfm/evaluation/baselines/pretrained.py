@@ -4,7 +4,6 @@ A checkpoint has seen many cells or much sequence before the task; a method that
 """
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ class PretrainedEmbeddings(EmbeddingMethod):
 
     mode = "zero_shot"
 
-    def __init__(self, name: str, checkpoint: str, pretraining: str | Sequence[str] | None = None, remote_code: bool = False):
+    def __init__(self, name: str, checkpoint: str, pretraining: Any = None, remote_code: bool = False):
         super().__init__(name)
         self.checkpoint = CheckpointFolder(checkpoint, remote_code)
         self.pretraining = Pretraining(checkpoint, pretraining, remote_code)
@@ -81,7 +80,7 @@ class ProjectedPca(PretrainedEmbeddings):
     omics = ("rna",)
 
     def __init__(
-        self, name: str, checkpoint: str, pretraining: str | Sequence[str] | None = None, remote_code: bool = False,
+        self, name: str, checkpoint: str, pretraining: Any = None, remote_code: bool = False,
         n_genes: int = 2000, n_components: int = 50, max_cells: int = 50_000,
     ):  # fmt: skip
         super().__init__(name, checkpoint, pretraining, remote_code)
@@ -148,7 +147,7 @@ class ProjectedScvi(PretrainedEmbeddings):
     deterministic = False
 
     def __init__(
-        self, name: str, checkpoint: str, pretraining: str | Sequence[str] | None = None, remote_code: bool = False,
+        self, name: str, checkpoint: str, pretraining: Any = None, remote_code: bool = False,
         n_genes: int = 2000, n_latent: int = 10, max_epochs: int | None = None, max_cells: int = 50_000,
     ):  # fmt: skip
         super().__init__(name, checkpoint, pretraining, remote_code)
@@ -169,6 +168,7 @@ class ProjectedScvi(PretrainedEmbeddings):
         from scipy.sparse import csr_matrix
 
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        scvi.settings.verbosity = logging.WARNING
         tokenizer = self.pretraining.tokenizer
 
         def adata(counts: Any, genes: np.ndarray) -> Any:
