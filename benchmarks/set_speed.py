@@ -1,7 +1,7 @@
-"""Cells a second of training steps, forward, backward and optimiser, of encoders of 128 tokens a cell, and where the time goes.
+"""Cells a second of one core's time of training steps, forward, backward and optimiser, and where the time goes.
 
-Run: ``python benchmarks/set_speed.py [--hidden 128] [--tokens 128,256,512] [--profile]``. One process, on made-up cells of 800 genes out of
-19,321 that are predicted whole from [CLS]; use OMP_NUM_THREADS to choose the number of cores.
+Run: ``OMP_NUM_THREADS=1 python benchmarks/set_speed.py [--hidden 128] [--tokens 128,256,512] [--bf16] [--profile]``. Made-up cells of 800 genes
+out of 19,321, which are predicted whole from [CLS]. What is measured is the time of the processor, which other programs disturb less.
 """
 
 import argparse
