@@ -69,6 +69,11 @@ def _needs(recipe: str, folder, models: dict) -> list[str]:
         return [f"checkpoint={models['dna']}", f"data.path={models['table']}"]
     if recipe == "rna_finetune":
         return [f"checkpoint={models['rna']}", f"data.path={folder / 'cells.h5ad'}", "objectives.label.column=tissue", *SHRUNK_RNA]
+    if recipe == "rna_mini":
+        return [*SMALL_MODEL, *SHRUNK_RNA, f"data.path={ASSETS / 'rna' / 'pbmc3k.h5ad'}"]
+    if recipe == "dna_mini":
+        lengths = ["data.windows.min_length=100", "data.windows.max_length=100"]
+        return [*SMALL_CONV, *SHRUNK_DNA, *lengths, f"data.variants={SLICE_VCF}", "data.regions=null"]
     if recipe.startswith("dna"):
         return (
             SMALL_MODEL
