@@ -122,6 +122,14 @@ class RnaDataModule(BatchModule):
                 tokenizer.fit_gene_medians(self.cells.take(self.statistics_sample(GENE_MEDIAN_CELLS)[0]))
         self._note_truncation()
 
+    def need(self, needs: frozenset[str] | set[str]) -> None:
+        """As `BatchModule.need`; the molecules of cells are split only for what reconstructs cells: labels are learned from whole ones."""
+        super().need(needs)
+        mode = self.tokenizer.depth_mode
+        if mode.is_split and not needs & {"hidden_counts", "shown_in_part"}:
+            self.tokenizer.read_depth["mode"] = mode.for_inference
+            self.note("cells", f"shown whole, as in use (tokenizer.read_depth.mode={mode.for_inference})")
+
     def _open(self) -> list[CellSource]:
         """The files, in the genes of the tokenizer's vocabulary, which is made of theirs where it has none."""
         tokenizer: CellTokenizer = self.tokenizer
