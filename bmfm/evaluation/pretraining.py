@@ -92,7 +92,7 @@ class Pretraining:
     @cached_property
     def key(self) -> dict[str, Any]:
         """What the training part depends on: contents of the files, how they are read and split, the tokenizer's genes."""
-        read_by = ("split", "regions", "max_n_run", "counts", "expects", "gene_column", "min_matched")
+        read_by = ("split", "regions", "leave_out", "max_n_run", "counts", "expects", "gene_column", "min_matched")
         settings = {name: self.settings.get(name) for name in read_by}
         return {"files": content_hash(self.paths), "settings": settings, "tokenizer": self.tokenizer.description()}
 
