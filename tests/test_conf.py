@@ -135,7 +135,7 @@ CHOICES = {
 }
 
 
-LABELS_OF_TABLES = {"label": "label", "regression": "number", "multilabel": "tags", "token_label": "sequence"}
+LABELS_OF_TABLES = {"label": "label", "balanced_label": "label", "regression": "number", "multilabel": "tags", "token_label": "sequence"}
 """{objective: its column in the table of sequences}"""
 
 

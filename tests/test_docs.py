@@ -50,7 +50,11 @@ def test_commands_exist(command, words):
 def trees(command):
     """Configurations that a setting may belong to."""
     if command == "train":
-        overrides = [[f"+recipe={r}"] for r in SETS["train"]] + [["+recipe=rna_wced", "data=census"], ["+recipe=dna_snp", "logger=wandb"]]
+        overrides = [[f"+recipe={r}"] for r in SETS["train"]] + [
+            ["+recipe=rna_counts"],
+            ["+recipe=rna_wced", "data=census"],
+            ["+recipe=dna_snp", "logger=wandb"],
+        ]
         overrides += [["+recipe=dna_finetune", f"objective=[{o}]"] for o in ("regression", "multilabel", "token_label")]
     else:
         overrides = [["+suite=demo"], ["+suite=demo", "launcher=slurm"]] if command == "benchmark" else [[]]

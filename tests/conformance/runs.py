@@ -8,6 +8,7 @@ TABLE = ["~representation", "data=table", "data.path={table}", "data.max_tokens=
 
 LABELS = {
     "label": [*TABLE, "objective=[label]"],
+    "balanced_label": [*TABLE, "objective=[balanced_label]"],
     "multilabel": [*TABLE, "objective=[multilabel]", "objectives.label.column=tags"],
     "regression": [*TABLE, "objective=[regression]", "objectives.label.column=number"],
     "token_label": [*TABLE, "objective=[token_label]", "objectives.label.column=bases", "data.text=[bases]"],
