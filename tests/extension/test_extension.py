@@ -86,6 +86,7 @@ def test_without_the_package_the_remedy_is_told(place):
     assert "bmfm_extension_example" in done.stdout and "install" in done.stdout and "config.json" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_benchmark_and_report(place):
     suite = [
         "-m",

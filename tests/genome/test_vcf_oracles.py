@@ -112,6 +112,7 @@ def test_agrees_with_plain_python_on_random_files(small, tmp_path_factory, binar
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_agrees_with_plain_python_on_real_variants(slice_reference, tmp_path):
     common = VariantFilter(frequency_source="EUR_AF", min_frequency=0.01, regions=["chr20_slice:200000-700000"])
     for keep in (VariantFilter(), common):
