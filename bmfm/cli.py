@@ -268,6 +268,15 @@ def main(task: Callable, config_name: str) -> None:
         sys.exit(max(statuses))
 
 
+def exit_status(work: Callable[[], int | None]) -> int:
+    """The status of a command without a configuration: 2, with one line on stderr, where its input is at fault."""
+    try:
+        return work() or 0
+    except (ValueError, OSError) as error:
+        print(f"bmfm: {error}", file=sys.stderr)
+        return 2
+
+
 def _check(config_name: str, overrides: list[str], several: bool) -> None:
     """Compose the configuration (of several runs the first) and look for what is missing, before anything heavy is imported.
 

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bmfm.cli import exit_status
+
 
 def convert(
     source: str,
@@ -167,11 +169,8 @@ def main() -> None:
     args = vars(parser.parse_args())
     if args["pooling"] is not None and args["pooling"].lstrip("-").isdecimal():
         args["pooling"] = int(args["pooling"])
-    try:
-        convert(**args)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"bmfm: {error}", file=sys.stderr)
-        sys.exit(2)
+    if status := exit_status(lambda: convert(**args)):
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bmfm.cli import exit_status
 from bmfm.evaluation.leaderboard.board import read_board
 from bmfm.evaluation.leaderboard.check import check
 from bmfm.evaluation.leaderboard.entries import gather
@@ -102,11 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--data-root", type=Path, default=Path(where), help="data of the tasks: where they are, scores are computed again"
         )
     parsed = parser.parse_args(arguments)
-    try:
-        return parsed.run(parsed)
-    except (ValueError, OSError) as error:
-        print(f"bmfm: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: parsed.run(parsed))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bmfm.cli import exit_status
+
 
 def _examples(arguments: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
     """The tasks that were named, and their examples."""
@@ -107,11 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         command.add_argument("--data-root", default=os.environ.get("BMFM_DATA", "data"), help="folder of the tasks' data")
     parsed = parser.parse_args(arguments)
-    try:
-        return parsed.run(parsed)
-    except (ValueError, OSError) as error:
-        print(f"bmfm: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: parsed.run(parsed))
 
 
 if __name__ == "__main__":

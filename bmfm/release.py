@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bmfm.cli import exit_status
+
 SOURCES = ("path", "fasta", "variants", "regions", "orthologs", "source", "variant_filter")
 """Settings of ``data`` in which files of training data are named."""
 
@@ -159,15 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--components", action="store_true", help="store the principal components of the pretraining cells")
     parser.add_argument("--pretraining", nargs="+", metavar="FILE", help="the pretraining cells, if not where the recipe says")
     parsed = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         about = parsed.about.read_text(encoding="utf-8") if parsed.about else ""
         data = release(parsed.source, parsed.target, about, parsed.components, parsed.pretraining)
-    except (ValueError, OSError) as error:
-        print(f"bmfm: {error}", file=sys.stderr)
-        return 2
-    size = sum(file.stat().st_size for file in parsed.target.rglob("*") if file.is_file())
-    print(f"{parsed.target}: {size / 1e6:.1f} MB, trained on {', '.join(entry['file'] for entry in data)}")
-    return 0
+        size = sum(file.stat().st_size for file in parsed.target.rglob("*") if file.is_file())
+        print(f"{parsed.target}: {size / 1e6:.1f} MB, trained on {', '.join(entry['file'] for entry in data)}")
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

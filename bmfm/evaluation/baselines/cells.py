@@ -73,14 +73,9 @@ class ScviEmbeddings(EmbeddingMethod):
         return super().takes(task) and task.config.data.expects == "counts"
 
     def embed(self, examples: Examples, seed: int = 0, learn_from: np.ndarray | None = None) -> np.ndarray:
-        try:
-            import scvi
-        except ImportError as error:
-            raise ImportError("scVI needs scvi-tools: pip install 'bmfm[bench]'") from error
+        scvi = import_scvi(seed)
         import scanpy as sc
 
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        scvi.settings.seed = seed
         batch = examples.task.batch
         adata = sc.AnnData(_csr(examples, _all_cells(examples).counts.astype(np.float32)))
         adata.obs["batch"] = examples.column(batch) if batch else "one"
@@ -93,6 +88,18 @@ class ScviEmbeddings(EmbeddingMethod):
         model = scvi.model.SCVI(adata, n_latent=self.n_latent)
         model.train(max_epochs=self.max_epochs, enable_progress_bar=False)
         return np.asarray(model.get_latent_representation(), np.float32)
+
+
+def import_scvi(seed: int) -> Any:
+    """scvi-tools, which draws by a seed and says little; an ImportError with the remedy where it is not installed."""
+    try:
+        import scvi
+    except ImportError as error:
+        raise ImportError("scVI needs scvi-tools: pip install 'bmfm[bench]'") from error
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    scvi.settings.verbosity = logging.WARNING
+    scvi.settings.seed = seed
+    return scvi
 
 
 def _all_cells(examples: Examples) -> Any:

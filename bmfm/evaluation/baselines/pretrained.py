@@ -3,12 +3,12 @@
 A checkpoint has seen many cells or much sequence before the task; a method that is fitted to the task alone has not. These have.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bmfm.evaluation.baselines.cells import import_scvi
 from bmfm.evaluation.baselines.projection import Projection, fit_projection, log_normalised, read_projection, save_projection
 from bmfm.evaluation.examples.base import Examples
 from bmfm.evaluation.methods.base import EmbeddingMethod
@@ -161,14 +161,9 @@ class ProjectedScvi(PretrainedEmbeddings):
         return super().takes(task) and task.config.data.expects == "counts"
 
     def embed(self, examples: Examples, seed: int = 0, learn_from: np.ndarray | None = None) -> np.ndarray:
-        try:
-            import scvi
-        except ImportError as error:
-            raise ImportError("scVI needs scvi-tools: pip install 'bmfm[bench]'") from error
+        scvi = import_scvi(seed)
         from scipy.sparse import csr_matrix
 
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        scvi.settings.verbosity = logging.WARNING
         tokenizer = self.pretraining.tokenizer
 
         def adata(counts: Any, genes: np.ndarray) -> Any:
@@ -181,7 +176,6 @@ class ProjectedScvi(PretrainedEmbeddings):
             counts = self.pretraining.cells(self.max_cells)
             genes = np.sort(fit_projection(log_normalised(counts, len(tokenizer)), self.n_genes, 2).genes)
             np.save(folder / "genes.npy", genes)
-            scvi.settings.seed = seed
             cells = adata(counts, genes)
             scvi.model.SCVI.setup_anndata(cells)
             model = scvi.model.SCVI(cells, n_latent=self.n_latent)
