@@ -168,6 +168,7 @@ def test_regions_of_a_fasta(tmp_path, dna_model, write):
     assert bmfm.load(dna_model).embed(found).shape == (2, 16)
 
 
+@pytest.mark.slow
 def test_several_seeds_in_one_command(tmp_path, dna_model, sequence_table):
     few = [o for o in SHORT if "max_steps" not in o and "val_check" not in o and "progress" not in o]
     settings = [f"checkpoint={dna_model}", f"data.path={sequence_table}", "trainer.max_steps=4", "trainer.val_check_interval=2", *few]
