@@ -66,7 +66,7 @@ class Alleles:
     alt : uint8 [sum], alt_offsets : int64 [A + 1]
         Codes of the bases that stand there instead: allele a has ``alt[alt_offsets[a]:alt_offsets[a + 1]]``.
     shifted : int64 [A]
-        By how many bases left alignment moved an insertion or deletion.
+        By how many bases an insertion or deletion lies to the left of where it is written.
     kind, status : uint8 [A]
         Numbers in `KINDS` and `STATUSES`.
     """
@@ -270,6 +270,9 @@ def _align(codes, start, n_ref, alt):
     Returns (start, n_ref, first base of `alt`, n_alt, by how many bases it was moved).
     """
     begin, end = 0, len(alt)
+    spelled = start  # where the change begins as it is written
+    while spelled - start < min(n_ref, end) and alt[spelled - start] == codes[spelled] & 0x7F:
+        spelled += 1
     while n_ref and end > begin and alt[end - 1] == codes[start + n_ref - 1] & 0x7F:
         n_ref -= 1
         end -= 1
@@ -283,7 +286,8 @@ def _align(codes, start, n_ref, alt):
             shift += 1
     elif end > begin and not n_ref:
         shift = _rotate_left(codes, start, alt[begin:end])
-    return start - shift, n_ref, begin, end - begin, shift
+    start -= shift
+    return start, n_ref, begin, end - begin, max(0, spelled - start) if not n_ref or begin == end else 0
 
 
 @numba.njit(cache=True)

@@ -62,13 +62,24 @@ class Questions:
 def batches_of(predictor: Predictor, tokens: Tokens, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
     """Batches of the rows of some tokens, as `Predictor.batches` gives them."""
 
+    yield from predictor.batches(_inputs(tokens), batch_size)
+
+
+def log_likelihoods(predictor: Predictor, tokens: Tokens, batch_size: int = 32, precision: str | None = None) -> np.ndarray:
+    """Of each row the log-likelihood by a causal model, float64 [R]."""
+    found = predictor.log_probs(_inputs(tokens), batch_size=batch_size, precision=precision, progress=False)
+    return found.total()["log_likelihood"].to_numpy()
+
+
+def _inputs(tokens: Tokens) -> Inputs:
+    """Rows as the `Predictor` takes them."""
+
     def chunks() -> Iterator[tuple[int, Tokens]]:
         for start in range(0, len(tokens), ROWS):
             yield start, tokens.take(np.arange(start, min(start + ROWS, len(tokens))))
 
     n = len(tokens)
-    inputs = Inputs(pd.RangeIndex(n), n, chunks, np.arange(n), np.maximum(tokens.lengths, 1))
-    yield from predictor.batches(inputs, batch_size)
+    return Inputs(pd.RangeIndex(n), n, chunks, np.arange(n), np.maximum(tokens.lengths, 1))
 
 
 def ask(

@@ -37,6 +37,8 @@ class Records:
         ALTs of one record are apart by commas.
     lines : list of bytes [R], or None
         Of a VCF, without the end of the line.
+    begin, end
+        Which part of the input they are, from 0 to 1.
     """
 
     contigs: list[str]
@@ -45,13 +47,11 @@ class Records:
     refs: list[bytes]
     alts: list[bytes]
     lines: list[bytes] | None = None
+    begin: float = 0.0
+    end: float = 1.0
 
     def __len__(self) -> int:
         return len(self.positions)
-
-    @property
-    def n_alleles(self) -> int:
-        return sum(alts.count(b",") + 1 for alts in self.alts)
 
 
 def read_variants(variants: Any, shard_size: int) -> Iterator[Records]:
@@ -122,7 +122,7 @@ def table_records(table: pd.DataFrame, where: str, shard_size: int) -> Iterator[
         part = slice(start, start + shard_size)
         yield Records(
             texts["chrom"][part], positions[part].astype(np.int64), ids[part], [t.encode() for t in texts["ref"][part]],
-            [t.encode() for t in texts["alt"][part]],
+            [t.encode() for t in texts["alt"][part]], None, start / len(table), min(1.0, (start + shard_size) / len(table)),
         )  # fmt: skip
 
 
@@ -161,35 +161,35 @@ class VcfFile:
     def shards(self, shard_size: int) -> Iterator[Records]:
         """Its records, in shards of about so many alleles."""
         lines: list[bytes] = []
-        n, number = 0, 0
-        for line in self.lines():
-            number += 1
-            lines.append(line)
-            n += 1 + line.split(b"\t", 5)[4].count(b",") if line.count(b"\t") > 3 else 1
-            if n >= shard_size:
-                yield self._records(lines, number)
-                lines, n = [], 0
+        n, number, begin, end = 0, 0, 0.0, 0.0
+        for piece, end in self._pieces():
+            for line in piece:
+                lines.append(line)
+                n += 1 + (line.split(b"\t", 5)[4].count(b",") if line.count(b"\t", 0, 4096) > 3 else 0)
+                if n >= shard_size:
+                    number += len(lines)
+                    yield self._records(lines, number, begin, end)
+                    lines, n, begin = [], 0, end
         if lines:
-            yield self._records(lines, number)
+            yield self._records(lines, number + len(lines), begin, 1.0)
 
-    def lines(self) -> Iterator[bytes]:
-        """Lines of its records."""
+    def _pieces(self) -> Iterator[tuple[list[bytes], float]]:
+        """Lines of records, some at a time, and which part of the file has been read."""
         if self.is_bcf:
             import pysam
 
             with pysam.VariantFile(str(self.path), threads=2) as source:
                 for record in source:
-                    yield str(record).rstrip("\n").encode()
+                    yield [str(record).rstrip("\n").encode()], 0.0
             return
+        size = max(1, self.path.stat().st_size)
         with ThreadPoolExecutor(2) as pool:
             pieces = read_pieces(self.path, pool, 4)
             _, rest = read_header(self.path, pieces)
-            for data, _ in cut_at_records(pieces, rest, lambda piece: piece.rfind(b"\n") + 1):
-                for line in data.split(b"\n"):
-                    if line and line != b"\r":
-                        yield line.removesuffix(b"\r")
+            for data, at in cut_at_records(pieces, rest, lambda piece: piece.rfind(b"\n") + 1):
+                yield [line.removesuffix(b"\r") for line in data.split(b"\n") if line not in (b"", b"\r")], min(1.0, at / size)
 
-    def _records(self, lines: list[bytes], last: int) -> Records:
+    def _records(self, lines: list[bytes], last: int, begin: float, end: float) -> Records:
         """The columns of some lines, of which the last has that number in the file, from 1."""
         contigs, positions, ids, refs, alts = [], np.empty(len(lines), np.int64), [], [], []
         for i, line in enumerate(lines):
@@ -207,4 +207,4 @@ class VcfFile:
             ids.append(name.decode())
             refs.append(ref)
             alts.append(alt)
-        return Records(contigs, positions, ids, refs, alts, lines)
+        return Records(contigs, positions, ids, refs, alts, lines, begin, end)

@@ -172,10 +172,14 @@ def multi(windows: AlleleWindows, vocabulary: Vocabulary) -> Questions:
 
 def pll(windows: AlleleWindows, vocabulary: Vocabulary) -> Questions:
     """See the module's text."""
-    cut = cut_pairs(windows, vocabulary)
+    return pll_questions(cut_pairs(windows, vocabulary))
+
+
+def pll_questions(cut: "CutPairs") -> Questions:
+    """One row for each token that differs, on each of the two sides."""
     pieces: list[np.ndarray] = []
     places, wanted, allele, weight = [], [], [], []
-    for a in range(len(windows)):
+    for a in range(len(cut.ref)):
         for tokens, (first, end), sign in ((cut.ref[a], cut.ref_range[a], -1.0), (cut.alt[a], cut.alt_range[a], 1.0)):
             for place in range(first, end):
                 hidden = tokens.copy()
@@ -211,6 +215,19 @@ class CutPairs:
     alt: Tokens
     ref_range: np.ndarray
     alt_range: np.ndarray
+
+    @property
+    def n_tokens(self) -> np.ndarray:
+        """How many tokens differ with REF and with ALT [2, A]."""
+        return np.stack([np.diff(self.ref_range)[:, 0], np.diff(self.alt_range)[:, 0]])
+
+    def summed(self, of_token: np.ndarray) -> np.ndarray:
+        """Sums of a value of each token id [V] over the tokens that differ, of ALT less those of REF [A]."""
+        sums = [
+            [of_token[tokens[a][first:end]].sum() for a, (first, end) in enumerate(ranges.tolist())]
+            for tokens, ranges in ((self.ref, self.ref_range), (self.alt, self.alt_range))
+        ]
+        return np.array(sums[1]) - np.array(sums[0])
 
 
 def cut_pairs(windows: AlleleWindows, vocabulary: Vocabulary) -> CutPairs:
