@@ -213,12 +213,7 @@ class VcfOutput(Output):
             self._open({})
         self.writer.close()
         if self.path.suffix == ".bcf":
-            with (
-                pysam.VariantFile(str(self.partial)) as source,
-                pysam.VariantFile(f"{self.partial}.bcf", "wb", header=source.header) as out,
-            ):
-                for record in source:
-                    out.write(record)
+            pysam.bcftools.view("-Ob", "-o", f"{self.partial}.bcf", "--no-version", str(self.partial), catch_stdout=False)
             self.partial.unlink()
             Path(f"{self.partial}.bcf").replace(self.path)
             if self.is_sorted:
