@@ -12,6 +12,9 @@ from bmfm.variants.questions import Questions, ask
 from bmfm.variants.rules import Vocabulary
 from bmfm.variants.windows import AlleleWindows
 
+RADIUS = 16
+"""Bases on each side that are predicted."""
+
 TURNS = 8
 """Passes over a window: every eighth base is hidden at a time."""
 
@@ -20,7 +23,7 @@ def divergence(
     predictor: Predictor,
     windows: AlleleWindows,
     vocabulary: Vocabulary,
-    radius: int = 16,
+    radius: int = RADIUS,
     batch_size: int = 32,
     precision: str | None = None,
     done: Callable[[int], Any] | None = None,

@@ -23,7 +23,7 @@ class ScoreOptions:
     allele_model
         One rule for all alleles, see `rules`; ``auto`` chooses one for each.
     window
-        Bases; None is what surely fits in the model's input, at most 1,001.
+        Bases; None is what surely fits in the model's input, at most 1,001, and no more than can change a score.
     strands
         ``both``, of which each is kept beside the mean; ``forward`` or ``reverse``.
     radius

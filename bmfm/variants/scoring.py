@@ -16,9 +16,9 @@ from bmfm.genome.reference import Reference
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
 from bmfm.inference.work_key import digest
-from bmfm.variants.alleles import KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
+from bmfm.variants.alleles import CONTEXT, KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
 from bmfm.variants.calibration import BACKGROUND, CALIBRATION, Calibration, quantiles, random_variants
-from bmfm.variants.divergence import TURNS, divergence
+from bmfm.variants.divergence import RADIUS, TURNS, divergence
 from bmfm.variants.options import STRANDS, ScoreOptions
 from bmfm.variants.questions import Questions, ask, log_likelihoods
 from bmfm.variants.reading import Records, read_variants, table_records
@@ -63,7 +63,7 @@ class Scorer:
         self.predictor, self.reference, self.options = predictor, reference, options
         self.vocabulary = Vocabulary(tokenizer)
         room = min(n for n in (predictor.max_tokens, tokenizer.max_tokens) if n) - 2
-        self.window = options.window or min(LONGEST_WINDOW, room)
+        self.window = options.window or min(LONGEST_WINDOW, room, self._needed())
         self.max_indel = min(options.max_indel, self.window // 2 - LEAST_SIDE)
         if self.max_indel < 1:
             raise ValueError(f"this model takes {room} bases at once, too few for variants: at least {2 * LEAST_SIDE + 2} are needed")
@@ -76,6 +76,14 @@ class Scorer:
             raise ValueError(
                 "allele_model=base is for vocabularies of single bases; for this one choose span, multi, base_forced or pll_cal"
             )
+
+    def _needed(self) -> int:
+        """The longest window that changes anything: of a model whose states see no further, more bases change no score."""
+        reach = self.predictor.model.backbone.capabilities.reach
+        if reach is None or self.vocabulary.kind != "base" or "heads" in self.options.scores:
+            return LONGEST_WINDOW
+        around = max(self.options.radius * ("embedding" in self.options.scores), RADIUS * ("jsd" in self.options.scores))
+        return 2 * (max(reach, CONTEXT) + around + self.options.max_indel) + 1
 
     def prepare(self, records: Records) -> Alleles:
         """The alleles of some records."""

@@ -39,7 +39,9 @@ def test_heads_are_asked_about_mutants(base_model, reference, tmp_path):
     assert found.values[1, channel, 5] == pytest.approx(float(logits[1, 1] - logits[0, 1]), abs=1e-5)
     table = found.frame()
     row = table[(table["pos"] == 1206) & (table["alt"] == mutant[5])].iloc[0]
-    assert (row.chrom, row.ref, row["name"]) == ("chr1", text[5], "1:1,201-1,212") and row.score == pytest.approx(found.values[1, channel, 5])
+    assert (row.chrom, row.ref, row["name"]) == ("chr1", text[5], "1:1,201-1,212") and row.score == pytest.approx(
+        found.values[1, channel, 5]
+    )
     assert len(table) == 2 * 12 * 3
     for name in ("m.npz", "m.parquet", "m.csv", "m.bw", "m.png"):
         found.plot(tmp_path / name) if name.endswith("png") else found.save(tmp_path / name)

@@ -254,3 +254,16 @@ def test_mistakes_are_named(base_model, cells_model, reference, text):
         score_variants(base_model, pd.DataFrame({"chrom": ["1"], "pos": [1], "ref": ["A"]}), reference)
     with pytest.raises(ValueError, match="row 1 has the position 'x'"):
         score_variants(base_model, ["chr1:x:A:C"], reference)
+
+
+def test_no_base_beyond_the_models_reach_changes_a_score(base_model, reference, text):
+    """The window is as short as that allows."""
+    chosen = snvs(text, range(250, 300, 11))
+    assert base_model.model.backbone.capabilities.reach == 2 * (1 + 2)
+    short, long = (score_variants(base_model, chosen, reference, window=w, max_indel=4) for w in (40, 128))
+    np.testing.assert_allclose(short["llr"], long["llr"], atol=1e-5)
+    tight = score_variants(base_model, chosen, reference, window=40, max_indel=4, strands="forward")["llr"]
+    seen = base_model.log_probs(
+        [text[250 - 6 : 250 + 7]], positions=[[6]], tokens=[base_model.tokenizer.names.index(b) for b in (text[250], chosen[0][-1])]
+    )
+    assert tight[0] == pytest.approx(float(seen.log_probs[0, 1] - seen.log_probs[0, 0]), abs=1e-5)
