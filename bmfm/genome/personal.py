@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from bmfm.genome.alphabet import CODE_BITS, COMPLEMENT
-from bmfm.genome.copies import _BLOCK, index_edits
+from bmfm.genome.copies import _BLOCK, Edits, index_edits
 from bmfm.genome.haplotype import _source_of, haplotype_edits, haplotype_lengths, write_haplotypes
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import locate_word
@@ -140,7 +140,7 @@ class PersonalGenome:
         if excluded is not None:
             applied = np.split(chosen, first_edit[1:-1])
             for b, interval in enumerate(excluded.tolist()):
-                hidden = self._touching(*interval)
+                hidden = touching_edits(self.edits, *interval)
                 is_carried = self.edits.genotypes[self.edits.record[hidden], numbers[0], copies[b]] == self.edits.allele[hidden]
                 if is_carried.any():
                     one = slice(b, b + 1)
@@ -180,21 +180,21 @@ class PersonalGenome:
             raise ValueError(f"sample {sample!r}: its genotypes were not read; there are {len(self.samples):,} samples: {shown}")
         return self.samples.index(sample)
 
-    def _touching(self, start: int, end: int) -> np.ndarray:
-        """Numbers of the edits that replace a base of an interval, or are inserted in it or at either end."""
-        edits = self.edits
-        first = int(np.searchsorted(edits.reach, start)) << _BLOCK  # all edits of the blocks before end before it
-        last = int(np.searchsorted(edits.start, end, "right"))
-        v_start, v_end = edits.start[first:last], edits.end[first:last]
-        touches = np.where(v_start == v_end, v_start >= start, (v_start < end) & (v_end > start))
-        return first + np.flatnonzero(touches)
-
-    def _without(self, hidden: np.ndarray):
+    def _without(self, hidden: np.ndarray) -> Edits:
         """The edits as if nobody carried these."""
         allele = np.array(self.edits.allele)
         allele[hidden] = -2  # of no genotype
         allele.flags.writeable = self.edits.allele.flags.writeable  # for kernels, arrays that can be written to are of another type
         return self.edits._replace(allele=allele)
+
+
+def touching_edits(edits: Edits, start: int, end: int) -> np.ndarray:
+    """Numbers of the edits that replace a base of an interval of `Reference.codes`, or are inserted in it or at either end."""
+    first = int(np.searchsorted(edits.reach, start)) << _BLOCK  # all edits of the blocks before end before it
+    last = int(np.searchsorted(edits.start, end, "right"))
+    v_start, v_end = edits.start[first:last], edits.end[first:last]
+    touches = np.where(v_start == v_end, v_start >= start, (v_start < end) & (v_end > start))
+    return first + np.flatnonzero(touches)
 
 
 def personal_window(
