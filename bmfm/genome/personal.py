@@ -133,24 +133,37 @@ class PersonalGenome:
         Encoded
             Without variant bits; its positions are places in `Reference.codes`.
         """
+        chosen, first_edit = self.applied_edits(sample, copies, start, end, excluded)
+        return self.write(start, end, chosen, first_edit)
+
+    def applied_edits(
+        self, sample: str, copies: np.ndarray, start: np.ndarray, end: np.ndarray, excluded: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the edits that each window of `sequences` shows: window b has ``chosen[first[b]:first[b + 1]]``."""
         numbers, key = np.array([self._number(sample)]), _keys_of_copies()[copies]
         contig = np.searchsorted(self.reference.starts, start, "right") - 1
         limit = end + (end == self.reference.ends[contig])  # what is inserted after the last base of a contig belongs to its last window
         chosen, first_edit = haplotype_edits(start, limit, key, self.edits, numbers)
-        if excluded is not None:
-            applied = np.split(chosen, first_edit[1:-1])
-            for b, interval in enumerate(excluded.tolist()):
-                hidden = touching_edits(self.edits, *interval)
-                is_carried = self.edits.genotypes[self.edits.record[hidden], numbers[0], copies[b]] == self.edits.allele[hidden]
-                if is_carried.any():
-                    one = slice(b, b + 1)
-                    applied[b], _ = haplotype_edits(start[one], limit[one], key[one], self._without(hidden[is_carried]), numbers)
-            chosen, first_edit = np.concatenate(applied), np.append(0, np.cumsum([len(edits) for edits in applied]))
-        windows = Windows(start, end, np.zeros(len(start), bool), key)
+        if excluded is None:
+            return chosen, first_edit
+        applied = np.split(chosen, first_edit[1:-1])
+        for b, interval in enumerate(excluded.tolist()):
+            hidden = touching_edits(self.edits, *interval)
+            is_carried = self.edits.genotypes[self.edits.record[hidden], numbers[0], copies[b]] == self.edits.allele[hidden]
+            if is_carried.any():
+                one = slice(b, b + 1)
+                applied[b], _ = haplotype_edits(start[one], limit[one], key[one], self._without(hidden[is_carried]), numbers)
+        return np.concatenate(applied), np.append(0, np.cumsum([len(edits) for edits in applied]))
+
+    def write(self, start: np.ndarray, end: np.ndarray, chosen: np.ndarray, first_edit: np.ndarray) -> Encoded:
+        """Windows with the edits that `applied_edits` gives; see `sequences`."""
+        n = len(start)
+        windows = Windows(start, end, np.zeros(n, bool), np.zeros(n, np.uint64))
+        contig_start = self.reference.starts[np.searchsorted(self.reference.starts, start, "right") - 1]
         offsets = np.append(0, np.cumsum(haplotype_lengths(start, end, self.edits, chosen, first_edit)))
         symbols, positions = np.empty(offsets[-1], np.uint8), np.empty(offsets[-1], np.int64)
-        contig_start = self.reference.starts[contig]
-        write_haplotypes(self.reference.codes, windows.layout(offsets), contig_start, self.edits, chosen, first_edit, symbols, positions)
+        layout = windows.layout(offsets)
+        write_haplotypes(self.reference.codes, layout, contig_start, self.edits, chosen, first_edit, symbols, positions)
         return Encoded(symbols & CODE_BITS, offsets, positions)
 
     def window(

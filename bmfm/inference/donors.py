@@ -112,31 +112,36 @@ class DonorSequences:
 
 def donor_sequences(people: PersonalGenome, regions: DonorRegions, part: slice = slice(None)) -> DonorSequences:
     """The sequences of some regions in all donors of `people`, and in the reference."""
-    names = regions.table.index[part]
+    names, n_regions = regions.table.index[part], len(regions.table.index[part])
     start, end, reverse = regions.start[part], regions.end[part], regions.reverse[part]
-    numbers: dict[bytes, int] = {}
-    result = DonorSequences([], [], np.empty((len(people.samples), len(names), 2), np.int32), np.empty(len(names), np.int32))
-
-    def number_of(symbols: np.ndarray, region: int, owner: str) -> int:
-        if not len(symbols):
-            return -1
-        letters = _LETTERS[COMPLEMENT[symbols][::-1] if reverse[region] else symbols].tobytes()
-        if letters not in numbers:
-            numbers[letters] = len(numbers)
-            result.texts.append(letters.decode("ascii"))
-            result.names.append(f"{names[region]}, {owner}")
-        return numbers[letters]
-
-    for region in range(len(names)):
-        symbols = people.reference.codes[start[region] : end[region]] & np.uint8(0x7F)
-        result.reference_number[region] = number_of(symbols, region, "reference")
+    # a haplotype is a region with some edits, and is written once; the first are those without any
+    region_of, edits_of, owner_of = list(range(n_regions)), [np.empty(0, np.int64)] * n_regions, ["reference"] * n_regions
+    known: dict[tuple[int, bytes], int] = {}
+    haplotype = np.empty((len(people.samples), n_regions, 2), np.int64)
+    haplotype[:] = np.arange(n_regions)[:, None]
     for donor, sample in enumerate(people.samples):
-        encoded = people.sequences(sample, np.repeat([0, 1], len(names)), np.tile(start, 2), np.tile(end, 2))
-        for copy in range(2):
-            for region in range(len(names)):
-                symbols = encoded[copy * len(names) + region]
-                result.number[donor, region, copy] = number_of(symbols, region, f"{sample} copy {copy + 1}")
-    return result
+        chosen, first = people.applied_edits(sample, np.repeat([0, 1], n_regions), np.tile(start, 2), np.tile(end, 2))
+        for window in np.flatnonzero(np.diff(first)).tolist():
+            copy, region = divmod(window, n_regions)
+            edits = chosen[first[window] : first[window + 1]]
+            number = known.setdefault((region, edits.tobytes()), len(region_of))
+            if number == len(region_of):
+                region_of.append(region)
+                edits_of.append(edits)
+                owner_of.append(f"{sample} copy {copy + 1}")
+            haplotype[donor, region, copy] = number
+    first_edit = np.append(0, np.cumsum([len(edits) for edits in edits_of]))
+    encoded = people.write(start[region_of], end[region_of], np.concatenate(edits_of), first_edit)
+    texts: dict[str, int] = {"": -1}
+    text_names: list[str] = []
+    number_of = np.empty(len(region_of), np.int32)
+    for h, region in enumerate(region_of):
+        symbols = COMPLEMENT[encoded[h]][::-1] if reverse[region] else encoded[h]
+        text = _LETTERS[symbols].tobytes().decode("ascii")
+        number_of[h] = texts.setdefault(text, len(text_names))
+        if number_of[h] == len(text_names):
+            text_names.append(f"{names[region]}, {owner_of[h]}")
+    return DonorSequences(list(texts)[1:], text_names, number_of[haplotype], number_of[:n_regions])
 
 
 @dataclass
