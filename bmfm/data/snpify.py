@@ -4,8 +4,8 @@ Where a sequence stands in the genome, and nothing else, decides what is written
 that they cannot be told from how variants were written (`symbol_leak`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,18 @@ class Columns:
     end: str
     strand: str | None = None
     one_based: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any] | None) -> "Columns | None":
+        """From the settings of a configuration, None from none; a ValueError names a key that is none, or is not there."""
+        keys = {f.name for f in fields(cls)}
+        if settings is None:
+            return None
+        if not {"contig", "start", "end"} <= settings.keys() <= keys:
+            raise ValueError(
+                f"data.coordinates has {', '.join(settings)}; it takes contig, start, end and, where wanted, strand and one_based"
+            )
+        return cls(**settings)
 
     @property
     def names(self) -> list[str]:

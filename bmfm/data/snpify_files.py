@@ -26,7 +26,7 @@ def run(config: Any) -> None:
         raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
     if config.leak not in LEAK:
         raise SystemExit(f"bmfm: leak={config.leak!r} is unknown; choose from {', '.join(LEAK)}")
-    columns = Columns(**{k: v for k, v in data.coordinates.items()}) if data.coordinates else None
+    columns = Columns.of(data.coordinates)
     labelled = read_labelled(data.path, data.sequence, data.label, columns)
     is_file = list(labelled.files) == ["all"]
     if is_file != is_table(output):

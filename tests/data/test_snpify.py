@@ -103,6 +103,8 @@ def test_snvs_are_written_as_the_published_symbols_and_columns_are_kept(tmp_path
         run(config(tmp_path, folder, ALWAYS, by_columns, "others=refuse", output="third"))
     with pytest.raises(ValueError, match="has a column 'snpify_status'"):
         run(config(tmp_path, tmp_path / "out", output="third"))
+    with pytest.raises(ValueError, match=r"data\.coordinates has contig, begin; it takes contig, start, end"):
+        run(config(tmp_path, folder, "data.coordinates={contig: contig, begin: from}", output="third"))
     with pytest.raises(SystemExit, match="exists already"):
         run(config(tmp_path, folder))
 
