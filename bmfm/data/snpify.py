@@ -123,7 +123,9 @@ def read_labelled(path: Any, sequence: str | None, label: str | None, columns: C
         if taken := [name for name in (STATUS, REGION) if name in names]:
             raise ValueError(f"{file} has a column {taken[0]!r}, which is to be written: rename or remove it; was it made by snpify?")
         if absent := [name for name in [*([label] if label else []), *(columns.names if columns else [])] if name not in names]:
-            raise KeyError(f"{file} has no column {absent[0]!r}; it has {', '.join(map(str, names))}")
+            raise KeyError(
+                f"{file} has no column {absent[0]!r}; it has {', '.join(map(str, names))}. Name it by data.label (null: none) or data.coordinates"
+            )
         letters = [] if suffix_of(file) == ".parquet" else [name for name in names if name != chosen]
         table = read_table(file, sequences=[chosen], ids=letters)
         if aware := [row for row, text in enumerate(table[chosen]) if not text.isascii()]:
