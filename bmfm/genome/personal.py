@@ -136,6 +136,64 @@ class PersonalGenome:
         chosen, first_edit = self.applied_edits(sample, copies, start, end, excluded)
         return self.write(start, end, chosen, first_edit)
 
+    def backgrounds(
+        self,
+        sample: str,
+        copies: np.ndarray,
+        start: np.ndarray,
+        end: np.ndarray,
+        left: np.ndarray,
+        right: np.ndarray,
+        spelled_to: np.ndarray,
+    ) -> tuple[Encoded, np.ndarray]:
+        """Bases of a sample around places where other alleles are to be written, so many on each side whatever indels the sample has there.
+
+        Parameters
+        ----------
+        start, end : int64 [A]
+            The bases that an allele replaces, in `Reference.codes`: they are left as the reference has them, and edits of the sample that
+            touch them give way (see `sequences`).
+        left, right : int64 [A]
+            Bases before and after them; on the reference so many lie within the contig.
+        spelled_to : int64 [A]
+            Where the allele would end, spelled as far to the right as it can be (an indel in a repeat), or `end`: up to there edits give
+            way, too.
+
+        Returns
+        -------
+        backgrounds : Encoded
+            ``left + (end - start) + right`` symbols of each.
+        is_reference : bool [A]
+            Where the sample has too few bases, since the contig ends, and the background is the reference.
+        """
+        contig = np.searchsorted(self.reference.starts, start, "right") - 1
+        first, last = self.reference.starts[contig], self.reference.ends[contig]
+        length = left + end - start + right
+        offsets = np.append(0, np.cumsum(length))
+        symbols, positions = np.empty(offsets[-1], np.uint8), np.empty(offsets[-1], np.int64)
+        excluded, waiting, is_reference, slack = np.stack([start, spelled_to], 1), np.arange(len(start)), np.zeros(len(start), bool), 64
+        while len(waiting):
+            begin = np.maximum(start - left - slack, first)[waiting]
+            stop = np.minimum(np.maximum(end + right, spelled_to) + slack, last)[waiting]
+            found = self.sequences(sample, copies[waiting], begin, stop, excluded[waiting])
+            again = []
+            for b, a in enumerate(waiting.tolist()):
+                own, own_positions = found[b], found.positions[found.offsets[b] : found.offsets[b + 1]]  # type: ignore[index]
+                at = int(np.searchsorted(own_positions, start[a])) - int(left[a])
+                if at >= 0 and at + length[a] <= len(own):
+                    chosen = slice(at, at + int(length[a]))
+                    symbols[offsets[a] : offsets[a + 1]], positions[offsets[a] : offsets[a + 1]] = own[chosen], own_positions[chosen]
+                elif (at < 0 and begin[b] > first[a]) or (at >= 0 and stop[b] < last[a]):
+                    again.append(a)
+                else:
+                    places, is_reference[a] = np.arange(start[a] - left[a], end[a] + right[a]), True
+                    symbols[offsets[a] : offsets[a + 1]], positions[offsets[a] : offsets[a + 1]] = (
+                        self.reference.codes[places] & CODE_BITS,
+                        places,
+                    )
+            waiting, slack = np.array(again, np.int64), slack * 16
+        return Encoded(symbols, offsets, positions), is_reference
+
     def applied_edits(
         self, sample: str, copies: np.ndarray, start: np.ndarray, end: np.ndarray, excluded: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

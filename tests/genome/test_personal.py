@@ -81,6 +81,29 @@ def test_what_touches_the_tested_allele_gives_way(tmp_path, seed):
             assert decode(window.symbols[inside]) == contigs["1"][start:end]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_backgrounds_have_as_many_bases_as_are_wanted(tmp_path, seed):
+    """They are slices of the whole copy around the tested allele; where the contig ends too soon, the reference."""
+    rng = np.random.default_rng(400 + seed)
+    contigs = {"1": "".join(rng.choice(list("ACGT"), 300)), "2": "".join(rng.choice(list("ACGT"), 60))}
+    deletion = ("2", 5, contigs["2"][4:30], contigs["2"][4], "1|1")
+    reference, _ = opened(tmp_path, contigs, [*(r for r in random_records(rng, contigs, is_aligned=True) if r[0] == "1"), deletion])
+    people = PersonalGenome.from_vcf(tmp_path / "v.vcf", reference)
+    start = np.append(rng.integers(60, 230, 20), reference.starts[1] + 40)
+    end = start + rng.integers(0, 3, 21)
+    left, right, copies = np.full(21, 50), np.full(21, 60), rng.integers(0, 2, 21)
+    left[-1], right[-1] = 38, 15
+    spelled_to = end + rng.integers(0, 3, 21)
+    found, is_reference = people.backgrounds("s", copies, start, end, left, right, spelled_to)
+    assert is_reference.tolist() == [False] * 20 + [True] and decode(found[20]) == contigs["2"][2 : end[20] - reference.starts[1] + 15]
+    for a in range(20):
+        whole = people.window("s", int(copies[a]), 0, 0, 300, (int(start[a]), int(spelled_to[a])))
+        at = int(np.flatnonzero(whole.positions >= start[a])[0])
+        assert decode(found[a]) == decode(whole.symbols[at - 50 : at + end[a] - start[a] + 60])
+        assert decode(found[a][50 : 50 + end[a] - start[a]]) == contigs["1"][start[a] : end[a]]
+        assert found.positions[found.offsets[a]] == whole.positions[at - 50]
+
+
 def touches(record, start, end) -> bool:
     """Whether a record of a substitution, an insertion or a deletion replaces a base of an interval, or inserts in it or at its ends."""
     _, position, ref, alt, _ = record
