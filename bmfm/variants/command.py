@@ -31,11 +31,27 @@ def run(config: Any) -> None:
         raise SystemExit(f"bmfm: {there[0]} exists already; choose another output, or overwrite=true")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     reference = Reference.from_fasta(config.fasta)
-    names = ("window", "strands", "allele_model", "radius", "layer", "max_indel", "background", "batch_size", "precision")
+    if config.sample is not None and config.sample_vcf is None:
+        config.sample_vcf = None if is_table(Path(config.variants)) or config.variants == "-" else config.variants
+    names = (
+        "sample",
+        "sample_vcf",
+        "window",
+        "strands",
+        "allele_model",
+        "radius",
+        "layer",
+        "max_indel",
+        "background",
+        "batch_size",
+        "precision",
+    )
     scorer = Scorer(predictor, reference, ScoreOptions(scores=tuple(config.scores), **{name: config[name] for name in names}))
     folder = outputs[0].with_name(f".{outputs[0].name}.parts")
     path = _variants(config.variants, folder)
-    parts = outputs[0].with_name(f".{outputs[0].name}.{work_key(config, predictor, [path, reference.source])}")
+    parts = outputs[0].with_name(
+        f".{outputs[0].name}.{work_key(config, predictor, [path, reference.source, *([config.sample_vcf] if config.sample else [])])}"
+    )
     parts.mkdir(parents=True, exist_ok=True)
     header = None if is_table(path) else VcfFile(path).header
     about = facts(config, predictor, scorer)
