@@ -107,7 +107,7 @@ def base(windows: AlleleWindows, vocabulary: Vocabulary) -> Questions:
     within = np.arange(len(allele)) - begins[allele]
     question = first_question[row_of[allele]] + within
     ref = windows.ref.symbols[windows.ref.offsets[allele] + windows.at_ref[allele] + within]
-    alt = np.concatenate([b for a, b in enumerate(windows.alt_bases) if row_of[a] >= 0] or [np.empty(0, np.uint8)])
+    alt = windows.alt_symbols(allele, within)
     changes = np.flatnonzero(ref != alt)
     allele, question, ref, alt = allele[changes], question[changes], ref[changes], alt[changes]
     return Questions(

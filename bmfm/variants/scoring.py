@@ -17,8 +17,9 @@ from bmfm.genome.reference import Reference
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
 from bmfm.inference.work_key import digest
+from bmfm.storage.folders import BACKGROUND, CALIBRATION
 from bmfm.variants.alleles import CONTEXT, KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
-from bmfm.variants.calibration import BACKGROUND, CALIBRATION, Calibration, quantiles, random_variants
+from bmfm.variants.calibration import Calibration, quantiles, random_variants
 from bmfm.variants.divergence import RADIUS, TURNS, divergence
 from bmfm.variants.options import STRANDS, ScoreOptions
 from bmfm.variants.questions import Questions, ask, log_likelihoods

@@ -88,10 +88,12 @@ class AlleleWindows:
         _write(self.codes, self.origin, self.left, n_ref, alt, alt_offsets, self.reverse, COMPLEMENT[:5], offsets, out)
         return Encoded(out, offsets)
 
-    @property
-    def alt_bases(self) -> list[np.ndarray]:
-        """Bases of each ALT, on this strand."""
-        return [self.alt_bases_of(a) for a in range(len(self))]
+    def alt_symbols(self, numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Bases of ALTs on this strand, of alleles [m] at places [m] in them."""
+        offsets = self.alleles.alt_offsets
+        if self.reverse:
+            return COMPLEMENT[self.alleles.alt[offsets[numbers + 1] - 1 - places]]
+        return self.alleles.alt[offsets[numbers] + places]
 
     def alt_bases_of(self, number: int) -> np.ndarray:
         """Bases of one ALT, on this strand."""

@@ -194,7 +194,8 @@ def test_jensen_shannon_is_that_of_scipy():
 def test_calibrated_scores_are_less_what_random_variants_say(base_folder, reference, text, tmp_path):
     """The fit is least squares on the same terms by hand; that of the model's folder is read."""
     import bmfm
-    from bmfm.variants.calibration import CALIBRATION, Calibration
+    from bmfm.storage.folders import CALIBRATION
+    from bmfm.variants.calibration import Calibration
     from bmfm.variants.options import ScoreOptions
     from bmfm.variants.scoring import Scorer
 
