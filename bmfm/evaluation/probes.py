@@ -86,8 +86,8 @@ def probe(model: Any, kind: str = "classification", method: str = "linear", **em
 def leave_one_group_out(features: np.ndarray, target: np.ndarray, groups: np.ndarray, is_class: bool, seed: int = 0) -> np.ndarray:
     """Predictions [n] for the rows of each group, by an estimator that has seen the other groups alone.
 
-    Features are standardised by the other groups. Logistic regression with classes of equal weight, or ridge regression; its penalty is
-    chosen by cross-validation over the other groups, for average precision or the squared error.
+    Features are standardised by the other groups. Logistic or ridge regression; its penalty is chosen by cross-validation over the other
+    groups, for the log-loss or the squared error, which keep predictions of all groups on one scale.
 
     Parameters
     ----------
@@ -116,9 +116,9 @@ def leave_one_group_out(features: np.ndarray, target: np.ndarray, groups: np.nda
         held = groups == name
         learned = ~held & ~np.isnan(target)
         folds = GroupKFold(min(5, len(names) - 1))
-        linear = LogisticRegression(max_iter=1000, class_weight="balanced", random_state=seed) if is_class else Ridge()
+        linear = LogisticRegression(max_iter=1000, random_state=seed) if is_class else Ridge()
         penalties = {"linear__C": np.logspace(-4, 2, 7)} if is_class else {"linear__alpha": np.logspace(-2, 4, 7)}
-        scoring = "average_precision" if is_class else "neg_mean_squared_error"
+        scoring = "neg_log_loss" if is_class else "neg_mean_squared_error"
         search = GridSearchCV(Pipeline([("scale", StandardScaler()), ("linear", linear)]), penalties, scoring=scoring, cv=folds)
         search.fit(features[learned], target[learned].astype(int) if is_class else target[learned], groups=groups[learned])
         predicted[held] = search.predict_proba(features[held])[:, 1] if is_class else search.predict(features[held])

@@ -65,14 +65,19 @@ class ScoredVariants:
         """Some of the variants, by their numbers in ascending order."""
         place = np.full(len(self.score), -1)
         place[rows] = np.arange(len(rows))
+
+        def some(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[rows]
+
         return ScoredVariants(
-            self.score[rows],
-            *(None if array is None else array[rows] for array in (self.label, self.effect)),
-            self.chrom[rows],
-            None if self.match_group is None else self.match_group[rows],
-            tuple(Stratum(s.kind, s.name, place[s.rows][place[s.rows] >= 0]) for s in self.strata),
-            None if self.signed is None else (self.signed[0][rows], self.signed[1][rows]),
-            None if self.covariate is None else self.covariate[rows],
+            score=self.score[rows],
+            label=some(self.label),
+            effect=some(self.effect),
+            chrom=self.chrom[rows],
+            match_group=some(self.match_group),
+            strata=tuple(Stratum(s.kind, s.name, place[s.rows][place[s.rows] >= 0]) for s in self.strata),
+            signed=None if self.signed is None else (self.signed[0][rows], self.signed[1][rows]),
+            covariate=some(self.covariate),
         )
 
 

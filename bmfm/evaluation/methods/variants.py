@@ -266,8 +266,7 @@ class ScoreColumn(OfSource):
 class VariantProbe(OfSource):
     """Logistic regression (ridge regression of measured effects) on standardised columns, one chromosome left out at a time.
 
-    The penalty is chosen inside of the other chromosomes, by cross-validation with whole chromosomes, for average precision (the
-    squared error of effects). After TraitGym.
+    The penalty is chosen inside of the other chromosomes, by cross-validation with whole chromosomes. After TraitGym.
 
     Parameters
     ----------
