@@ -117,7 +117,7 @@ def leave_one_group_out(features: np.ndarray, target: np.ndarray, groups: np.nda
         learned = ~held & ~np.isnan(target)
         folds = GroupKFold(min(5, len(names) - 1))
         linear = LogisticRegression(max_iter=1000, random_state=seed) if is_class else Ridge()
-        penalties = {"linear__C": np.logspace(-4, 2, 7)} if is_class else {"linear__alpha": np.logspace(-2, 4, 7)}
+        penalties = {"linear__C": np.logspace(-3, 1, 5)} if is_class else {"linear__alpha": np.logspace(-1, 4, 6)}
         scoring = "neg_log_loss" if is_class else "neg_mean_squared_error"
         search = GridSearchCV(Pipeline([("scale", StandardScaler()), ("linear", linear)]), penalties, scoring=scoring, cv=folds)
         search.fit(features[learned], target[learned].astype(int) if is_class else target[learned], groups=groups[learned])

@@ -80,7 +80,7 @@ class VariantExamples(Examples):
         kept, self.left_out = self._kept(read_variants(self.file))
         everything = self._columns(kept)
         spellings = self._spellings(everything)
-        self._require_assembly(np.array([s.status for s in spellings], dtype=object))
+        self._require_assembly(everything.index, np.array([s.status for s in spellings], dtype=object))
         status = self._statuses(everything, spellings)
         usable = np.flatnonzero(status == "OK")
         self.unusable = dict(Counter(s for s in status.tolist() if s != "OK"))
@@ -230,13 +230,13 @@ class VariantExamples(Examples):
                 status[same] = "CONTRADICTING"
         return status
 
-    def _require_assembly(self, status: np.ndarray) -> None:
+    def _require_assembly(self, rows: pd.Index, status: np.ndarray) -> None:
         wrong = np.isin(status, ["OUTSIDE", "REF_MISMATCH"])
         compared = wrong | (status == "OK")
         if compared.any() and wrong.sum() > self.card.max_ref_mismatch * compared.sum():
             raise ValueError(
                 f"{self.file}: {int(wrong.sum()):,} of {int(compared.sum()):,} rows do not have the REF of {self.fasta} (first: row "
-                f"{int(np.flatnonzero(wrong)[0]) + 1}): it is the FASTA of another assembly, or positions are not 1-based"
+                f"{int(rows[wrong][0]) + 1}): it is the FASTA of another assembly, or positions are not 1-based"
             )
 
     def score_keys(self) -> list[set]:
