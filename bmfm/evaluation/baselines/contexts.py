@@ -16,6 +16,7 @@ from bmfm.genome.alphabet import base_table
 from bmfm.genome.reference import SOFT_MASK_BIT, Reference
 from bmfm.genome.variants import VariantTable
 
+_TABLE = base_table()
 COMPLEMENT = np.array([2, 3, 0, 1])
 """Of the codes A, G, T, C = 0 to 3."""
 
@@ -44,8 +45,7 @@ class PentanucleotideRates(VariantBaseline):
     def score(self, examples: VariantExamples, seed: int = 0) -> VariantScores:
         rates = self.log_rates()
         values = np.full(len(examples), np.nan)
-        for i in range(len(examples)):
-            before, ref, alt, after = flanks(examples, i, 2)
+        for i, (before, ref, alt, after) in enumerate(flanks(examples, 2)):
             context = _codes(before + ref + after)
             if len(ref) == len(alt) == 1 and len(context) == 5 and (context < 4).all():
                 values[i] = rates[_number(context), _codes(alt)[0]]
@@ -124,8 +124,7 @@ class KmerLikelihood(VariantBaseline):
         own = examples.fasta if examples.card.contigs == "chrom" else None
         table = self.log_probabilities(Path(self.fasta) if self.fasta else own or Path(self.small))
         values = np.full(len(examples), np.nan)
-        for i in range(len(examples)):
-            before, ref, alt, after = flanks(examples, i, self.k - 1)
+        for i, (before, ref, alt, after) in enumerate(flanks(examples, self.k - 1)):
             if "N" in before + after:
                 continue
             of_ref, of_alt = (self._log_likelihood(_codes(before + allele + after), table) for allele in (ref, alt))
@@ -184,7 +183,7 @@ def _reverse_complements(k: int) -> np.ndarray:
 
 def _codes(text: str) -> np.ndarray:
     """Codes of bases, ``int64`` [L]; N is 4."""
-    return base_table()[np.frombuffer(text.encode(), np.uint8)].astype(np.int64) & 0x7F
+    return _TABLE[np.frombuffer(text.encode(), np.uint8)].astype(np.int64) & 0x7F
 
 
 def _number(codes: np.ndarray) -> int:

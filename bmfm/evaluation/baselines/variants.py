@@ -1,5 +1,6 @@
 """What any score of variants must beat: frequency, kind of change, class of consequence, distance to a gene's start, chance."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from bmfm.evaluation.methods.variants import VariantMethod, VariantScores
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.evaluation.variant_card import card_of
 from bmfm.genome.alphabet import decode
+from bmfm.genome.reference import SOFT_MASK_BIT
 
 PURINES = frozenset("AG")
 SEVERITY = (
@@ -105,12 +107,11 @@ class CpG(VariantBaseline):
     """Whether the alternative allele has fewer CpG than REF (1), or as many or more (0), with the bases beside it."""
 
     def score(self, examples: VariantExamples, seed: int = 0) -> VariantScores:
-        return VariantScores(np.array([self._loses(examples, i) for i in range(len(examples))]))
+        return VariantScores(np.array([_loses_cpg(*around) for around in flanks(examples, 1)]))
 
-    def _loses(self, examples: VariantExamples, number: int) -> float:
-        before, ref, alt, after = flanks(examples, number, 1)
-        counts = [(before + allele + after).count("CG") for allele in (ref, alt)]
-        return float(counts[1] < counts[0])
+
+def _loses_cpg(before: str, ref: str, alt: str, after: str) -> float:
+    return float((before + alt + after).count("CG") < (before + ref + after).count("CG"))
 
 
 class RandomScore(VariantBaseline):
@@ -122,19 +123,22 @@ class RandomScore(VariantBaseline):
         return VariantScores(np.random.default_rng(seed).random(len(examples)))
 
 
-def flanks(examples: VariantExamples, number: int, n: int) -> tuple[str, str, str, str]:
-    """Up to `n` bases before a variant, REF, ALT, and up to `n` bases after it, on the FASTA's forward strand.
+def flanks(examples: VariantExamples, n: int) -> Iterator[tuple[str, str, str, str]]:
+    """Of each variant up to `n` bases before it, REF, ALT, and up to `n` bases after it, on the FASTA's forward strand.
 
     Raises
     ------
     ValueError
         Where the task has no FASTA.
     """
-    if examples.reference is None:
+    reference = examples.reference
+    if reference is None:
         raise ValueError(f"{examples.task.name} names no FASTA (task.examples.fasta), which this baseline reads variants in")
-    contig, pos, ref, alt = examples.variants.iloc[number]
-    index = examples.reference.names.require(contig, str(examples.fasta))
-    start, end = pos - 1, pos - 1 + len(ref)
-    length = examples.reference.contigs[index]["length"]
-    before = decode(examples.reference.fetch(contig, max(0, start - n), start))
-    return before, ref, alt, decode(examples.reference.fetch(contig, end, min(length, end + n)))
+    contigs = {name: reference.names.require(name, str(examples.fasta)) for name in examples.variants["chrom"].unique()}
+    for contig, pos, ref, alt in examples.variants.itertuples(index=False, name=None):
+        number = contigs[contig]
+        start, end, length = pos - 1, pos - 1 + len(ref), reference.contigs[number]["length"]
+        codes = reference.codes[reference.starts[number] + max(0, start - n) : reference.starts[number] + min(length, end + n)]
+        around = decode(codes & ~SOFT_MASK_BIT)
+        before = min(n, start)
+        yield around[:before], ref, alt, around[before + len(ref) :]

@@ -128,14 +128,6 @@ class VariantExamples(Examples):
         """The same for methods that learn from some chromosomes to score others; not counted."""
         return self.table[["label"]].assign(effect=turned(self.table["effect"].to_numpy(), self.card.effect_sign))
 
-    def contig_codes(self, number: int) -> np.ndarray:
-        """State codes of the contig of a variant, ``uint8`` [L]; ValueError where the task has no FASTA."""
-        if self.reference is None:
-            raise ValueError(f"{self.task.name} names no FASTA (task.examples.fasta), which this method needs")
-        contig = self.variants["chrom"].iloc[number]
-        index = self.reference.names.require(contig, str(self.fasta))
-        return self.reference.fetch(contig, 0, self.reference.contigs[index]["length"])
-
     def _kept(self, raw: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         is_kept = np.ones(len(raw), bool)
         if self.card.keep:
