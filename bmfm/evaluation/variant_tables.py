@@ -28,7 +28,10 @@ def read_variants(path: str | Path) -> pd.DataFrame:
     file = require_file(path, "table of variants (CSV, TSV, Parquet) or VCF")
     if suffix_of(file) in VCF_SUFFIXES:
         return _read_vcf(file)
-    return _read_commented(file) if suffix_of(file) in (".tsv", ".txt", ".csv") else read_table(file)
+    if suffix_of(file) in (".tsv", ".txt", ".csv"):
+        return _read_commented(file)
+    table = read_table(file)
+    return table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
 
 
 def _read_commented(file: Path) -> pd.DataFrame:

@@ -270,12 +270,13 @@ def test_a_vcf_of_scores_has_one_an_allele(task, tmp_path):
     second = next(b for b in "ACGT" if b not in (row.ref, row.alt))
     given, root = task(pd.concat([table, pd.DataFrame([(row.chrom, row.pos, row.ref, second)], columns=table.columns)]).assign(Label=[0, 1, 0] * 3))  # fmt: skip
     header = "##fileformat=VCFv4.2\n" + "".join(f"##contig=<ID={c},length=400>\n" for c in GENOME)
-    header += '##INFO=<ID=BMFM_LLR,Number=A,Type=Float,Description="x">\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n'
-    lines = [f"{row.chrom}\t{row.pos}\t.\t{row.ref}\t{second},{row.alt}\t.\t.\tBMFM_LLR=-2,."]
+    header += "".join(f'##INFO=<ID={i},Number=A,Type={t},Description="x">\n' for i, t in (("BMFM_LLR", "Float"), ("BMFM_STATUS", "String")))
+    header += "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    lines = [f"{row.chrom}\t{row.pos}\t.\t{row.ref}\t{second},{row.alt}\t.\t.\tBMFM_LLR=-2,.;BMFM_STATUS=OK,EDGE"]
     lines += [f"{r.chrom}\t{r.pos}\t.\t{r.ref}\t{r.alt}\t.\t.\tBMFM_LLR={i}" for i, r in enumerate(table.iloc[1:].itertuples(), 1)]
     (tmp_path / "scores.vcf").write_text(header + "\n".join(lines) + "\n")
     scores = ScoreColumn(VariantFile("ours", str(tmp_path / "scores.vcf")), "BMFM_LLR").score(read(given, root))
-    assert np.isnan(scores.values[0]) and scores.status[0] == "NOT_DEFINED" and scores.values[1:].tolist() == [1, 2, 3, 4, 5, 6, 7, -2]
+    assert np.isnan(scores.values[0]) and scores.status[0] == "EDGE" and scores.values[1:].tolist() == [1, 2, 3, 4, 5, 6, 7, -2]
 
 
 def test_a_probe_learns_from_other_chromosomes_alone(task, tmp_path):

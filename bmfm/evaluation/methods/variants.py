@@ -138,7 +138,7 @@ class VariantFile(VariantSource):
     path
         .parquet, .csv, .tsv, .vcf.gz, .bcf; ``{task}`` stands for the task's name. Rows are matched by chromosome, position (1-based),
         REF and ALT, whatever the style of chromosome names; several rows of one variant must agree. Rows that are no variants of the
-        task are counted, and variants without a row are not scored.
+        task are counted, and variants without a row are not scored. A column that ends in ``status`` says why a row has no score.
     ordered
         The table has no coordinates, and a row for each row of the task's table in its order, those that are not scored included.
     """
@@ -187,9 +187,11 @@ class VariantFile(VariantSource):
                 f"the task's {':'.join(examples.table.iloc[0][['chrom', 'pos', 'ref', 'alt']].astype(str))}): compare assembly and positions"
             )
         self.counts = {"rows of the table that are no variants of the task": len(table) - len(set(rows[rows >= 0].tolist()))}
-        matched = values.iloc[np.maximum(rows, 0)].reset_index(drop=True)
-        matched.loc[rows < 0, matched.columns] = np.nan
-        return matched.assign(status=np.where(rows >= 0, "OK", NOT_SCORED))
+        matched = values.reset_index(drop=True).reindex(rows).reset_index(drop=True)  # there is no row -1
+        stated = next((c for c in matched if str(c).lower().endswith("status")), None)
+        status = matched[stated].fillna("OK").astype(str).to_numpy(object) if stated else np.full(len(rows), "OK", object)
+        status[rows < 0] = NOT_SCORED
+        return matched.assign(status=status)
 
 
 class OfSource(VariantMethod):
