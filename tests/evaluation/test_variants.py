@@ -497,7 +497,7 @@ def test_a_checkpoint_beside_baselines_from_command_to_report(task, tmp_path, mo
     assert llr["metrics"]["auroc"] == 1.0 and llr["metrics"]["coverage"] == 79 / 80
     assert llr["counts"]["variants not scored: N_CONTEXT"] == 1 and llr["counts"]["variants by the rule span"] == 80
     assert sorted(scores for scores, *_ in calls) == [("embedding",), ("llr",)]  # once a family, whatever the modes
-    assert ("CADD", "zero_shot") in by and by["allele frequency", "baseline"]["metrics"]["auroc"] == 0.0
+    assert ("CADD", "variant_table") in by and by["allele frequency", "baseline"]["metrics"]["auroc"] == 0.0
     page, text = ((tmp_path / "run" / f).read_text() for f in ("report.html", "report.md"))
     assert (
         "by frequency: mean percentile of the score" in text and "0.0001 to 0.001 (40)" in page and "variants not scored: N CONTEXT" in text

@@ -1,5 +1,6 @@
 """Methods that score variants: columns of a checkpoint's scores or of a table made elsewhere, as they are or under a probe."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -118,8 +119,8 @@ class CheckpointVariants(VariantSource):
                 raise ValueError(f"{self.name}: {len(scored):,} rows of scores for {len(examples):,} variants")
             scored.reset_index(drop=True).to_parquet(folder / "scores.parquet")
 
-        variants = [examples.hash, examples.card.keep, list(examples.card.elements or []), examples.card.fasta]
-        key = {"data": variants, "rows": len(examples), "bmfm": __version__, "family": family} | self.identity()
+        variants = hashlib.sha256(b"\n".join(examples.input_hashes())).hexdigest()
+        key = {"data": examples.hash, "variants": variants, "bmfm": __version__, "family": family} | self.identity()
         return pd.read_parquet(cached_folder("variant_scores", key, build) / "scores.parquet")
 
 
@@ -240,7 +241,7 @@ class ScoreColumn(OfSource):
     """
 
     def __init__(
-        self, source: VariantSource, column: str | None = None, scale: str = "log_ratio", family: str = "llr", mode: str = "zero_shot"
+        self, source: VariantSource, column: str | None = None, scale: str = "log_ratio", family: str = "llr", mode: str = "variant_table"
     ):
         super().__init__(source, mode)
         if scale not in SCALES:

@@ -54,7 +54,7 @@ class VariantEffects(Protocol[VariantMethod, VariantExamples]):
     """
 
     needs = VariantMethod
-    modes = ("variant_llr", "variant_l2", "variant_cosine", "variant_probe", "zero_shot", "baseline")
+    modes = ("variant_llr", "variant_l2", "variant_cosine", "variant_probe", "variant_table", "baseline")
 
     def __init__(self, min_positives: int = 30, max_strata: int = 40):
         self.min_positives, self.max_strata = min_positives, max_strata

@@ -22,6 +22,7 @@ MODES = {
     "variant_l2": "distance of embeddings",
     "variant_cosine": "cosine of embeddings",
     "variant_probe": "probe on variant scores",
+    "variant_table": "scores made elsewhere",
 }
 # Okabe and Ito's colours without yellow and black: told apart by every kind of colour vision, on white and on black.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
