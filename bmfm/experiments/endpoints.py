@@ -139,7 +139,7 @@ class Results:
         return {block: float(np.mean(of_seeds)) for block, of_seeds in sorted(values.items())}
 
     def _ranked(self, arm: str, endpoint: str, which: list[tuple[int, int]]) -> np.ndarray:
-        return np.nanmean([self.runs[Job(arm, seed, fold)].ranked(endpoint, self.counts) for seed, fold in which], axis=0)
+        return _mean_of_defined([self.runs[Job(arm, seed, fold)].ranked(endpoint, self.counts) for seed, fold in which])
 
     @cached_property
     def _kept(self) -> dict[tuple, np.ndarray]:
@@ -177,7 +177,7 @@ class Results:
             loci = next(answers.loci for job, answers in self.runs.items() if job.fold == fold)
             sites = loci[(loci["site"] >= 0) & ~loci.duplicated(["position", "site"])]
             of_fold.append(site_precision(sites, sites["rate"].to_numpy(), self.counts))
-        return np.nanmean(of_fold, axis=0)
+        return _mean_of_defined(of_fold)
 
     def contrast(self, arm: str, other: str) -> dict[str, Any]:
         """One arm minus another, on the runs that both have."""
@@ -247,6 +247,14 @@ class Results:
         sd = float(np.sqrt(variance / len(seeds)))
         here = {"seeds": len(seeds), "folds": len(folds), "blocks": len(blocks), "sd": sd}
         return here | {"planned_blocks": n_blocks, "detectable": detectable(sd, n_blocks)}
+
+
+def _mean_of_defined(draws: list[np.ndarray]) -> np.ndarray:
+    """Mean over runs of each draw, of those where the figure is defined; NaN where it is in none."""
+    values = np.array(draws)
+    defined = ~np.isnan(values)
+    n = defined.sum(0)
+    return np.where(n > 0, np.where(defined, values, 0).sum(0) / np.maximum(n, 1), np.nan)
 
 
 def _figure(draws: np.ndarray) -> dict[str, float]:
