@@ -4,7 +4,8 @@ __version__ = "0.1.0"
 
 
 def load(name, **options):
-    """A model with its tokenizer, ready to embed and predict: see `bmfm.inference.load`."""
+    """A model with its tokenizer, ready to embed, predict and score: a `bmfm.api.Model`; options as of `bmfm.inference.load`."""
+    from bmfm.api import Model
     from bmfm.inference import load as _load
 
-    return _load(name, **options)
+    return _load(name, kind=Model, **options)

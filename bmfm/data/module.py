@@ -40,6 +40,10 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
     return DnaTokenizer(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else tokenizer
 
 
+DEFAULT_MAX_TOKENS = 512
+"""Of the longest input, where neither a recipe nor the checkpoint that it begins with says so."""
+
+
 class BatchModule(pl.LightningDataModule, ABC):
     """A Lightning data module whose data sets answer lists of (epoch, place) pairs with whole batches.
 
@@ -77,6 +81,7 @@ class BatchModule(pl.LightningDataModule, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        self.max_tokens = self.max_tokens or DEFAULT_MAX_TOKENS
         self.notes: dict[str, str] = {}
 
     @abstractmethod

@@ -15,6 +15,7 @@ def load(
     revision: str | None = None,
     remote_code: bool = False,
     adapter: str | Path | None = None,
+    kind: type[Predictor] = Predictor,
 ) -> Predictor:
     """A model with its tokenizer.
 
@@ -31,6 +32,8 @@ def load(
         Run Python code that comes with a model of others; without it such a model is refused.
     adapter
         The ``adapter`` folder of a run that trained this model by LoRA; it is merged into the model.
+    kind
+        The class of what is returned: `Predictor`, or one made from it.
 
     Raises
     ------
@@ -47,4 +50,4 @@ def load(
             model, tokenizer = read_adapter(Path(adapter).expanduser(), folder)
     check_vocabulary(model, tokenizer, folder)
     model.use_attention(attention)
-    return Predictor(model, tokenizer, device, folder if adapter is None else None)
+    return kind(model, tokenizer, device, folder if adapter is None else None)

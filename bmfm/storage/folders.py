@@ -100,6 +100,12 @@ def pooling_by_kind(fields: dict) -> str | int:
     return 0 if "values" in fields else "mean"
 
 
+def trained_max_tokens(folder: Path) -> int | None:
+    """The longest input that a model folder's model was trained with, special tokens included; None where nothing says so."""
+    file = folder / "config.json"
+    return read_json(file).get("max_tokens") if file.is_file() else None
+
+
 TRAINING_DATA, PROJECTION = "training_data.json", "pca.safetensors"
 """Files of models that ship: what they were trained on, with checksums; the principal components of these data."""
 

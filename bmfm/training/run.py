@@ -28,6 +28,7 @@ QUIET = (".*does not have many workers.*", ".*srun.*", ".*tensorboardX.*", ".*is
 def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]":
     """The data module, objectives and model of a composed recipe, which know what they need of one another."""
     from bmfm.objectives.multitask import Objectives
+    from bmfm.storage.folders import find_folder, trained_max_tokens
     from bmfm.training.optim import freeze_unread
 
     for name, chosen in config.objectives.items():
@@ -35,7 +36,10 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
             raise SystemExit(
                 f"bmfm: objectives.{name} has settings, but no such objective is chosen: write objective=[{name}, ...], or '~objectives.{name}'"
             )
+    if config.data.get("max_tokens", 0) is None and config.checkpoint:
+        config.data.max_tokens = trained_max_tokens(find_folder(config.checkpoint, config.model.get("revision")))
     data: BatchModule = instantiate(config.data, _convert_="all")
+    config.data.max_tokens = data.max_tokens
     data.connect(instantiate(config.tokenizer, _convert_="all"))
     objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
     objectives.connect(data)

@@ -18,7 +18,7 @@ def _encoded(*texts: str) -> Encoded:
     return Encoded(np.concatenate(symbols), np.concatenate([[0], np.cumsum([len(s) for s in symbols])]).astype(np.int64))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_ids_are_those_of_the_tokenizers_library(published, data):
     assert published.table is not None

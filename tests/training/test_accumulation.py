@@ -56,7 +56,7 @@ def uneven(tmp_path_factory, dna_model):
     return {"dna": dna, "rna": [*rna, "objective=[wced,values]", donor], "labels": table_of}
 
 
-@pytest.mark.parametrize("kind", ["dna", "rna", "labels"])
+@pytest.mark.parametrize("kind", ["dna", pytest.param("rna", marks=pytest.mark.slow), "labels"])
 def test_small_batches_of_a_step_equal_one_large_batch(uneven, kind):
     (whole, logged_whole), (pieces, logged) = (weights_after(uneven[kind], size, 8 // size) for size in (8, 2))
     begun, _ = weights_after(uneven[kind], 8, 1, steps=0)

@@ -1,6 +1,7 @@
 """Fine-tuning and prediction as a user runs them, in this process where that is enough."""
 
 import json
+import shutil
 
 import anndata
 import numpy as np
@@ -40,10 +41,22 @@ def finetune(folder, *overrides):
     return train(compose("train", ["+recipe=dna_finetune", *SHORT, f"run_dir={folder}", *overrides]))
 
 
+def test_longest_input_is_that_of_the_checkpoint(tmp_path, dna_model, sequence_table):
+    from bmfm.training.run import assemble
+
+    shutil.copytree(dna_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_tokens": 77}))
+    choices = ["+recipe=dna_finetune", f"checkpoint={tmp_path / 'model'}", f"data.path={sequence_table}"]
+    assert assemble(compose("train", choices))[0].max_tokens == 77
+    assert assemble(compose("train", [*choices, "data.max_tokens=99"]))[0].max_tokens == 99
+
+
 def test_sequences_are_learned_and_predicted(tmp_path, dna_model, sequence_table):
     metrics = finetune(tmp_path / "run", f"checkpoint={dna_model}", f"data.path={sequence_table}", "objectives.label.pooling=mean")
     assert metrics["test/label/accuracy"] > 0.85 and metrics["test/label/logistic_regression_accuracy"] > 0.9
     model = bmfm.load(tmp_path / "run" / "model")
+    assert model.max_tokens == 512  # the checkpoint does not say what it was trained with
     table = pd.read_csv(sequence_table / "test.csv")
     said = model.predict(table["sequence"])
     assert (said["label"].to_numpy() == table["label"].to_numpy()).mean() == pytest.approx(metrics["test/label/accuracy"], abs=1e-6)
@@ -155,6 +168,7 @@ def test_regions_of_a_fasta(tmp_path, dna_model, write):
     assert bmfm.load(dna_model).embed(found).shape == (2, 16)
 
 
+@pytest.mark.slow
 def test_several_seeds_in_one_command(tmp_path, dna_model, sequence_table):
     few = [o for o in SHORT if "max_steps" not in o and "val_check" not in o and "progress" not in o]
     settings = [f"checkpoint={dna_model}", f"data.path={sequence_table}", "trainer.max_steps=4", "trainer.val_check_interval=2", *few]

@@ -80,8 +80,8 @@ def _without_bmfm(file):
     "damage",
     [
         lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]),
-        lambda f: f.write_bytes(b""),
-        lambda f: f.write_text("no checkpoint"),
+        pytest.param(lambda f: f.write_bytes(b""), marks=pytest.mark.slow),
+        pytest.param(lambda f: f.write_text("no checkpoint"), marks=pytest.mark.slow),
         lambda f: torch.save([1, 2], f),
         _without_bmfm,
     ],
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, whole, damage):
         run(tmp_path, 9, "resume=true")
 
 
-@pytest.mark.parametrize("change", ["model.hidden_size=32", "model.num_hidden_layers=2"])
+@pytest.mark.parametrize("change", ["model.hidden_size=32", pytest.param("model.num_hidden_layers=2", marks=pytest.mark.slow)])
 def test_a_checkpoint_of_another_model_is_named(tmp_path, whole, change):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes((whole[0] / "checkpoints" / "last.ckpt").read_bytes())

@@ -88,7 +88,7 @@ class Examples(ABC):
     @staticmethod
     def predictor_options(data: Mapping[str, Any]) -> dict[str, Any]:
         """How `Predictor.embed` and `predict` shall read the inputs, from the ``data`` of a configuration."""
-        return {"max_tokens": int(data["max_tokens"])}
+        return {"max_tokens": data["max_tokens"]}
 
     @staticmethod
     def draws_test_part(data: Mapping[str, Any]) -> bool:

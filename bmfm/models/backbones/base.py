@@ -38,6 +38,8 @@ class Capabilities:
         Inputs may hold [MASK].
     max_tokens
         Longest input that it has positions for; None where there is no end.
+    reach
+        How many tokens on each side the last state of a token depends on; None: all.
     """
 
     causal: bool = False
@@ -48,6 +50,7 @@ class Capabilities:
     lm_head: bool = False
     mask_token: bool = True
     max_tokens: int | None = None
+    reach: int | None = None
 
 
 @dataclass

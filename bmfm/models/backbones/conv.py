@@ -53,6 +53,7 @@ class Conv(Backbone):
             ConvBlock(hidden_size, kernel_size, dilation, dropout, self.norm_eps) for dilation in dilations(num_hidden_layers, max_dilation)
         )
         self.final_norm = nn.LayerNorm(hidden_size, eps=self.norm_eps)
+        self.reach = kernel_size // 2 * sum(dilations(num_hidden_layers, max_dilation))
 
     @classmethod
     def encoders(cls, fields: Mapping[str, dict], settings: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, dict]:
@@ -64,7 +65,7 @@ class Conv(Backbone):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities()
+        return Capabilities(reach=self.reach if self.reverse_complement == "none" else None)
 
     def run(self, embeddings_BLH: torch.Tensor, batch: Batch, all_layers: bool = False) -> HiddenStates:
         forward = self._strand(embeddings_BLH, batch, all_layers)

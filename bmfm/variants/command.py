@@ -1,0 +1,120 @@
+"""Scoring as the command line asks for it: shards that an interrupted one left are used again, and the output is the same to the byte."""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bmfm import __version__
+from bmfm.files import require_file
+from bmfm.genome.reference import Reference
+from bmfm.inference.loading import load
+from bmfm.inference.predictor import Predictor
+from bmfm.inference.work_key import digest, work_key
+from bmfm.variants.alleles import Alleles
+from bmfm.variants.options import ScoreOptions
+from bmfm.variants.outputs import Output, open_output
+from bmfm.variants.reading import Records, VcfFile, is_table, read_variants
+from bmfm.variants.scoring import Scorer, check_assembly, frame
+
+
+def run(config: Any) -> None:
+    """Score the variants of a composed configuration."""
+    outputs = [Path(o) for o in ([config.output] if isinstance(config.output, str) else config.output)]
+    if there := [o for o in outputs if o.exists() and not config.overwrite]:
+        raise SystemExit(f"bmfm: {there[0]} exists already; choose another output, or overwrite=true")
+    predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
+    reference = Reference.from_fasta(config.fasta)
+    names = ("window", "strands", "allele_model", "radius", "layer", "max_indel", "background", "batch_size", "precision")
+    scorer = Scorer(predictor, reference, ScoreOptions(scores=tuple(config.scores), **{name: config[name] for name in names}))
+    folder = outputs[0].with_name(f".{outputs[0].name}.parts")
+    path = _variants(config.variants, folder)
+    parts = outputs[0].with_name(f".{outputs[0].name}.{work_key(config, predictor, [path, reference.source])}")
+    parts.mkdir(parents=True, exist_ok=True)
+    header = None if is_table(path) else VcfFile(path).header
+    contigs = [(c["name"], c["length"]) for c in reference.contigs]
+    files = [
+        open_output(o, header and list(header), config.info_prefix, facts(config, predictor, scorer), contigs, config.layout)
+        for o in outputs
+    ]
+    counts = _score_all(path, scorer, files, parts, config)
+    for file in files:
+        file.close()
+    summary = {"counts": counts, "settings": facts(config, predictor, scorer)}
+    outputs[0].with_name(f"{outputs[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
+    for file in files:
+        print(f"written to {file.path}")
+
+
+def _variants(variants: str, folder: Path) -> Path:
+    """The file of variants; what comes through a pipe (``-``) is kept beside the output until all is written."""
+    if variants != "-":
+        return require_file(variants, "file of variants")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "stdin.vcf"
+    with kept.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return kept
+
+
+def facts(config: Any, predictor: Predictor, scorer: Scorer) -> dict[str, Any]:
+    """What scores depend on, for the header and the summary."""
+    weights = sorted(predictor.folder.glob("*.safetensors")) if predictor.folder else []
+    return {
+        "Model": str(config.checkpoint),
+        "Revision": "+".join(digest(file)[:12] for file in weights),
+        "Fasta": scorer.reference.source.name,
+        "Window": scorer.window,
+        "Strands": scorer.options.strands,
+        "Method": scorer.options.allele_model,
+        "Version": __version__,
+    }
+
+
+def _score_all(path: Path, scorer: Scorer, files: list[Output], parts: Path, config: Any) -> dict[str, int]:
+    """Every shard scored, or read where it was before, and written; returns the counts of what there was."""
+    from tqdm.auto import tqdm
+
+    counts: Counter[str] = Counter()
+    with tqdm(total=100, unit="%", disable=not config.progress, delay=1, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
+        for number, records in enumerate(read_variants(path, config.shard_size)):
+            alleles = scorer.prepare(records)
+            begun, share = bar.n, 100 * (records.end - records.begin)
+            table = _shard(parts / f"{number:05d}.parquet", records, alleles, scorer, lambda done, s=share: bar.update(s * done))  # type: ignore[misc]
+            bar.update(begun + share - bar.n)
+            _count(counts, records, alleles, table)
+            check_assembly(counts, scorer.reference, str(path), config.max_ref_mismatch)
+            first = np.searchsorted(alleles.record, np.arange(len(records) + 1))
+            for file in files:
+                file.write(records, first, table)
+            bar.set_postfix_str(f"{counts['alleles']:,} alleles")
+    if not counts["records"]:
+        raise ValueError(f"{path}: it holds no records")
+    return dict(counts)
+
+
+def _shard(part: Path, records: Records, alleles: Alleles, scorer: Scorer, done: Any) -> pd.DataFrame:
+    """The table of one shard, from its part where that is finished."""
+    if part.exists():
+        return frame(records, alleles, pd.read_parquet(part))
+    scores = scorer.score(alleles, done)
+    partial = part.with_suffix(".partial")
+    scores.to_parquet(partial)
+    partial.replace(part)
+    return frame(records, alleles, scores)
+
+
+def _count(counts: Counter[str], records: Records, alleles: Alleles, table: pd.DataFrame) -> None:
+    counts["records"] += len(records)
+    counts["alleles"] += len(alleles)
+    counts["records_without_ALT"] += len(records) - len(np.unique(alleles.record))
+    counts.update({str(k): int(v) for k, v in table["status"].value_counts().items()})
+    counts["left_aligned"] += int((alleles.shifted > 0).sum())
