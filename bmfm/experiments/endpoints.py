@@ -1,7 +1,7 @@
 """What the runs say: the endpoints of each arm, and the differences between arms with their intervals."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,9 @@ ENDPOINTS = {
     "E4": "log p(REF) - log p(ALT) where ALT is the major allele, nats",
     "E5": "loss at places without a variant, nats",
 }
-SECONDARY = tuple(ENDPOINTS)[1:]
+FUNCTION = "E6"
+WORDS = ENDPOINTS | {FUNCTION: "Spearman correlation of log p(ALT) - log p(REF) with measured effects, mean over elements"}
+"""The endpoints in words; of function where effects are named."""
 STRATA = {
     "CpG transitions": lambda loci: loci["cpg_transition"],
     "all others": lambda loci: ~loci["cpg_transition"],
@@ -109,11 +111,19 @@ class Results:
         Of each block [B].
     n_draws
         Of bootstraps and sign flips.
+    function
+        {run: {element: E6}}, of models that were asked.
     """
 
     runs: Mapping[Job, Answers]
     fold: np.ndarray
     n_draws: int
+    function: Mapping[Job, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Those that there are figures of."""
+        return (*ENDPOINTS, FUNCTION) if self.function else tuple(ENDPOINTS)
 
     def arms(self) -> list[str]:
         """Names of the arms that have a finished run."""
@@ -130,11 +140,12 @@ class Results:
         drawn = draw_counts(self.fold, self.n_draws, np.random.default_rng(0))
         return np.concatenate([np.ones((1, len(self.fold)), np.int64), drawn])
 
-    def by_block(self, arm: str, endpoint: str, which: list[tuple[int, int]], chosen: Any = None) -> dict[int, float]:
-        """{block: the mean over seeds of E1, E4 or E5}."""
-        values: dict[int, list[float]] = {}
-        for seed, fold in which:
-            for block, value in self.runs[Job(arm, seed, fold)].block_means(endpoint, chosen).items():
+    def by_block(self, arm: str, endpoint: str, which: list[tuple[int, int]], chosen: Any = None) -> dict[Any, float]:
+        """{block: the mean over seeds of E1, E4 or E5}, or {element: the mean over seeds and folds of E6}."""
+        values: dict[Any, list[float]] = {}
+        for job in (Job(arm, seed, fold) for seed, fold in which):
+            means = self.function.get(job, {}) if endpoint == FUNCTION else self.runs[job].block_means(endpoint, chosen)
+            for block, value in means.items():
                 values.setdefault(block, []).append(value)
         return {block: float(np.mean(of_seeds)) for block, of_seeds in sorted(values.items())}
 
@@ -158,7 +169,7 @@ class Results:
         if endpoint in ("E2", "E3"):
             return _figure(self.draws(arm, endpoint, which))
         values = np.array(list(self.by_block(arm, endpoint, which).values()))
-        return _figure(self._means(values))
+        return _figure(self._means(values)) if len(values) else dict.fromkeys(("mean", "low", "high"), float("nan"))
 
     def _means(self, values: np.ndarray) -> np.ndarray:
         """Mean of blocks, and of draws of these."""
@@ -190,15 +201,16 @@ class Results:
             "runs": len(which),
             "E1 by seed": self._by_seed(arm, other, which),
         }
-        for endpoint in ENDPOINTS:
+        for endpoint in self.endpoints:
             if endpoint in ("E2", "E3"):
                 draws = self.draws(arm, endpoint, which) - self.draws(other, endpoint, which)
                 result[endpoint] = _figure(draws) | {"p": bootstrap_p(draws[1:])}
             else:
                 result[endpoint] = self._block_contrast(arm, other, endpoint, which)
-        adjusted = holm({endpoint: result[endpoint]["p"] for endpoint in SECONDARY})
-        for endpoint, p in adjusted.items():
-            result[endpoint]["p_holm"] = p
+        secondary = {endpoint: result[endpoint]["p"] for endpoint in self.endpoints[1:]}
+        adjusted = holm({endpoint: p for endpoint, p in secondary.items() if p == p})
+        for endpoint in secondary:
+            result[endpoint]["p_holm"] = adjusted.get(endpoint, float("nan"))
         if arm != REFERENCE:
             result["E2 over the table"] = _figure(self.draws(arm, "E2", which) - self._table_draws(which))
         result["strata of E1"] = {

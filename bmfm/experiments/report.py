@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfm.evaluation.report.tables import Rows, markdown_table
-from bmfm.experiments.endpoints import ENDPOINTS, LARGEST_HARM, Results
+from bmfm.experiments.endpoints import FUNCTION, LARGEST_HARM, WORDS, Results
 from bmfm.experiments.runs import REFERENCE, Experiment
 
 
@@ -20,11 +20,12 @@ def summarise(experiment: Experiment, results: Results, n_missing: int) -> dict[
     ]
     contrasts = [results.contrast(arm, other) for arm, other in pairs if results.shared(arm, other)]
     summary = {
+        "endpoints": {name: WORDS[name] for name in results.endpoints},
         "finished": {arm: len(results.shared(arm)) for arm in arms},
         "missing": n_missing,
         "power": results.power(experiment.n_test_blocks),
         "titles": {arm: experiment.arms[arm].title for arm in arms},
-        "levels": {arm: {name: results.level(arm, name) for name in ENDPOINTS} for arm in arms},
+        "levels": {arm: {name: results.level(arm, name) for name in results.endpoints} for arm in arms},
         "baseline": results.baseline(),
         "contrasts": contrasts,
     }
@@ -56,10 +57,12 @@ def conclusion(summary: Mapping[str, Any]) -> str:
         sentences.append("No arm has been compared with both the reference and a control, so that nothing is shown.")
     if summary["missing"]:
         sentences.append(f"{summary['missing']} runs are not finished, so that all this is preliminary.")
-    sentences.append(
-        "Function was not measured: nothing here is evidence that a model says more of what variants do, "
-        "or of other loci, larger models or more data than these."
-    )
+    if FUNCTION in summary["endpoints"]:
+        figures = "; ".join(f"{c['arm']} - {c['other']} {_signed(c[FUNCTION])}" for c in summary["contrasts"] if c["other"] == REFERENCE)
+        sentences.append(f"Function, the correlation with measured effects: {figures}.")
+    else:
+        sentences.append("Function was not measured: nothing here is evidence that a model says more of what variants do.")
+    sentences.append("None of it is evidence for other loci, larger models or more data than these.")
     return " ".join(sentences)
 
 
@@ -87,21 +90,24 @@ def tables(summary: Mapping[str, Any]) -> str:
             "nats of E1 is seen in four of five experiments.",
             "",
         ]
-    lines += [f"- {name}: {words}" for name, words in ENDPOINTS.items()]
+    lines += [f"- {name}: {words}" for name, words in summary["endpoints"].items()]
     lines += ["", "Differences between arms (relative for E5), with 95% intervals of the paired block bootstrap:", ""]
-    lines.append(_contrast_table(summary["contrasts"]))
+    lines.append(_contrast_table(summary))
     lines += [
         "p-values of E1 (by sign flips over blocks), and of E2 to E5 after Holm; E5 does no harm where its interval is within 0.5%:",
         "",
     ]
-    lines.append(_p_table(summary["contrasts"]))
+    lines.append(_p_table(summary))
     lines += [
         "Levels of each arm; a table of mutation rates of pentanucleotides has the E2 in the last row, and chance has an E3 of 0.5:",
         "",
     ]
-    rows = [[arm, str(summary["finished"][arm]), *(_plain(levels[e]) for e in ENDPOINTS)] for arm, levels in summary["levels"].items()]
-    rows.append(["mutation rates", "", "", _plain(summary["baseline"]), "", "", ""])
-    lines.append(_markdown(["arm", "runs", *ENDPOINTS], rows))
+    rows = [
+        [arm, str(summary["finished"][arm]), *(_plain(levels[e]) for e in summary["endpoints"])]
+        for arm, levels in summary["levels"].items()
+    ]
+    rows.append(["mutation rates", "", "", _plain(summary["baseline"]), *[""] * (len(summary["endpoints"]) - 2)])
+    lines.append(_markdown(["arm", "runs", *summary["endpoints"]], rows))
     lines += ["Differences of E1 by kind of variant:", ""]
     strata = list(summary["contrasts"][0]["strata of E1"]) if summary["contrasts"] else []
     rows = [[f"{c['arm']} - {c['other']}", *(_signed(c["strata of E1"][s]) for s in strata)] for c in summary["contrasts"]]
@@ -109,26 +115,28 @@ def tables(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _contrast_table(contrasts: list[dict[str, Any]]) -> str:
+def _contrast_table(summary: Mapping[str, Any]) -> str:
+    endpoints = list(summary["endpoints"])
     rows = [
         [
             f"{c['arm']} - {c['other']}",
             f"{len(c['seeds'])} x {len(c['folds'])}",
             str(c["E1"]["blocks"]),
-            *(_signed(c[e]) for e in ENDPOINTS),
+            *(_signed(c[e]) for e in endpoints),
         ]
-        for c in contrasts
+        for c in summary["contrasts"]
     ]
-    return _markdown(["arms", "seeds x folds", "blocks", *ENDPOINTS], rows)
+    return _markdown(["arms", "seeds x folds", "blocks", *endpoints], rows)
 
 
-def _p_table(contrasts: list[dict[str, Any]]) -> str:
+def _p_table(summary: Mapping[str, Any]) -> str:
+    endpoints = list(summary["endpoints"])
     rows = []
-    for c in contrasts:
+    for c in summary["contrasts"]:
         harmless = "yes" if abs(c["E5"]["low"]) < LARGEST_HARM and abs(c["E5"]["high"]) < LARGEST_HARM else "no"
-        p_values = [f"{c['E1']['p']:.4f}", *(f"{c[e]['p_holm']:.4f}" for e in ENDPOINTS if e != "E1")]
+        p_values = [f"{c['E1']['p']:.4f}", *(f"{c[e]['p_holm']:.4f}" for e in endpoints if e != "E1")]
         rows.append([f"{c['arm']} - {c['other']}", *p_values, f"{c['E1'].get('detectable', math.nan):.4f}", harmless])
-    return _markdown(["arms", *ENDPOINTS, "detectable E1", "no harm"], rows)
+    return _markdown(["arms", *endpoints, "detectable E1", "no harm"], rows)
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> str:
@@ -139,9 +147,9 @@ def plot(summary: Mapping[str, Any], target: Path) -> None:
     """Draw every difference with its interval, a panel an endpoint."""
     from matplotlib.figure import Figure
 
-    contrasts = summary["contrasts"][::-1]
+    contrasts, endpoints = summary["contrasts"][::-1], list(summary["endpoints"])
     figure = Figure(figsize=(14, 1.2 + 0.4 * len(contrasts)), layout="constrained")
-    for axes, endpoint in zip(figure.subplots(1, len(ENDPOINTS), sharey=True), ENDPOINTS, strict=True):
+    for axes, endpoint in zip(figure.subplots(1, len(endpoints), sharey=True), endpoints, strict=True):
         for y, contrast in enumerate(contrasts):
             f = contrast[endpoint]
             axes.plot([f["low"], f["high"]], [y, y], color="0.4")

@@ -13,6 +13,7 @@ from bmfm.cli import main
 
 def run(config: Any) -> None:
     """Carry out what is not finished, and write the report; see `docs/snp_aware.md`."""
+    from bmfm.experiments.function import of_runs
     from bmfm.experiments.report import write_report
     from bmfm.experiments.runs import Experiment
 
@@ -22,7 +23,8 @@ def run(config: Any) -> None:
     finished = {job: record for job in jobs if (record := experiment.finished(job))}
     if not experiment.settings["report_only"]:
         _carry_out(experiment, jobs, finished)
-    results = results_of(experiment, finished)
+    function = of_runs(experiment, finished, ask=not experiment.settings["report_only"])
+    results = results_of(experiment, finished, function)
     print(write_report(experiment, results, len(jobs) - len(finished)))
     print(f"written to {experiment.folder / 'report.md'}, report.json and report.png")
 
@@ -47,8 +49,8 @@ def _carry_out(experiment: Any, jobs: list[Any], finished: dict[Any, Any]) -> No
         print(f"{number + 1} of {len(todo)}: {job}; about {left / 60:.0f} minutes left", file=sys.stderr, flush=True)
 
 
-def results_of(experiment: Any, records: dict[Any, Any]) -> Any:
-    """Records as `endpoints.Results`.
+def results_of(experiment: Any, records: dict[Any, Any], function: Any = None) -> Any:
+    """Records, and what `function.of_runs` says of their models, as `endpoints.Results`.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def results_of(experiment: Any, records: dict[Any, Any]) -> Any:
         raise ValueError(f"{experiment.folder}: no run of {REFERENCE} is finished, so that there is nothing to compare")
     loci = {fold: experiment.loci(fold) for fold in sorted({job.fold for job in records})}
     runs = {job: Answers.of(loci[job.fold], record) for job, record in records.items()}
-    return Results(runs, experiment.folds.fold, experiment.settings["n_draws"])
+    return Results(runs, experiment.folds.fold, experiment.settings["n_draws"], function or {})
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import numpy as np
 import pysam
 import pytest
 import torch
+from scipy import stats
 
 from bmfm.experiments.arms import Arm, check_no_leak, variants_of
 from bmfm.experiments.asking import log_probs_at, losses_of_blocks
 from bmfm.experiments.control_variants import main as write_control
 from bmfm.experiments.folds import Folds
+from bmfm.experiments.function import correlations, read_effects
 from bmfm.experiments.loci import LocusSettings, mutation_table, select_loci
 from bmfm.genome.control_variants import Snvs, snvs_of
 from bmfm.genome.reference import Reference
@@ -231,3 +233,26 @@ def _masked_together(predictor, text, masked):
     with torch.no_grad():
         logits = predictor.model.head("mlm", predictor.model.encode(rows)[0, 1:-1])
     return logits[:, [names.index(b) for b in "AGTC"]].log_softmax(1).double().numpy()
+
+
+def test_function_is_a_rank_correlation_within_elements(write, predictor):
+    rng = np.random.default_rng(3)
+    texts = {name: "".join(rng.choice(list("ACGT"), 90)) for name in ("one", "two")}
+    reference = Reference.from_fasta(write("g.fa", "".join(f">{name}\n{text}\n" for name, text in texts.items())))
+    rows = [
+        (name, p + 1, text[p], rng.choice([b for b in "ACGT" if b != text[p]]), rng.normal())
+        for name, text in texts.items()
+        for p in range(25, 65)
+    ]
+    file = write("effects.csv", "chrom,pos,ref,alt,effect\n" + "".join(f"{c},{p},{r},{a},{e:.6f}\n" for c, p, r, a, e in rows))
+    answers = correlations(predictor, read_effects(file), reference)
+    for number, name in enumerate(texts):
+        of_element = [r for r in rows if r[0] == name]
+        position = reference.starts[number] + np.array([r[1] - 1 for r in of_element])
+        log_probs = log_probs_at(predictor, reference, position, 41, 16)
+        ratio = [lp["AGTC".index(r[3])] - lp["AGTC".index(r[2])] for lp, r in zip(log_probs, of_element, strict=True)]
+        assert answers[name] == pytest.approx(stats.spearmanr(ratio, [r[4] for r in of_element]).statistic, abs=1e-3)
+    with pytest.raises(ValueError, match="no column effect"):
+        read_effects(write("bad.csv", "chrom,pos,ref,alt\none,1,A,C\n"))
+    with pytest.raises(ValueError, match="row 2 has no number as its effect"):
+        read_effects(write("bad.csv", "chrom,pos,ref,alt,effect\none,1,A,C,0.5\none,2,A,C,high\n"))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bmfm.cli import override
 from bmfm.experiments.arms import Arm, train_arm
 from bmfm.experiments.asking import log_probs_at
 from bmfm.experiments.endpoints import Answers, Results
@@ -22,6 +23,8 @@ def test_runs_are_finished_once_and_reported(tmp_path, capsys):
     file = out / "runs" / "R-seed0-fold0.json"
     written = file.stat().st_mtime_ns
     assert "nothing is shown" in capsys.readouterr().out
+    (tmp_path / "e.csv").write_text("chrom,pos,ref,alt,effect,element\n" + "".join(_effects(tmp_path / "g.fa")))
+    small = (*small, override("function", {"effects": tmp_path / "e.csv", "fasta": tmp_path / "g.fa"}))
     run(config(*small, "arms=[R,S]", training=less))
     assert sorted(f.name for f in file.parent.iterdir()) == [file.name, "S-seed0-fold0.json"] and file.stat().st_mtime_ns == written
     assert sorted(p.name for p in (out / "models").iterdir()) == ["R-seed0-fold0", "S-seed0-fold0"]
@@ -30,11 +33,20 @@ def test_runs_are_finished_once_and_reported(tmp_path, capsys):
     assert report["finished"] == {"R": 1, "S": 1} and not report["missing"]
     assert [(c["arm"], c["other"]) for c in report["contrasts"]] == [("S", "R")]
     text = capsys.readouterr().out
-    assert "Function was not measured" in text and "S - R" in text and (out / "report.png").is_file()
+    assert "Function, the correlation with measured effects: S - R" in text and (out / "report.png").is_file()
+    of_runs = [json.loads((out / "function" / f"{arm}-seed0-fold0.json").read_text())["correlations"] for arm in "RS"]
+    assert report["levels"]["S"]["E6"]["mean"] == pytest.approx(np.mean(list(of_runs[1].values()))) and len(of_runs[0]) == 2
+    assert "p_holm" in report["contrasts"][0]["E6"]
     with pytest.raises(ValueError, match=r"R-seed0-fold0.json was made with other settings \(gap\): choose another folder"):
         run(config(*small, "gap=300", "report_only=true", training=less))
     with pytest.raises(ValueError, match="arms: Q are not among the definitions, which are R, H, S"):
         run(config(*small, "arms=[R,Q]", training=less))
+
+
+def _effects(fasta):
+    text, rng = fasta.read_text().split("\n")[1], np.random.default_rng(0)
+    for p in range(1000, 1060):
+        yield f"c,{p + 1},{text[p]},{'ACGT'.replace(text[p], '')[0]},{rng.normal():.4f},{'first' if p < 1030 else 'second'}\n"
 
 
 def _answers(loci, log_probs, losses):
@@ -117,7 +129,7 @@ def test_without_a_rule_all_arms_are_level(tmp_path):
 @pytest.mark.slow
 def test_a_leak_is_loud(tmp_path):
     """One variant of a test block that is shown in training, with the bases around it: its E1 jumps, that of others does not."""
-    small = (*random_genome(tmp_path, 24_000, 800), "block_size=2000", "n_folds=4")
+    small = (*random_genome(tmp_path, 24_000, 800), "block_size=2000", "n_folds=4", "folds=[0]")
     experiment = Experiment.of(config(*small))
     loci = experiment.loci(0)
     leaked = loci[(loci["site"] == 1) & (loci["frequency"] > 0.5)].iloc[3]
