@@ -10,6 +10,7 @@ import pandas as pd
 
 from bmfm.experiments.runs import REFERENCE, Job
 from bmfm.experiments.statistics import bootstrap_means, bootstrap_p, detectable, draw_counts, holm, interval, rankings, sign_flip
+from bmfm.training.seeds import mean_and_half_width
 
 ENDPOINTS = {
     "E1": "log-likelihood of the alleles of held-out common variants, nats",
@@ -193,13 +194,17 @@ class Results:
     def contrast(self, arm: str, other: str) -> dict[str, Any]:
         """One arm minus another, on the runs that both have."""
         which = self.shared(arm, other)
+        by_run = self._by_run(arm, other, which)
         result: dict[str, Any] = {
             "arm": arm,
             "other": other,
             "seeds": sorted({seed for seed, _ in which}),
             "folds": sorted({fold for _, fold in which}),
             "runs": len(which),
-            "E1 by seed": self._by_seed(arm, other, which),
+            "E1 by seed": {
+                seed: float(np.mean([v for (s, _), v in by_run.items() if s == seed])) for seed in sorted({s for s, _ in which})
+            },
+            "E1 over runs": _over_runs(list(by_run.values())),
         }
         for endpoint in self.endpoints:
             if endpoint in ("E2", "E3"):
@@ -218,13 +223,12 @@ class Results:
         }  # fmt: skip
         return result
 
-    def _by_seed(self, arm: str, other: str, which: list[tuple[int, int]]) -> dict[int, float]:
-        """{seed: mean difference of E1 over the blocks of its runs}."""
+    def _by_run(self, arm: str, other: str, which: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
+        """{(seed, fold): mean difference of E1 over the blocks of this run}."""
         means = {}
-        for seed in sorted({seed for seed, _ in which}):
-            of_seed = [pair for pair in which if pair[0] == seed]
-            ours, theirs = (self.by_block(name, "E1", of_seed) for name in (arm, other))
-            means[seed] = float(np.mean([ours[b] - theirs[b] for b in ours]))
+        for pair in which:
+            ours, theirs = (self.by_block(name, "E1", [pair]) for name in (arm, other))
+            means[pair] = float(np.mean([ours[b] - theirs[b] for b in ours]))
         return means
 
     def _block_contrast(self, arm: str, other: str, endpoint: str, which: list[tuple[int, int]], chosen: Any = None) -> dict[str, Any]:
@@ -267,6 +271,12 @@ def _mean_of_defined(draws: list[np.ndarray]) -> np.ndarray:
     defined = ~np.isnan(values)
     n = defined.sum(0)
     return np.where(n > 0, np.where(defined, values, 0).sum(0) / np.maximum(n, 1), np.nan)
+
+
+def _over_runs(values: list[float]) -> dict[str, float]:
+    """Mean of runs, and Student's interval: blocks that one model is asked about share what its training added by chance."""
+    mean, half = mean_and_half_width(values)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def _figure(draws: np.ndarray) -> dict[str, float]:

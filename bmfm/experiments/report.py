@@ -33,7 +33,8 @@ def summarise(experiment: Experiment, results: Results, n_missing: int) -> dict[
 
 
 def conclusion(summary: Mapping[str, Any]) -> str:
-    """What is shown and what is not, by the rule that was set before: E1 of an arm above the reference and above its control."""
+    """What is shown and what is not, by the rule that was set before: E1 of an arm above that of the reference and above that of each of its
+    controls, with both intervals, that over blocks and that over runs, above 0."""
     contrasts = {(c["arm"], c["other"]): c for c in summary["contrasts"]}
     sentences = []
     for arm, title in summary["titles"].items():
@@ -43,11 +44,11 @@ def conclusion(summary: Mapping[str, Any]) -> str:
         figures = "; ".join(
             f"over {c['other']} {_signed(c['E1'])} nats ({c['E1'].get('blocks', 0)} blocks, {_seeds(c['E1 by seed'])})" for c in against
         )
-        if all(c["E1"]["low"] > 0 for c in against):
+        if all(c["E1"]["low"] > 0 and c["E1 over runs"]["low"] > 0 for c in against):
             verdict = (
                 "shown on these blocks: alleles of variants that it has not seen are likelier to it, by more than its controls explain"
             )
-        elif all(c["E1"]["high"] < 0 for c in against):
+        elif all(c["E1"]["high"] < 0 and c["E1 over runs"]["high"] < 0 for c in against):
             verdict = "not shown, and the opposite is: alleles of variants that it has not seen are less likely to it"
         else:
             smallest = max(c["E1"].get("detectable", math.nan) for c in against)
@@ -68,7 +69,7 @@ def conclusion(summary: Mapping[str, Any]) -> str:
 
 def _seeds(by_seed: Mapping[Any, float]) -> str:
     above = sum(value > 0 for value in by_seed.values())
-    return "one seed, whose chance is in no interval" if len(by_seed) == 1 else f"{above} of {len(by_seed)} seeds above 0"
+    return "one seed" if len(by_seed) == 1 else f"{above} of {len(by_seed)} seeds above 0"
 
 
 def _signed(figure: Mapping[str, float], digits: int = 4) -> str:
@@ -91,7 +92,7 @@ def tables(summary: Mapping[str, Any]) -> str:
             "",
         ]
     lines += [f"- {name}: {words}" for name, words in summary["endpoints"].items()]
-    lines += ["", "Differences between arms (relative for E5), with 95% intervals of the paired block bootstrap:", ""]
+    lines += ["", "Differences between arms (relative for E5), with 95% intervals of the paired block bootstrap; over runs, Student's:", ""]
     lines.append(_contrast_table(summary))
     lines += [
         "p-values of E1 (by sign flips over blocks), and of E2 to E5 after Holm; E5 does no harm where its interval is within 0.5%:",
@@ -122,11 +123,12 @@ def _contrast_table(summary: Mapping[str, Any]) -> str:
             f"{c['arm']} - {c['other']}",
             f"{len(c['seeds'])} x {len(c['folds'])}",
             str(c["E1"]["blocks"]),
+            _signed(c["E1 over runs"]),
             *(_signed(c[e]) for e in endpoints),
         ]
         for c in summary["contrasts"]
     ]
-    return _markdown(["arms", "seeds x folds", "blocks", *endpoints], rows)
+    return _markdown(["arms", "seeds x folds", "blocks", "E1 over runs", *endpoints], rows)
 
 
 def _p_table(summary: Mapping[str, Any]) -> str:
