@@ -73,7 +73,8 @@ def _seeds(by_seed: Mapping[Any, float]) -> str:
 
 
 def _signed(figure: Mapping[str, float], digits: int = 4) -> str:
-    return f"{figure['mean']:+.{digits}f} [{figure['low']:+.{digits}f}, {figure['high']:+.{digits}f}]"
+    mean, low, high = (f"{figure[name]:+.{digits}f}" for name in ("mean", "low", "high"))
+    return mean if math.isnan(figure["low"]) else f"{mean} [{low}, {high}]"
 
 
 def _plain(figure: Mapping[str, float]) -> str:
