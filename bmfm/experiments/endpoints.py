@@ -281,5 +281,5 @@ def _over_runs(values: list[float]) -> dict[str, float]:
 
 def _figure(draws: np.ndarray) -> dict[str, float]:
     """A figure, which stands first, and the interval of its draws."""
-    low, high = interval(draws[1:][~np.isnan(draws[1:])])
+    low, high = interval(draws[1:])
     return {"mean": float(draws[0]), "low": low, "high": high}

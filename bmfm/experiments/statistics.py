@@ -15,8 +15,9 @@ def draw_counts(groups: np.ndarray, n_draws: int, rng: np.random.Generator) -> n
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The middle 95% of bootstrapped figures."""
-    low, high = np.quantile(draws, [0.025, 0.975])
+    """The middle 95% of bootstrapped figures, of those draws in which they are defined; NaN where there are none."""
+    defined = draws[~np.isnan(draws)]
+    low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (np.nan, np.nan)
     return float(low), float(high)
 
 
@@ -37,7 +38,10 @@ def sign_flip(differences: np.ndarray, n_draws: int, rng: np.random.Generator) -
 
 
 def bootstrap_p(draws: np.ndarray, null: float = 0.0) -> float:
-    """Two-sided p of bootstrapped figures: twice the share of them on the wrong side of `null`."""
+    """Two-sided p of bootstrapped figures: twice the share of them on the wrong side of `null`; NaN where none is defined."""
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return float("nan")
     wrong = min((1 + (draws <= null).sum()) / (1 + len(draws)), (1 + (draws >= null).sum()) / (1 + len(draws)))
     return float(min(1.0, 2 * wrong))
 
@@ -66,6 +70,8 @@ def rankings(positive: np.ndarray, scores: np.ndarray, unit: np.ndarray, counts:
     counts
         [n_draws, B], see `draw_counts`.
     """
+    if not len(scores):
+        return np.full(len(counts), np.nan), np.full(len(counts), np.nan)
     order = np.argsort(-scores, kind="stable")
     is_last = np.append(np.diff(scores[order]) != 0, True)  # of those with one score
     present, unit = np.unique(unit, return_inverse=True)

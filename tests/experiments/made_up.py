@@ -7,10 +7,9 @@ import numpy as np
 from bmfm.cli import compose, override
 
 HEADER = '##fileformat=VCFv4.2\n##contig=<ID=c>\n##INFO=<ID=AF,Number=A,Type=Float,Description="f">\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n'
-SMALL = [
-    "model.hidden_size=32", "model.num_hidden_layers=2", "data.windows.min_length=200", "data.windows.max_length=200", "data.max_tokens=202",
-    "trainer.precision=32-true", "trainer.accelerator=cpu", "schedule.warmup_steps=10",
-]  # fmt: skip
+SMALL = ["model.num_hidden_layers=2", "model.kernel_size=11", "trainer.accelerator=cpu", "schedule.warmup_steps=20"]
+SHORT = ["data.windows.min_length=200", "data.windows.max_length=200", "data.max_tokens=202"]
+"""Of windows, where blocks are short."""
 
 
 def write_genome(folder: Path, bases: np.ndarray, variants: list[tuple[int, str, float]]) -> list[str]:
@@ -23,16 +22,16 @@ def write_genome(folder: Path, bases: np.ndarray, variants: list[tuple[int, str,
 
 
 def planted(folder: Path, n_bases: int, seed: int = 0) -> list[str]:
-    """Wherever ACG?TGC stands, ? is A or G alike, and each A there is G in nine of ten chromosomes; other A of GAT hardly vary."""
+    """Wherever TCACG?TGACA stands, ? is A or G alike, and each A there is G in nine of ten chromosomes; other A of GAT hardly vary."""
     rng = np.random.default_rng(seed)
-    bases = rng.choice(list("ACGT"), n_bases)
-    sites = np.arange(100, n_bases - 100, 1000) + rng.integers(0, 900, len(range(100, n_bases - 100, 1000)))
+    bases = rng.choice(list("ACGT"), n_bases, p=[0.3, 0.1, 0.3, 0.3])
+    sites = np.arange(100, n_bases - 300, 250) + rng.integers(0, 200, len(range(100, n_bases - 300, 250)))
     for site in sites:
-        bases[site - 3 : site + 4] = [*"ACG", rng.choice(["A", "G"]), *"TGC"]
+        bases[site - 5 : site + 6] = [*"TCACG", rng.choice(["A", "G"]), *"TGACA"]
     text = "".join(bases)
     chosen = {int(s) for s in sites if text[s] == "A"}
     others = [p for p in range(1, n_bases - 1) if text[p - 1 : p + 2] == "GAT" and p not in chosen]
-    return write_genome(folder, bases, [*((p, "G", 0.9) for p in chosen), *((p, "G", 0.0005) for p in others)])
+    return write_genome(folder, bases, [*((p, "G", 0.9) for p in chosen), *((p, "G", 0.0002) for p in others)])
 
 
 def random_genome(folder: Path, n_bases: int, n_variants: int, seed: int = 0) -> list[str]:

@@ -19,6 +19,7 @@ def test_rankings_are_those_of_scikit_learn_with_weights():
     for row, a, p in zip(counts, auroc, precision, strict=True):
         assert a == pytest.approx(roc_auc_score(positive, scores, sample_weight=row[unit]))
         assert p == pytest.approx(average_precision_score(positive, scores, sample_weight=row[unit]))
+    assert np.isnan(rankings(np.empty(0, bool), np.empty(0), np.empty(0, int), counts)).all()
     assert np.isnan(rankings(np.ones(3, bool), np.arange(3.0), np.zeros(3, int), np.ones((1, 1), int))).all()
 
 
@@ -60,4 +61,5 @@ def test_what_is_detectable_is_detected_in_four_of_five():
 
 def test_p_of_a_bootstrap():
     assert bootstrap_p(np.linspace(-0.1, 0.9, 999)) == pytest.approx(0.2, abs=0.005)
-    assert bootstrap_p(np.full(999, 1.0)) == 2 / 1000
+    assert bootstrap_p(np.full(999, 1.0)) == bootstrap_p(np.append(np.full(999, 1.0), np.nan)) == 2 / 1000
+    assert np.isnan([bootstrap_p(np.full(3, np.nan)), *interval(np.full(3, np.nan))]).all()
