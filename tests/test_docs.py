@@ -73,7 +73,9 @@ def has(tree, key):
 def shown_settings():
     """Settings in the first column of tables whose heading is `setting`, and the command of the page."""
     for page in sorted((ROOT / "docs").glob("*.md")):
-        command = {"predict.md": "predict", "benchmark.md": "benchmark"}.get(page.name, "train")
+        command = {"haplotypes.md": "predict", "variants_benchmark.md": "benchmark"}.get(
+            page.name, page.stem if page.stem in commands() else "train"
+        )
         for table in re.findall(r"^\| setting \|.*?(?=\n\n|\Z)", page.read_text(), re.M | re.S):
             for row in table.splitlines()[2:]:
                 for span in re.findall(r"`([^`]+)`", row.split(" | ")[0]):

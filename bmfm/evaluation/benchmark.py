@@ -122,11 +122,23 @@ def methods_of(config: Any) -> list[dict]:
         methods += _of_embeddings(embedder | {k: settings[k] for k in ("pooling", "precision")}, modes)
         training = {"overrides": flat_overrides(settings["finetune"]), "keep": settings["keep_models"]}
         methods += [model | training | mode["method"] for mode in modes if mode["of"] == "checkpoint"]
+        scorer = {"_target_": f"{METHODS}.variants.CheckpointVariants", **model, "options": settings["variants"]}
+        methods += [mode["method"] | {"source": scorer} for mode in modes if mode["of"] == "variants"]
     for name, source in (settings["embeddings"] or {}).items():
         methods += _of_embeddings({"_target_": f"{METHODS}.precomputed.PrecomputedEmbeddings", "name": name, **source}, modes)
+    methods += [_variant_scores(name, source) for name, source in (settings["variant_scores"] or {}).items()]
     for baseline in filter(None, (settings.get("baselines") or {}).values()):
         methods += _yardsticks(baseline, settings) if "source" in baseline and "modes" in baseline else [baseline]
     return methods
+
+
+def _variant_scores(name: str, settings: dict) -> dict:
+    """Scores of variants that were made elsewhere: one column of a table, or with ``probe: true`` a probe on its columns."""
+    source = {"_target_": f"{METHODS}.variants.VariantFile", "name": name} | {k: v for k, v in settings.items() if k in ("path", "ordered")}
+    more = {k: v for k, v in settings.items() if k not in ("path", "ordered", "probe")}
+    if settings.get("probe"):
+        return {"_target_": f"{METHODS}.variants.VariantProbe", "source": source} | more
+    return {"_target_": f"{METHODS}.variants.ScoreColumn", "source": source} | more
 
 
 def _yardsticks(baseline: dict, settings: dict) -> list[dict]:
@@ -145,8 +157,8 @@ def read_mode(name: str, settings: dict) -> dict:
     -------
     dict
         ``of``: ``embeddings``, where `method` gets them as its ``source`` (without a `method` they are used as they are), or
-        ``checkpoint``, where it gets ``name``, ``checkpoint``, ``remote_code``, ``overrides`` of training and ``keep``. ``method``:
-        its ``_target_`` and further arguments.
+        ``checkpoint``, where it gets ``name``, ``checkpoint``, ``remote_code``, ``overrides`` of training and ``keep``; or
+        ``variants``, where it gets scores of variants as its ``source``. ``method``: its ``_target_`` and further arguments.
 
     Raises
     ------
@@ -160,8 +172,8 @@ def read_mode(name: str, settings: dict) -> dict:
         raise ValueError(f"modes={name!r} is unknown; choose from {', '.join(options('mode'))}")
     configuration: Any = OmegaConf.merge(literal(settings), {"mode": OmegaConf.load(file)})
     content: Any = OmegaConf.to_container(configuration.mode, resolve=True)
-    if set(content) != {"of", "method"} or content["of"] not in ("embeddings", "checkpoint"):
-        raise ValueError(f"{file} must have `of` (embeddings or checkpoint) and `method` (a _target_ and its arguments)")
+    if set(content) != {"of", "method"} or content["of"] not in ("embeddings", "checkpoint", "variants"):
+        raise ValueError(f"{file} must have `of` (embeddings, checkpoint or variants) and `method` (a _target_ and its arguments)")
     return content
 
 

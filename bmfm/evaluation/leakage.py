@@ -12,7 +12,7 @@ from bmfm.cells.formats import find_sources
 from bmfm.cells.sources import open_source
 from bmfm.evaluation.examples.cells import CellExamples, cell_hashes
 from bmfm.evaluation.examples.sequences import SequenceExamples
-from bmfm.evaluation.occurrences import find_occurrences, is_searched
+from bmfm.genome.occurrences import find_occurrences, is_searched
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import merge
 

@@ -81,3 +81,45 @@ def probe(model: Any, kind: str = "classification", method: str = "linear", **em
         As `estimator` takes them.
     """
     return make_pipeline(Embedder(model, **embedding), *(step for _, step in estimator(kind, method).steps))
+
+
+def leave_one_group_out(features: np.ndarray, target: np.ndarray, groups: np.ndarray, is_class: bool, seed: int = 0) -> np.ndarray:
+    """Predictions [n] for the rows of each group, by an estimator that has seen the other groups alone.
+
+    Features are standardised by the other groups. Logistic or ridge regression; its penalty is chosen by cross-validation over the other
+    groups, for the log-loss or the squared error, which keep predictions of all groups on one scale.
+
+    Parameters
+    ----------
+    features
+        [n, F], finite.
+    target
+        Classes 0 and 1, or numbers, [n]; rows of NaN are predicted and not learned from.
+    groups
+        What is left out whole, [n].
+
+    Raises
+    ------
+    ValueError
+        Where there are fewer than three groups.
+    """
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+
+    names = np.unique(groups)
+    if len(names) < 3:
+        raise ValueError(
+            f"a probe that leaves out one chromosome and chooses its penalty on the others needs three; there are {len(names)}"
+        )
+    predicted = np.full(len(target), np.nan)
+    for name in names:
+        held = groups == name
+        learned = ~held & ~np.isnan(target)
+        folds = GroupKFold(min(5, len(names) - 1))
+        linear = LogisticRegression(max_iter=1000, random_state=seed) if is_class else Ridge()
+        penalties = {"linear__C": np.logspace(-3, 1, 5)} if is_class else {"linear__alpha": np.logspace(-1, 4, 6)}
+        scoring = "neg_log_loss" if is_class else "neg_mean_squared_error"
+        search = GridSearchCV(Pipeline([("scale", StandardScaler()), ("linear", linear)]), penalties, scoring=scoring, cv=folds)
+        search.fit(features[learned], target[learned].astype(int) if is_class else target[learned], groups=groups[learned])
+        predicted[held] = search.predict_proba(features[held])[:, 1] if is_class else search.predict(features[held])
+    return predicted

@@ -87,6 +87,7 @@ def _figures(job: Job, task: TaskSpec, method: Method) -> dict[str, Any]:
         "counts": outcome.counts | method.counts,
         "umap": outcome.umap,
         "overlap": outcome.overlap,
+        "strata": outcome.strata,
     }
 
 
@@ -118,7 +119,7 @@ def _header(job: Job, task: TaskSpec, method: Method) -> dict[str, Any]:
         "seconds": None, "train_seconds": None, "peak_memory_bytes": None, "device": gpu or _processor(), "cores": n_cores(),
         "versions": {"python": platform.python_version()} | {name: v for name in REPORTED if (v := _version(name))},
         "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "settings": method.identity(task), "umap": None,
-        "overlap": {}, "published": [asdict(p) for p in task.published], "metric_descriptions": to_record(protocol_of(task).metrics(task)),
+        "overlap": {}, "strata": [], "published": [asdict(p) for p in task.published], "metric_descriptions": to_record(protocol_of(task).metrics(task)),
     }  # fmt: skip
 
 

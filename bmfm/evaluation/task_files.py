@@ -111,7 +111,7 @@ def read_suite(name: str) -> Suite:
 
     file = _file("suite", name, suite_names())
     content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    lists = {key: tuple(content.get(key) or ()) for key in ("tasks", "split_seeds")}
+    lists = {key: tuple(content.get(key) or ()) for key in ("tasks", "split_seeds", "modes")}
     suite = _record(Suite, content | lists, str(file))
     if suite.name != name:
         raise ValueError(f"{file}: name={suite.name!r} must be the file's, {name!r}")

@@ -165,9 +165,12 @@ class Suite:
     ----------
     split_seeds
         By which the parts are drawn, of tasks whose parts are drawn; none is the task's own.
+    modes
+        How a checkpoint takes part, where the benchmark's own modes have nothing to do in its tasks; none is the benchmark's.
     """
 
     name: str
     title: str
     tasks: tuple[str, ...]
     split_seeds: tuple[int, ...] = ()
+    modes: tuple[str, ...] = ()

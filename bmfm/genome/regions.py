@@ -77,7 +77,7 @@ def read_regions(regions: str | Path | int | Sequence[str | int], reference: Ref
         rows = [(r.where, *locate(r, reference)) for r in bed_rows(require_file(path, "BED file"))]
     else:
         words = [str(regions)] if isinstance(regions, (str, Path, int)) else [str(word) for word in regions]
-        rows = [(f"region {word!r}", *_locate_word(word, reference)) for word in words]
+        rows = [(f"region {word!r}", *locate_word(word, reference)) for word in words]
         if not rows:
             raise ValueError("the list of regions is empty: name some, or leave regions out for the whole genome")
     return merge(np.array([(reference.starts[contig] + start, reference.starts[contig] + end) for _, contig, start, end in rows], np.int64))
@@ -133,7 +133,8 @@ def locate(row: BedRow, reference: Reference) -> tuple[int, int, int]:
     return contig, *_inside(row.where, row.contig, row.start, row.end, reference.contigs[contig]["length"])
 
 
-def _locate_word(word: str, reference: Reference) -> tuple[int, int, int]:
+def locate_word(word: str, reference: Reference) -> tuple[int, int, int]:
+    """Number of the contig, 0-based start and end of a word, see `read_regions`; a ValueError names the word if it is no region."""
     where = f"region {word!r}"
     if ":" not in word or word in reference.names:
         contig = reference.names.require(word, where)

@@ -93,7 +93,7 @@ class VariantTable:
             the filter, if it has no records or no alternative alleles, or if it disagrees with the genome in more than
             `VariantFilter.max_ref_mismatch` of its records (the wrong assembly, most often).
         """
-        paths = _files(vcf)
+        paths = variant_files(vcf)
         keep = keep or VariantFilter()
         key = {
             "format": _FORMAT,
@@ -115,7 +115,7 @@ class VariantTable:
         return cls(**columns, samples=tuple(keep.samples), report=report, folder=folder)
 
 
-def _files(names: str | Path | Sequence[str | Path]) -> list[Path]:
+def variant_files(names: str | Path | Sequence[str | Path]) -> list[Path]:
     """The variant files that a name, a pattern or a list of them stands for."""
     paths: list[Path] = []
     for name in [names] if isinstance(names, (str, Path)) else names:

@@ -2,7 +2,8 @@
 
 import shutil
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
@@ -122,23 +123,40 @@ def write_annotated(
     dict
         {result: where it was written}, see `annotate`.
     """
-    partial = output.with_name(f".{output.name}.partial{output.suffix}")
-    _remove(partial)
     view = AnnDataView(sources[0])
     source = Path(str(sources[0])).expanduser()
     same = ".zarr" if source.is_dir() else ".h5ad"
-    try:
+    with _written_whole(output) as partial:
         if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
             written = _add_to_copy(source, partial, embeddings, predictions)
         else:
             adata = view.whole() if len(sources) == 1 else _joined(sources)
             written = annotate(adata, embeddings, predictions)
-            adata.write_zarr(partial) if output.suffix == ".zarr" else adata.write_h5ad(partial)
+            _write(adata, partial)
+    return written
+
+
+def write_anndata(adata: Any, output: Path) -> None:
+    """Write an AnnData in the format that the suffix of `output` names; what is there is replaced once all is written."""
+    with _written_whole(output) as partial:
+        _write(adata, partial)
+
+
+def _write(adata: Any, path: Path) -> None:
+    adata.write_zarr(path) if path.suffix == ".zarr" else adata.write_h5ad(path)
+
+
+@contextmanager
+def _written_whole(output: Path) -> Iterator[Path]:
+    """A file or folder beside the output, which takes its place at the end."""
+    partial = output.with_name(f".{output.name}.partial{output.suffix}")
+    _remove(partial)
+    try:
+        yield partial
         _remove(output)
         partial.rename(output)
     finally:
         _remove(partial)
-    return written
 
 
 def _remove(path: Path) -> None:

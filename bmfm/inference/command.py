@@ -4,7 +4,7 @@ import shutil
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,11 @@ import numpy as np
 import pandas as pd
 
 from bmfm.cells.formats import find_sources
-from bmfm.inference.annotate import check_joined, write_annotated
+from bmfm.genome.personal import PersonalGenome
+from bmfm.genome.reference import Reference
+from bmfm.genome.variants import variant_files
+from bmfm.inference.annotate import check_joined, write_anndata, write_annotated
+from bmfm.inference.donors import as_anndata, contigs_without_variants, predict_donors, read_donor_regions
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.tables import read_inputs, write_table
@@ -39,6 +43,10 @@ class _Files(ABC):
 
     def __init__(self, config: Any):
         self.config = config
+        if config.path is None:
+            raise SystemExit(
+                f"bmfm: this needs data.path=..., a file of {self.examples}; of donors, data.fasta, data.variants and data.bed"
+            )
         self.paths = [config.path] if isinstance(config.path, str) else list(config.path)
 
     @abstractmethod
@@ -92,6 +100,9 @@ class _SequenceFiles(_Files):
         write_table(output, predictor.inputs.names, embeddings, predictions)
 
 
+RUN_OPTIONS = ("batch_size", "max_tokens", "precision", "progress", "strands")
+"""Settings of the Predictor, whatever the data are."""
+
 FILES: dict[str, type[_Files]] = {"dna": _SequenceFiles, "rna": _CellFiles}
 
 
@@ -100,13 +111,18 @@ def run(config: Any) -> None:
     output = Path(config.output)
     if output.exists() and not config.overwrite:
         raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
+    is_of_donors = any(config.data[key] is not None for key in ("fasta", "variants", "samples"))
+    if config.data.path is None and not is_of_donors:
+        raise SystemExit("bmfm: data.path=... is needed, a file of sequences or cells; for donors data.fasta, data.variants and data.bed")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
+    if is_of_donors:
+        run_donors(config, predictor, output)
+        return
     files = FILES[predictor.tokenizer.omics](config.data)
     if output.suffix not in files.suffixes:
         raise SystemExit(f"bmfm: output={output}: for {files.examples} it must end in {' or '.join(files.suffixes)}")
     parts = output.with_name(f".{output.name}.{work_key(config, predictor, files.files())}")
-    options = {k: config[k] for k in ("batch_size", "max_tokens", "precision", "progress", "strands")} | {"parts": parts}
-    options |= {k: config.data[k] for k in files.options}
+    options = {k: config[k] for k in RUN_OPTIONS} | {"parts": parts} | {k: config.data[k] for k in files.options}
     predictions_too = config.predictions if config.predictions != "auto" else bool(predictor.labels)
     data = files.data()
     with _plain_warnings():
@@ -114,8 +130,53 @@ def run(config: Any) -> None:
             data, bool(config.embeddings), bool(predictions_too), config.pooling, config.layer, **options
         )
     files.write(output, predictor, embeddings, predictions)
+    _end(output, parts, predictor.counts)
+
+
+def run_donors(config: Any, predictor: Predictor, output: Path) -> None:
+    """Predict for regions of a genome in each donor, see `donors`."""
+    data = config.data
+    if absent := [f"data.{key}=..." for key in ("fasta", "variants", "bed") if not data[key]]:
+        raise SystemExit(
+            f"bmfm: predictions for donors need {', '.join(absent)}, too; for regions of the reference alone give data.path=FASTA data.bed=BED"
+        )
+    if data.path is not None:
+        raise SystemExit(
+            "bmfm: data.path is of other sequences than those of donors: leave out it, or data.fasta, data.variants and data.samples"
+        )
+    if predictor.tokenizer.omics != "dna":
+        raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: sequences of donors need one of DNA")
+    if output.suffix not in _CellFiles.suffixes:
+        raise SystemExit(f"bmfm: output={output}: for donors it must end in {' or '.join(_CellFiles.suffixes)}")
+    reference = Reference.from_fasta(data.fasta)
+    regions = read_donor_regions(data.bed, reference)
+    people = PersonalGenome.from_vcf(data.variants, reference, data.samples, data.unphased)
+    for verdict, reason, n, first in people.variants.report.rows():
+        print(f"{verdict} {reason}: {n:,}" + (f" (first: {first})" if first else ""))
+    if (bare := contigs_without_variants(people, regions)) and data.bare_contigs == "refuse":
+        named = ", ".join(f"{name} ({n:,} regions)" for name, n in bare.items())
+        raise SystemExit(
+            f"bmfm: {data.variants} has no alleles on {named}, where all donors would be the reference: give the variants of these contigs, too "
+            "(data.variants takes a list or a pattern), leave out the regions, or set data.bare_contigs=reference"
+        )
+    paths = [data.variants] if isinstance(data.variants, str) else list(data.variants)
+    parts = output.with_name(f".{output.name}.{work_key(config, predictor, [data.fasta, data.bed, *variant_files(paths)])}")
+    predictions = None if config.predictions == "auto" else bool(config.predictions)
+    options = {k: config[k] for k in RUN_OPTIONS} | {"parts": parts}
+    with _plain_warnings():
+        results = predict_donors(predictor, people, regions, bool(config.embeddings), predictions, config.pooling, config.layer, **options)
+    about = {"checkpoint": str(config.checkpoint), "fasta": str(data.fasta), "variants": ", ".join(map(str, paths)), "bed": str(data.bed)}
+    write_anndata(as_anndata(results, people.samples, regions, about), output)
+    print(f"{len(people.samples):,} donors, {len(regions):,} regions, {results.counts['sequences']:,} different sequences")
+    if results.n_lost:
+        print(f"{results.n_lost:,} copies of regions are deleted as a whole: they and their means are NaN")
+    _end(output, parts, results.counts)
+
+
+def _end(output: Path, parts: Path, counts: Mapping[str, int]) -> None:
+    """Remove finished parts and say what was seen."""
     shutil.rmtree(parts, ignore_errors=True)
-    print("; ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in predictor.counts.items()))
+    print("; ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()))
     print(f"written to {output}")
 
 

@@ -109,9 +109,12 @@ def trained_max_tokens(folder: Path) -> int | None:
 TRAINING_DATA, PROJECTION = "training_data.json", "pca.safetensors"
 """Files of models that ship: what they were trained on, with checksums; the principal components of these data."""
 
+CALIBRATION, BACKGROUND = "variant_calibration.json", "variant_background.parquet"
+"""What random variants score, by which scores of others are measured (`bmfm.calibrate`)."""
+
 WRITTEN = {
     "README.md", "recipe.json", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
-    TRAINING_DATA, PROJECTION,
+    TRAINING_DATA, PROJECTION, CALIBRATION, BACKGROUND,
 }  # fmt: skip
 CELLS = {"cell_tokenizer.json", "genes.txt", "gene_medians.txt"}
 WORDS = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}

@@ -205,6 +205,24 @@ def encode_windows(symbols, offsets, symbol_tokens, merges, max_tokens):
 
 
 @numba.njit(cache=True)
+def encode_symbols(symbols, offsets, id_of_code, max_tokens):
+    """The same for a vocabulary in which every symbol is a token; `id_of_code` [128] gives the token of each."""
+    lengths = offsets[1:] - offsets[:-1]
+    out_offsets = np.zeros(len(offsets), np.int64)
+    for b in range(len(lengths)):
+        out_offsets[b + 1] = out_offsets[b] + min(lengths[b], max_tokens)
+    out, has_variant = np.empty(out_offsets[-1], np.int32), np.empty(out_offsets[-1], np.bool_)
+    n_cut = 0
+    for b in range(len(lengths)):
+        n_cut += lengths[b] > max_tokens
+        for i in range(out_offsets[b + 1] - out_offsets[b]):
+            symbol = symbols[offsets[b] + i]
+            out[out_offsets[b] + i] = id_of_code[symbol & 0x7F]
+            has_variant[out_offsets[b] + i] = symbol > 127
+    return out, has_variant, out_offsets, n_cut
+
+
+@numba.njit(cache=True)
 def _encode_run(window, position, character, merges, stack, open_at):
     """Tokens of the symbols from `position` to the window's end, all of them in the vocabulary, into `stack`; returns how many.
 

@@ -16,7 +16,7 @@ from bmfm.genome.alphabet import BASES, INSERTED, MEMBERS, PAIR, SYMBOLS, decode
 from bmfm.genome.representation import Encoded
 from bmfm.special import CLS, SEP, SPECIAL_TOKENS, UNK
 from bmfm.tokenizers.base import Tokens
-from bmfm.tokenizers.bpe import BpeTable, SymbolTokens, encode_windows
+from bmfm.tokenizers.bpe import BpeTable, SymbolTokens, encode_symbols, encode_windows
 from bmfm.tokenizers.sequences import SequenceTokenizer, join_parts
 from bmfm.tokenizers.texts import BOUNDARY, split_at_boundaries
 
@@ -50,6 +50,8 @@ class DnaTokenizer(SequenceTokenizer):
             single_id = np.full(128, UNK, np.int32)
             single_id[BOUNDARY] = SEP
             self.symbol_tokens = SymbolTokens(character, single_id)
+            one_each = len(self.table.merges.ids) == len(self.table.characters)  # every token is one symbol
+            self.id_of_code = np.where(character >= 0, self.table.merges.ids[character], single_id) if one_each else None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "DnaTokenizer":
@@ -70,7 +72,9 @@ class DnaTokenizer(SequenceTokenizer):
         return {SYMBOLS[c]: SYMBOLS[w] if w >= 0 else "[UNK]" for c, w in enumerate(self.written_as) if c != w}
 
     def _encode(self, raw: Encoded, room: int) -> Tokens:
-        if self.table:
+        if self.table and self.id_of_code is not None:
+            ids, has_variant, offsets, n_cut = encode_symbols(raw.symbols, raw.offsets, self.id_of_code, room)
+        elif self.table:
             ids, has_variant, offsets, n_cut = encode_windows(raw.symbols, raw.offsets, self.symbol_tokens, self.table.merges, room)
         else:
             ids, has_variant, offsets, n_cut = self._through_text(raw, room)

@@ -15,9 +15,6 @@ TERMS = ("dtok", "dlogunigram", "dlen")
 """What a pseudo-log-likelihood ratio depends on whatever the variant means: the difference in tokens, in the log-frequency of the tokens,
 in length."""
 
-CALIBRATION, BACKGROUND = "variant_calibration.json", "variant_background.parquet"
-"""Files of a model folder."""
-
 
 @dataclass(frozen=True)
 class Calibration:

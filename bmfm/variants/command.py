@@ -18,7 +18,8 @@ from bmfm.inference.predictor import Predictor
 from bmfm.inference.work_key import digest, work_key
 from bmfm.variants.alleles import Alleles
 from bmfm.variants.options import ScoreOptions
-from bmfm.variants.outputs import Output, open_output
+from bmfm.variants.outputs import Output, TableOutput, VcfOutput
+from bmfm.variants.picture import PictureOutput
 from bmfm.variants.reading import Records, VcfFile, is_table, read_variants
 from bmfm.variants.scoring import Scorer, check_assembly, frame
 
@@ -30,28 +31,56 @@ def run(config: Any) -> None:
         raise SystemExit(f"bmfm: {there[0]} exists already; choose another output, or overwrite=true")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     reference = Reference.from_fasta(config.fasta)
-    names = ("window", "strands", "allele_model", "radius", "layer", "max_indel", "background", "batch_size", "precision")
+    if config.sample is not None and config.sample_vcf is None:
+        config.sample_vcf = None if is_table(Path(config.variants)) or config.variants == "-" else config.variants
+    names = (
+        "sample",
+        "sample_vcf",
+        "window",
+        "strands",
+        "allele_model",
+        "radius",
+        "layer",
+        "max_indel",
+        "background",
+        "batch_size",
+        "precision",
+    )
     scorer = Scorer(predictor, reference, ScoreOptions(scores=tuple(config.scores), **{name: config[name] for name in names}))
     folder = outputs[0].with_name(f".{outputs[0].name}.parts")
     path = _variants(config.variants, folder)
-    parts = outputs[0].with_name(f".{outputs[0].name}.{work_key(config, predictor, [path, reference.source])}")
+    parts = outputs[0].with_name(
+        f".{outputs[0].name}.{work_key(config, predictor, [path, reference.source, *([config.sample_vcf] if config.sample else [])])}"
+    )
     parts.mkdir(parents=True, exist_ok=True)
     header = None if is_table(path) else VcfFile(path).header
-    contigs = [(c["name"], c["length"]) for c in reference.contigs]
-    files = [
-        open_output(o, header and list(header), config.info_prefix, facts(config, predictor, scorer), contigs, config.layout)
-        for o in outputs
-    ]
+    about = facts(config, predictor, scorer)
+    files = [_open(o, header, reference, config, about) for o in outputs]
     counts = _score_all(path, scorer, files, parts, config)
     for file in files:
         file.close()
-    summary = {"counts": counts, "settings": facts(config, predictor, scorer)}
+    summary = {"counts": counts, "settings": about}
     outputs[0].with_name(f"{outputs[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     shutil.rmtree(parts, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
     for file in files:
-        print(f"written to {file.path}")
+        if file.path.exists():
+            print(f"written to {file.path}")
+
+
+def _open(path: Path, header: list[str] | None, reference: Reference, config: Any, about: dict[str, Any]) -> Output:
+    """The output that the end of a file's name asks for."""
+    if path.name.endswith(VcfOutput.endings):
+        contigs = [(c["name"], c["length"]) for c in reference.contigs]
+        return VcfOutput(path, header and list(header), config.info_prefix, about, contigs)
+    if path.name.endswith(PictureOutput.endings):
+        return PictureOutput(path, str(config.checkpoint))
+    if path.name.endswith(TableOutput.endings):
+        return TableOutput(path, config.layout)
+    raise ValueError(
+        f"output={path}: it must end in one of {', '.join((*VcfOutput.endings, *TableOutput.endings, *PictureOutput.endings))}"
+    )
 
 
 def _variants(variants: str, folder: Path) -> Path:

@@ -32,6 +32,8 @@ class ScoreOptions:
         Of the states that are compared, 0 the first; None is the last with its norm.
     max_indel
         Longest REF or ALT that is scored.
+    sample, sample_vcf
+        Score on what a sample carries: its other variants, of both phased copies in turn, stand in both windows; from which VCF or BCF.
     background
         What ``quantile`` compares SNVs with: ``auto``, the random SNVs that are kept with the model, if there are any; how many random SNVs
         of the genome to score now; a file of variants; None for no quantiles.
@@ -46,6 +48,8 @@ class ScoreOptions:
     radius: int = 128
     layer: int | None = None
     max_indel: int = 50
+    sample: str | None = None
+    sample_vcf: str | None = None
     background: str | int | None = "auto"
     batch_size: int = 32
     precision: str | None = None
@@ -56,6 +60,8 @@ class ScoreOptions:
         for name, value, choices in (("allele_model", self.allele_model, RULE_NAMES), ("strands", self.strands, tuple(STRANDS))):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}")
+        if self.sample is not None and self.sample_vcf is None:
+            raise ValueError(f"sample={self.sample}: say in which VCF or BCF its genotypes are (sample_vcf)")
         if self.window is not None and self.window < 2 * (self.max_indel + LEAST_SIDE):
             raise ValueError(
                 f"window={self.window}: at least {2 * (self.max_indel + LEAST_SIDE)} bases are needed for alleles of up to {self.max_indel} bases (max_indel)"

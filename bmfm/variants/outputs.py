@@ -242,18 +242,3 @@ def info_texts(table: pd.DataFrame, first: np.ndarray, forms: dict[str, str], fi
     for begin, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
         texts.append(form(*(",".join(values[begin:end]) for values in columns)).encode() if end > begin else b"")
     return texts
-
-
-def open_output(path: Path, header: list[str] | None, prefix: str, facts: dict, contigs: list[tuple[str, int]], layout: str) -> Output:
-    """The output that the end of a file's name asks for.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    if path.name.endswith(VCFS):
-        return VcfOutput(path, header, prefix, facts, contigs)
-    if path.name.endswith(TABLES):
-        return TableOutput(path, layout)
-    raise ValueError(f"output={path}: it must end in one of {', '.join((*VCFS, *TABLES))}")

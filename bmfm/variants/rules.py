@@ -107,7 +107,7 @@ def base(windows: AlleleWindows, vocabulary: Vocabulary) -> Questions:
     within = np.arange(len(allele)) - begins[allele]
     question = first_question[row_of[allele]] + within
     ref = windows.ref.symbols[windows.ref.offsets[allele] + windows.at_ref[allele] + within]
-    alt = np.concatenate([b for a, b in enumerate(windows.alt_bases) if row_of[a] >= 0] or [np.empty(0, np.uint8)])
+    alt = windows.alt_symbols(allele, within)
     changes = np.flatnonzero(ref != alt)
     allele, question, ref, alt = allele[changes], question[changes], ref[changes], alt[changes]
     return Questions(
@@ -118,7 +118,7 @@ def base(windows: AlleleWindows, vocabulary: Vocabulary) -> Questions:
 
 def _distinct(windows: AlleleWindows, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of some alleles those with a window and changed bases of their own, and for each allele the number of its like; -1 for others."""
-    columns = (windows.alleles.contig, windows.start, windows.width, windows.at_ref, windows.alleles.n_ref)
+    columns = (windows.origin, windows.width, windows.at_ref, windows.alleles.n_ref)
     keys = np.stack([column[numbers] for column in columns], 1)
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     row_of = np.full(len(windows), -1)
@@ -292,7 +292,7 @@ def _add_span(entries: _Entries, windows: AlleleWindows, vocabulary: Vocabulary,
 def _questions(windows: AlleleWindows, vocabulary: Vocabulary, entries: _Entries) -> Questions:
     """Questions about spans, each of which is asked once whatever alleles it concerns."""
     window, start, end = (np.array(values, np.int64) for values in (entries.window, entries.start, entries.end))
-    genome = np.stack([windows.alleles.contig[window], windows.start[window], windows.width[window], start, end], 1)
+    genome = np.stack([windows.origin[window], windows.width[window], start, end], 1)
     _, first, inverse = np.unique(genome, axis=0, return_index=True, return_inverse=True)
     inverse = inverse.reshape(-1)
     chosen = windows.take(window[first])

@@ -12,12 +12,14 @@ import pandas as pd
 
 from bmfm.files import cached_folder, fingerprint
 from bmfm.genome.alphabet import decode
+from bmfm.genome.personal import PersonalGenome
 from bmfm.genome.reference import Reference
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
 from bmfm.inference.work_key import digest
+from bmfm.storage.folders import BACKGROUND, CALIBRATION
 from bmfm.variants.alleles import CONTEXT, KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
-from bmfm.variants.calibration import BACKGROUND, CALIBRATION, Calibration, quantiles, random_variants
+from bmfm.variants.calibration import Calibration, quantiles, random_variants
 from bmfm.variants.divergence import RADIUS, TURNS, divergence
 from bmfm.variants.options import STRANDS, ScoreOptions
 from bmfm.variants.questions import Questions, ask, log_likelihoods
@@ -99,6 +101,31 @@ class Scorer:
         """
         scored = np.flatnonzero(alleles.is_scored)
         windows = place_windows(self.reference, alleles.take(scored), self.window)
+        copies = [windows]
+        if self.options.sample is not None:
+            copies = [windows.of_sample(self.personal, self.options.sample, copy) for copy in (0, 1)]
+        method = np.full(len(scored), "", object)
+        of_copies = [self._columns(of_copy, method, done and (lambda share: done(share / len(copies)))) for of_copy in copies]
+        columns = {name: np.mean([of[name] for of in of_copies], 0) for name in of_copies[0]}
+        if "llr" in self.options.scores and len(copies) > 1:
+            columns |= {f"llr_copy{number}": of["llr"] for number, of in enumerate(of_copies, 1)}
+        n = len(alleles)
+        status = alleles.status.copy()
+        if "llr" in self.options.scores:
+            status[scored[np.isnan(columns["llr"])]] = NOT_DEFINED
+        table = pd.DataFrame({"status": status, "method": _spread(method, scored, n)})
+        for name, values in (columns | _places(windows)).items():
+            table[name] = _spread(np.asarray(values, np.float64), scored, n)
+        return table
+
+    @cached_property
+    def personal(self) -> PersonalGenome:
+        """The sample's copies."""
+        assert self.options.sample is not None and self.options.sample_vcf is not None
+        return PersonalGenome.from_vcf(self.options.sample_vcf, self.reference, [self.options.sample])
+
+    def _columns(self, windows: AlleleWindows, method: np.ndarray, done: Callable[[float], Any] | None) -> dict[str, np.ndarray]:
+        """Scores of the alleles of some windows, {column: [A]}; their rules are written into `method`."""
         kinds, strands = self.options.scores, STRANDS[self.options.strands]
         asked = self._asked(windows) if "llr" in kinds else []
         pop = [self._polymorphism(windows.on(strand)) for strand in strands] if "pop" in kinds else []
@@ -109,7 +136,6 @@ class Scorer:
             if done:
                 done(rows / max(1, n_rows))
 
-        method = np.full(len(scored), "", object)
         columns: dict[str, np.ndarray] = {}
         if "llr" in kinds:
             columns |= self._llr(windows, asked, method, tick)
@@ -119,14 +145,7 @@ class Scorer:
             columns["jsd"] = np.mean([self._divergence(windows.on(strand), tick) for strand in strands], 0)
         if pop:
             columns["pop"] = np.mean([q.scores(self._ask(q, tick), len(windows)) for q in pop], 0)
-        n = len(alleles)
-        status = alleles.status.copy()
-        if "llr" in kinds:
-            status[scored[np.isnan(columns["llr"])]] = NOT_DEFINED
-        table = pd.DataFrame({"status": status, "method": _spread(method, scored, n)})
-        for name, values in (columns | _places(windows)).items():
-            table[name] = _spread(np.asarray(values, np.float64), scored, n)
-        return table
+        return columns
 
     def _ask(self, questions: Questions, tick: Callable[[int], Any]) -> np.ndarray:
         return ask(self.predictor, questions, self.options.batch_size, self.options.precision, tick)
@@ -258,7 +277,7 @@ class Scorer:
         return self._scored_background(table_records(random_variants(self.reference, n, seed, snvs_only=True), "random variants", 10_000))
 
     def _scored_background(self, shards: Iterable[Records]) -> pd.DataFrame:
-        plain = Scorer(self.predictor, self.reference, replace(self.options, scores=("llr",), background=None))
+        plain = Scorer(self.predictor, self.reference, replace(self.options, scores=("llr",), background=None, sample=None))
         tables = []
         for records in shards:
             alleles = plain.prepare(records)

@@ -1,12 +1,13 @@
 """The two windows of an allele, with REF and with ALT, equally long and on either strand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numba
 import numpy as np
 
 from bmfm.genome.alphabet import COMPLEMENT
+from bmfm.genome.personal import PersonalGenome
 from bmfm.genome.reference import Reference
 from bmfm.genome.representation import Encoded
 from bmfm.variants.alleles import Alleles
@@ -28,6 +29,8 @@ class AlleleWindows:
         [A], all of which are scored.
     start, width : int64 [A]
         First base of both windows in the contig, and W.
+    codes : uint8, origin : int64 [A]
+        Where the windows with REF are read: each from ``codes[origin]`` on; the genome itself, or the sequences of a sample.
     reverse
         Whether they are read on the other strand.
     """
@@ -36,6 +39,8 @@ class AlleleWindows:
     alleles: Alleles
     start: np.ndarray
     width: np.ndarray
+    codes: np.ndarray
+    origin: np.ndarray
     reverse: bool = False
 
     def __len__(self) -> int:
@@ -80,14 +85,15 @@ class AlleleWindows:
     def _write(self, n_ref: np.ndarray, alt: np.ndarray, alt_offsets: np.ndarray) -> Encoded:
         offsets = np.concatenate([[0], np.cumsum(self.width)]).astype(np.int64)
         out = np.empty(offsets[-1], np.uint8)
-        origin = self.reference.starts[self.alleles.contig] + self.start
-        _write(self.reference.codes, origin, self.left, n_ref, alt, alt_offsets, self.reverse, COMPLEMENT[:5], offsets, out)
+        _write(self.codes, self.origin, self.left, n_ref, alt, alt_offsets, self.reverse, COMPLEMENT[:5], offsets, out)
         return Encoded(out, offsets)
 
-    @property
-    def alt_bases(self) -> list[np.ndarray]:
-        """Bases of each ALT, on this strand."""
-        return [self.alt_bases_of(a) for a in range(len(self))]
+    def alt_symbols(self, numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Bases of ALTs on this strand, of alleles [m] at places [m] in them."""
+        offsets = self.alleles.alt_offsets
+        if self.reverse:
+            return COMPLEMENT[self.alleles.alt[offsets[numbers + 1] - 1 - places]]
+        return self.alleles.alt[offsets[numbers] + places]
 
     def alt_bases_of(self, number: int) -> np.ndarray:
         """Bases of one ALT, on this strand."""
@@ -96,11 +102,20 @@ class AlleleWindows:
 
     def take(self, rows: np.ndarray) -> "AlleleWindows":
         """Windows of some alleles."""
-        return AlleleWindows(self.reference, self.alleles.take(rows), self.start[rows], self.width[rows], self.reverse)
+        return replace(self, alleles=self.alleles.take(rows), start=self.start[rows], width=self.width[rows], origin=self.origin[rows])
 
     def on(self, strand: str) -> "AlleleWindows":
         """The same on ``forward`` or ``reverse``."""
-        return AlleleWindows(self.reference, self.alleles, self.start, self.width, strand == "reverse")
+        return replace(self, reverse=strand == "reverse")
+
+    def of_sample(self, genome: PersonalGenome, sample: str, copy: int) -> "AlleleWindows":
+        """The same with what else a sample carries on one of its copies (0 or 1) in both windows, so that the allele alone differs."""
+        begin = self.reference.starts[self.alleles.contig] + self.alleles.start
+        end = begin + self.alleles.n_ref
+        right = self.width - self.left - np.minimum(self.alleles.n_ref, self.alleles.n_alt)
+        copies = np.full(len(self), copy)
+        backgrounds, _ = genome.backgrounds(sample, copies, begin, end, self.left, right, end + self.alleles.shifted)
+        return replace(self, codes=backgrounds.symbols, origin=backgrounds.offsets[:-1])
 
 
 def place_windows(reference: Reference, alleles: Alleles, width: int) -> AlleleWindows:
@@ -113,7 +128,8 @@ def place_windows(reference: Reference, alleles: Alleles, width: int) -> AlleleW
     missing = np.maximum(alleles.n_ref - alleles.n_alt, 0)
     width_of = np.minimum(width, length - missing)
     start = np.minimum(alleles.start - (width - 1) // 2, length - width_of - missing)
-    return AlleleWindows(reference, alleles, np.maximum(start, 0), width_of)
+    start = np.maximum(start, 0)
+    return AlleleWindows(reference, alleles, start, width_of, reference.codes, reference.starts[alleles.contig] + start)
 
 
 @numba.njit(cache=True)

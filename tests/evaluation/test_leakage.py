@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from bmfm import leakage
 from bmfm.data.rna import RnaDataModule
 from bmfm.evaluation.leakage import cell_leakage
-from bmfm.evaluation.occurrences import find_occurrences
 from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.files import ASSETS
+from bmfm.genome.occurrences import find_occurrences
 from bmfm.genome.reference import Reference
 from bmfm.tokenizers.rna import CellTokenizer
 

@@ -98,3 +98,20 @@ def test_round_trip_through_a_folder(tmp_path):
     assert read == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer.tokenizer(text)["input_ids"]
     with pytest.raises(FileNotFoundError, match="snp2vec"):
         dna.DnaTokenizer.from_pretrained("nowhere")
+
+
+def test_vocabularies_of_single_symbols_need_no_merges():
+    """The short way writes what the merges do."""
+    from bmfm.tokenizers.bpe import encode_windows
+
+    tokenizer, rng = dna.single_base(), np.random.default_rng(0)
+    symbols = rng.integers(0, 66, 5000).astype(np.uint8) | np.where(rng.random(5000) < 0.1, 128, 0).astype(np.uint8)
+    offsets = np.concatenate([[0], np.sort(rng.integers(0, 5000, 40)), [5000]]).astype(np.int64)
+    assert tokenizer.id_of_code is not None and dna.DnaTokenizer.from_pretrained("ref2vec").id_of_code is None
+    for room in (1 << 40, 100):
+        found = tokenizer._encode(Encoded(symbols, offsets), room)
+        expected = encode_windows(symbols, offsets, tokenizer.symbol_tokens, tokenizer.table.merges, room)
+        for got, wanted in zip(
+            (found.ids, found.fields["has_variant"], found.offsets, found.counts["truncated_sequences"]), expected, strict=True
+        ):
+            assert np.array_equal(got, wanted)

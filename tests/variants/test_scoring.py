@@ -9,6 +9,7 @@ import pytest
 from bmfm.genome.alphabet import decode
 from bmfm.variants.divergence import jensen_shannon
 from bmfm.variants.scoring import score_variants
+from tests.conftest import vcf
 from tests.variants.conftest import TABLE
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
@@ -193,7 +194,8 @@ def test_jensen_shannon_is_that_of_scipy():
 def test_calibrated_scores_are_less_what_random_variants_say(base_folder, reference, text, tmp_path):
     """The fit is least squares on the same terms by hand; that of the model's folder is read."""
     import bmfm
-    from bmfm.variants.calibration import CALIBRATION, Calibration
+    from bmfm.storage.folders import CALIBRATION
+    from bmfm.variants.calibration import Calibration
     from bmfm.variants.options import ScoreOptions
     from bmfm.variants.scoring import Scorer
 
@@ -267,3 +269,27 @@ def test_no_base_beyond_the_models_reach_changes_a_score(base_model, reference, 
         [text[250 - 6 : 250 + 7]], positions=[[6]], tokens=[base_model.tokenizer.names.index(b) for b in (text[250], chosen[0][-1])]
     )
     assert tight[0] == pytest.approx(float(seen.log_probs[0, 1] - seen.log_probs[0, 0]), abs=1e-5)
+
+
+def test_on_the_copies_of_a_sample_the_allele_alone_differs(base_model, reference, text, tmp_path):
+    near, p, gone = 248, 250, 256
+    other = "ACGT".replace(text[near], "")[0]
+    lines = [
+        f"chr1 {near + 1} . {text[near]} {other} . . . GT 1|0",
+        f"chr1 {p + 1} . {text[p]} {'ACGT'.replace(text[p], '')[1]} . . . GT 1|1",
+        f"chr1 {gone + 1} . {text[gone : gone + 3]} {text[gone]} . . . GT 0|1",
+    ]
+    path = tmp_path / "s.vcf"
+    path.write_text(vcf(*lines, samples="donor"))
+    variant = f"chr1:{p + 1}:{text[p]}:{'ACGT'.replace(text[p], '')[0]}"
+    found = score_variants(base_model, [variant], reference, sample="donor", sample_vcf=str(path), strands="forward").iloc[0]
+    names = base_model.tokenizer.names
+    copies = [text[:near] + other + text[near + 1 :], text[: gone + 1] + text[gone + 3 :]]
+    for copy, letters in zip((found.llr_copy1, found.llr_copy2), copies, strict=True):
+        log_probs = base_model.log_probs(
+            [letters[p - 40 : p + 41]], positions=[[40]], tokens=[names.index(b) for b in (text[p], variant[-1])]
+        ).log_probs[0]
+        assert copy == pytest.approx(float(log_probs[1] - log_probs[0]), abs=1e-5)
+    assert found.llr == pytest.approx((found.llr_copy1 + found.llr_copy2) / 2) and abs(found.llr_copy1 - found.llr_copy2) > 1e-4
+    with pytest.raises(ValueError, match=r"say in which VCF or BCF its genotypes are \(sample_vcf\)"):
+        score_variants(base_model, [variant], reference, sample="donor")

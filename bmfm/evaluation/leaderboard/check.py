@@ -12,7 +12,7 @@ from bmfm.evaluation.leaderboard.board import Board
 from bmfm.evaluation.leaderboard.submission import digest, summary
 
 MIN_SEEDS = 3
-ONE_SEED_MODES = ("linear_probe", "knn_probe", "baseline")
+ONE_SEED_MODES = ("linear_probe", "knn_probe", "variant_llr", "variant_l2", "variant_cosine", "variant_probe", "variant_table", "baseline")
 """Modes of which one seed may say all."""
 TOLERANCE = 1e-6
 LARGEST = 1e100

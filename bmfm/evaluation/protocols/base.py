@@ -42,6 +42,8 @@ class Outcome:
         Test examples that training has seen, see `evaluation.overlap`.
     umap
         ``{x, y, label, batch}`` for a picture, or None.
+    strata
+        Figures of parts of the test part: ``kind``, ``name``, ``n`` and whatever else is said of each, see `report.strata`.
     """
 
     metrics: dict[str, float]
@@ -52,6 +54,7 @@ class Outcome:
     test_uses: int = 1
     overlap: dict[str, int] = field(default_factory=dict)
     umap: dict[str, Any] | None = None
+    strata: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Protocol(ABC, Generic[NeededMethod, NeededExamples]):

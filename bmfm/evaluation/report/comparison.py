@@ -18,11 +18,16 @@ MODES = {
     "lora": "LoRA",
     "from_scratch": "trained from new weights",
     "baseline": "baseline",
+    "variant_llr": "log-likelihood ratio",
+    "variant_l2": "distance of embeddings",
+    "variant_cosine": "cosine of embeddings",
+    "variant_probe": "probe on variant scores",
+    "variant_table": "scores made elsewhere",
 }
 # Okabe and Ito's colours without yellow and black: told apart by every kind of colour vision, on white and on black.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 GREY = "#8a8f98"
-MODE_COLOURS = dict(zip(MODES, (*COLOURS, GREY), strict=True))
+MODE_COLOURS = dict(zip(MODES, (*COLOURS, GREY, *COLOURS), strict=False))
 MISSING = "-"
 
 

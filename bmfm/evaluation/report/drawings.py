@@ -10,6 +10,7 @@ from bmfm.evaluation.report.comparison import (
     MODE_COLOURS,
     ComparedMethod,
     Comparison,
+    Score,
     TaskScores,
     score_matrix,
 )
@@ -36,29 +37,48 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str = "ink") -> str:
     return f'<path class="{kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
 
 
+class Bar(NamedTuple):
+    """A bar of a drawing: what it is of, its length with an interval, its colour."""
+
+    name: str
+    score: Score
+    colour: str
+
+
 def bars(task: TaskScores, methods: list[ComparedMethod]) -> str:
     """A bar a method with the whisker of its interval, on an axis that begins at zero."""
-    shown = [(m, task.scores[m]) for m in methods if m in task.scores]
+    shown = [Bar(str(m), task.scores[m], MODE_COLOURS.get(m.mode, GREY)) for m in methods if m in task.scores]
     metric = task.description
-    ends = [v for _, c in shown for v in (c.mean, c.low, c.high) if math.isfinite(v)]
-    low, high = max(min(0.0, *ends), metric.low), metric.high if math.isfinite(metric.high) else max(*ends, 1e-9)
+    return bar_panel(shown, metric.low, metric.high, f"{task.name}: {task.words} of {len(shown)} methods")
+
+
+def bar_panel(shown: list[Bar], lowest: float, highest: float, label: str) -> str:
+    """Bars with whiskers on an axis that begins at zero, or at the least value where values are negative.
+
+    Parameters
+    ----------
+    lowest, highest
+        The range of what is drawn; an end that is infinite is that of the values.
+    """
+    ends = [v for bar in shown for v in (bar.score.mean, bar.score.low, bar.score.high) if math.isfinite(v)]
+    low, high = max(min(0.0, *ends), lowest), highest if math.isfinite(highest) else max(*ends, 1e-9)
 
     def at(value: float) -> float:
         return 4 + 332 * (min(max(value, low), high) - low) / (high - low or 1.0)
 
     parts = []
-    for i, (method, score) in enumerate(shown):
+    for i, (name, score, colour) in enumerate(shown):
         y = 12 + 34 * i
         x, width = min(at(0), at(score.mean)), abs(at(score.mean) - at(0))
-        parts.append(text(4, y, str(method), limit=36) + text(336, y, f"{score.mean:.3f}" + "†" * bool(score.n_failed), "end"))
-        parts.append(f'<rect x="{x:.1f}" y="{y + 5}" width="{width:.1f}" height="10" fill="{MODE_COLOURS.get(method.mode, GREY)}"/>')
+        parts.append(text(4, y, name, limit=36) + text(336, y, f"{score.mean:.3f}" + "†" * bool(score.n_failed), "end"))
+        parts.append(f'<rect x="{x:.1f}" y="{y + 5}" width="{width:.1f}" height="10" fill="{colour}"/>')
         if math.isfinite(score.low):
             a, b = at(score.low), at(score.high)
             parts.append(line(a, y + 10, b, y + 10) + line(a, y + 6, a, y + 14) + line(b, y + 6, b, y + 14))
     end = 34 * len(shown) + 2
     parts.append(line(at(0), 16, at(0), end, "axis"))
     parts += [text(at(v), end + 12, f"{v:.3g}", anchor) for v, anchor in {low: "start", high: "end"}.items()]
-    return svg(340, end + 16, f"{task.name}: {task.words} of {len(shown)} methods", "".join(parts))
+    return svg(340, end + 16, label, "".join(parts))
 
 
 class RankTest(NamedTuple):

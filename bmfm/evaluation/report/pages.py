@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bmfm.evaluation.report.comparison import GREY, MODE_COLOURS, MODES, Comparison
 from bmfm.evaluation.report.drawings import bars, cost_plots, rank_plot, rank_sentence, rank_test, umap_panel
+from bmfm.evaluation.report.strata import strata_panels, strata_tables
 from bmfm.evaluation.report.tables import (
     LEGEND,
     cost_table,
@@ -78,6 +79,11 @@ def _html(c: Comparison) -> str:
     legend = f'<p class="legend">{"".join(keys)}</p>'
     panels = (f"<div><h3>{escape(t.name)}: {escape(t.words)}</h3>{bars(t, c.methods)}</div>" for t in c.tasks if t.scores)
     out += ["<h2>Each task</h2>", legend, f'<div class="panels">{"".join(panels)}</div>']
+    if parts := strata_tables(c):
+        out.append("<h2>Parts of the test part</h2>")
+        for title, rows in parts:
+            out += [f"<h3>{escape(title)}</h3>", html_table(rows, title)]
+        out.append(f'<div class="panels">{"".join(f"<div><h3>{escape(t)}</h3>{p}</div>" for t, p in strata_panels(c))}</div>')
     if len(c.ranks) > 1:
         test = rank_test(c)
         out += ["<h2>Ranks</h2>", f"<p>{escape(rank_sentence(c, test))}</p>", rank_plot(c, test)]
@@ -112,6 +118,8 @@ def _markdown(c: Comparison) -> str:
         rows, works = published
         out += ["## Published figures: reported, not run here", markdown_table(rows)]
         out.append("\n".join(f"{i}. {plain(w)}" for i, w in enumerate(works, 1)))
+    if parts := strata_tables(c):
+        out += ["## Parts of the test part", *(f"{plain(title)}\n\n{markdown_table(rows)}" for title, rows in parts)]
     if len(c.ranks) > 1:
         out += ["## Ranks", rank_sentence(c, rank_test(c)).replace("diagram", "comparison")]
     out += ["## Cost beside quality", markdown_table(cost_table(c))]

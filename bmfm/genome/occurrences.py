@@ -28,10 +28,13 @@ class Occurrences(NamedTuple):
         Half-open positions in `Reference.codes`; they may overlap.
     sequence : int64 [I]
         Number of the sequence that stands there, as it is or as its reverse complement.
+    reverse : bool [I]
+        Whether it is its reverse complement.
     """
 
     intervals: np.ndarray
     sequence: np.ndarray
+    reverse: np.ndarray
 
 
 class _Queries(NamedTuple):
@@ -63,13 +66,13 @@ def find_occurrences(sequences: list[str], reference: Reference, max_mismatches:
     """
     queries = _queries(sequences, max_mismatches)
     if not len(queries.seeds):
-        return Occurrences(np.empty((0, 2), np.int64), np.empty(0, np.int64))
+        return Occurrences(np.empty((0, 2), np.int64), np.empty(0, np.int64), np.empty(0, bool))
     rows = np.unique(_scan(reference.codes, *queries), axis=0)  # start, query: several pieces may lead to the same place
     start, query = rows[:, 0], rows[:, 1]
     end = start + np.diff(queries.offsets)[query]
     contig = np.searchsorted(reference.starts, start, "right") - 1
     inside = (contig >= 0) & (end <= reference.ends[contig])
-    return Occurrences(np.stack([start, end], 1)[inside], query[inside] // 2)
+    return Occurrences(np.stack([start, end], 1)[inside], query[inside] // 2, query[inside] % 2 == 1)
 
 
 def is_searched(sequences: list[str]) -> np.ndarray:
