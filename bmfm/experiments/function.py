@@ -33,17 +33,21 @@ def read_effects(path: str | Path) -> pd.DataFrame:
     return table if "element" in table else table.assign(element=table["chrom"])
 
 
-def correlations(predictor: Any, effects: pd.DataFrame, fasta: Any, batch_size: int = 64) -> dict[str, float]:
-    """Spearman correlation of log p(ALT) - log p(REF) with the effect, {element: correlation}; of elements with ten scored variants."""
+def correlations(predictor: Any, effects: pd.DataFrame, fasta: Any, absolute: bool = False, batch_size: int = 64) -> dict[str, float]:
+    """Spearman correlation of log p(ALT) - log p(REF) with the effect, {element: correlation}; of elements with ten scored variants.
+
+    Parameters
+    ----------
+    absolute
+        Compare sizes without their signs: where a change in either direction is an effect.
+    """
     from bmfm.variants.scoring import score_variants
 
     scores = score_variants(
         predictor, effects[list(COLUMNS[:4])], fasta, scores=["llr"], background=None, batch_size=batch_size, progress=False
     )
-    of_element = pd.DataFrame(
-        {"llr": scores["llr"].to_numpy(), "effect": effects["effect"].to_numpy(), "element": effects["element"].to_numpy()}
-    )
-    of_element = of_element.dropna()
+    of_element = pd.DataFrame({"llr": scores["llr"].to_numpy(), "effect": effects["effect"].to_numpy()})
+    of_element = (of_element.abs() if absolute else of_element).assign(element=effects["element"].to_numpy()).dropna()
     return {
         str(name): float(rows["llr"].corr(rows["effect"], method="spearman"))
         for name, rows in of_element.groupby("element")
@@ -72,7 +76,7 @@ def of_runs(experiment: Experiment, jobs: Mapping[Job, Any], ask: bool = True) -
         return {}
     if settings["fasta"] is None:
         raise ValueError("function.fasta: name the sequences that the effects were measured on")
-    identity = [[Path(settings[name]).name, Path(settings[name]).stat().st_size] for name in ("effects", "fasta")]
+    identity = [[Path(settings[name]).name, Path(settings[name]).stat().st_size] for name in ("effects", "fasta")] + [settings["absolute"]]
     effects, reference = read_effects(settings["effects"]), Reference.from_fasta(settings["fasta"])
     answers = {}
     for job in jobs:
@@ -84,7 +88,7 @@ def of_runs(experiment: Experiment, jobs: Mapping[Job, Any], ask: bool = True) -
                 raise ValueError(f"{model}: the model of this run was not kept (keep_models), so that it cannot be asked about function")
             record = {
                 "identity": identity,
-                "correlations": correlations(load(model), effects, reference, experiment.settings["batch_size"]),
+                "correlations": correlations(load(model), effects, reference, settings["absolute"], experiment.settings["batch_size"]),
             }
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".part")

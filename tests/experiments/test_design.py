@@ -251,6 +251,8 @@ def test_function_is_a_rank_correlation_within_elements(write, predictor):
         position = reference.starts[number] + np.array([r[1] - 1 for r in of_element])
         log_probs = log_probs_at(predictor, reference, position, 41, 16)
         ratio = [lp["AGTC".index(r[3])] - lp["AGTC".index(r[2])] for lp, r in zip(log_probs, of_element, strict=True)]
+        sizes = stats.spearmanr(np.abs(ratio), [abs(r[4]) for r in of_element]).statistic
+        assert correlations(predictor, read_effects(file), reference, absolute=True)[name] == pytest.approx(sizes, abs=1e-3)
         assert answers[name] == pytest.approx(stats.spearmanr(ratio, [r[4] for r in of_element]).statistic, abs=1e-3)
     with pytest.raises(ValueError, match="no column effect"):
         read_effects(write("bad.csv", "chrom,pos,ref,alt\none,1,A,C\n"))

@@ -25,7 +25,7 @@ def test_runs_are_finished_once_and_reported(tmp_path, capsys):
     written = file.stat().st_mtime_ns
     assert "nothing is shown" in capsys.readouterr().out
     (tmp_path / "e.csv").write_text("chrom,pos,ref,alt,effect,element\n" + "".join(_effects(tmp_path / "g.fa")))
-    small = (*small, override("function", {"effects": tmp_path / "e.csv", "fasta": tmp_path / "g.fa"}))
+    small = (*small, override("function", {"effects": tmp_path / "e.csv", "fasta": tmp_path / "g.fa", "absolute": True}))
     run(config(*small, "arms=[R,S]", training=less))
     assert sorted(f.name for f in file.parent.iterdir()) == [file.name, "S-seed0-fold0.json"] and file.stat().st_mtime_ns == written
     assert sorted(p.name for p in (out / "models").iterdir()) == ["R-seed0-fold0", "S-seed0-fold0"]
