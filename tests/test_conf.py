@@ -130,6 +130,7 @@ CHOICES = {
     "model=llama": LLAMA,
     "model=llama_12x384": LLAMA,
     "values=token": ["objective=[values]", "+objectives.values.losses.bins=1.0", "~objectives.values.losses.mse"],
+    "representation=soft_labels": ["tokenizer=single_base"],
     "objective=cls_labels": ["tokenizer.n_cls=5"],
     "objective=counts": ["tokenizer.read_depth.mode=split"],
 }

@@ -21,6 +21,7 @@ FLOOR = ("special", "hashing", "files", "expressions", "metrics", "targets", "la
 
 FOLDERS = (
     "genome", "cells", "storage", "tokenizers", "data", "objectives", "models", "checkpoints", "inference", "variants", "training", "evaluation",
+    "experiments",
 )  # fmt: skip
 """A folder imports the floor, itself, and what is before it here."""
 

@@ -1,4 +1,4 @@
-"""How a window of the genome is written: `reference`, `biallele` or `haplotype`.
+"""How a window of the genome is written: `reference`, `biallele`, `haplotype` or `soft_labels`.
 
 Each representation turns `Windows` into `Encoded` symbols of `alphabet`, already on the window's strand. Bit 7
 (`alphabet.VARIANT_BIT`) marks what was written from a variant. The kernels (`haplotype`, `biallele`, `sites`, over
@@ -19,6 +19,7 @@ from bmfm.genome.copies import index_edits
 from bmfm.genome.haplotype import haplotype_edits, haplotype_lengths, write_haplotypes
 from bmfm.genome.reference import Reference
 from bmfm.genome.sites import stored_sites, write_sites
+from bmfm.genome.soft_labels import base_distributions, write_distributions
 from bmfm.genome.variants import VariantTable
 from bmfm.genome.vcf_filter import names_of
 from bmfm.genome.windows import Windows
@@ -31,12 +32,14 @@ class Encoded:
     """Symbols of a batch of windows: window b is ``symbols[offsets[b]:offsets[b + 1]]``.
 
     `positions`, where asked for, gives each symbol's place in `Reference.codes` (an inserted base has that of the base
-    before it, and before a contig's first base that of this).
+    before it, and before a contig's first base that of this). `label_probs`, of `SoftLabels`, gives each symbol the probabilities of A, G,
+    T and C as its label, [symbols, 4]; NaN where the symbol itself is the label.
     """
 
     symbols: np.ndarray
     offsets: np.ndarray
     positions: np.ndarray | None = None
+    label_probs: np.ndarray | None = None
 
     def __getitem__(self, b: int) -> np.ndarray:
         return self.symbols[self.offsets[b] : self.offsets[b + 1]]
@@ -145,6 +148,28 @@ class Haplotype:
         contig_start = self.reference.starts[contig]
         write_haplotypes(self.reference.codes, windows.layout(offsets), contig_start, self.edits, chosen, first_edit, out, positions)
         return Encoded(out, offsets, positions if self.positions else None)
+
+
+class SoftLabels:
+    """The reference as the input; the label of a locus with several known bases is their distribution by allele frequency.
+
+    Masked language modelling then learns, at such a locus, the frequencies themselves, rather than one allele at a time (the labels of
+    MutBERT, bioRxiv 2025.01.23.634452, whose input is a distribution, too). Such symbols carry `alphabet.VARIANT_BIT`. An insertion after
+    a base counts for that base; a deletion leaves its share to the bases that are there. Each token must be one base
+    (``tokenizer=single_base``).
+    """
+
+    def __init__(self, reference: Reference, variants: VariantTable | None):
+        self.reference = reference
+        self.position, self.probs = base_distributions(stored_sites(reference, _require(variants, "soft_labels"), False))
+
+    def __call__(self, windows: Windows) -> Encoded:
+        offsets = _offsets(windows.end - windows.start)
+        out, label_probs = np.empty(offsets[-1], np.uint8), np.full((offsets[-1], 4), np.nan, np.float32)
+        layout = windows.layout(offsets)
+        _write_reference(self.reference.codes, layout, out)
+        write_distributions(layout, self.position, self.probs, out, label_probs)
+        return Encoded(out, offsets, label_probs=label_probs)
 
 
 def _require(variants: VariantTable | None, name: str) -> VariantTable:

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from bmfm.data.spec import DataSpec
+from bmfm.genome.alphabet import BASES
 from bmfm.objectives.masking import Masking
 from bmfm.objectives.objective import HasHeads, Loss, Objective
 from bmfm.special import IGNORE
@@ -20,6 +21,9 @@ SALT = 23
 
 class MaskedLanguageModel(Objective):
     """Predict hidden tokens from both sides.
+
+    The label is the token that is hidden, or where the batch has ``label_probs`` at its place, that distribution over the four bases: the
+    loss is then the cross entropy with it, and accuracy and the unigram's loss are expectations under it.
 
     Parameters
     ----------
@@ -58,17 +62,35 @@ class MaskedLanguageModel(Objective):
         hidden_MH = hidden_BLH.flatten(0, 1).index_select(0, places)
         return model.head(self.name, hidden_MH), labels[places], places
 
+    def _soft_labels(self, batch: Batch, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of the hidden tokens have a distribution as their label, [m] numbers, and these distributions [m, V]."""
+        probs = batch["label_probs"].flatten(0, 1)[places].float()
+        rows = (~probs[:, 0].isnan()).nonzero().squeeze(1)
+        targets = torch.zeros(len(rows), len(self.vocabulary), device=probs.device)
+        targets[:, [self.vocabulary.index(base) for base in BASES[:4]]] = probs[rows]
+        return rows, targets
+
     def losses(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
-        logits, labels, _ = self._logits(model, batch, hidden_BLH)
-        total = functional.cross_entropy(logits.float(), labels, reduction="sum")
+        logits, labels, places = self._logits(model, batch, hidden_BLH)
+        if "label_probs" in batch:
+            total = _cross_entropies(logits.float(), labels, *self._soft_labels(batch, places)).sum()
+        else:
+            total = functional.cross_entropy(logits.float(), labels, reduction="sum")
         return {"cross_entropy": Loss(total, torch.tensor(len(labels), device=total.device), self.weights["cross_entropy"])}
 
     def update_metrics(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, torch.Tensor]:
         """``loss/cross_entropy`` [3], ``parts`` [2, 4] (without, with a variant; tokens, loss, hits, unigram loss)."""
         logits, labels, places = self._logits(model, batch, hidden_BLH)
-        loss = functional.cross_entropy(logits.float(), labels, reduction="none")
         self.unigram = self.unigram.to(labels.device)
-        columns = torch.stack([torch.ones_like(loss), loss, (logits.argmax(1) == labels).float(), -self.unigram[labels]], 1).double()
+        hits, unigram_loss = (logits.argmax(1) == labels).float(), -self.unigram[labels]
+        if "label_probs" in batch:
+            rows, targets = self._soft_labels(batch, places)
+            loss = _cross_entropies(logits.float(), labels, rows, targets)
+            hits = hits.index_copy(0, rows, targets.gather(1, logits[rows].argmax(1, keepdim=True))[:, 0])
+            unigram_loss = unigram_loss.index_copy(0, rows, -targets @ self.unigram)
+        else:
+            loss = functional.cross_entropy(logits.float(), labels, reduction="none")
+        columns = torch.stack([torch.ones_like(loss), loss, hits, unigram_loss], 1).double()
         variant = batch["has_variant"].flatten()[places] if "has_variant" in batch else torch.zeros_like(labels, dtype=torch.bool)
         parts = torch.stack([~variant, variant]).double() @ columns
         n, total, _, unigram = parts.sum(0)
@@ -111,3 +133,9 @@ class MaskedLanguageModel(Objective):
 
     def load_state_dict(self, state: dict) -> None:
         self.masking.load_state_dict(state)
+
+
+def _cross_entropies(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Losses [M] of logits [M, V] by labels [M], and of those `rows` [m] that have one by distributions `targets` [m, V]."""
+    hard = functional.cross_entropy(logits, labels, reduction="none")
+    return hard.index_copy(0, rows, functional.cross_entropy(logits[rows], targets, reduction="none"))

@@ -69,8 +69,8 @@ class Tokens:
     offsets
         [n + 1] int64.
     fields
-        More of each token, {batch key: [T]}: ``values`` of cells and, where read depth was lowered but not split, ``targets``; ``has_variant`` of
-        DNA; labels of tokens. `Tokenizer.collate` lays them into rows; where there is no content stands False, -100 or NaN, by
+        More of each token, {batch key: [T, ...]}: ``values`` of cells and, where read depth was lowered but not split, ``targets``; ``has_variant`` of
+        DNA, and ``label_probs`` [T, 4]; labels of tokens. `Tokenizer.collate` lays them into rows; where there is no content stands False, -100 or NaN, by
         their type (of ``values`` of cells: -(id + 1) of the special token).
     example_fields
         More of each example, {name: [n, ...]}: ``read_depth`` [n, 2] of read-depth aware cells, log(1 + total) of input and target.

@@ -42,6 +42,9 @@ class Batch(TypedDict, total=False):
         [R, L] float32, of cells: values, -(id + 1) at special tokens; and the values before read depth was lowered.
     has_variant
         [R, L] bool, of DNA: tokens with a base that was written from a variant.
+    label_probs
+        [R, L, 4] float32, of DNA whose tokens are bases, with ``representation=soft_labels``: probabilities of A, G, T and C, which masked
+        language modelling takes as the label; NaN where the token itself is the label.
     sequence_ids
         [R, L] int64: from 1 in each row, 0 where padded. Tokens of different sequences never see each other.
     position_ids
@@ -81,6 +84,7 @@ class Batch(TypedDict, total=False):
     values: torch.Tensor
     targets: torch.Tensor
     has_variant: torch.Tensor
+    label_probs: torch.Tensor
     sequence_ids: torch.Tensor
     position_ids: torch.Tensor
     example_ids: torch.Tensor

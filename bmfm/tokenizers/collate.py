@@ -81,7 +81,7 @@ def write_special_tokens(layout, lengths, prefix, has_positions, rows):
 
 @numba.njit(cache=True)
 def scatter_tokens(flat, offsets, layout, n_prefix, out):
-    """Put the tokens of each example to their places in rows [R, L], behind its prefix."""
+    """Put the tokens [T, ...] of each example to their places in rows [R, L, ...], behind its prefix."""
     for b in range(len(offsets) - 1):
         begin, n = offsets[b], offsets[b + 1] - offsets[b]
         column = layout.column[b] + n_prefix
@@ -126,7 +126,7 @@ def collate(
     batch = rows._asdict()
     for name, values in tokens.fields.items():
         blank = (fills or {}).get(name, _blank(values.dtype))
-        batch[name] = np.full(shape, blank, values.dtype)
+        batch[name] = np.full((*shape, *values.shape[1:]), blank, values.dtype)
         scatter_tokens(values, tokens.offsets, layout, len(prefix), batch[name])
     return batch | {"cls_index": layout.row * layout.width + layout.column, "packed": row_length is not None}
 

@@ -88,12 +88,26 @@ class SequenceTokenizer:
         Returns
         -------
         Tokens
-            With the field ``has_variant``: tokens with a symbol that was written from a variant.
+            With the field ``has_variant``: tokens with a symbol that was written from a variant; and ``label_probs`` where `raw` has them.
         """
         room = max_tokens - len(self.prefix) - 1
         if room < 1:
             raise ValueError(f"max_tokens={max_tokens} leaves no room for tokens beside [CLS] and [SEP]")
-        return self._encode(raw, room)
+        tokens = self._encode(raw, room)
+        if raw.label_probs is not None:
+            tokens.fields["label_probs"] = self._label_probs(raw, tokens)
+        return tokens
+
+    def _label_probs(self, raw: Encoded, tokens: Tokens) -> np.ndarray:
+        """Of each token [T, 4]; a ValueError where tokens are longer than the bases that the probabilities are of."""
+        assert raw.label_probs is not None
+        if (longest := int(self._lengths.max())) > 1:
+            raise ValueError(
+                f"representation=soft_labels gives probabilities of single bases, and tokens of this tokenizer have up to {longest}: "
+                "choose tokenizer=single_base"
+            )
+        first = np.repeat(raw.offsets[:-1] - tokens.offsets[:-1], tokens.lengths)
+        return raw.label_probs[first + np.arange(len(tokens.ids))]
 
     def _encode(self, raw: Encoded, room: int) -> Tokens:
         """As `encode`, with at most `room` tokens an example."""

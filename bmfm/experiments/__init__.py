@@ -1,0 +1,1 @@
+"""Experiments: questions to models, asked with arms, controls and statistics that are written down before the answer."""
