@@ -151,31 +151,24 @@ class Scorer:
         return ask(self.predictor, questions, self.options.batch_size, self.options.precision, tick)
 
     def _asked(self, windows: AlleleWindows) -> list[_Asked]:
-        """Questions about all alleles, on each strand, by the rules that are chosen; what one rule leaves undefined the next is asked."""
-        asked = []
-        for strand in STRANDS[self.options.strands]:
-            on_strand = windows.on(strand)
-            for rows, rules in self._rules(windows):
-                for rule in rules:
-                    if not len(rows):
-                        break
-                    one = self._by_rule(strand, rule, rows, on_strand.take(rows))
-                    asked.append(one)
-                    if one.questions is None:
-                        break
-                    rows = np.setdiff1d(rows, rows[np.unique(one.questions.allele)])
-        return asked
+        """Questions about all alleles, on each strand, by the rules that are chosen."""
+        return [
+            self._by_rule(strand, rule, rows, windows.on(strand).take(rows))
+            for strand in STRANDS[self.options.strands]
+            for rows, rule in self._rules(windows)
+            if len(rows)
+        ]
 
-    def _rules(self, windows: AlleleWindows) -> list[tuple[np.ndarray, tuple[str, ...]]]:
-        """Alleles, and the rules by which they are scored, of which the first that is defined counts."""
+    def _rules(self, windows: AlleleWindows) -> list[tuple[np.ndarray, str]]:
+        """Alleles, and the rule by which they are scored."""
         everything = np.arange(len(windows))
         if self.options.allele_model != "auto":
-            return [(everything, (self.options.allele_model,))]
+            return [(everything, self.options.allele_model)]
         if self.causal:
-            return [(everything, ("likelihood",))]
+            return [(everything, "likelihood")]
         kind = self.vocabulary.kind
-        first = windows.alleles.n_ref == windows.alleles.n_alt if kind == "base" else windows.alleles.kind == SNV
-        return [(everything[first], ("span", "multi") if kind == "bpe" else (kind,)), (everything[~first], ("pll_cal",))]
+        first = windows.alleles.kind == SNV if kind == "kmer" else windows.alleles.n_ref == windows.alleles.n_alt
+        return [(everything[first], "pll" if kind == "bpe" else kind), (everything[~first], "pll_cal")]
 
     def _by_rule(self, strand: str, rule: str, rows: np.ndarray, windows: AlleleWindows) -> _Asked:
         if rule == "likelihood":
@@ -194,8 +187,7 @@ class Scorer:
             values = self._answers(one, tick)
             answered = one.rows[~np.isnan(values)]
             of_strand[one.strand][answered] = values[~np.isnan(values)]
-            method[answered] = [rule if rule in ("", one.rule) else f"{rule}+{one.rule}" for rule in method[answered]]
-            method[answered] = np.where(method[answered] == "", one.rule, method[answered])
+            method[answered] = one.rule
             if one.cut is not None and one.strand == STRANDS[self.options.strands][0]:
                 n_tokens[:, one.rows] = one.cut.n_tokens
         llr = np.mean(list(of_strand.values()), 0)
