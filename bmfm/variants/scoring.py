@@ -18,7 +18,7 @@ from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
 from bmfm.inference.work_key import digest
 from bmfm.storage.folders import BACKGROUND, CALIBRATION
-from bmfm.variants.alleles import CONTEXT, KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
+from bmfm.variants.alleles import KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
 from bmfm.variants.calibration import Calibration, quantiles, random_variants
 from bmfm.variants.divergence import RADIUS, TURNS, divergence
 from bmfm.variants.options import STRANDS, ScoreOptions
@@ -65,7 +65,7 @@ class Scorer:
         self.predictor, self.reference, self.options = predictor, reference, options
         self.vocabulary = Vocabulary(tokenizer)
         room = min(n for n in (predictor.max_tokens, tokenizer.max_tokens) if n) - 2
-        self.window = options.window or min(LONGEST_WINDOW, room, self._needed())
+        self.window = options.window or min(LONGEST_WINDOW, room, self._needed(options.max_indel))
         self.max_indel = min(options.max_indel, self.window // 2 - LEAST_SIDE)
         if self.max_indel < 1:
             raise ValueError(f"this model takes {room} bases at once, too few for variants: at least {2 * LEAST_SIDE + 2} are needed")
@@ -79,13 +79,20 @@ class Scorer:
                 "allele_model=base is for vocabularies of single bases; for this one choose span, multi, base_forced or pll_cal"
             )
 
-    def _needed(self) -> int:
-        """The longest window that changes anything: of a model whose states see no further, more bases change no score."""
+    def _needed(self, n_changed: int | np.ndarray) -> Any:
+        """The longest window that changes anything, for so many changed bases: of a model whose states see no further, more bases change no score."""
         reach = self.predictor.model.backbone.capabilities.reach
         if reach is None or self.vocabulary.kind != "base" or "heads" in self.options.scores:
             return LONGEST_WINDOW
         around = max(self.options.radius * ("embedding" in self.options.scores), RADIUS * ("jsd" in self.options.scores))
-        return 2 * (max(reach, CONTEXT) + around + self.options.max_indel) + 1
+        return 2 * (max(reach, LEAST_SIDE) + around + n_changed) + 1
+
+    def place(self, alleles: Alleles) -> AlleleWindows:
+        """Windows of alleles that are scored; those of alleles of equal length need no room for a difference."""
+        width = np.full(len(alleles), self.window)
+        if self.options.window is None:
+            width = np.where(alleles.n_ref == alleles.n_alt, np.minimum(width, self._needed(alleles.n_ref)), width)
+        return place_windows(self.reference, alleles, width)
 
     def prepare(self, records: Records) -> Alleles:
         """The alleles of some records."""
@@ -100,7 +107,7 @@ class Scorer:
             Called with the share of the work that was just done.
         """
         scored = np.flatnonzero(alleles.is_scored)
-        windows = place_windows(self.reference, alleles.take(scored), self.window)
+        windows = self.place(alleles.take(scored))
         copies = [windows]
         if self.options.sample is not None:
             copies = [windows.of_sample(self.personal, self.options.sample, copy) for copy in (0, 1)]
@@ -239,7 +246,7 @@ class Scorer:
         """Fitted to `pll` of random variants of the genome, on all strands that are scored."""
         (records,) = table_records(random_variants(self.reference, n, seed), "random variants", n)
         alleles = self.prepare(records)
-        windows = place_windows(self.reference, alleles.take(np.flatnonzero(alleles.is_scored)), self.window)
+        windows = self.place(alleles.take(np.flatnonzero(alleles.is_scored)))
         scores, terms = [], []
         for strand in STRANDS[self.options.strands]:
             one = self._by_rule(strand, "pll", np.arange(len(windows)), windows.on(strand))
