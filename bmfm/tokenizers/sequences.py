@@ -34,6 +34,7 @@ class SequenceTokenizer:
     positions = True
     n_cls = 1
     n_bins: int | None = None
+    overlapping: Any = 0  # k, where there is a token of k bases for each base
     prefix = np.array([CLS])
 
     @property

@@ -45,7 +45,8 @@ class Vocabulary:
     Attributes
     ----------
     kind
-        ``base``, ``kmer`` (tokens of k bases that follow one another) or ``bpe`` (tokens of any length).
+        ``base``, ``kmer`` (tokens of k bases that follow one another), ``overlapping`` (one such token for each base) or ``bpe`` (tokens of any
+        length).
     k
         Bases of the longest token of plain bases.
     """
@@ -58,7 +59,7 @@ class Vocabulary:
             raise ValueError("no token of this tokenizer spells plain bases (A, C, G, T): variants cannot be scored with it")
         self.k = max(lengths)
         many = sum(len(text) == self.k and set(text) <= set("ACGT") for text in self.ids)
-        self.kind = "base" if self.k == 1 else "kmer" if many == 4**self.k else "bpe"
+        self.kind = "overlapping" if tokenizer.overlapping else "base" if self.k == 1 else "kmer" if many == 4**self.k else "bpe"
         self.of_base = np.array([self.ids.get(base, -1) for base in BASES])
 
     def id(self, symbols: np.ndarray) -> int:

@@ -74,6 +74,10 @@ class Scorer:
             raise ValueError(f"allele_model={options.allele_model} asks about hidden tokens; a causal model has the rule likelihood alone")
         if not self.causal and options.allele_model == "likelihood":
             raise ValueError("allele_model=likelihood is the rule of causal models; this model is masked: choose pll, or auto")
+        if self.vocabulary.kind == "overlapping" and "llr" in options.scores:
+            raise ValueError(
+                "scores: llr hides tokens, and overlapping k-mers tell a hidden one by its neighbours: ask for scores=[embedding]"
+            )
         if self.vocabulary.kind != "base" and options.allele_model == "base":
             raise ValueError(
                 "allele_model=base is for vocabularies of single bases; for this one choose span, multi, base_forced or pll_cal"
