@@ -40,6 +40,8 @@ def test_runs_are_finished_once_and_reported(tmp_path, capsys):
     assert "p_holm" in report["contrasts"][0]["E6"]
     with pytest.raises(ValueError, match=r"R-seed0-fold0.json was made with other settings \(gap\): choose another folder"):
         run(config(*small, "gap=300", "report_only=true", training=less))
+    with pytest.raises(FileNotFoundError, match=r"variants: file .*no.vcf' does not exist"):
+        run(config(*small, "variants=no.vcf", training=less))
     with pytest.raises(ValueError, match="arms: Q are not among the definitions, which are R, H, S"):
         run(config(*small, "arms=[R,Q]", training=less))
 
