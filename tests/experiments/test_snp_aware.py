@@ -140,7 +140,7 @@ def test_a_planted_rule_is_found_and_its_shuffle_is_not(tmp_path):
     assert c["H-shuf", "R"]["E1"]["mean"] < 0.4 * c["H", "R"]["E1"]["mean"]
     # of chromosomes, G stands in the half that has it in the reference and in nine tenths of the other half
     best = 0.9 * np.log(0.95) + 0.1 * np.log(0.05)
-    assert best - 0.05 < report["levels"]["H"]["E1"]["mean"] < best + 0.01
+    assert best - 0.1 < report["levels"]["H"]["E1"]["mean"] < best + 0.01
 
 
 @pytest.mark.slow
