@@ -78,13 +78,12 @@ def beside_model(checkpoint: str, n: int) -> None:
     from bmfm.variants.reading import table_records
     from bmfm.variants.rules import RULES
     from bmfm.variants.scoring import Scorer
-    from bmfm.variants.windows import place_windows
 
     model, reference = bmfm.load(checkpoint), Reference.from_fasta(FASTA)
     scorer = Scorer(model, reference, ScoreOptions(background=None))
     (records,) = table_records(random_variants(reference, n, snvs_only=True), "random variants", n)
     alleles = scorer.prepare(records)
-    windows = place_windows(reference, alleles.take(np.flatnonzero(alleles.is_scored)), scorer.window)
+    windows = scorer.place(alleles.take(np.flatnonzero(alleles.is_scored)))
     rule = scorer.vocabulary.kind if scorer.vocabulary.kind != "bpe" else "multi"
     questions = RULES[rule](windows, scorer.vocabulary)
     batches = [batch for _, batch in batches_of(model, questions.tokens, 32)]

@@ -161,15 +161,16 @@ class VcfFile:
     def shards(self, shard_size: int) -> Iterator[Records]:
         """Its records, in shards of about so many alleles."""
         lines: list[bytes] = []
-        n, number, begin, end = 0, 0, 0.0, 0.0
-        for piece, end in self._pieces():
-            for line in piece:
+        n, number, begin, read = 0, 0, 0.0, 0.0
+        for piece, at in self._pieces():
+            for place, line in enumerate(piece, 1):
                 lines.append(line)
                 n += 1 + (line.split(b"\t", 5)[4].count(b",") if line.count(b"\t", 0, 4096) > 3 else 0)
                 if n >= shard_size:
-                    number += len(lines)
+                    number, end = number + len(lines), read + (at - read) * place / len(piece)
                     yield self._records(lines, number, begin, end)
                     lines, n, begin = [], 0, end
+            read = at
         if lines:
             yield self._records(lines, number + len(lines), begin, 1.0)
 

@@ -17,8 +17,8 @@ pll        Each window is cut as its own text; over the tokens between the neare
 pll_cal    `pll` less what a linear model fitted to random variants says of the difference in tokens, in their frequency and in length.
            All alleles; see `calibration`.
 likelihood Causal models: the difference of the log-likelihoods of the two windows. All alleles.
-auto       base or kmer where the vocabulary is of that kind, else span and, where it is not defined, multi; pll_cal for all other
-           alleles; of a causal model, likelihood.
+auto       Alleles of equal length: base or kmer where the vocabulary is of that kind, else pll, which is nearest to the truth where that is known
+           (benchmarks/allele_rules.py); other alleles: pll_cal; of a causal model, likelihood.
 ========== ==================================================================================================================
 """
 

@@ -18,7 +18,7 @@ from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
 from bmfm.inference.work_key import digest
 from bmfm.storage.folders import BACKGROUND, CALIBRATION
-from bmfm.variants.alleles import CONTEXT, KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
+from bmfm.variants.alleles import KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
 from bmfm.variants.calibration import Calibration, quantiles, random_variants
 from bmfm.variants.divergence import RADIUS, TURNS, divergence
 from bmfm.variants.options import STRANDS, ScoreOptions
@@ -65,7 +65,7 @@ class Scorer:
         self.predictor, self.reference, self.options = predictor, reference, options
         self.vocabulary = Vocabulary(tokenizer)
         room = min(n for n in (predictor.max_tokens, tokenizer.max_tokens) if n) - 2
-        self.window = options.window or min(LONGEST_WINDOW, room, self._needed())
+        self.window = options.window or min(LONGEST_WINDOW, room, self._needed(options.max_indel))
         self.max_indel = min(options.max_indel, self.window // 2 - LEAST_SIDE)
         if self.max_indel < 1:
             raise ValueError(f"this model takes {room} bases at once, too few for variants: at least {2 * LEAST_SIDE + 2} are needed")
@@ -79,13 +79,20 @@ class Scorer:
                 "allele_model=base is for vocabularies of single bases; for this one choose span, multi, base_forced or pll_cal"
             )
 
-    def _needed(self) -> int:
-        """The longest window that changes anything: of a model whose states see no further, more bases change no score."""
+    def _needed(self, n_changed: int | np.ndarray) -> Any:
+        """The longest window that changes anything, for so many changed bases: of a model whose states see no further, more bases change no score."""
         reach = self.predictor.model.backbone.capabilities.reach
         if reach is None or self.vocabulary.kind != "base" or "heads" in self.options.scores:
             return LONGEST_WINDOW
         around = max(self.options.radius * ("embedding" in self.options.scores), RADIUS * ("jsd" in self.options.scores))
-        return 2 * (max(reach, CONTEXT) + around + self.options.max_indel) + 1
+        return 2 * (max(reach, LEAST_SIDE) + around + n_changed) + 1
+
+    def place(self, alleles: Alleles) -> AlleleWindows:
+        """Windows of alleles that are scored; those of alleles of equal length need no room for a difference."""
+        width = np.full(len(alleles), self.window)
+        if self.options.window is None:
+            width = np.where(alleles.n_ref == alleles.n_alt, np.minimum(width, self._needed(alleles.n_ref)), width)
+        return place_windows(self.reference, alleles, width)
 
     def prepare(self, records: Records) -> Alleles:
         """The alleles of some records."""
@@ -100,7 +107,7 @@ class Scorer:
             Called with the share of the work that was just done.
         """
         scored = np.flatnonzero(alleles.is_scored)
-        windows = place_windows(self.reference, alleles.take(scored), self.window)
+        windows = self.place(alleles.take(scored))
         copies = [windows]
         if self.options.sample is not None:
             copies = [windows.of_sample(self.personal, self.options.sample, copy) for copy in (0, 1)]
@@ -151,31 +158,24 @@ class Scorer:
         return ask(self.predictor, questions, self.options.batch_size, self.options.precision, tick)
 
     def _asked(self, windows: AlleleWindows) -> list[_Asked]:
-        """Questions about all alleles, on each strand, by the rules that are chosen; what one rule leaves undefined the next is asked."""
-        asked = []
-        for strand in STRANDS[self.options.strands]:
-            on_strand = windows.on(strand)
-            for rows, rules in self._rules(windows):
-                for rule in rules:
-                    if not len(rows):
-                        break
-                    one = self._by_rule(strand, rule, rows, on_strand.take(rows))
-                    asked.append(one)
-                    if one.questions is None:
-                        break
-                    rows = np.setdiff1d(rows, rows[np.unique(one.questions.allele)])
-        return asked
+        """Questions about all alleles, on each strand, by the rules that are chosen."""
+        return [
+            self._by_rule(strand, rule, rows, windows.on(strand).take(rows))
+            for strand in STRANDS[self.options.strands]
+            for rows, rule in self._rules(windows)
+            if len(rows)
+        ]
 
-    def _rules(self, windows: AlleleWindows) -> list[tuple[np.ndarray, tuple[str, ...]]]:
-        """Alleles, and the rules by which they are scored, of which the first that is defined counts."""
+    def _rules(self, windows: AlleleWindows) -> list[tuple[np.ndarray, str]]:
+        """Alleles, and the rule by which they are scored."""
         everything = np.arange(len(windows))
         if self.options.allele_model != "auto":
-            return [(everything, (self.options.allele_model,))]
+            return [(everything, self.options.allele_model)]
         if self.causal:
-            return [(everything, ("likelihood",))]
+            return [(everything, "likelihood")]
         kind = self.vocabulary.kind
-        first = windows.alleles.n_ref == windows.alleles.n_alt if kind == "base" else windows.alleles.kind == SNV
-        return [(everything[first], ("span", "multi") if kind == "bpe" else (kind,)), (everything[~first], ("pll_cal",))]
+        first = windows.alleles.kind == SNV if kind == "kmer" else windows.alleles.n_ref == windows.alleles.n_alt
+        return [(everything[first], "pll" if kind == "bpe" else kind), (everything[~first], "pll_cal")]
 
     def _by_rule(self, strand: str, rule: str, rows: np.ndarray, windows: AlleleWindows) -> _Asked:
         if rule == "likelihood":
@@ -194,8 +194,7 @@ class Scorer:
             values = self._answers(one, tick)
             answered = one.rows[~np.isnan(values)]
             of_strand[one.strand][answered] = values[~np.isnan(values)]
-            method[answered] = [rule if rule in ("", one.rule) else f"{rule}+{one.rule}" for rule in method[answered]]
-            method[answered] = np.where(method[answered] == "", one.rule, method[answered])
+            method[answered] = one.rule
             if one.cut is not None and one.strand == STRANDS[self.options.strands][0]:
                 n_tokens[:, one.rows] = one.cut.n_tokens
         llr = np.mean(list(of_strand.values()), 0)
@@ -247,7 +246,7 @@ class Scorer:
         """Fitted to `pll` of random variants of the genome, on all strands that are scored."""
         (records,) = table_records(random_variants(self.reference, n, seed), "random variants", n)
         alleles = self.prepare(records)
-        windows = place_windows(self.reference, alleles.take(np.flatnonzero(alleles.is_scored)), self.window)
+        windows = self.place(alleles.take(np.flatnonzero(alleles.is_scored)))
         scores, terms = [], []
         for strand in STRANDS[self.options.strands]:
             one = self._by_rule(strand, "pll", np.arange(len(windows)), windows.on(strand))

@@ -118,7 +118,7 @@ class AlleleWindows:
         return replace(self, codes=backgrounds.symbols, origin=backgrounds.offsets[:-1])
 
 
-def place_windows(reference: Reference, alleles: Alleles, width: int) -> AlleleWindows:
+def place_windows(reference: Reference, alleles: Alleles, width: int | np.ndarray) -> AlleleWindows:
     """Windows of `width` bases, ``(width - 1) // 2`` of them to the left of the first changed base.
 
     The window with ALT reaches further to the right in the genome, or less far, by as many bases as ALT lacks or has more. Near an end of the

@@ -6,6 +6,8 @@ import torch
 
 import bmfm
 from bmfm.genome.reference import Reference
+from bmfm.storage.folders import CALIBRATION
+from bmfm.variants.calibration import Calibration
 from tests.conftest import HEADS, MODERNBERT, SMALL
 
 CONV = "bmfm.models.backbones.conv.Conv"
@@ -35,7 +37,9 @@ def base_folder(tmp_path_factory):
 
     tokenizer = dna.single_base()
     heads = {"mlm": {"size": len(tokenizer)}, "score": HEADS["score"], "type": HEADS["type"] | {"pooling": "mean"}}
-    return saved(tmp_path_factory.mktemp("base"), tokenizer, heads, CONV, hidden_size=16, num_hidden_layers=2, kernel_size=5)
+    folder = saved(tmp_path_factory.mktemp("base"), tokenizer, heads, CONV, hidden_size=16, num_hidden_layers=2, kernel_size=5)
+    Calibration((0.4, 1.6, 0.4)).save(folder / CALIBRATION)
+    return folder
 
 
 @pytest.fixture(scope="session")

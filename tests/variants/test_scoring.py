@@ -132,9 +132,9 @@ def test_span_is_antisymmetric_and_multi_is_always_defined(bpe_model, reference,
             assert back.llr == pytest.approx(-row.llr, abs=1e-5)
     undefined = there[there["status"] == "NOT_DEFINED"]
     assert len(undefined) and undefined["llr"].isna().all()
-    every = score_variants(bpe_model, snvs(text, positions), reference, strands="forward")
-    assert (every["status"] == "OK").all() and set(every["method"]) == {"span", "multi"}
-    np.testing.assert_allclose(every["llr"][there["llr"].notna()], there["llr"].dropna(), atol=1e-5)
+    every = score_variants(bpe_model, snvs(text, positions), reference, allele_model="multi", strands="forward")
+    assert (every["status"] == "OK").all()
+    assert set(score_variants(bpe_model, snvs(text, positions[:3]), reference)["method"]) == {"pll"}
 
 
 def _same_cut(model, text, row):
