@@ -17,6 +17,7 @@ from bmfm.evaluation.leakage import write_bed
 from bmfm.experiments.arms import Arm, check_no_leak, train_arm, variants_of
 from bmfm.experiments.folds import Folds
 from bmfm.experiments.loci import LocusSettings, mutation_table, select_loci
+from bmfm.files import require_file
 from bmfm.genome.control_variants import Snvs, contexts, snvs_of, write_snvs
 from bmfm.genome.reference import Reference
 from bmfm.genome.variants import VariantTable
@@ -67,6 +68,8 @@ class Experiment:
             raise ValueError(f"arms: {REFERENCE} must be among them, which the others are compared with")
         if absent := [f for f in settings["folds"] if not 0 <= f < settings["n_folds"]]:
             raise ValueError(f"folds: there is no fold {absent[0]}; with n_folds={settings['n_folds']} they are numbered from 0")
+        for name in ("fasta", "variants"):
+            require_file(settings[name], f"{name}: file")
         return cls(settings, arms)
 
     @property
@@ -83,7 +86,12 @@ class Experiment:
 
     @cached_property
     def snvs(self) -> Snvs:
-        return snvs_of(self.table)
+        snvs = snvs_of(self.table)
+        if not len(snvs):
+            raise ValueError(
+                f"{self.settings['variants']}: there is no single-base variant with a frequency, so that there is nothing to ask about"
+            )
+        return snvs
 
     @cached_property
     def touched(self) -> np.ndarray:
