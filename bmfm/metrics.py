@@ -150,6 +150,17 @@ def _standard(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return x / norm if norm > 1e-13 * np.sqrt(n) else np.zeros_like(x)
 
 
+def rank_correlations(*columns: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Spearman correlations of every two of k columns [n], ``float`` [k, k], as a function of weights [n]; 0 with what does not vary."""
+    ranks = [_ranks(column) for column in columns]
+
+    def of(weight: np.ndarray) -> np.ndarray:
+        standard = np.stack([_standard(rank(weight), weight) for rank in ranks])
+        return (standard * weight) @ standard.T
+
+    return of
+
+
 def regression(truth: np.ndarray, scores: np.ndarray) -> Weighted:
     """Of numbers [n] both: Pearson and Spearman correlation, mean absolute and mean squared error."""
     ranks = _ranks(truth), _ranks(scores)

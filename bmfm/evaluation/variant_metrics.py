@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bmfm.metrics import Weighted, classification, regression
+from bmfm.metrics import Weighted, classification, rank_correlations
 
 MIN_SCORED = 3
 """Variants that a stratum needs for a correlation."""
@@ -97,22 +97,11 @@ def areas(label: np.ndarray, score: np.ndarray) -> Areas:
     return figures
 
 
-def correlation(effect: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Spearman's correlation as a function of weights [n]; 0 with what does not vary."""
-    of = regression(effect, score)
-    return lambda weight: of(weight)["spearman"] if weight.any() else float("nan")
-
-
-def partial_correlation(effect: np.ndarray, score: np.ndarray, covariate: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Spearman's correlation of what a covariate leaves of both, as a function of weights [n]; 0 where it leaves nothing."""
-    pairs = [correlation(a, b) for a, b in ((effect, score), (effect, covariate), (score, covariate))]
-
-    def figure(weight: np.ndarray) -> float:
-        xy, xz, yz = (of(weight) for of in pairs)
-        rest = (1 - xz**2) * (1 - yz**2)
-        return float((xy - xz * yz) / np.sqrt(rest)) if rest > 1e-12 else 0.0
-
-    return figure
+def without(correlations: np.ndarray) -> float:
+    """The partial correlation of the first two of three columns, from their correlations [3, 3]; 0 where the third leaves nothing."""
+    (_, xy, xz), (_, _, yz), _ = correlations
+    rest = (1 - xz**2) * (1 - yz**2)
+    return float((xy - xz * yz) / np.sqrt(rest)) if rest > 1e-12 else 0.0
 
 
 def pairwise_accuracy(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,22 +183,24 @@ def _labelled(scored: ScoredVariants, min_positives: int) -> Weighted:
 
 def _measured(scored: ScoredVariants) -> Weighted:
     assert scored.effect is not None
-    effect, score = scored.effect, scored.score
-    whole = correlation(effect, score)
-    strata = [(s, correlation(effect[s.rows], score[s.rows])) for s in scored.strata if len(s.rows) >= MIN_SCORED]
-    elements = [s.rows for s, _ in strata if s.kind == "element"]
-    signed = [(rows, correlation(scored.signed[1][rows], scored.signed[0][rows])) for rows in elements] if scored.signed else []
-    partial_out = [(rows, partial_correlation(effect[rows], score[rows], scored.covariate[rows])) for rows in elements] if scored.covariate is not None else []  # fmt: skip
+    columns = [scored.effect, scored.score, *(() if scored.covariate is None else (scored.covariate,))]
+    whole = rank_correlations(*columns[:2])
+    strata = [s for s in scored.strata if len(s.rows) >= MIN_SCORED]
+    of_strata = [(s, rank_correlations(*(c[s.rows] for c in columns))) for s in strata]
+    signed = (
+        [(s.rows, rank_correlations(*(c[s.rows] for c in scored.signed))) for s in strata if s.kind == "element"] if scored.signed else []
+    )
 
     def figures(weight: np.ndarray) -> dict[str, float]:
-        of_strata = [(s, of(weight[s.rows])) for s, of in strata]
-        out = {"spearman": whole(weight)} | {s.key("spearman"): v for s, v in of_strata}
+        known = [(s, of(weight[s.rows])) for s, of in of_strata if weight[s.rows].any()]
+        elements = [c for s, c in known if s.kind == "element"]
         by_element = {
-            "spearman_by_element": [v for s, v in of_strata if s.kind == "element"],
-            "spearman_signed_by_element": [of(weight[rows]) for rows, of in signed],
-            "spearman_partial_by_element": [of(weight[rows]) for rows, of in partial_out],
+            "spearman_by_element": [c[0, 1] for c in elements],
+            "spearman_partial_by_element": [without(c) for c in elements if len(c) == 3],
+            "spearman_signed_by_element": [of(weight[rows])[0, 1] for rows, of in signed if weight[rows].any()],
         }
-        return out | {name: float(np.nanmean(values)) for name, values in by_element.items() if not np.isnan(values).all()}
+        means = {name: float(np.mean(values)) for name, values in by_element.items() if values}
+        return {"spearman": float(whole(weight)[0, 1])} | means | {s.key("spearman"): float(c[0, 1]) for s, c in known}
 
     return figures
 

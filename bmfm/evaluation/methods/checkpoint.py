@@ -13,11 +13,11 @@ from bmfm.evaluation.examples.base import Examples
 from bmfm.evaluation.methods.base import EmbeddingMethod, Method
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.files import cached_folder
-from bmfm.storage.folders import PROJECTION, TRAINING_DATA, default_pooling, find_folder
+from bmfm.storage.folders import CALIBRATION, PROJECTION, TRAINING_DATA, default_pooling, find_folder
 
 MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".gz", ".py")
-BESIDE = (PROJECTION, TRAINING_DATA)
-"""Files that say something of a model, and change nothing that it does."""
+BESIDE = (PROJECTION, TRAINING_DATA, CALIBRATION)
+"""Files that say something of a model, and change nothing of what it embeds and predicts."""
 
 
 class CheckpointFolder:

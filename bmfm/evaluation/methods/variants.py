@@ -18,6 +18,7 @@ from bmfm.evaluation.methods.checkpoint import CheckpointFolder
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.evaluation.variant_tables import coordinate_columns, keys_of, positions, read_variants
 from bmfm.files import cached_folder, require_file
+from bmfm.storage.folders import CALIBRATION
 
 SCALES = ("log_ratio", "magnitude")
 """What a score is: log p(ALT) - log p(REF), which the card turns, or a number of which more is more effect."""
@@ -89,7 +90,9 @@ class CheckpointVariants(VariantSource):
         return task.omics == self.checkpoint.omics
 
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
-        return {"model": self.model_hash, "options": self.options}
+        calibration = self.checkpoint.folder / CALIBRATION
+        calibrated = {"calibration": content_hash([calibration])} if calibration.is_file() else {}
+        return {"model": self.model_hash, "options": self.options} | calibrated
 
     @property
     def model_hash(self) -> str:
