@@ -139,14 +139,14 @@ class SequenceTokenizer:
         return {"tokens": hash_of_names(self.names)}
 
     @cached_property
-    def letters(self) -> list[str]:
+    def spellings(self) -> list[str]:
         """What each token spells, in the order of their ids; nothing for special tokens."""
         texts = (next((name[len(mark) :] for mark in MARKS if name.startswith(mark)), name) for name in self.names)
         return ["" if i < len(SPECIAL_TOKENS) else text for i, text in enumerate(texts)]
 
     @cached_property
     def _lengths(self) -> np.ndarray:
-        return np.array([len(text) for text in self.letters], np.int64)
+        return np.array([len(text) for text in self.spellings], np.int64)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the files that `transformers.AutoTokenizer` loads."""

@@ -60,7 +60,17 @@ class Questions:
 
 
 def batches_of(predictor: Predictor, tokens: Tokens, batch_size: int) -> Iterator[tuple[np.ndarray, Any]]:
-    """Batches of the rows of some tokens, as `Predictor.batches` gives them."""
+    """Batches of the rows of some tokens, as `Predictor.batches` gives them.
+
+    Raises
+    ------
+    ValueError
+        If a row is longer than the model has positions for.
+    """
+    limits = (predictor.tokenizer.max_tokens, predictor.model.backbone.capabilities.max_tokens)
+    room = min((n for n in limits if n), default=1 << 40) - predictor.tokenizer.n_cls - 1
+    if len(tokens) and tokens.lengths.max() > room:
+        raise ValueError(f"a window has {tokens.lengths.max():,} tokens, and the model has positions for {room:,}: choose a smaller window")
 
     yield from predictor.batches(_inputs(tokens), batch_size)
 

@@ -53,7 +53,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: SequenceTokenizer):
         self.tokenizer = tokenizer
-        self.ids = {text: i for i, text in enumerate(tokenizer.letters) if i >= len(SPECIAL_TOKENS) and text}
+        self.ids = {text: i for i, text in enumerate(tokenizer.spellings) if i >= len(SPECIAL_TOKENS) and text}
         lengths = {len(text) for text in self.ids if set(text) <= set("ACGT")}
         if not lengths:
             raise ValueError("no token of this tokenizer spells plain bases (A, C, G, T): variants cannot be scored with it")

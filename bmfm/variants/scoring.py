@@ -264,8 +264,9 @@ class Scorer:
         """Scores of random SNVs by context, for quantiles; None where none are asked for."""
         chosen = self.options.background
         if chosen == "auto":
-            file = self.predictor.folder and self.predictor.folder / BACKGROUND
-            return pd.read_parquet(file) if file and file.is_file() and self.options.allele_model == "auto" else None
+            o, file = self.options, self.predictor.folder and self.predictor.folder / BACKGROUND
+            as_it_was_made = (o.allele_model, o.window, o.strands, o.sample) == ("auto", None, "both", None)
+            return pd.read_parquet(file) if file and file.is_file() and as_it_was_made else None
         if chosen is None:
             return None
         if isinstance(chosen, int):
