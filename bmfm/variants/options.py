@@ -7,7 +7,7 @@ from bmfm.variants.alleles import LEAST_SIDE
 from bmfm.variants.rules import RULES
 
 SCORES = ("llr", "embedding", "heads", "jsd", "pop")
-RULE_NAMES = ("auto", *RULES, "pll_cal", "likelihood")
+RULE_NAMES = ("auto", "uniform", *RULES, "pll_cal", "likelihood")
 STRANDS = {"both": ("forward", "reverse"), "forward": ("forward",), "reverse": ("reverse",)}
 
 
@@ -21,7 +21,7 @@ class ScoreOptions:
         Of ``llr`` (log-likelihood ratio), ``embedding`` (distances between states), ``heads`` (changes of what fine-tuned heads predict), ``jsd`` (divergence
         of predictions around, single bases only), ``pop`` (polymorphism, models of pair symbols).
     allele_model
-        One rule for all alleles, see `rules`; ``auto`` chooses one for each.
+        One rule for all alleles, see `rules`; ``auto`` chooses one for each, ``uniform`` one for all, as rankings need.
     window
         Bases; None is what surely fits in the model's input, at most 1,001, and no more than can change a score.
     strands

@@ -19,6 +19,7 @@ pll_cal    `pll` less what a linear model fitted to random variants says of the 
 likelihood Causal models: the difference of the log-likelihoods of the two windows. All alleles.
 auto       Alleles of equal length: base or kmer where the vocabulary is of that kind, else pll, which is nearest to the truth where that is known
            (benchmarks/allele_rules.py); other alleles: pll_cal; of a causal model, likelihood.
+uniform    pll_cal, or likelihood, for all alleles.
 ========== ==================================================================================================================
 """
 

@@ -62,6 +62,9 @@ class Scorer:
         tokenizer: Any = predictor.tokenizer
         if tokenizer.omics != "dna":
             raise ValueError("variants are scored by models of DNA; this is one of cells")
+        self.causal = predictor.model.backbone.capabilities.causal
+        if options.allele_model == "uniform":
+            options = replace(options, allele_model="likelihood" if self.causal else "pll_cal")
         self.predictor, self.reference, self.options = predictor, reference, options
         self.vocabulary = Vocabulary(tokenizer)
         room = min(n for n in (predictor.max_tokens, tokenizer.max_tokens) if n) - 2
@@ -69,7 +72,6 @@ class Scorer:
         self.max_indel = min(options.max_indel, self.window // 2 - LEAST_SIDE)
         if self.max_indel < 1:
             raise ValueError(f"this model takes {room} bases at once, too few for variants: at least {2 * LEAST_SIDE + 2} are needed")
-        self.causal = predictor.model.backbone.capabilities.causal
         if self.causal and options.allele_model not in ("auto", "likelihood"):
             raise ValueError(f"allele_model={options.allele_model} asks about hidden tokens; a causal model has the rule likelihood alone")
         if not self.causal and options.allele_model == "likelihood":

@@ -4,6 +4,8 @@ import gzip
 import json
 import shutil
 import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -207,10 +209,26 @@ def test_unsorted_and_tables_keep_their_order(base_folder, genome, text, tmp_pat
 
 def test_a_pipe_is_read(base_folder, genome, source, tmp_path, monkeypatch):
     import io
-    import sys
 
     data = gzip.decompress(source.read_bytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     run(base_folder, genome, "-", tmp_path / "out.vcf")
     assert len(lines_of(tmp_path / "out.vcf")) == 67 and not list(tmp_path.glob(".*"))
     assert command.facts  # what the header says
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_where_it_was(base_folder, genome, source, tmp_path):
+    run(base_folder, genome, source, tmp_path / "whole.vcf.gz", shard_size=5)
+    command_line = [
+        sys.executable, "-m", "bmfm.score", f"checkpoint={base_folder}", f"fasta={genome}", f"variants={source}", f"output={tmp_path / 'cut.vcf.gz'}",
+        "shard_size=5", "progress=false",
+    ]  # fmt: skip
+    process = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob(".cut.vcf.gz.*/00003.parquet")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "cut.vcf.gz").exists()
+    subprocess.run(command_line, check=True, capture_output=True)
+    assert (tmp_path / "cut.vcf.gz").read_bytes() == (tmp_path / "whole.vcf.gz").read_bytes()

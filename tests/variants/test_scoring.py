@@ -293,3 +293,9 @@ def test_on_the_copies_of_a_sample_the_allele_alone_differs(base_model, referenc
     assert found.llr == pytest.approx((found.llr_copy1 + found.llr_copy2) / 2) and abs(found.llr_copy1 - found.llr_copy2) > 1e-4
     with pytest.raises(ValueError, match=r"say in which VCF or BCF its genotypes are \(sample_vcf\)"):
         score_variants(base_model, [variant], reference, sample="donor")
+
+
+def test_one_rule_for_all_alleles(base_model, reference, text):
+    rows = [*snvs(text, [250]), f"chr1:300:{text[299:303]}:{text[299]}"]
+    uniform, calibrated = (score_variants(base_model, rows, reference, allele_model=rule) for rule in ("uniform", "pll_cal"))
+    assert uniform["method"].tolist() == ["pll_cal"] * 2 and uniform["llr"].tolist() == calibrated["llr"].tolist()
