@@ -9,7 +9,8 @@ import pandas as pd
 
 from bmfm.genome.alphabet import decode
 from bmfm.genome.reference import Reference
-from bmfm.variants.alleles import LEAST_SIDE
+from bmfm.variants.alleles import LEAST_SIDE, SNV
+from bmfm.variants.windows import AlleleWindows
 
 TERMS = ("dtok", "dlogunigram", "dlen")
 """What a pseudo-log-likelihood ratio depends on whatever the variant means: the difference in tokens, in the log-frequency of the tokens,
@@ -72,6 +73,16 @@ def random_variants(reference: Reference, n: int, seed: int = 0, snvs_only: bool
         alt = rng.choice([b for b in "ACGT" if b != ref]) if kind == "SNV" else ref[0] + (bases if kind == "INS" else "")
         rows.append((contig, position + 1, ref, alt))
     return pd.DataFrame(rows, columns=["chrom", "pos", "ref", "alt"])
+
+
+def allele_contexts(windows: AlleleWindows) -> pd.Series:
+    """Of SNVs the base before, REF and the base after, and what it becomes, as ``ACG>T``; of other alleles nothing."""
+    forward = windows.on("forward")
+    texts = [
+        f"{decode(forward.ref[a][at - 1 : at + 2])}>{decode(forward.alt_bases_of(a))}" if kind == SNV else ""
+        for a, (at, kind) in enumerate(zip(forward.at_ref.tolist(), forward.alleles.kind.tolist(), strict=True))
+    ]
+    return pd.Series(texts, dtype=object)
 
 
 def quantiles(scores: np.ndarray, context: pd.Series, background: pd.DataFrame) -> np.ndarray:

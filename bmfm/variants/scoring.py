@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from bmfm.files import cached_folder, fingerprint
-from bmfm.genome.alphabet import decode
 from bmfm.genome.personal import PersonalGenome
 from bmfm.genome.reference import Reference
 from bmfm.inference.predictor import Predictor
@@ -19,7 +18,7 @@ from bmfm.inference.runner import progress_bar
 from bmfm.inference.work_key import digest
 from bmfm.storage.folders import BACKGROUND, CALIBRATION
 from bmfm.variants.alleles import KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
-from bmfm.variants.calibration import Calibration, quantiles, random_variants
+from bmfm.variants.calibration import Calibration, allele_contexts, quantiles, random_variants
 from bmfm.variants.divergence import RADIUS, TURNS, divergence
 from bmfm.variants.options import STRANDS, ScoreOptions
 from bmfm.variants.questions import Questions, ask, log_likelihoods
@@ -332,16 +331,6 @@ def _places(windows: AlleleWindows) -> dict[str, np.ndarray]:
     return {
         "window_start": windows.start, "window_end": windows.start + windows.width, "left_context": windows.left, "right_context": right,
     }  # fmt: skip
-
-
-def allele_contexts(windows: AlleleWindows) -> pd.Series:
-    """Of SNVs the base before, REF and the base after, and what it becomes, as ``ACG>T``; of other alleles nothing."""
-    forward = windows.on("forward")
-    texts = [
-        f"{decode(forward.ref[a][at - 1 : at + 2])}>{decode(forward.alt_bases_of(a))}" if kind == SNV else ""
-        for a, (at, kind) in enumerate(zip(forward.at_ref.tolist(), forward.alleles.kind.tolist(), strict=True))
-    ]
-    return pd.Series(texts, dtype=object)
 
 
 def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
