@@ -118,6 +118,35 @@ class EmbeddingMethod(Method, ABC):
         """
 
 
+class OfSource(Method):
+    """What methods share that go on from what another one makes."""
+
+    source: Method
+
+    def takes(self, task: TaskSpec) -> bool:
+        return self.source.takes(task)
+
+    def unavailable(self) -> str | None:
+        return self.source.unavailable()
+
+    def check(self, task: TaskSpec) -> None:
+        self.source.check(task)
+
+    @property
+    def model_hash(self) -> str:
+        return self.source.model_hash
+
+    @property
+    def parameters(self) -> int | None:
+        return self.source.parameters
+
+    def shared_work(self, data_hash: str) -> str | None:
+        return self.source.shared_work(data_hash)
+
+    def components(self) -> list[Any]:
+        return [self, *self.source.components()]
+
+
 def check_finite(embeddings: np.ndarray, examples: Examples) -> np.ndarray:
     """Embeddings [n, H] as they are; ValueError, naming the first example, where any is NaN or infinite."""
     if (bad := np.flatnonzero(~np.isfinite(embeddings).all(1))).size:

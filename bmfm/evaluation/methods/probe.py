@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from bmfm.evaluation.examples.base import Examples
-from bmfm.evaluation.methods.base import EmbeddingMethod, LabelMethod, check_finite
+from bmfm.evaluation.methods.base import EmbeddingMethod, LabelMethod, OfSource, check_finite
 from bmfm.evaluation.probes import estimator
 from bmfm.evaluation.task_spec import TaskSpec
 
 
-class Probe(LabelMethod):
+class Probe(OfSource, LabelMethod):
     """A simple estimator on a method's embeddings, see `probes.estimator`.
 
     Parameters
@@ -22,37 +22,16 @@ class Probe(LabelMethod):
         ``linear`` or ``knn``.
     """
 
+    source: EmbeddingMethod
+
     def __init__(self, source: EmbeddingMethod, method: str = "linear"):
         super().__init__(source.name)
         self.source, self.method, self.kind = source, method, source.kind
         self.mode = f"{method}_probe" if source.mode == "zero_shot" else source.mode
         self.deterministic = source.deterministic
 
-    def takes(self, task: TaskSpec) -> bool:
-        return self.source.takes(task)
-
-    def unavailable(self) -> str | None:
-        return self.source.unavailable()
-
-    def check(self, task: TaskSpec) -> None:
-        self.source.check(task)
-
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         return {"source": self.source.identity(task), "method": self.method}
-
-    @property
-    def model_hash(self) -> str:
-        return self.source.model_hash
-
-    @property
-    def parameters(self) -> int | None:
-        return self.source.parameters
-
-    def shared_work(self, data_hash: str) -> str | None:
-        return self.source.shared_work(data_hash)
-
-    def components(self) -> list[Any]:
-        return [self, *self.source.components()]
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
         embeddings = check_finite(self.source.embed(examples, seed), examples)

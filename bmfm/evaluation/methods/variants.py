@@ -13,8 +13,8 @@ import pandas as pd
 from bmfm import __version__
 from bmfm.evaluation.checksums import content_hash
 from bmfm.evaluation.examples.variants import VariantExamples
-from bmfm.evaluation.methods.base import Method
-from bmfm.evaluation.methods.checkpoint import CheckpointFolder
+from bmfm.evaluation.methods.base import Method, OfSource
+from bmfm.evaluation.methods.checkpoint import CheckpointFolder, OfCheckpoint
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.evaluation.variant_tables import coordinate_columns, keys_of, positions, read_variants
 from bmfm.files import cached_folder, require_file
@@ -71,7 +71,7 @@ class VariantSource(Method, ABC):
         """
 
 
-class CheckpointVariants(VariantSource):
+class CheckpointVariants(OfCheckpoint, VariantSource):
     """Scores of a model folder or Hub id by `bmfm.variants.scoring.score_variants`, made once for a data set and kept in the cache.
 
     Parameters
@@ -80,27 +80,14 @@ class CheckpointVariants(VariantSource):
         Of `score_variants`: ``allele_model``, ``window``, ``strands``, ``batch_size``.
     """
 
-    kind = "checkpoint"
-
     def __init__(self, name: str, checkpoint: str, remote_code: bool = False, options: Mapping[str, Any] | None = None):
         super().__init__(name)
         self.checkpoint, self.options = CheckpointFolder(checkpoint, remote_code), dict(options or {})
-
-    def takes(self, task: TaskSpec) -> bool:
-        return task.omics == self.checkpoint.omics
 
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         calibration = self.checkpoint.folder / CALIBRATION
         calibrated = {"calibration": content_hash([calibration])} if calibration.is_file() else {}
         return {"model": self.model_hash, "options": self.options} | calibrated
-
-    @property
-    def model_hash(self) -> str:
-        return self.checkpoint.hash
-
-    @property
-    def parameters(self) -> int | None:
-        return self.checkpoint.parameters
 
     def shared_work(self, data_hash: str) -> str | None:
         return f"{self.model_hash} {data_hash} variants {sorted(self.options.items())}"
@@ -198,29 +185,14 @@ class VariantFile(VariantSource):
         return matched.assign(status=status)
 
 
-class OfSource(VariantMethod):
+class OfColumns(OfSource, VariantMethod):
     """What methods on the columns of a source share."""
+
+    source: VariantSource
 
     def __init__(self, source: VariantSource, mode: str):
         super().__init__(source.name)
         self.source, self.kind, self.mode = source, source.kind, mode
-
-    def takes(self, task: TaskSpec) -> bool:
-        return self.source.takes(task)
-
-    @property
-    def model_hash(self) -> str:
-        return self.source.model_hash
-
-    @property
-    def parameters(self) -> int | None:
-        return self.source.parameters
-
-    def shared_work(self, data_hash: str) -> str | None:
-        return self.source.shared_work(data_hash)
-
-    def components(self) -> list[Any]:
-        return [self, *self.source.components()]
 
     def _count(self, table: pd.DataFrame) -> None:
         """Which rules scored the variants, where the source says so."""
@@ -230,7 +202,7 @@ class OfSource(VariantMethod):
             self.counts |= {f"variants by the rule {rule}": n for rule, n in sorted(rules.items())}
 
 
-class ScoreColumn(OfSource):
+class ScoreColumn(OfColumns):
     """One column of a source as it is.
 
     Parameters
@@ -269,7 +241,7 @@ class ScoreColumn(OfSource):
         return VariantScores(values, self.scale, status)
 
 
-class VariantProbe(OfSource):
+class VariantProbe(OfColumns):
     """Logistic regression (ridge regression of measured effects) on standardised columns, one chromosome left out at a time.
 
     The penalty is chosen inside of the other chromosomes, by cross-validation with whole chromosomes. After TraitGym.
