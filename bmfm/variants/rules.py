@@ -29,7 +29,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from bmfm.genome.alphabet import BASES, PAIR, SYMBOLS, decode
-from bmfm.genome.representation import Encoded
 from bmfm.special import MASK, SPECIAL_TOKENS
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.sequences import SequenceTokenizer
@@ -339,5 +338,3 @@ RULES: dict[str, Callable[[AlleleWindows, Vocabulary], Questions]] = {
     "base": base, "kmer": kmer, "span": span, "base_forced": base_forced, "multi": multi, "pll": pll,
 }  # fmt: skip
 """Rules of masked models by name; `pll_cal` is `pll`, calibrated."""
-
-__all__ = ["RULES", "CutPairs", "Encoded", "Vocabulary", "cut_pairs", "polymorphism"]

@@ -37,11 +37,11 @@ def test_draws_are_within_groups_and_bootstrap_that_of_scipy():
 def test_sign_flips_are_the_permutation_test_of_scipy():
     few, many = RNG.normal(0.4, 1, 9), RNG.normal(0.25, 1, 60)
 
-    def test(values, n):
+    def peer(values, n):
         return stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=n, rng=np.random.default_rng(0)).pvalue
 
-    assert sign_flip(few, 10000, np.random.default_rng(0)) == pytest.approx(test(few, np.inf))
-    assert sign_flip(many, 20000, np.random.default_rng(0)) == pytest.approx(test(many, 20000), abs=0.01)
+    assert sign_flip(few, 10000, np.random.default_rng(0)) == pytest.approx(peer(few, np.inf))
+    assert sign_flip(many, 20000, np.random.default_rng(0)) == pytest.approx(peer(many, 20000), abs=0.01)
     assert sign_flip(np.ones(4), 100, np.random.default_rng(0)) == 2 / 16
 
 
