@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from bmfm.cells.perturbations import Perturbations
 from bmfm.hashing import mix
 
 
@@ -48,11 +49,14 @@ class CellBatch:
         [n] int64, number of the source (a file, say) of each cell.
     gene_panels
         For each source the vocabulary ids of the genes that it measures, ``int32``, ascending.
+    perturbations
+        What is done to each cell, where a model is asked what becomes of it; None where nothing is.
     """
 
     counts: Counts
     source_ids: np.ndarray
     gene_panels: Sequence[np.ndarray]
+    perturbations: Perturbations | None = None
 
     def __len__(self) -> int:
         return len(self.counts)

@@ -12,7 +12,7 @@ from bmfm.models.backbones.huggingface import HuggingFaceBackbone
 from bmfm.models.config import BmfmConfig
 from bmfm.models.heads import predicts_tokens
 from bmfm.models.lora import add_lora
-from bmfm.models.model import BmfmModel, read_folder
+from bmfm.models.model import BmfmModel, described_field, read_folder
 from bmfm.storage.config import plain, read_config, shown
 from bmfm.storage.folders import find_folder
 from bmfm.storage.remote_code import remote_code as allow_remote_code
@@ -25,6 +25,8 @@ from bmfm.tokenizers.huggingface import HuggingFaceTokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 from bmfm.tokenizers.sequences import SequenceTokenizer
 
+PERTURBATION = "perturbation"
+"""The field of perturbations, which a model may begin to read when it is fine-tuned."""
 DROPOUTS = ("hidden_dropout_prob", "mlp_dropout", "embedding_dropout", "dropout")
 """Settings of backbones that `from_checkpoint` changes by ``dropout``."""
 
@@ -113,7 +115,8 @@ def from_checkpoint(
 
     A head keeps its weights if the checkpoint has one of its name, size, kind and classes (in another order: its rows are
     put into the new order); any other begins anew, which is said where a head of that name is there. Heads that predict tokens are the
-    backbone's own language-model head, where it has one. All other weights are the checkpoint's, or it is an error.
+    backbone's own language-model head, where it has one. The encoder of perturbations begins anew where the checkpoint has none, and so do the
+    rows of drugs that it does not know. All other weights are the checkpoint's, or it is an error.
 
     Parameters
     ----------
@@ -137,8 +140,11 @@ def from_checkpoint(
         before = read_model(folder)
         if genes is not None:
             _check_tokens(genes, read_tokenizer(folder), checkpoint)
+    added = {name: described_field(name, options) for name, options in fields.items() if name == PERTURBATION}
     for name, options in fields.items():
         there = before.config.fields.get(name, {})
+        if name in added:
+            continue
         if name not in before.config.fields or options.get("size", there.get("size")) != there.get("size"):
             raise ValueError(
                 f"{checkpoint}: its field {name} is {there or 'absent'}, the tokenizer gives {options}; use the checkpoint's tokenizer"
@@ -157,6 +163,7 @@ def from_checkpoint(
         heads = {name: {"size": n, "own": True} if predicts_tokens(head, n) else head for name, head in heads.items()}
     kept = {key: getattr(before.config, key) for key in ("fields", "pooling", "positions", "head_bias", "head_eps", "pooler", "strands")}
     kept |= {} if strands is None else {"strands": strands}
+    kept["fields"] = kept["fields"] | added
     config = BmfmConfig(backbone=backbone, heads=heads, **kept)
     with allow_remote_code(remote_code):
         model = BmfmModel(config)
@@ -191,10 +198,13 @@ def set_trained(model: BmfmModel, attention: str = "auto", freeze_encoder: bool 
 def _take_weights(model: BmfmModel, before: BmfmModel, checkpoint: str) -> frozenset[str]:
     """Give a model the weights of another, but for heads that begin anew; the names of the heads that do not."""
     weights, old = model.state_dict(), before.state_dict()
+    if (drugs := f"embeddings.{PERTURBATION}.drugs.weight") in weights.keys() & old.keys():  # those of the checkpoint come first
+        old[drugs] = torch.cat([old[drugs], weights[drugs][len(old[drugs]) :]])
     for name, head in model.config.heads.items():
         if not head.get("own"):
             old |= _head_weights(name, before, model, old)
-    new = {k for k in weights if k.startswith("heads.") and (k not in old or old[k].shape != weights[k].shape)}
+    may_be_new = ("heads.", f"embeddings.{PERTURBATION}.")
+    new = {k for k in weights if k.startswith(may_be_new) and (k not in old or old[k].shape != weights[k].shape)}
     load_strictly(model, {k: weights[k] if k in new else old[k] for k in weights if k in new or k in old}, checkpoint)
     return frozenset(n for n in model.config.heads if not any(k.startswith(model.heads.path(n) + ".") for k in new))
 

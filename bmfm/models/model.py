@@ -14,6 +14,7 @@ from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_co
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, predicts_tokens
+from bmfm.models.perturbation import PerturbationEncoder
 from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
@@ -338,6 +339,15 @@ AutoConfig.register("bmfm", BmfmConfig, exist_ok=True)
 AutoModel.register(BmfmConfig, BmfmModel, exist_ok=True)
 
 
+FIELD_ENCODERS: dict[str, type[FieldEncoder]] = {"summary": CellSummary, "perturbation": PerturbationEncoder}
+"""Of fields whose encoder is no table of rows, one for each id."""
+
+
+def described_field(name: str, options: dict) -> dict:
+    """A field of a tokenizer as a model's configuration keeps it, with its encoder."""
+    return {"_target_": class_path(FIELD_ENCODERS.get(name, TokenEmbedding))} | options
+
+
 def build(
     fields: dict[str, dict],
     heads: dict[str, dict],
@@ -368,8 +378,7 @@ def build(
         Those of the backbone; and of the model ``pooling``, ``head_bias``, ``head_eps``, ``pooler`` and ``strands``, see `BmfmConfig`.
     """
     kind: type[Backbone] = find_class(backbone, Backbone, "model.backbone")
-    usual = {"summary": CellSummary}
-    fields = {name: {"_target_": class_path(usual.get(name, TokenEmbedding))} | options for name, options in fields.items()}
+    fields = {name: described_field(name, options) for name, options in fields.items()}
     if "values" in fields:
         if values is None:
             raise ValueError("cells have values: choose their encoder by a group `values`, as values=mlp_special")

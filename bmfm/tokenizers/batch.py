@@ -69,6 +69,11 @@ class Batch(TypedDict, total=False):
         each source measures [S, V] bool.
     shown_profile
         Of cells whose tokenizer gives a summary: the values of all genes that may be shown, those that truncation leaves out too.
+    perturbation_ids, perturbation_doses
+        [N, K, 2] int64 and [N, K] float32, of cells of which is asked what becomes of them: see `cells.perturbations.Perturbations`.
+    context_ids, control_profiles
+        Of pairs of cells: the number of each example's context [N] int64, and the mean values of the control cells of all contexts
+        [C, V] float32.
     parts
         {name: batch}: further named parts of the same examples, as the perturbed cell beside its control.
     labels
@@ -98,6 +103,10 @@ class Batch(TypedDict, total=False):
     source_ids: torch.Tensor
     gene_panel_mask: torch.Tensor
     shown_profile: FullProfile
+    perturbation_ids: torch.Tensor
+    perturbation_doses: torch.Tensor
+    context_ids: torch.Tensor
+    control_profiles: torch.Tensor
     parts: dict[str, Any]
     labels: dict[str, torch.Tensor]
     counts: dict[str, int]

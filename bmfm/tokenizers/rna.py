@@ -24,6 +24,7 @@ import numpy as np
 from bmfm.cells.counts import CellBatch, Counts, by_gene, content_keys
 from bmfm.cells.gene_medians import median_where_expressed, read_medians, write_medians
 from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
+from bmfm.cells.perturbations import PERTURBATION_FIELDS
 from bmfm.cells.read_depth import sums
 from bmfm.special import PAD, SEP
 from bmfm.tokenizers.base import Tokens, hash_of_names
@@ -67,11 +68,12 @@ class CellTokenizer(CellSettings):
     trained_on
         What the training files held; saved: ``orthologs``, {gene of another species: human gene}, by which their genes were found,
         used for the cells of inference; ``expects``, ``counts`` or ``normalised``, asked of the cells of inference
-        (`resolve_expects`), None if that is not known.
+        (`resolve_expects`), None if that is not known; ``drugs``, names of the drugs that cells were treated with, a list, empty where genes alone
+        were perturbed, and None where nothing was: the model then reads no perturbation.
 
     Attributes
     ----------
-    orthologs, expects
+    orthologs, expects, drugs
         See `trained_on`.
     gene_medians
         [V] float32, of orders and values that are relative to them; None until they are learned from training cells (`fit_gene_medians`).
@@ -102,11 +104,12 @@ class CellTokenizer(CellSettings):
         self.read_depth: dict[str, Any] = DEPTH | dict(read_depth or {})
         self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout
         self.n_cls, self.positions, self.summary = n_cls, positions, summary
-        files = {"orthologs": None, "expects": None} | dict(trained_on or {})
+        files = {"orthologs": None, "expects": None, "drugs": None} | dict(trained_on or {})
         self.orthologs: dict[str, str] | None = files.pop("orthologs")
         self.expects: str | None = files.pop("expects")
+        self.drugs: list[str] | None = files.pop("drugs")
         if files:
-            raise ValueError(f"trained_on of a tokenizer has no {', '.join(map(repr, files))}, only orthologs and expects")
+            raise ValueError(f"trained_on of a tokenizer has no {', '.join(map(repr, files))}, only orthologs, expects and drugs")
         self._check_settings()
         self.keyed_by_content = False
         self.gene_medians: np.ndarray | None = None
@@ -159,7 +162,9 @@ class CellTokenizer(CellSettings):
     def fields(self) -> dict[str, dict]:
         """What the model's field encoders must take."""
         values: dict = {"n_special": self.n_special} | ({"n_bins": self.n_bins} if self.n_bins else {})
-        return {"input_ids": {"size": len(self)}, "values": values} | ({"summary": {"size": len(self)}} if self.summary else {})
+        fields: dict[str, dict] = {"input_ids": {"size": len(self)}, "values": values}
+        fields |= {"summary": {"size": len(self)}} if self.summary else {}
+        return fields | ({} if self.drugs is None else {"perturbation": {"size": len(self), "n_drugs": len(self.drugs)}})
 
     def check_cls(self, number: int, who: str) -> None:
         """Raise a ValueError if there is no such CLS token."""
@@ -256,7 +261,10 @@ class CellTokenizer(CellSettings):
                 "the tokenizer has no target of read depth: it was saved without (read_depth.target of cell_tokenizer.json). Give "
                 "depth_target=N (data.depth_target on the command line), a total of counts such as the deepest training cells had"
             )
-        return self.encoder.encode(CellBatch(counts, raw.source_ids, raw.gene_panels), keys, room)
+        tokens = self.encoder.encode(CellBatch(counts, raw.source_ids, raw.gene_panels), keys, room)
+        if raw.perturbations is not None:
+            tokens.example_fields |= raw.perturbations.as_fields()
+        return tokens
 
     def _room(self, max_tokens: int) -> int:
         """Genes that an input holds."""
@@ -278,6 +286,7 @@ class CellTokenizer(CellSettings):
         if self.has_depth:
             values[first + self.n_cls], values[first + self.n_cls + 1] = tokens.example_fields["read_depth"].T
         values[first + len(self.prefix) + tokens.lengths] = -(SEP + 1.0)
+        batch |= {name: tokens.example_fields[name] for name in PERTURBATION_FIELDS if name in tokens.example_fields}
         return batch | ({} if tokens.shown_profile is None else {"shown_profile": tokens.shown_profile.as_batch()})
 
     def spans(self, ids: np.ndarray, n_bases: int | None = None) -> np.ndarray:
@@ -297,7 +306,7 @@ class CellTokenizer(CellSettings):
             "positions": self.positions,
             "summary": self.summary,
             "gene_medians": hashlib.sha256(self.gene_medians.tobytes()).hexdigest() if self.gene_medians is not None else None,
-        }
+        } | ({} if self.drugs is None else {"drugs": self.drugs})
 
     def full_profile(self, counts: Counts) -> np.ndarray:
         """Values of every expressed gene of the cells, ``float32`` [nnz], in the order of `counts`."""
@@ -345,7 +354,8 @@ class CellTokenizer(CellSettings):
     @property
     def settings(self) -> dict:
         names = ("order", "zeros", "zero_share", "sequence_dropout", "values", "read_depth", "n_cls", "positions", "summary")
-        files = {name: value for name, value in (("orthologs", self.orthologs), ("expects", self.expects)) if value}
+        files: dict[str, Any] = {name: value for name, value in (("orthologs", self.orthologs), ("expects", self.expects)) if value}
+        files |= {} if self.drugs is None else {"drugs": self.drugs}
         return {name: getattr(self, name) for name in names} | ({"trained_on": files} if files else {})
 
     def save_pretrained(self, folder: str | Path) -> None:
