@@ -41,7 +41,7 @@ class PerturbationPairs(Source):
     condition
         ``.obs`` column of what was done to a cell, in any of the spellings of `cells.conditions.parse_conditions`.
     control
-        What that column holds for control cells; None takes the usual words.
+        What that column holds for control cells; empty takes the usual words (`cells.conditions.CONTROL_WORDS`).
     context
         ``.obs`` column, or columns, of the cell line or type: responses are learned and measured within a context. None is one context.
     batch
@@ -77,7 +77,7 @@ class PerturbationPairs(Source):
 
     path: Any
     condition: str = "condition"
-    control: Sequence[str] | None = None
+    control: Sequence[str] = ()
     context: str | Sequence[str] | None = None
     batch: str | None = None
     kind: str = "crispri"
@@ -169,8 +169,8 @@ class PerturbationPairs(Source):
     @cached_property
     def control_profiles(self) -> np.ndarray:
         """Mean values of the control cells of each context, float32 [C, V]."""
-        sums, sizes = self._moments(np.where(self.group_of == CONTROL, self.context_of, -1), len(self.contexts))[:2]
-        return (sums / sizes[:, None]).astype(np.float32)
+        sums, sizes, _, _ = self._moments(np.where(self.group_of == CONTROL, self.context_of, -1), len(self.contexts))
+        return (sums / sizes.clip(min=1)[:, None]).astype(np.float32)
 
     def statistics(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """``response_mean`` [V], the mean over training conditions of the difference from the control, each with the same weight;
@@ -224,7 +224,7 @@ class PerturbationPairs(Source):
         known = self._known_names(files)
         doses = table[self.dose].to_numpy()[kept] if self.dose else None
         where = f"{self.name}, .obs[{self.condition!r}]"
-        parsed = parse_conditions(table[self.condition].to_numpy(object)[kept], self.control, known, doses, self.unit, where)
+        parsed = parse_conditions(table[self.condition].to_numpy(object)[kept], self.control, known, doses, self.unit, column=where)
         conditions: list[Condition | None] = [None] * len(table)
         for place, condition in zip(np.flatnonzero(kept), parsed, strict=True):
             conditions[place] = condition
@@ -353,9 +353,8 @@ class PerturbationPairs(Source):
             values = self._values(counts, shape[1])
             indicator = csr_matrix((np.ones(len(numbers)), (codes[numbers], np.arange(len(numbers)))), (n_codes, len(numbers)))
             sums += (indicator @ values).toarray()
-            if n_codes == len(self.groups):
-                squares += (indicator @ values.multiply(values)).toarray()
-                expressed += (indicator @ (values > 0)).toarray()
+            squares += (indicator @ values.multiply(values)).toarray()
+            expressed += (indicator @ (values > 0)).toarray()
         return sums, np.bincount(codes[chosen], minlength=n_codes), squares, expressed
 
     def _values(self, counts: Counts, n_genes: int) -> csr_matrix:
