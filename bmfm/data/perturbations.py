@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from bmfm.cells.conditions import Condition, parse_conditions
+from bmfm.cells.conditions import AS_WRITTEN, Condition, parse_conditions
 from bmfm.cells.counts import Counts
 from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
 from bmfm.cells.perturbations import KINDS, Perturbations, encode_conditions, kind_id
 from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
+from bmfm.data.perturbation_splits import require_whole_groups
 from bmfm.data.sources import INPUT, Examples, Source
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.rna import CellTokenizer
@@ -50,6 +51,8 @@ class PerturbationPairs(Source):
         What was done to genes: ``crispri``, ``crispra``, ``knockout`` or ``drug``, or the ``.obs`` column that says so.
     dose, unit
         ``.obs`` column of doses, and their unit, where the condition does not state them.
+    separator, guide_suffix
+        What stands between several targets, and a pattern of what follows a target, see `cells.conditions.parse_conditions`.
     keep
         {``.obs`` column: value or values}: cells with others are left out.
     min_cells
@@ -83,6 +86,8 @@ class PerturbationPairs(Source):
     kind: str = "crispri"
     dose: str | None = None
     unit: str = ""
+    separator: str | None = None
+    guide_suffix: str | None = None
     keep: Mapping[str, Any] | None = None
     min_cells: int = 2
     counts: str = "auto"
@@ -150,18 +155,24 @@ class PerturbationPairs(Source):
         return Examples({INPUT: batch, PERTURBED: self.cells.batch(cells)}, fields)
 
     def column(self, name: str, as_text: bool = False) -> np.ndarray:
-        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, ``targets`` as a tuple of names, or an
-        ``.obs`` column."""
+        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, ``targets`` as a tuple of names, `AS_WRITTEN`,
+        or an ``.obs`` column."""
         groups = self.group_of[self.perturbed]
         if name in ("condition", "context"):
             return self.groups[name].to_numpy(object)[groups]
         if name == "group":
             return (self.groups["context"] + SEPARATOR + self.groups["condition"]).to_numpy(object)[groups]
+        if name == AS_WRITTEN:
+            return self.cells.column(self.condition)[self.perturbed]
         if name == "group_number":
             return groups.astype(object)
         if name == "targets":
             return np.fromiter((self.conditions[g].targets for g in groups), object, len(groups))
         return self.cells.column(name)[self.perturbed]
+
+    def check_parts(self, parts: Mapping[str, np.ndarray]) -> None:
+        """Refuse parts that share cells of one condition in one context."""
+        require_whole_groups(parts, self.column("group"))
 
     def where(self, number: int) -> str:
         return self.cells.name_of(int(self.perturbed[number]))
@@ -232,7 +243,8 @@ class PerturbationPairs(Source):
         known = self._known_names(files)
         doses = table[self.dose].to_numpy()[kept] if self.dose else None
         where = f"{self.name}, .obs[{self.condition!r}]"
-        parsed = parse_conditions(table[self.condition].to_numpy(object)[kept], self.control, known, doses, self.unit, column=where)
+        texts, spelling = table[self.condition].to_numpy(object)[kept], {"separator": self.separator, "guide_suffix": self.guide_suffix}
+        parsed = parse_conditions(texts, self.control, known, doses, self.unit, column=where, **spelling)
         conditions: list[Condition | None] = [None] * len(table)
         for place, condition in zip(np.flatnonzero(kept), parsed, strict=True):
             conditions[place] = condition

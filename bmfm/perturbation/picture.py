@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-N_NAMED = 8
+N_NAMED = 5
 """Genes that are named at each end of a context's ranks."""
 
 
@@ -24,18 +24,10 @@ def plot_ranks(table: pd.DataFrame, path: Path) -> None:
         low, high = (of_context["matched_mean"] + sign * 1.96 * of_context["matched_sd"] for sign in (-1, 1))
         axis.fill_between(rank, low, high, color="#cfd8dc", lw=0, label="95% of genes of like expression")
         axis.scatter(rank, of_context["effect"], s=6, color="#1565c0", label="gene")
-        for ends, align in ((of_context.head(N_NAMED), "left"), (of_context.tail(N_NAMED)[::-1], "right")):
-            shown = ", ".join(ends["gene"])
-            axis.annotate(
-                shown.replace(", ", "\n"),
-                (0.03 if align == "left" else 0.97, 0.97 if align == "left" else 0.03),
-                xycoords="axes fraction",
-                fontsize=6,
-                ha=align,
-                va="top" if align == "left" else "bottom",
-            )
         axis.axhline(0, color="black", lw=0.5)
-        axis.set(title=context, xlabel="genes by rank", ylabel=table.attrs.get("readout", "effect") if context == contexts[0] else "")
-    axes[0][0].legend(loc="upper center", fontsize=6, frameon=False)
+        ends = [", ".join(named["gene"]) for named in (of_context.head(N_NAMED), of_context.tail(N_NAMED)[::-1])]
+        axis.set(title=context, ylabel=table.attrs.get("readout", "effect") if context == contexts[0] else "")
+        axis.set_xlabel(f"genes by rank\nleast: {ends[0]}\nmost: {ends[1]}", fontsize=6)
+    axes[0][0].legend(loc="best", fontsize=6, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
