@@ -1,7 +1,7 @@
 """What the metrics of perturbation prediction compare: measured and predicted cells of the same conditions, in one context."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -66,3 +66,15 @@ class Comparison:
     unit: str
     training: Mapping[str, np.ndarray] = field(default_factory=dict)
     de_genes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def with_cells(self, real: GroupedCells, predicted: GroupedCells, unit: str | None = None) -> "Comparison":
+        """The same of other cells."""
+        return replace(self, real=real, predicted=predicted, unit=unit or self.unit)
+
+    @property
+    def own(self) -> np.ndarray:
+        """Whether a gene is a condition's own target, bool [P, G]."""
+        own = np.zeros((len(self.conditions), len(self.genes)), bool)
+        for row, columns in zip(own, self.targets, strict=True):
+            row[columns] = True
+        return own
