@@ -1,5 +1,7 @@
 """Sums, means and sampling noise of groups of cells, from sparse rows that are never made dense as a whole."""
 
+from dataclasses import replace
+
 import numba
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -55,12 +57,18 @@ def mean_profiles(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.nd
     """
     p = len(comparison.conditions)
     both = lognormalised(comparison)
-    (real, n_real), (predicted, n_predicted) = group_sums(both.real, p), group_sums(both.predicted, p)
-    checksizes_of(comparison, n_real, n_predicted)
-    return real[:p] / n_real[:p, None], predicted[:p] / n_predicted[:p, None], real[CONTROL] / n_real[CONTROL]
+    real, n_real = group_sums(both.real, p)
+    if comparison.means is not None:
+        check_sizes(comparison, n_real, np.ones(p + 1))
+        predicted = np.asarray(comparison.means, float)
+    else:
+        sums, n_predicted = group_sums(both.predicted, p)
+        check_sizes(comparison, n_real, n_predicted)
+        predicted = sums[:p] / n_predicted[:p, None]
+    return real[:p] / n_real[:p, None], predicted, real[CONTROL] / n_real[CONTROL]
 
 
-def checksizes_of(comparison: Comparison, n_real: np.ndarray, n_predicted: np.ndarray) -> None:
+def check_sizes(comparison: Comparison, n_real: np.ndarray, n_predicted: np.ndarray) -> None:
     """Raise a ValueError that names the first condition without cells; sizes are those of `group_sums`."""
     if not n_real[CONTROL]:
         raise ValueError(f"context {comparison.context}: there are no control cells, which every metric compares with")
@@ -76,8 +84,8 @@ def lognormalised(comparison: Comparison, total: float = 1e4) -> Comparison:
     """The comparison in log-normalised values: ``log(1 + total * count / counts of the cell)`` where it is of counts, else itself."""
     if comparison.unit == "lognorm":
         return comparison
-    sides = (GroupedCells(log_counts(side.values, total), side.codes) for side in (comparison.real, comparison.predicted))
-    return comparison.with_cells(*sides, unit="lognorm")
+    real, predicted = (GroupedCells(log_counts(side.values, total), side.codes) for side in (comparison.real, comparison.predicted))
+    return replace(comparison, real=real, predicted=predicted, unit="lognorm")
 
 
 def log_counts(counts: csr_matrix, total: float) -> csr_matrix:

@@ -82,7 +82,9 @@ def rank_sum(values: csr_matrix, controls: SortedColumns, genes: np.ndarray) -> 
     return _rank_sum(columns.data, columns.indptr, values.shape[0], controls.data, controls.indptr, controls.n, controls.ties, genes)
 
 
-def test_against(groups: Iterable[tuple[csr_matrix, np.ndarray]], controls: tuple[csr_matrix, np.ndarray], genes: np.ndarray) -> DifferentialExpression:
+def test_against(
+    groups: Iterable[tuple[csr_matrix, np.ndarray]], controls: tuple[csr_matrix, np.ndarray], genes: np.ndarray
+) -> DifferentialExpression:
     """Tests of conditions against controls.
 
     Parameters

@@ -5,7 +5,7 @@ log(1 + CPM); genes are tested whose mean CPM in the controls is above 5, p are 
 expression error subtracts is taken over all genes, the own target included, while the distance leaves that gene out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from bmfm.evaluation.perturbation.comparison import CONTROL, Comparison, GroupedCells
-from bmfm.evaluation.perturbation.moments import check_sizes, group_sums, jackknife_noise, log_counts, pseudobulks, scale_counts
+from bmfm.evaluation.perturbation.moments import check_sizes, group_sums, jackknife_noise, log_counts, pseudobulks, scale_counts, sizes_of
 from bmfm.evaluation.perturbation.ranksum import DifferentialExpression, test_against
 
 MIN_CPM = 5.0
@@ -45,16 +45,8 @@ class Side:
     changes: DifferentialExpression
 
 
-def vcc2026(comparison: Comparison, own_controls: bool = False) -> pd.DataFrame:
-    """The metrics of each condition.
-
-    Parameters
-    ----------
-    comparison
-        Of counts.
-    own_controls
-        Whether predicted cells are compared with controls among them (`CONTROL`) rather than with the measured ones, as halves of
-        measured cells are, so that they share no noise.
+def vcc2026(comparison: Comparison) -> pd.DataFrame:
+    """The metrics of each condition, from counts.
 
     Returns
     -------
@@ -68,30 +60,48 @@ def vcc2026(comparison: Comparison, own_controls: bool = False) -> pd.DataFrame:
     ValueError
         Where values are log-normalised, or cells are missing.
     """
+    check_counts(comparison)
+    check_sizes(comparison, *(sizes_of(side, len(comparison.conditions)) for side in (comparison.real, comparison.predicted)))
+    real = side_of(comparison.real, len(comparison.conditions))
+    controls = comparison.real.of(CONTROL)
+    predicted = side_of(comparison.predicted, len(comparison.conditions), (controls, real))
+    return score_sides(comparison, real, predicted)
+
+
+def vcc2026_of_halves(comparison: Comparison) -> Callable[[Comparison], pd.DataFrame]:
+    """The metrics of a second half of the measured cells as the prediction of the first.
+
+    Each half is compared with its own half of the controls, so that they share no noise, and errors of fold changes are those of the
+    genes that change in all cells together, as in the reference scale of the challenge.
+    """
+    check_counts(comparison)
+    p, own = len(comparison.conditions), comparison.own
+    whole = differential_expression(comparison.real, comparison.real.of(CONTROL), p).without(own)
+
+    def table(halves: Comparison) -> pd.DataFrame:
+        sides = [side_of(half, p) for half in (halves.real, halves.predicted)]
+        scores = score_sides(halves, *sides)
+        scores["lfc_nmae"] = lfc_nmae(whole, sides[1].changes, np.nan_to_num(sides[0].changes.lfc))
+        return scores
+
+    return table
+
+
+def check_counts(comparison: Comparison) -> None:
+    """Raise a ValueError where values are log-normalised."""
     if comparison.unit != "counts":
         raise ValueError(
             "profile vcc2026 needs raw counts, these values are log-normalised; profiles gears, calibrated and vcc2025 take such values"
         )
-    check_sides(comparison, own_controls)
-    real = _side(comparison.real, None, comparison)
-    predicted = _side(comparison.predicted, None if own_controls else real, comparison)
-    return score_sides(comparison, real, predicted)
-
-
-def check_sides(comparison: Comparison, own_controls: bool) -> None:
-    """Raise a ValueError where a condition or the controls have no cells."""
-    p = len(comparison.conditions)
-    n_real, n_predicted = (np.bincount(side.codes % (p + 1), minlength=p + 1) for side in (comparison.real, comparison.predicted))
-    check_sizes(comparison, n_real, n_predicted)
-    if own_controls and not n_predicted[p]:
-        raise ValueError(f"context {comparison.context}: the predicted cells hold no controls of their own")
 
 
 def score_sides(comparison: Comparison, real: Side, predicted: Side) -> pd.DataFrame:
     """The table of `vcc2026` from what was computed of each side."""
     own = comparison.own
     real_changes, predicted_changes = real.changes.without(own), predicted.changes.without(own)
-    columns: dict[str, np.ndarray] = {"pds_cosine": pds_cosine(predicted.bulk - predicted.control, real.bulk - real.control, own.any(0))}
+    columns: dict[str, np.ndarray] = {
+        "pds_cosine": pds_cosine(predicted.bulk - predicted.control, real.bulk - real.control, comparison.panel)
+    }
     columns |= expression_error(real, predicted, own)
     columns |= direction(real_changes, predicted_changes, np.asarray(comparison.genes, str))
     columns["sig_jaccard"] = sig_jaccard(real_changes.significant, predicted_changes.significant)
@@ -100,19 +110,23 @@ def score_sides(comparison: Comparison, real: Side, predicted: Side) -> pd.DataF
     return pd.DataFrame(columns, index=pd.Index(comparison.conditions, name="condition"))
 
 
-def _side(cells: GroupedCells, controls_of: Side | None, comparison: Comparison) -> Side:
-    """What metrics need of one side; with the controls of the other where it is given."""
-    p = len(comparison.conditions)
-    sums, _ = group_sums(cells, p)
+def side_of(cells: GroupedCells, n_groups: int, other: tuple[csr_matrix, Side] | None = None) -> Side:
+    """What metrics need of one side of counts.
+
+    Parameters
+    ----------
+    other
+        The controls [n, G] to compare with and the side that they belong to; None: they are among these cells.
+    """
+    sums, _ = group_sums(cells, n_groups)
     bulk = pseudobulks(sums)
-    noise = np.array([jackknife_noise(cells.of(code), sums[code]) for code in range(p)])
-    if controls_of is not None:
-        controls = comparison.real.of(CONTROL)
-        control, control_noise = controls_of.control, controls_of.control_noise
-    else:
+    noise = np.array([jackknife_noise(cells.of(code), sums[code]) for code in range(n_groups)])
+    if other is None:
         controls = cells.of(CONTROL)
         control, control_noise = bulk[CONTROL], jackknife_noise(controls, sums[CONTROL])
-    return Side(bulk[:p], control, noise, control_noise, differential_expression(cells, controls, p))
+    else:
+        controls, control, control_noise = other[0], other[1].control, other[1].control_noise
+    return Side(bulk[:n_groups], control, noise, control_noise, differential_expression(cells, controls, n_groups))
 
 
 def differential_expression(cells: GroupedCells, controls: csr_matrix, n_groups: int) -> DifferentialExpression:
@@ -214,12 +228,13 @@ def sig_jaccard(real: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.divide((real & predicted).sum(1), either, out=np.ones(len(either)), where=either > 0)
 
 
-def lfc_nmae(real: DifferentialExpression, predicted: DifferentialExpression) -> np.ndarray:
+def lfc_nmae(real: DifferentialExpression, predicted: DifferentialExpression, truth: np.ndarray | None = None) -> np.ndarray:
     """Absolute errors of log2 fold changes over their sizes, of the measured changed genes; NaN with fewer than `MIN_SIGNIFICANT`.
 
-    A fold change that is not predicted counts as 0.
+    A fold change that is not predicted counts as 0. `truth` [P, G] are other fold changes to compare with than those of `real`.
     """
     gate = real.significant & np.isfinite(real.lfc)
     guess = np.where(np.isfinite(predicted.lfc), predicted.lfc, 0)
-    error, size = np.where(gate, np.abs(guess - real.lfc), 0).sum(1), np.where(gate, np.abs(real.lfc), 0).sum(1)
+    error = np.where(gate, np.abs(guess - (real.lfc if truth is None else truth)), 0).sum(1)
+    size = np.where(gate, np.abs(real.lfc), 0).sum(1)
     return np.divide(error, size, out=np.full(len(size), np.nan), where=(gate.sum(1) >= MIN_SIGNIFICANT) & (size > 0))
