@@ -96,6 +96,7 @@ class PerturbationPairs(Source):
     orthologs: Any = None
     min_matched: float = 0.3
     gene_weights: bool = False
+    predicted_parts = frozenset({PERTURBED})
 
     def connect(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Open the files in the genes of the tokenizer, find conditions and controls, and say what there is to be read of perturbations."""
@@ -108,6 +109,8 @@ class PerturbationPairs(Source):
         if not files:
             raise ValueError("there are no cells: give data.source.path=FILE.h5ad")
         self.name = AnnDataView(files[0]).name
+        if tokenizer.depth_mode.is_split:  # nothing reconstructs what is hidden
+            tokenizer.read_depth["mode"] = tokenizer.depth_mode.for_inference
         tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
         if self.orthologs is not None:
             tokenizer.orthologs = read_orthologs(self.orthologs)
