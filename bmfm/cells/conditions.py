@@ -16,6 +16,8 @@ CONTROL_WORDS = frozenset(
 """What control cells are called where the data do not say otherwise, in small letters."""
 MICROMOLAR = {"pM": 1e6, "nM": 1e3, "uM": 1.0, "mM": 1e-3, "M": 1e-6}
 """How many of a unit make one micromolar."""
+AS_WRITTEN = "condition_as_written"
+"""Name of the column of conditions as a file spells them, beside ``condition``, which has them in one spelling."""
 SEPARATORS = "+|;"
 """Between several targets; ``_`` and ``-`` also occur in names, and separate where the names that are known leave no other reading."""
 DOSE = re.compile(
@@ -57,14 +59,14 @@ class Condition:
 
 def parse_conditions(
     texts: Iterable[Any],
-    controls: Collection[str] = (),
+    controls: Collection[str] | None = None,
     known_targets: Collection[str] | None = None,
     doses: Iterable[Any] | None = None,
     unit: str = "",
+    column: str = "conditions",
     *,
     separator: str | None = None,
     guide_suffix: str | None = None,
-    column: str = "condition",
 ) -> list[Condition]:
     """Conditions as data sets spell them, each distinct text read once.
 
@@ -77,7 +79,7 @@ def parse_conditions(
     texts
         [n], one a cell.
     controls
-        What control cells are called; none is `CONTROL_WORDS`, in small or capital letters. Beside a target, as in ``A+ctrl``, these
+        What control cells are called; None is `CONTROL_WORDS`, in small or capital letters. Beside a target, as in ``A+ctrl``, these
         words mean nothing in any case.
     known_targets
         Names of genes or drugs, by which names with ``_`` or ``-`` are told from several targets. Names that stand alone in `texts` are
@@ -86,12 +88,12 @@ def parse_conditions(
         [n], a number of each cell, or as many with ``+`` between them as the cell has targets; missing values are no dose.
     unit
         Of `doses`, and of doses in `texts` that have none.
+    column
+        The file and column that the texts are from, for messages.
     separator
         What stands between targets; None is any of `SEPARATORS`, and ``_`` between names that are all known.
     guide_suffix
         A regular expression of what follows the target in names of guides, as ``_g[0-9]+``; it is removed at the end of each target.
-    column
-        Where the texts are from, for messages.
 
     Returns
     -------
@@ -102,12 +104,12 @@ def parse_conditions(
     ------
     ValueError
         Of an empty text, a target named twice, a text that can be read in two ways, a mistaken dose, and drugs without dose where other
-        cells have doses; names the column, the text and its first cell.
+        cells have doses; names `column`, the text and its first cell.
     """
     text_codes, distinct_texts = pd.factorize(np.asarray(list(texts), object), use_na_sentinel=False)
     given = [None] * len(text_codes) if doses is None else list(doses)
     if len(given) != len(text_codes):
-        raise ValueError(f"column {column!r} has {len(text_codes):,} cells, and there are {len(given):,} doses")
+        raise ValueError(f"{column}: there are {len(text_codes):,} cells, and there are {len(given):,} doses")
     dose_codes, distinct_doses = pd.factorize(np.asarray(given, object), use_na_sentinel=False)
     pairs, first, codes = np.unique(text_codes * len(distinct_doses) + dose_codes, return_index=True, return_inverse=True)
     reader = _Reader(controls, known_targets, unit, separator, guide_suffix, column)
@@ -119,6 +121,12 @@ def parse_conditions(
         parsed[pair] = reader.read(text, dose, int(first[pair]))
     _require_doses(parsed, frozenset(known_targets or ()), column)
     return [parsed[code] for code in codes.tolist()]
+
+
+def targets_of(condition: str) -> tuple[str, ...]:
+    """Targets of a condition in the spelling of ``str(Condition)``, without doses."""
+    pieces = _split_outside_brackets(condition, "+")
+    return () if condition == "control" else tuple(p.rpartition("@")[0] or p for p in pieces)
 
 
 def unknown_targets(conditions: Iterable[Condition], known: Collection[str]) -> dict[str, int]:
@@ -138,7 +146,7 @@ def _require_doses(conditions: Sequence[Condition], known: frozenset[str], colum
     without = sorted({t for c in conditions for t, d in zip(c.targets, c.doses, strict=True) if d is None and t not in known})
     if without:
         raise ValueError(
-            f"column {column!r}: {', '.join(map(repr, without[:5]))}{' and others' if len(without) > 5 else ''} ({len(without)} in all) have no "
+            f"{column}: {', '.join(map(repr, without[:5]))}{' and others' if len(without) > 5 else ''} ({len(without)} in all) have no "
             "dose, while other cells have one: complete the column of doses, or write the dose behind the name, as Drug@10uM"
         )
 
@@ -148,14 +156,14 @@ class _Reader:
 
     def __init__(
         self,
-        controls: Collection[str],
+        controls: Collection[str] | None,
         known_targets: Collection[str] | None,
         unit: str,
         separator: str | None,
         guide_suffix: str | None,
         column: str,
     ):
-        self.controls = frozenset(map(str, [controls] if isinstance(controls, str) else controls))
+        self.controls = frozenset(map(str, [controls] if isinstance(controls, str) else controls or ()))
         self.known, self.unit, self.separator, self.column = frozenset(known_targets or ()), unit, separator, column
         self.suffix = re.compile(f"(?:{guide_suffix})$") if guide_suffix else None
         self.text, self.cell = "", 0
@@ -184,7 +192,7 @@ class _Reader:
         return Condition(tuple(e[0] for e in entries), tuple(e[1] for e in entries), next(iter(units), ""))
 
     def _fail(self, fault: str) -> NoReturn:
-        raise ValueError(f"column {self.column!r}: {self.text!r} (first: cell {self.cell + 1}) {fault}")
+        raise ValueError(f"{self.column}: {self.text!r} (cell {self.cell + 1} of those read) {fault}")
 
     def _is_control(self, name: str) -> bool:
         return name in self.controls or (name.lower() in CONTROL_WORDS and name not in self.known)

@@ -333,6 +333,7 @@ class ExampleDataModule(BatchModule):
         self.numbers = split_examples(self.split, len(self.source), self.source.column)
         if not len(self.numbers["train"]):
             raise ValueError(f"data.split leaves no training examples: {dict(self.split)}")
+        self.source.check_parts(self.numbers)
         self.parts = self.make_parts(self.source)
 
     @property

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from bmfm.cells.conditions import Condition, parse_conditions
+from bmfm.cells.conditions import AS_WRITTEN, Condition, parse_conditions
 from bmfm.cells.counts import Counts
 from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
 from bmfm.cells.perturbations import KINDS, Perturbations, encode_conditions, kind_id
 from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
+from bmfm.data.perturbation_splits import require_whole_groups
 from bmfm.data.sources import INPUT, Examples, Source
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.rna import CellTokenizer
@@ -41,7 +42,7 @@ class PerturbationPairs(Source):
     condition
         ``.obs`` column of what was done to a cell, in any of the spellings of `cells.conditions.parse_conditions`.
     control
-        What that column holds for control cells; None takes the usual words.
+        What that column holds for control cells; empty takes the usual words (`cells.conditions.CONTROL_WORDS`).
     context
         ``.obs`` column, or columns, of the cell line or type: responses are learned and measured within a context. None is one context.
     batch
@@ -50,6 +51,8 @@ class PerturbationPairs(Source):
         What was done to genes: ``crispri``, ``crispra``, ``knockout`` or ``drug``, or the ``.obs`` column that says so.
     dose, unit
         ``.obs`` column of doses, and their unit, where the condition does not state them.
+    separator, guide_suffix
+        What stands between several targets, and a pattern of what follows a target, see `cells.conditions.parse_conditions`.
     keep
         {``.obs`` column: value or values}: cells with others are left out.
     min_cells
@@ -77,12 +80,14 @@ class PerturbationPairs(Source):
 
     path: Any
     condition: str = "condition"
-    control: Sequence[str] | None = None
+    control: Sequence[str] = ()
     context: str | Sequence[str] | None = None
     batch: str | None = None
     kind: str = "crispri"
     dose: str | None = None
     unit: str = ""
+    separator: str | None = None
+    guide_suffix: str | None = None
     keep: Mapping[str, Any] | None = None
     min_cells: int = 2
     counts: str = "auto"
@@ -97,7 +102,8 @@ class PerturbationPairs(Source):
         tokenizer = tokenizers[INPUT]
         if not isinstance(tokenizer, CellTokenizer):
             raise ValueError("pairs of cells are read with a tokenizer of cells: choose tokenizer=cells")
-        self.tokenizer, self.notes = tokenizer, {}
+        self.tokenizer = tokenizer
+        self.notes: dict[str, str] = {}
         files = find_sources(self.path)
         if not files:
             raise ValueError("there are no cells: give data.source.path=FILE.h5ad")
@@ -149,15 +155,24 @@ class PerturbationPairs(Source):
         return Examples({INPUT: batch, PERTURBED: self.cells.batch(cells)}, fields)
 
     def column(self, name: str, as_text: bool = False) -> np.ndarray:
-        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, or an ``.obs`` column."""
+        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, ``targets`` as a tuple of names, `AS_WRITTEN`,
+        or an ``.obs`` column."""
         groups = self.group_of[self.perturbed]
         if name in ("condition", "context"):
             return self.groups[name].to_numpy(object)[groups]
         if name == "group":
             return (self.groups["context"] + SEPARATOR + self.groups["condition"]).to_numpy(object)[groups]
+        if name == AS_WRITTEN:
+            return self.cells.column(self.condition)[self.perturbed]
         if name == "group_number":
             return groups.astype(object)
+        if name == "targets":
+            return np.fromiter((self.conditions[g].targets for g in groups), object, len(groups))
         return self.cells.column(name)[self.perturbed]
+
+    def check_parts(self, parts: Mapping[str, np.ndarray]) -> None:
+        """Refuse parts that share cells of one condition in one context."""
+        require_whole_groups(parts, self.column("group"))
 
     def where(self, number: int) -> str:
         return self.cells.name_of(int(self.perturbed[number]))
@@ -169,8 +184,8 @@ class PerturbationPairs(Source):
     @cached_property
     def control_profiles(self) -> np.ndarray:
         """Mean values of the control cells of each context, float32 [C, V]."""
-        sums, sizes = self._moments(np.where(self.group_of == CONTROL, self.context_of, -1), len(self.contexts))[:2]
-        return (sums / sizes[:, None]).astype(np.float32)
+        sums, sizes, _, _ = self._moments(np.where(self.group_of == CONTROL, self.context_of, -1), len(self.contexts))
+        return (sums / sizes.clip(min=1)[:, None]).astype(np.float32)
 
     def statistics(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """``response_mean`` [V], the mean over training conditions of the difference from the control, each with the same weight;
@@ -210,21 +225,26 @@ class PerturbationPairs(Source):
             needed = [self.condition, *(c for c in (self.batch, self.dose) if c), *self._context_columns, *(self.keep or {})]
             for column in needed:
                 if column not in table:
-                    raise KeyError(f"{AnnDataView(file).name} has no .obs column {column!r} (data.source); it has {', '.join(map(str, table.columns))}")
+                    raise KeyError(
+                        f"{AnnDataView(file).name} has no .obs column {column!r} (data.source); it has {', '.join(map(str, table.columns))}"
+                    )
         table = pd.concat(obs)
         kept = np.ones(len(table), bool)
         for column, values in (self.keep or {}).items():
             wanted = {str(v) for v in (values if isinstance(values, list | tuple | set) else [values])}
             text = table[column].astype(str)
             if absent := sorted(wanted - set(text)):
-                raise ValueError(f"{self.name}: no cell has {absent[0]!r} in .obs[{column!r}] (data.source.keep); it holds {sorted(set(text))[:20]}")
+                raise ValueError(
+                    f"{self.name}: no cell has {absent[0]!r} in .obs[{column!r}] (data.source.keep); it holds {sorted(set(text))[:20]}"
+                )
             kept &= text.isin(wanted).to_numpy()
         if n_left := int((~kept).sum()):
             self.notes["cells left out by data.source.keep"] = f"{n_left:,}"
         known = self._known_names(files)
         doses = table[self.dose].to_numpy()[kept] if self.dose else None
         where = f"{self.name}, .obs[{self.condition!r}]"
-        parsed = parse_conditions(table[self.condition].to_numpy(object)[kept], self.control, known, doses, self.unit, where)
+        texts, spelling = table[self.condition].to_numpy(object)[kept], {"separator": self.separator, "guide_suffix": self.guide_suffix}
+        parsed = parse_conditions(texts, self.control, known, doses, self.unit, column=where, **spelling)
         conditions: list[Condition | None] = [None] * len(table)
         for place, condition in zip(np.flatnonzero(kept), parsed, strict=True):
             conditions[place] = condition
@@ -285,15 +305,21 @@ class PerturbationPairs(Source):
         self.context_of = pd.Index(self.contexts).get_indexer(context)
         is_perturbed = used & ~is_control
         if not is_perturbed.any():
-            raise ValueError(f"{self.name}: every cell is a control by .obs[{self.condition!r}] (data.source.condition, data.source.control)")
+            raise ValueError(
+                f"{self.name}: every cell is a control by .obs[{self.condition!r}] (data.source.condition, data.source.control)"
+            )
         text = {c: str(c) for c in set(parsed) if c is not None}
-        table = pd.DataFrame({"context": context, "condition": [text[c] if c is not None else "" for c in parsed], "kind": kinds})[is_perturbed]
+        table = pd.DataFrame({"context": context, "condition": [text[c] if c is not None else "" for c in parsed], "kind": kinds})[
+            is_perturbed
+        ]
         if (unnamed := table["kind"].isna()).any():
             raise ValueError(f"{self.name}: .obs[{self.kind!r}] (data.source.kind) holds no kind of perturbation for {self.cells.name_of(int(table.index[unnamed][0]))}; there are {', '.join(KINDS[1:])}")  # fmt: skip
         groups = table.groupby(["context", "condition", "kind"], sort=True).size().rename("n_cells").reset_index()
         if len(few := groups[groups["n_cells"] < self.min_cells]):
             named = ", ".join(f"{r.condition} in {r.context}" for r in few.head(5).itertuples())
-            self.notes["conditions with too few cells, left out"] = f"{len(few):,} of fewer than {self.min_cells} cells (data.source.min_cells): {named}"
+            self.notes["conditions with too few cells, left out"] = (
+                f"{len(few):,} of fewer than {self.min_cells} cells (data.source.min_cells): {named}"
+            )
         self.groups = groups[groups["n_cells"] >= self.min_cells].reset_index(drop=True)
         if not len(self.groups):
             raise ValueError(f"{self.name}: no condition has {self.min_cells} cells in a context (data.source.min_cells)")
@@ -353,9 +379,8 @@ class PerturbationPairs(Source):
             values = self._values(counts, shape[1])
             indicator = csr_matrix((np.ones(len(numbers)), (codes[numbers], np.arange(len(numbers)))), (n_codes, len(numbers)))
             sums += (indicator @ values).toarray()
-            if n_codes == len(self.groups):
-                squares += (indicator @ values.multiply(values)).toarray()
-                expressed += (indicator @ (values > 0)).toarray()
+            squares += (indicator @ values.multiply(values)).toarray()
+            expressed += (indicator @ (values > 0)).toarray()
         return sums, np.bincount(codes[chosen], minlength=n_codes), squares, expressed
 
     def _values(self, counts: Counts, n_genes: int) -> csr_matrix:

@@ -87,6 +87,9 @@ class Source(ABC):
         """
         raise KeyError(f"{type(self).__name__} has no column {name!r}; give it a method `column`, as that of `bmfm.data.sources.Source`")
 
+    def check_parts(self, parts: Mapping[str, np.ndarray]) -> None:  # noqa: B027 (most have nothing to say)
+        """Raise a ValueError where numbers of examples {part: [n]} must not be split so."""
+
     def where(self, number: int) -> str:
         """An example as messages name it: its file and row, or cell."""
         return f"example {number + 1}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
+from bmfm.data.perturbation_splits import SPLITS, split_conditions
 from bmfm.data.stream import PARTS
 from bmfm.hashing import example_keys
 
@@ -22,12 +23,17 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
         from ``.obs``, or takes ``train``, ``validation``, ``test`` as lists of its values; ``{by: file, validation,
         test}`` lists file names. What is drawn is drawn by ``seed``, 0 where there is none: never by the run's seed, so that
         runs of several seeds are measured on the same examples, and what was held out in pretraining stays so in fine-tuning.
+        Conditions and contexts of perturbed cells are held out by those of `perturbation_splits`.
     column
         Values of a column of all examples, [n].
     """
     by = split["by"]
+    if by in SPLITS:
+        return split_conditions(split, n, column)
     if by not in ("random", "stratified", "group", "column", "file"):
-        raise ValueError(f"data.split.by={by!r} is unknown; choose random, stratified, group, column or file")
+        raise ValueError(
+            f"data.split.by={by!r} is unknown; choose random, stratified, group, column or file, and for perturbed cells {', '.join(SPLITS)}"
+        )
     if by in ("stratified", "group", "column") and split.get("column") is None:
         raise ValueError(f"data.split.by={by} needs the name of a column: +data.split.column=...")
     if by in ("column", "file"):

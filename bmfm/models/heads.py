@@ -34,10 +34,20 @@ def reverse_gradient(x: torch.Tensor, coefficient: float) -> torch.Tensor:
 
 class Decoder(nn.Module):
     """A linear map to logits. With `tied`, its matrix is the embedding of a field and only the bias is its own; with `constant` there is
-    no matrix, and the logits are the bias, whatever the state."""
+    no matrix, and the logits are the bias, whatever the state. New weights are 0 with `begins_at_bias`."""
 
-    def __init__(self, hidden_size: int, size: int, tied: bool, bias: bool = True, dropout: float = 0.0, constant: bool = False):
+    def __init__(
+        self,
+        hidden_size: int,
+        size: int,
+        tied: bool,
+        bias: bool = True,
+        dropout: float = 0.0,
+        constant: bool = False,
+        begins_at_bias: bool = False,
+    ):
         super().__init__()
+        self.begins_at_bias = begins_at_bias
         self.dropout, self.constant = nn.Dropout(dropout), constant
         self.weight = None if tied or constant else nn.Parameter(torch.empty(size, hidden_size))
         self.bias = nn.Parameter(torch.zeros(size)) if bias else None
@@ -54,9 +64,9 @@ class Decoder(nn.Module):
 class Heads(nn.Module):
     """The named heads of a model.
 
-    A head is described by ``{size, transform, tied, dropout, gradient_reversal, constant}``: the number of logits, whether the shared
-    transform comes first, the field whose embedding it is tied to (or None), the coefficient of gradient reversal, and whether its logits
-    are numbers that are learned, but depend on nothing.
+    A head is described by ``{size, transform, tied, dropout, gradient_reversal, constant, begins_at_bias}``: the number of logits, whether the
+    shared transform comes first, the field whose embedding it is tied to (or None), the coefficient of gradient reversal, whether its logits
+    are numbers that are learned, but depend on nothing, and whether its matrix begins at 0.
     With ``own``, it is the backbone's own language-model head, and nothing of it is here. Whatever else the description holds
     (class names, for one) belongs to the objective that asked for the head.
     """
@@ -95,7 +105,7 @@ class Heads(nn.Module):
 
 def _decoder(hidden_size: int, head: dict) -> Decoder:
     """The linear map of a head, by its description."""
-    options = (head.get("bias", True), head.get("dropout", 0.0), bool(head.get("constant")))
+    options = (head.get("bias", True), head.get("dropout", 0.0), bool(head.get("constant")), bool(head.get("begins_at_bias")))
     return Decoder(hidden_size, head["size"], bool(head.get("tied")), *options)
 
 

@@ -58,7 +58,7 @@ def test_genes_and_drugs_stand_beside_each_other():
 
 def test_controls_are_those_that_are_named():
     assert [c.is_control for c in parse_conditions(["luc", "KLF1+ctrl", "KLF1+luc"], ["luc"])] == [True, False, False]
-    with pytest.raises(ValueError, match=r"'ctrl' \(first: cell 2\) is a word for controls, which are 'luc' here; add it"):
+    with pytest.raises(ValueError, match=r"'ctrl' \(cell 2 of those read\) is a word for controls, which are 'luc' here; add it"):
         parse_conditions(["luc", "ctrl"], ["luc"])
 
 
@@ -72,9 +72,9 @@ def test_separators_and_guides_that_are_stated():
 @pytest.mark.parametrize(
     ("texts", "known", "message"),
     [
-        (["KLF1", "KLF1+KLF1"], None, r"column 'gene': 'KLF1\+KLF1' \(first: cell 2\) names 'KLF1' twice"),
-        (["KLF1", ""], None, r"'' \(first: cell 2\) is empty"),
-        (["KLF1", None], None, r"\(first: cell 2\) is empty"),
+        (["KLF1", "KLF1+KLF1"], None, r"^gene: 'KLF1\+KLF1' \(cell 2 of those read\) names 'KLF1' twice"),
+        (["KLF1", ""], None, r"'' \(cell 2 of those read\) is empty"),
+        (["KLF1", None], None, r"\(cell 2 of those read\) is empty"),
         (["KLF1+"], None, "empty target"),
         (["KLF1_MAP2K6"], None, "not all of these names are known; say which by separator='_'"),
         (["KLF1_2"], GENES, "guide_suffix"),
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_names_column_text_and_cell(texts, known, message):
 
 
 def test_one_dose_of_two_targets_is_refused():
-    with pytest.raises(ValueError, match=r"has 2 targets and the dose '10\.0'"):
+    with pytest.raises(ValueError, match=r"^conditions: .* has 2 targets and the dose '10\.0'"):
         parse_conditions(["X+Y"], doses=[10.0])
 
 
