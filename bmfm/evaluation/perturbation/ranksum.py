@@ -82,7 +82,7 @@ def rank_sum(values: csr_matrix, controls: SortedColumns, genes: np.ndarray) -> 
     return _rank_sum(columns.data, columns.indptr, values.shape[0], controls.data, controls.indptr, controls.n, controls.ties, genes)
 
 
-def test_against(
+def changes_against(
     groups: Iterable[tuple[csr_matrix, np.ndarray]], controls: tuple[csr_matrix, np.ndarray], genes: np.ndarray
 ) -> DifferentialExpression:
     """Tests of conditions against controls.
@@ -118,16 +118,31 @@ def _columns(values: csr_matrix):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _sort_part(x, low, high):  # type: ignore[no-untyped-def]
+    """Sort x[low:high] in place (Shell's sort: numpy's takes numba seconds to compile)."""
+    gap = 1
+    while gap < (high - low) // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(low + gap, high):
+            value, k = x[i], i
+            while k >= low + gap and x[k - gap] > value:
+                x[k] = x[k - gap]
+                k -= gap
+            x[k] = value
+        gap //= 3
+
+
+@numba.njit(cache=True, nogil=True)
 def _sort(data, indptr):  # type: ignore[no-untyped-def]
     """Sort each column in place; the tie terms of its values."""
     ties = np.zeros(len(indptr) - 1)
     for j in range(len(ties)):
-        column = np.sort(data[indptr[j] : indptr[j + 1]])
-        data[indptr[j] : indptr[j + 1]] = column
-        i = 0
-        while i < len(column):
+        _sort_part(data, indptr[j], indptr[j + 1])
+        i = indptr[j]
+        while i < indptr[j + 1]:
             k = i
-            while k < len(column) and column[k] == column[i]:
+            while k < indptr[j + 1] and data[k] == data[i]:
                 k += 1
             ties[j] += float(k - i) ** 3 - (k - i)
             i = k
@@ -135,26 +150,38 @@ def _sort(data, indptr):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _rank_sum(data, indptr, n_a, controls, control_indptr, n_b, control_ties, genes):  # type: ignore[no-untyped-def]
-    """p of each gene. Only the group's values are walked through; the controls' are found by bisection."""
+def _first(x, low, high, value, above):  # type: ignore[no-untyped-def]
+    """The first place in sorted x[low:high] that is not below a value, or that is above it."""
+    while low < high:
+        middle = (low + high) // 2
+        if x[middle] < value or (above and x[middle] == value):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@numba.njit(cache=True, nogil=True)
+def _rank_sum(a, indptr, n_a, b, indptr_b, n_b, ties_b, genes):  # type: ignore[no-untyped-def]
+    """p of each gene. Only the group's values `a` are walked through, sorted here; the controls' `b` are found by bisection."""
     p = np.ones(len(genes))
     n = n_a + n_b
     for out in range(len(genes)):
         j = genes[out]
-        a = np.sort(data[indptr[j] : indptr[j + 1]])
-        b = controls[control_indptr[j] : control_indptr[j + 1]]
-        n_zeros = n - len(a) - len(b)
-        ranks = (n_a - len(a)) * (n_zeros + 1.0) / 2.0
-        ties = float(n_zeros) ** 3 - n_zeros + control_ties[j]
-        i = low = 0
-        while i < len(a):
+        start, end, end_b = indptr[j], indptr[j + 1], indptr_b[j + 1]
+        _sort_part(a, start, end)
+        n_zeros = n - (end - start) - (end_b - indptr_b[j])
+        ranks = (n_a - (end - start)) * (n_zeros + 1.0) / 2.0
+        ties = float(n_zeros) ** 3 - n_zeros + ties_b[j]
+        i, high = start, indptr_b[j]
+        while i < end:
             k = i
-            while k < len(a) and a[k] == a[i]:
+            while k < end and a[k] == a[i]:
                 k += 1
-            low = low + np.searchsorted(b[low:], a[i])
-            high = low + np.searchsorted(b[low:], a[i], side="right")
+            low = _first(b, high, end_b, a[i], False)
+            high = _first(b, low, end_b, a[i], True)
             t, t_b = float(k - i + high - low), float(high - low)
-            ranks += (k - i) * (n_zeros + i + low + (t + 1.0) / 2.0)
+            ranks += (k - i) * (n_zeros + (i - start) + (low - indptr_b[j]) + (t + 1.0) / 2.0)
             ties += (t**3 - t) - (t_b**3 - t_b)
             i = k
         u = ranks - n_a * (n_a + 1.0) / 2.0

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 
 from bmfm.evaluation.perturbation.comparison import CONTROL, Comparison, GroupedCells
 from bmfm.evaluation.perturbation.moments import check_sizes, group_sums, lognormalised
-from bmfm.evaluation.perturbation.ranksum import DifferentialExpression, test_against
+from bmfm.evaluation.perturbation.ranksum import DifferentialExpression, changes_against
 
 
 def vcc2025(comparison: Comparison) -> pd.DataFrame:
@@ -51,7 +51,7 @@ def _changes(cells: GroupedCells, controls: csr_matrix, n_groups: int) -> Differ
     def groups() -> Iterator[tuple[csr_matrix, np.ndarray]]:
         return (prepared(cells.of(code)) for code in range(n_groups))
 
-    return test_against(groups(), prepared(controls), np.arange(cells.values.shape[1]))
+    return changes_against(groups(), prepared(controls), np.arange(cells.values.shape[1]))
 
 
 def overlap(real: DifferentialExpression, predicted: DifferentialExpression) -> np.ndarray:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from bmfm.evaluation.perturbation.comparison import CONTROL, Comparison, GroupedCells
 from bmfm.evaluation.perturbation.moments import check_sizes, group_sums, jackknife_noise, log_counts, pseudobulks, scale_counts, sizes_of
-from bmfm.evaluation.perturbation.ranksum import DifferentialExpression, test_against
+from bmfm.evaluation.perturbation.ranksum import DifferentialExpression, changes_against
 
 MIN_CPM = 5.0
 """Mean CPM in the controls above which a gene is tested."""
@@ -139,7 +139,7 @@ def differential_expression(cells: GroupedCells, controls: csr_matrix, n_groups:
         return (prepared(cells.of(code)) for code in range(n_groups))
 
     reference = prepared(controls)
-    return test_against(groups(), reference, np.flatnonzero(reference[1] > MIN_CPM))
+    return changes_against(groups(), reference, np.flatnonzero(reference[1] > MIN_CPM))
 
 
 def pds_cosine(predicted: np.ndarray, real: np.ndarray, targets: np.ndarray) -> np.ndarray:
