@@ -1,6 +1,6 @@
 """Pairs of control and perturbed cells a second on one core, from AnnData to batches with labels, beside reading and tokenizing control cells alone.
 
-    python benchmarks/perturbation_pairs.py [--cells N] [--genes N] [--max-tokens N]
+python benchmarks/perturbation_pairs.py [--cells N] [--genes N] [--max-tokens N]
 """
 
 import argparse

@@ -108,7 +108,7 @@ class PerturbationPairs(Source):
         files = find_sources(self.path)
         if not files:
             raise ValueError("there are no cells: give data.source.path=FILE.h5ad")
-        self.name = AnnDataView(files[0]).name
+        self.files, self.name = files, AnnDataView(files[0]).name
         if tokenizer.depth_mode.is_split:  # nothing reconstructs what is hidden
             tokenizer.read_depth["mode"] = tokenizer.depth_mode.for_inference
         tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
@@ -183,6 +183,17 @@ class PerturbationPairs(Source):
     def control_cells(self, context: int) -> np.ndarray:
         """Numbers of the control cells of a context."""
         return np.flatnonzero((self.group_of == CONTROL) & (self.context_of == context))
+
+    def control_adata(self) -> Any:
+        """Control cells of all contexts as an AnnData, with their context in the ``.obs`` column ``context``."""
+        import anndata
+
+        views = [AnnDataView(file).whole() for file in self.files]
+        whole = views[0] if len(views) == 1 else anndata.concat(views, join="outer", fill_value=0)
+        numbers = np.flatnonzero(self.group_of == CONTROL)
+        controls = whole[numbers].copy()
+        controls.obs["context"] = np.array(self.contexts, object)[self.context_of[numbers]]
+        return controls
 
     @cached_property
     def control_profiles(self) -> np.ndarray:
