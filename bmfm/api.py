@@ -5,12 +5,14 @@ from typing import Any
 import pandas as pd
 
 from bmfm.inference.predictor import Predictor
+from bmfm.perturbation.responses import predict_responses
+from bmfm.perturbation.screen import screen
 from bmfm.variants.mutagenesis import Mutagenesis, mutagenesis
 from bmfm.variants.scoring import score_variants
 
 
 class Model(Predictor):
-    """A model and its tokenizer, see `Predictor`, and of DNA its answers about variants."""
+    """A model and its tokenizer, see `Predictor`, and its answers about variants (of DNA) and perturbations (of cells)."""
 
     def score_variants(self, variants: Any, fasta: Any, **options: Any) -> pd.DataFrame:
         """Scores of variants, one row an ALT; see `variants.scoring.score_variants`."""
@@ -19,3 +21,11 @@ class Model(Predictor):
     def mutagenesis(self, sequences: Any = None, **options: Any) -> Mutagenesis:
         """Scores of every substitution of sequences or regions; see `variants.mutagenesis.mutagenesis`."""
         return mutagenesis(self, sequences, **options)
+
+    def predict_responses(self, data: Any, perturbations: Any, **options: Any) -> Any:
+        """Cells after perturbations, as an AnnData; see `perturbation.responses.predict_responses`."""
+        return predict_responses(self, data, perturbations, **options)
+
+    def screen(self, data: Any, readout: Any, genes: Any = None, **options: Any) -> pd.DataFrame:
+        """Genes ranked by the predicted effect of perturbing them; see `perturbation.screen.screen`."""
+        return screen(self, data, readout, genes, **options)

@@ -5,8 +5,10 @@ from bmfm.cli import main
 
 def predict(config) -> None:
     """Run a composed prediction; an interrupted one goes on where it was when it is started again."""
-    from bmfm.inference.command import run
-
+    if config.perturbations is not None:
+        from bmfm.perturbation.command import run_responses as run
+    else:
+        from bmfm.inference.command import run
     run(config)
 
 

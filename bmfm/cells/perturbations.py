@@ -90,8 +90,8 @@ def encode_conditions(
                 unknown[target] = "drug" if is_drug else "gene"
                 continue
             ids[row, place] = number, kind_id(kind)
-            if place < len(condition.doses) and condition.doses[place]:
-                doses[row, place] = np.log10(condition.doses[place])
+            dose = condition.doses[place] if condition.doses else None
+            doses[row, place] = np.log10(dose) if dose else 0.0
     if unknown:
         shown = ", ".join(f"{what} {name!r}" for name, what in list(unknown.items())[:10])
         n_more = f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""

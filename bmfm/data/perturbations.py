@@ -96,17 +96,21 @@ class PerturbationPairs(Source):
     orthologs: Any = None
     min_matched: float = 0.3
     gene_weights: bool = False
+    predicted_parts = frozenset({PERTURBED})
 
     def connect(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Open the files in the genes of the tokenizer, find conditions and controls, and say what there is to be read of perturbations."""
         tokenizer = tokenizers[INPUT]
         if not isinstance(tokenizer, CellTokenizer):
             raise ValueError("pairs of cells are read with a tokenizer of cells: choose tokenizer=cells")
-        self.tokenizer, self.notes = tokenizer, {}
+        self.tokenizer = tokenizer
+        self.notes: dict[str, str] = {}
         files = find_sources(self.path)
         if not files:
             raise ValueError("there are no cells: give data.source.path=FILE.h5ad")
         self.name = AnnDataView(files[0]).name
+        if tokenizer.depth_mode.is_split:  # nothing reconstructs what is hidden
+            tokenizer.read_depth["mode"] = tokenizer.depth_mode.for_inference
         tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
         if self.orthologs is not None:
             tokenizer.orthologs = read_orthologs(self.orthologs)
@@ -154,7 +158,8 @@ class PerturbationPairs(Source):
         return Examples({INPUT: batch, PERTURBED: self.cells.batch(cells)}, fields)
 
     def column(self, name: str, as_text: bool = False) -> np.ndarray:
-        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, `AS_WRITTEN`, or an ``.obs`` column."""
+        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, ``targets`` as a tuple of names, `AS_WRITTEN`,
+        or an ``.obs`` column."""
         groups = self.group_of[self.perturbed]
         if name in ("condition", "context"):
             return self.groups[name].to_numpy(object)[groups]
@@ -164,6 +169,8 @@ class PerturbationPairs(Source):
             return self.cells.column(self.condition)[self.perturbed]
         if name == "group_number":
             return groups.astype(object)
+        if name == "targets":
+            return np.fromiter((self.conditions[g].targets for g in groups), object, len(groups))
         return self.cells.column(name)[self.perturbed]
 
     def check_parts(self, parts: Mapping[str, np.ndarray]) -> None:
@@ -221,14 +228,18 @@ class PerturbationPairs(Source):
             needed = [self.condition, *(c for c in (self.batch, self.dose) if c), *self._context_columns, *(self.keep or {})]
             for column in needed:
                 if column not in table:
-                    raise KeyError(f"{AnnDataView(file).name} has no .obs column {column!r} (data.source); it has {', '.join(map(str, table.columns))}")
+                    raise KeyError(
+                        f"{AnnDataView(file).name} has no .obs column {column!r} (data.source); it has {', '.join(map(str, table.columns))}"
+                    )
         table = pd.concat(obs)
         kept = np.ones(len(table), bool)
         for column, values in (self.keep or {}).items():
             wanted = {str(v) for v in (values if isinstance(values, list | tuple | set) else [values])}
             text = table[column].astype(str)
             if absent := sorted(wanted - set(text)):
-                raise ValueError(f"{self.name}: no cell has {absent[0]!r} in .obs[{column!r}] (data.source.keep); it holds {sorted(set(text))[:20]}")
+                raise ValueError(
+                    f"{self.name}: no cell has {absent[0]!r} in .obs[{column!r}] (data.source.keep); it holds {sorted(set(text))[:20]}"
+                )
             kept &= text.isin(wanted).to_numpy()
         if n_left := int((~kept).sum()):
             self.notes["cells left out by data.source.keep"] = f"{n_left:,}"
@@ -297,15 +308,21 @@ class PerturbationPairs(Source):
         self.context_of = pd.Index(self.contexts).get_indexer(context)
         is_perturbed = used & ~is_control
         if not is_perturbed.any():
-            raise ValueError(f"{self.name}: every cell is a control by .obs[{self.condition!r}] (data.source.condition, data.source.control)")
+            raise ValueError(
+                f"{self.name}: every cell is a control by .obs[{self.condition!r}] (data.source.condition, data.source.control)"
+            )
         text = {c: str(c) for c in set(parsed) if c is not None}
-        table = pd.DataFrame({"context": context, "condition": [text[c] if c is not None else "" for c in parsed], "kind": kinds})[is_perturbed]
+        table = pd.DataFrame({"context": context, "condition": [text[c] if c is not None else "" for c in parsed], "kind": kinds})[
+            is_perturbed
+        ]
         if (unnamed := table["kind"].isna()).any():
             raise ValueError(f"{self.name}: .obs[{self.kind!r}] (data.source.kind) holds no kind of perturbation for {self.cells.name_of(int(table.index[unnamed][0]))}; there are {', '.join(KINDS[1:])}")  # fmt: skip
         groups = table.groupby(["context", "condition", "kind"], sort=True).size().rename("n_cells").reset_index()
         if len(few := groups[groups["n_cells"] < self.min_cells]):
             named = ", ".join(f"{r.condition} in {r.context}" for r in few.head(5).itertuples())
-            self.notes["conditions with too few cells, left out"] = f"{len(few):,} of fewer than {self.min_cells} cells (data.source.min_cells): {named}"
+            self.notes["conditions with too few cells, left out"] = (
+                f"{len(few):,} of fewer than {self.min_cells} cells (data.source.min_cells): {named}"
+            )
         self.groups = groups[groups["n_cells"] >= self.min_cells].reset_index(drop=True)
         if not len(self.groups):
             raise ValueError(f"{self.name}: no condition has {self.min_cells} cells in a context (data.source.min_cells)")

@@ -38,9 +38,9 @@ class PerturbationEncoder(ExampleEncoder):
 
     def forward(self, batch: Batch, tokens: FieldEncoder) -> torch.Tensor:
         n = len(batch["cls_index"])
-        ids, doses = (batch.get(name) for name in PERTURBATION_FIELDS)
-        if ids is None or doses is None:
+        if PERTURBATION_FIELDS[0] not in batch:
             return self.dose.weight.new_zeros(n, self.hidden_size)
+        ids, doses = batch["perturbation_ids"], batch["perturbation_doses"]
         cell, place = (ids[..., 0] >= 0).nonzero(as_tuple=True)
         target, kind = ids[cell, place].unbind(-1)
         is_gene = target < self.size

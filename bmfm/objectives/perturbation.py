@@ -48,7 +48,17 @@ class PerturbationResponse(Objective):
     def setup(self, name: str, spec: DataSpec) -> None:
         self.name, self.n_genes = name, len(spec.vocabulary)
         spec.check_cls(self.cls, name)
-        head = {"size": self.n_genes * len(self.outputs), "transform": True, "outputs": self.outputs, "cls": self.cls, "begins_at_bias": True}
+        head: dict = {
+            "size": self.n_genes * len(self.outputs),
+            "transform": True,
+            "outputs": self.outputs,
+            "cls": self.cls,
+            "begins_at_bias": True,
+        }
+        if spec.column is not None:
+            head["trained_targets"] = sorted(
+                {target for targets in set(spec.column("targets")[spec.training_examples]) for target in targets}
+            )
         self.heads = {name: head}
         self.mean_change = torch.from_numpy(spec.statistics["response_mean"]).float()
         begin = {"change": self.mean_change}

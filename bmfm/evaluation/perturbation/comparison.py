@@ -1,7 +1,7 @@
 """What the metrics of perturbation prediction compare: measured and predicted cells of the same conditions, in one context."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -55,6 +55,8 @@ class Comparison:
         conditions of the context, each with the same weight, controls left out.
     de_genes
         {condition: columns of its marker genes, best first}, where the data state them (`uns['top_non_dropout_de_20']`).
+    means
+        [P, G] predicted mean log-normalised profiles where a method states them; None: they are those of the predicted cells.
     """
 
     context: str
@@ -66,3 +68,40 @@ class Comparison:
     unit: str
     training: Mapping[str, np.ndarray] = field(default_factory=dict)
     de_genes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    means: np.ndarray | None = None
+
+    def with_cells(self, real: GroupedCells, predicted: GroupedCells) -> "Comparison":
+        """The same of other cells."""
+        return replace(self, real=real, predicted=predicted)
+
+    def of_conditions(self, kept: np.ndarray) -> "Comparison":
+        """The same of some conditions [k], by their codes, in their order; cells of others are left out."""
+        code = np.full(len(self.conditions) + 1, CONTROL - 1)
+        code[kept], code[CONTROL] = np.arange(len(kept)), CONTROL
+
+        def some(cells: GroupedCells) -> GroupedCells:
+            codes = code[cells.codes]
+            rows = np.flatnonzero(codes >= CONTROL)
+            return GroupedCells(cells.values[rows], codes[rows])
+
+        return replace(
+            self,
+            conditions=[self.conditions[i] for i in kept],
+            targets=[self.targets[i] for i in kept],
+            real=some(self.real),
+            predicted=some(self.predicted),
+            means=None if self.means is None else self.means[kept],
+        )
+
+    @property
+    def own(self) -> np.ndarray:
+        """Whether a gene is a condition's own target, bool [P, G]."""
+        own = np.zeros((len(self.conditions), len(self.genes)), bool)
+        for row, columns in zip(own, self.targets, strict=True):
+            row[columns] = True
+        return own
+
+    @property
+    def panel(self) -> np.ndarray:
+        """Whether a gene is a target of any condition, bool [G]."""
+        return np.asarray(self.own.any(0))

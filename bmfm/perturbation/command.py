@@ -1,0 +1,96 @@
+"""Responses and screens as the command line asks for them."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bmfm.files import require_file
+from bmfm.inference.annotate import write_anndata
+from bmfm.inference.loading import load
+from bmfm.perturbation.picture import plot_ranks
+from bmfm.perturbation.responses import predict_responses
+from bmfm.perturbation.screen import screen
+
+CELLS = (".h5ad", ".zarr")
+TABLES = (".csv", ".tsv", ".parquet")
+PICTURES = (".png", ".svg", ".pdf")
+READING = ("counts", "expects", "gene_column", "orthologs", "min_matched")
+RUNNING = ("batch_size", "max_tokens", "precision", "progress")
+
+
+def run_responses(config: Any) -> None:
+    """Predict the cells of ``perturbations`` and write them as an AnnData."""
+    output = _free(config.output, config.overwrite, CELLS)
+    if config.data.path is None:
+        raise SystemExit("bmfm: data.path=... is needed, a file of control cells")
+    predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
+    options = dict(config.responses) | {name: config.data[name] for name in READING} | {name: config[name] for name in RUNNING}
+    asked = config.perturbations if isinstance(config.perturbations, str) else list(config.perturbations)
+    result = predict_responses(predictor, config.data.path, asked, **_plain(options))
+    write_anndata(result, output)
+    about = result.uns["bmfm_perturbation"]
+    predicted = result.obs[result.obs["condition"] != "control"]
+    print(
+        f"{predicted['condition'].nunique():,} perturbations in {predicted['context'].nunique():,} contexts, {len(predicted):,} predicted {options['rows']} "
+        f"({about['unit']})"
+    )
+    if n := about["genes_as_in_controls"]:
+        print(f"{n:,} of {result.n_vars:,} genes are not in the model's vocabulary, and are as in the control cells")
+    few = {c: n for c, n in about["control_cells_used"].items() if options["n_cells"] and n < options["n_cells"]}
+    if few:
+        print(f"fewer control cells than responses.n_cells={options['n_cells']}: {', '.join(f'{n} in {c}' for c, n in few.items())}")
+    if absent := about["not_perturbed_in_training"]:
+        print(f"{len(absent):,} targets were never perturbed in training, so that the model extrapolates: {', '.join(absent[:10])}")
+    print(f"written to {output}")
+
+
+def run_screen(config: Any) -> None:
+    """Rank genes by their predicted effect on a readout, and write each output by the end of its name."""
+    outputs = [config.output] if isinstance(config.output, str) else list(config.output)
+    files = [_free(output, config.overwrite, TABLES + PICTURES) for output in outputs]
+    predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
+    genes = config.genes
+    if isinstance(genes, str):
+        genes = require_file(genes, "list of genes (genes)").read_text().split()
+    names = ("condition", "control", "context", *READING)
+    options = {name: config.data[name] for name in names} | {name: config[name] for name in ("kind", "n_cells", "seed", *RUNNING)}
+    table = screen(predictor, config.data.path, config.readout, genes, config.min_expressed, config.n_matched, **_plain(options))
+    for file in files:
+        _write(table, file)
+        print(f"written to {file}")
+    n_untrained = int((~table["perturbed_in_training"]).sum())
+    print(
+        f"{table.attrs['readout']}: {len(table):,} genes, {int((table['fdr'] < 0.1).sum()):,} with an FDR below .1; {n_untrained:,} were never perturbed in training"
+    )
+    print(
+        table.head(10)[["gene", "context", "effect", "z", "p", "fdr", "in_readout"]].to_string(
+            index=False, float_format=lambda x: f"{x:.4g}"
+        )
+    )
+
+
+def _write(table: pd.DataFrame, file: Path) -> None:
+    if file.suffix in PICTURES:
+        plot_ranks(table, file)
+    elif file.suffix == ".parquet":
+        table.to_parquet(file, index=False)
+    else:
+        table.to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")
+
+
+def _free(output: str, overwrite: bool, endings: tuple[str, ...]) -> Path:
+    """An output that can be written; says so and ends where it cannot."""
+    path = Path(output)
+    if path.suffix not in endings:
+        raise SystemExit(f"bmfm: output={output}: it must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    if path.exists() and not overwrite:
+        raise SystemExit(f"bmfm: {path} exists already; choose another output, or overwrite=true")
+    return path
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Lists of a configuration as lists."""
+    from omegaconf import ListConfig
+
+    return {name: list(value) if isinstance(value, ListConfig) else value for name, value in options.items()}

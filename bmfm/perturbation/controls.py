@@ -1,0 +1,185 @@
+"""Control cells of a file: what a perturbation is predicted from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, vstack
+
+from bmfm.cells.conditions import parse_conditions
+from bmfm.cells.formats import AnnDataView, find_sources
+from bmfm.cells.genes import read_orthologs
+from bmfm.cells.sources import Cells, open_source
+from bmfm.hashing import example_keys
+from bmfm.inference.predictor import Predictor
+from bmfm.perturbation.options import ResponseOptions
+from bmfm.tokenizers.base import Tokens
+from bmfm.tokenizers.rna import CellTokenizer
+
+BLOCK = 8192
+"""Cells that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """n control cells of C contexts, in the G genes of their file.
+
+    Attributes
+    ----------
+    contexts
+        [C] names.
+    tokens
+        Of the n cells that were chosen, without a perturbation.
+    context_ids
+        [n] int64.
+    values
+        [n, G] CSR, log-normalised.
+    totals
+        [n] sums of the cells' counts; of normalised files none, so that counts cannot be drawn.
+    means
+        [C, G] float32, mean values of all control cells of each context, those too that were not chosen.
+    gene_ids
+        [G] int32, ids of the genes in the model's vocabulary, -1 of those that it does not know.
+    obs, var
+        Tables of the n cells and the G genes.
+    n_found
+        [C] control cells of each context.
+    """
+
+    contexts: list[str]
+    tokens: Tokens
+    context_ids: np.ndarray
+    values: csr_matrix
+    totals: np.ndarray | None
+    means: np.ndarray
+    gene_ids: np.ndarray
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    n_found: np.ndarray
+
+    def of(self, context: int) -> np.ndarray:
+        """Numbers of the chosen cells of a context."""
+        return np.flatnonzero(self.context_ids == context)
+
+
+def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> Controls:
+    """Control cells of one AnnData, or of one path of what `inference.cells.read_cells` takes.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If the model is none of cells, a column is not there, or there is no control cell.
+    """
+    tokenizer = predictor.tokenizer
+    if not isinstance(tokenizer, CellTokenizer):
+        raise ValueError(f"this is a model of {predictor.reader.title}: responses to perturbations are those of cells")
+    tokenizer = tokenizer.for_inference()
+    assert tokenizer.vocabulary is not None
+    files = find_sources(data)
+    if len(files) != 1:
+        raise ValueError(
+            f"control cells come from one file, so that what is written has its genes; there are {len(files)}: join them first"
+        )
+    view = AnnDataView(files[0])
+    expects = tokenizer.resolve_expects(options.expects)
+    orthologs = read_orthologs(options.orthologs) if options.orthologs is not None else tokenizer.orthologs
+    reading = (options.counts, options.gene_column, orthologs, expects, options.min_matched)
+    source = open_source(files[0], tokenizer.vocabulary, *reading)
+    context = _contexts(view, options.context)
+    controls = np.flatnonzero(_are_controls(view, options))
+    if not len(controls):
+        raise ValueError(
+            f"{view.name}: no control cell by .obs[{options.condition!r}] (condition); say what it holds for controls (control), or give a "
+            "file of control cells alone and no condition"
+        )
+    contexts = sorted(set(context[controls]))
+    context_of = pd.Index(contexts).get_indexer(context)[controls]
+    chosen = _choose(controls, context_of, options)
+    means, values, totals = _read_values(source, tokenizer, controls, context_of, len(contexts), np.isin(controls, chosen))
+    cells = Cells([source], block=BLOCK, cached_blocks=2)
+    limit = min(n for n in (options.max_tokens or predictor.max_tokens, tokenizer.max_tokens) if n)
+    tokens = tokenizer.encode(cells.batch(chosen), np.zeros(len(chosen), np.uint64), limit)
+    return Controls(
+        contexts,
+        tokens,
+        context_of[np.isin(controls, chosen)],
+        values,
+        totals if expects == "counts" else None,
+        means,
+        source.match.ids,
+        view.obs.iloc[chosen].copy(),
+        view.var(source.key).copy(),
+        np.bincount(context_of, minlength=len(contexts)),
+    )
+
+
+def _contexts(view: AnnDataView, context: str | Sequence[str] | None) -> np.ndarray:
+    """The context of every cell, text [n]."""
+    columns = [context] if isinstance(context, str) else list(context or [])
+    if absent := [c for c in columns if c not in view.obs]:
+        raise KeyError(f"{view.name} has no .obs column {absent[0]!r} (context); it has {', '.join(map(str, view.obs.columns)) or 'none'}")
+    if not columns:
+        return np.full(len(view.obs), "all", object)
+    texts = [view.obs[c].astype(str) for c in columns]
+    return (texts[0].str.cat(texts[1:], sep="|") if texts[1:] else texts[0]).to_numpy(object)
+
+
+def _are_controls(view: AnnDataView, options: ResponseOptions) -> np.ndarray:
+    """Which cells are controls, bool [n]."""
+    column = options.condition
+    if column is None:
+        return np.ones(len(view.obs), bool)
+    if column not in view.obs:
+        raise KeyError(f"{view.name} has no .obs column {column!r} (condition); it has {', '.join(map(str, view.obs.columns)) or 'none'}")
+    known = {str(name) for name in view.var("X").index}
+    parsed = parse_conditions(view.obs[column].to_numpy(object), options.control, known, column=f"{column} of {view.name}")
+    return np.array([condition.is_control for condition in parsed])
+
+
+def _choose(controls: np.ndarray, context_of: np.ndarray, options: ResponseOptions) -> np.ndarray:
+    """Numbers of up to `n_cells` controls of each context, ascending; which, the seed draws."""
+    if options.n_cells is None:
+        return controls
+    order = np.argsort(example_keys(options.seed, 0, controls), kind="stable")
+    chosen = [order[context_of[order] == context][: options.n_cells] for context in np.unique(context_of)]
+    return np.sort(controls[np.concatenate(chosen)])
+
+
+def _read_values(
+    source: Any, tokenizer: CellTokenizer, controls: np.ndarray, context_of: np.ndarray, n_contexts: int, is_chosen: np.ndarray
+) -> tuple[np.ndarray, csr_matrix, np.ndarray]:
+    """Means of all controls by context [C, G], values of the chosen ones [n, G] and their totals [n], over all genes of the file.
+
+    Counts are normalised as the tokenizer does it: by the total over the genes of its vocabulary.
+    """
+    n_genes = source.matrix.shape[1]
+    sums, kept, totals = np.zeros((n_contexts, n_genes)), [], []
+    in_vocabulary, is_counts = source.match.ids >= 0, tokenizer.values["kind"] == "log_normalise"
+    for start in range(0, len(source), BLOCK):
+        first, last = np.searchsorted(controls, [start, start + BLOCK])
+        if first == last:
+            continue
+        indptr, indices, data = source.matrix.rows(start, min(start + BLOCK, len(source)))
+        block = csr_matrix((data.astype(np.float64), indices, indptr), (len(indptr) - 1, n_genes))[controls[first:last] - start]
+        totals.append(np.asarray(block.sum(1)).ravel()[is_chosen[first:last]])
+        if is_counts:
+            scale = float(tokenizer.values["target_sum"]) / np.asarray(block[:, in_vocabulary].sum(1)).ravel().clip(min=1)
+            block.data = np.log1p(block.data * np.repeat(scale, np.diff(block.indptr)))
+        of_context = csr_matrix((np.ones(last - first), (context_of[first:last], np.arange(last - first))), (n_contexts, last - first))
+        sums += (of_context @ block).toarray()
+        kept.append(block[is_chosen[first:last]])
+    sizes = np.bincount(context_of, minlength=n_contexts)
+    return (sums / sizes[:, None]).astype(np.float32), vstack(kept, "csr").astype(np.float32), np.concatenate(totals)
+
+
+def draw_counts(values: csr_matrix, totals: np.ndarray, seed: int) -> csr_matrix:
+    """Counts [n, G] drawn by Poisson from the shares of molecules that log-normalised values say, so many a cell as `totals` [n] on average."""
+    shares = values.astype(np.float64)
+    shares.data = np.expm1(shares.data)
+    sums = np.asarray(shares.sum(1)).ravel().clip(min=1e-12)
+    shares.data *= np.repeat(totals / sums, np.diff(shares.indptr))
+    shares.data = np.random.default_rng(seed).poisson(shares.data).astype(np.float64)
+    shares.eliminate_zeros()
+    return shares.tocsr()
