@@ -15,8 +15,8 @@ from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
 from bmfm.cells.perturbations import KINDS, Perturbations, encode_conditions, kind_id
 from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
-from bmfm.data.perturbation_splits import require_whole_groups
 from bmfm.data.sources import INPUT, Examples, Source
+from bmfm.data.whole_groups import require_whole_groups
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 
