@@ -53,7 +53,7 @@ def halves(comparison: Comparison, seed: int, n_splits: int = N_SPLITS, split_co
     for drawn in np.random.SeedSequence(seed).generate_state(n_splits):
         rng = np.random.default_rng(int(drawn))
         first, second = [], []
-        for code in range(CONTROL, len(comparison.conditions)):
+        for code in (*range(len(comparison.conditions)), CONTROL):
             cells = rng.permutation(np.flatnonzero(codes == code))
             half = len(cells) // 2
             if code == CONTROL and not split_controls:
@@ -102,7 +102,7 @@ def dynamic_range(profile: Profile, comparison: Comparison, seed: int = 0, n_spl
     ``(m_positive - m_baseline) / (m_perfect - m_baseline)`` with, against one half of the cells, the mean of training perturbations as
     the baseline and the interpolated duplicate as the positive control: ``(1 - p) * mean of the other half + p * training mean``, where
     p is that half's adjusted p of a gene against all other conditions (Miller et al., bioRxiv 2025.10.20.683304). A metric whose fraction
-    is near 0 tells nothing on these data. Where the baseline's metric is a correlation that is not defined, it counts as 0.
+    is near 0 tells nothing on these data. A correlation that is not defined counts as 0.
 
     Returns
     -------
@@ -119,7 +119,8 @@ def dynamic_range(profile: Profile, comparison: Comparison, seed: int = 0, n_spl
         good, trivial = (1 - p) * duplicate + p * reference, np.broadcast_to(reference, duplicate.shape)
         tables = [profile.table(replace(half, predicted=no_cells(len(reference)), means=means)) for means in (good, trivial)]
         positive, baseline = (t[[name for name in profile.metrics if name in t]] for t in tables)
-        baseline = baseline.fillna({name: 0.0 for name in baseline if profile.metrics[str(name)].low == -1})
+        undefined = {name: 0.0 for name in baseline if profile.metrics[str(name)].low == -1}
+        positive, baseline = positive.fillna(undefined), baseline.fillna(undefined)
         perfect = pd.Series({name: profile.perfect(str(name)) for name in baseline})
         fractions.append((positive - baseline) / (perfect - baseline).replace(0, np.nan))
     mean = sum(fractions[1:], fractions[0]) / len(fractions) if fractions else pd.DataFrame()

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from bmfm.evaluation.perturbation.comparison import CONTROL, Comparison, GroupedCells
-from bmfm.evaluation.perturbation.moments import check_sizes, group_sums, jackknife_noise, log_counts, pseudobulks, scale_counts, sizes_of
+from bmfm.evaluation.perturbation.moments import check_sizes, group_sums, jackknife_noise, pseudobulks, scale_counts, sizes_of
 from bmfm.evaluation.perturbation.ranksum import DifferentialExpression, changes_against
 
 MIN_CPM = 5.0
@@ -133,7 +133,10 @@ def differential_expression(cells: GroupedCells, controls: csr_matrix, n_groups:
     """Tests of the conditions of counts against control cells [n, G], of genes whose mean CPM in these is above `MIN_CPM`."""
 
     def prepared(counts: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
-        return log_counts(counts, 1e6), np.asarray(scale_counts(counts, 1e6).sum(0)).ravel() / max(1, counts.shape[0])
+        cpm = scale_counts(counts, 1e6)
+        means = np.asarray(cpm.sum(0)).ravel() / max(1, counts.shape[0])
+        np.log1p(cpm.data, out=cpm.data)
+        return cpm, means
 
     def groups() -> Iterator[tuple[csr_matrix, np.ndarray]]:
         return (prepared(cells.of(code)) for code in range(n_groups))
