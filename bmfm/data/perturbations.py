@@ -202,7 +202,8 @@ class PerturbationPairs(Source):
         return (sums / sizes.clip(min=1)[:, None]).astype(np.float32)
 
     def statistics(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """``response_mean`` [V], the mean over training conditions of the difference from the control, each with the same weight;
+        """``response_mean`` [V], the mean over training conditions of the difference from the control for each of their targets, each condition with
+        the same weight;
         ``perturbed_zero_rate`` [V]; and, with `gene_weights`, ``response_weights`` [groups, V]."""
         cells = self.perturbed[numbers]
         codes = np.full(len(self.cells), -1)
@@ -210,9 +211,10 @@ class PerturbationPairs(Source):
         sums, sizes, squares, n_expressed = self._moments(codes, len(self.groups))
         trained = np.flatnonzero(sizes)
         means = sums[trained] / sizes[trained, None]
+        n_targets = np.array([len(condition.targets) for condition in self.conditions])
         context_of_group = pd.Index(self.contexts).get_indexer(self.groups["context"])
         found = {
-            "response_mean": (means - self.control_profiles[context_of_group[trained]]).mean(0),
+            "response_mean": ((means - self.control_profiles[context_of_group[trained]]) / n_targets[trained, None]).mean(0),
             "perturbed_zero_rate": 1 - n_expressed[trained].sum(0) / sizes[trained].sum(),
         }
         if self.gene_weights:
