@@ -14,6 +14,7 @@ from bmfm.data.sources import INPUT, Examples, Source
 from bmfm.hashing import example_keys
 from bmfm.tokenizers.base import Tokenizer, Tokens
 from bmfm.tokenizers.collate import to_tensors
+from bmfm.tokenizers.rna import CellTokenizer
 
 
 class ExampleDataset(Dataset[Any]):
@@ -81,7 +82,12 @@ class ExampleDataset(Dataset[Any]):
         return examples, {name: self._encode_part(name, raw, keys) for name, raw in examples.parts.items()}
 
     def _encode_part(self, name: str, raw: Any, keys: np.ndarray) -> Tokens:
-        return raw if isinstance(raw, Tokens) else self._tokenizer(name).encode(raw, keys, self.max_tokens)
+        if isinstance(raw, Tokens):
+            return raw
+        tokenizer = self._tokenizer(name)
+        if name in self.source.predicted_parts and isinstance(tokenizer, CellTokenizer):
+            return tokenizer.encode_profiles(raw)
+        return tokenizer.encode(raw, keys, self.max_tokens)
 
     def _tokenizer(self, name: str) -> Tokenizer:
         return self.tokenizers.get(name, self.tokenizers[INPUT])

@@ -3,25 +3,21 @@
 ``data.split.by`` chooses one of `SPLITS`. Every cell of a condition in a context goes to the same part.
 """
 
-import tomllib
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bmfm.cells.conditions import AS_WRITTEN, Condition, parse_conditions, targets_of
+from bmfm.cells.conditions import AS_WRITTEN, Condition, targets_of
+from bmfm.data.state_splits import split_by_toml
 from bmfm.data.stream import PARTS
-from bmfm.files import require_file
+from bmfm.data.whole_groups import report_left_out, require_whole_groups
 
 Column = Callable[[str], np.ndarray]
 Parts = dict[str, str]
 """{condition, or group: its part}; what is in no part is left out."""
-STATE_WORDS = {"train": "train", "val": "validation", "test": "test"}
-"""What State's TOML files call parts."""
 
 
 def split_conditions(split: Mapping, n: int, column: Column) -> dict[str, np.ndarray]:
@@ -39,8 +35,8 @@ def split_conditions(split: Mapping, n: int, column: Column) -> dict[str, np.nda
           single targets, ``test`` and ``validation`` shares (.1 each). Combinations that fit neither side are left out.
         - ``legacy_rng: true`` repeats the lists of GEARS for all of these, from the file's own spelling of conditions.
         - ``perturbation``: ``test`` and ``validation`` shares of the conditions, drawn; with ``per_context: true`` in each context anew.
-        - ``cell_type``: all conditions of the contexts in ``test`` (a name or a list; none draws one), but for the share ``few_shot`` of
-          them; ``validation`` is a share of the other groups, or a list of contexts.
+        - ``cell_type``: all conditions of the contexts in ``test`` (a name or a list; none is one, by the seed: 0 the first, 1 the
+          second, ...), but for the share ``few_shot`` of them; ``validation`` is a share of the other groups, or a list of contexts.
         - ``toml``: ``path`` of a file that State reads, with ``[training]``, ``[zeroshot]`` and ``[fewshot]``; ``dataset`` is the
           column of the names in ``[datasets]``, needed where there are several.
     n
@@ -58,7 +54,7 @@ def split_conditions(split: Mapping, n: int, column: Column) -> dict[str, np.nda
         raise ValueError(f"data.split.{unknown[0]} is unknown; splits by conditions take {', '.join(sorted(KEYS))}")
     conditions, contexts = (np.asarray(column(name), object) for name in ("condition", "context"))
     if by == "toml":
-        return _of_toml(split, conditions, contexts, column)
+        return split_by_toml(split, conditions, contexts, column)
     if by in GEARS:
         names = _as_gears_writes(column(AS_WRITTEN), conditions) if split.get("legacy_rng") else conditions
         part_of = GEARS[by](split, list(dict.fromkeys(names)))
@@ -72,40 +68,10 @@ def split_conditions(split: Mapping, n: int, column: Column) -> dict[str, np.nda
         raise ValueError(
             f"data.split: by={by} leaves no condition for the test, of {len(set(names)):,}; there are too few for these shares"
         )
-    _report_left_out(parts.isna().to_numpy(), names)
+    report_left_out(parts.isna().to_numpy(), names)
     numbers = {part: np.flatnonzero(parts == part) for part in PARTS}
     require_whole_groups(numbers, np.array([f"{x}|{c}" for x, c in zip(contexts, conditions, strict=True)], object))
     return numbers
-
-
-def require_whole_groups(parts: Mapping[str, np.ndarray], groups: np.ndarray) -> None:
-    """Refuse parts that share conditions.
-
-    Parameters
-    ----------
-    parts
-        {part: numbers of the perturbed cells}.
-    groups
-        [n] condition and context of each perturbed cell, in words.
-
-    Raises
-    ------
-    ValueError
-        Naming a condition of which two parts have cells. Validation and test may have all cells of one in common, as in State's files.
-    """
-    for one, other in combinations(parts, 2):
-        if one != "train" and other != "train" and np.isin(parts[one], parts[other]).any():
-            numbers = np.setxor1d(parts[one], parts[other])
-            both = np.intersect1d(parts[one], parts[other])
-            shared = set(groups[numbers]) & set(groups[both])
-        else:
-            shared = set(groups[parts[one]]) & set(groups[parts[other]])
-        if shared:
-            raise ValueError(
-                f"data.split: {len(shared):,} conditions have cells in {one} and in {other} (first: {min(shared)!r}): what was measured of a "
-                "condition in training must not be asked again; choose data.split.by=perturbation, which holds out whole conditions, or "
-                "by=group with column=group"
-            )
 
 
 def strata_of(asked: Iterable[tuple[Condition, str]], trained: Iterable[tuple[Condition, str]]) -> list[str]:
@@ -142,16 +108,6 @@ def strata_of(asked: Iterable[tuple[Condition, str]], trained: Iterable[tuple[Co
         return f"combo_seen{n_seen}"
 
     return [stratum(condition, context) for condition, context in asked]
-
-
-def _report_left_out(is_left_out: np.ndarray, names: np.ndarray) -> None:
-    if is_left_out.any():
-        left_out = sorted(set(names[is_left_out]))
-        warnings.warn(
-            f"data.split: {len(left_out):,} conditions ({int(is_left_out.sum()):,} cells) are in no part: {', '.join(left_out[:5])}"
-            f"{', ...' if len(left_out) > 5 else ''}",
-            stacklevel=4,
-        )
 
 
 # how names are drawn
@@ -283,7 +239,7 @@ def _held_out(kind: str, names: Sequence[str], share: float, drawing: Any, part:
     return {name for name in singles if targets[name] <= drawn} | asked, of_drawn - asked
 
 
-# by context, at random, by State's files
+# by context, at random
 
 
 def _at_random(split: Mapping, names: Sequence[str]) -> Parts:
@@ -301,7 +257,8 @@ def _by_context(split: Mapping, groups: np.ndarray, contexts: np.ndarray) -> Par
     if len(present) < 2:
         raise ValueError(f"data.split.by=cell_type needs two contexts, there is {present}; say what they are (data.source.context)")
     test = split.get("test")
-    held_out = {"test": drawing.choose(present, 1, "context") if test is None or isinstance(test, int | float) else _names(test)}
+    fold = present[int(split.get("seed") or 0) % len(present)]
+    held_out = {"test": [fold] if test is None or isinstance(test, int | float) else _names(test)}
     validation = split.get("validation")
     held_out["validation"] = [] if validation is None or isinstance(validation, int | float) else _names(validation)
     for part, wanted in held_out.items():
@@ -324,91 +281,6 @@ def _by_context(split: Mapping, groups: np.ndarray, contexts: np.ndarray) -> Par
 
 def _names(given: Any) -> list[str]:
     return [given] if isinstance(given, str) else [str(name) for name in given]
-
-
-def _of_toml(split: Mapping, conditions: np.ndarray, contexts: np.ndarray, column: Column) -> dict[str, np.ndarray]:
-    """The parts that a file for State's ``cell-load`` describes."""
-    if not split.get("path"):
-        raise ValueError("data.split.by=toml needs the file: +data.split.path=FILE.toml")
-    file = require_file(split["path"], "the split (data.split.path)")
-    try:
-        tables = tomllib.loads(file.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file} is no TOML: {error}") from None
-    named = {**dict.fromkeys(tables.get("datasets", {})), **dict.fromkeys(tables.get("training", {}))}
-    if not named:
-        raise ValueError(f"{file} names no data set: it needs [datasets] and [training], as State's files have")
-    if split.get("dataset"):
-        datasets = pd.Series(column(split["dataset"])).astype(str).to_numpy(object)
-    elif len(named) == 1:
-        datasets = np.full(len(contexts), next(iter(named)), object)
-    else:
-        raise ValueError(f"{file} names {', '.join(named)}: say which column holds these names (+data.split.dataset=COLUMN)")
-    if absent := sorted(set(named) - set(datasets)):
-        raise ValueError(
-            f"{file}: no cell is of the data set {absent[0]!r}; .obs[{split.get('dataset')!r}] holds {sorted(set(datasets))[:20]}"
-        )
-    is_in = {part: np.zeros(len(contexts), bool) for part in PARTS}
-    for name, word in tables.get("training", {}).items():
-        is_in[_state_part(word, file, f"[training] {name}")] |= datasets == name
-    for key, word in tables.get("zeroshot", {}).items():
-        of_context = _of_key(key, named, datasets, contexts, file)
-        _move(is_in, of_context, _state_part(word, file, f"[zeroshot] {key}"))
-    for key, lists in tables.get("fewshot", {}).items():
-        of_context = _of_key(key, named, datasets, contexts, file)
-        held_out = {p: _cells_named(lists.get(w, ()), conditions, of_context, f"{file}, [fewshot] {key}") for w, p in STATE_WORDS.items()}
-        _report_overlap(held_out, conditions, file, key)
-        is_in["train"] &= ~(held_out["validation"] | held_out["test"])
-        is_in["train"] |= held_out["train"]
-        for part in ("validation", "test"):
-            is_in[part] |= held_out[part]
-    groups = np.array([f"{x}|{c}" for x, c in zip(contexts, conditions, strict=True)], object)
-    _report_left_out(~np.logical_or.reduce(list(is_in.values())), groups)
-    numbers = {part: np.flatnonzero(is_in[part]) for part in PARTS}
-    require_whole_groups(numbers, np.array([f"{d}|{g}" for d, g in zip(datasets, groups, strict=True)], object))
-    return numbers
-
-
-def _state_part(word: Any, file: Any, where: str) -> str:
-    if word not in STATE_WORDS:
-        raise ValueError(f"{file}, {where}: {word!r} is no part; choose {', '.join(STATE_WORDS)}")
-    return STATE_WORDS[word]
-
-
-def _move(is_in: Mapping[str, np.ndarray], cells: np.ndarray, part: str) -> None:
-    for other in is_in.values():
-        other &= ~cells
-    is_in[part] |= cells
-
-
-def _of_key(key: str, named: Collection[str], datasets: np.ndarray, contexts: np.ndarray, file: Any) -> np.ndarray:
-    """Which cells a key ``DATASET.CONTEXT`` means, bool [n]."""
-    dataset = next((d for d in sorted(named, key=len, reverse=True) if key.startswith(f"{d}.")), None)
-    if dataset is None:
-        raise ValueError(f"{file}: {key!r} begins with no data set of the file ({', '.join(named)}); keys are DATASET.CONTEXT")
-    cells = (datasets == dataset) & (contexts == key.removeprefix(f"{dataset}."))
-    if not cells.any():
-        present = sorted(set(contexts[datasets == dataset]))
-        raise ValueError(f"{file}: {key!r} names a context without perturbed cells; {dataset} has {', '.join(map(str, present[:20]))}")
-    return cells
-
-
-def _cells_named(names: Sequence[str], conditions: np.ndarray, of_context: np.ndarray, where: str) -> np.ndarray:
-    """Which cells of a context have these conditions, in any spelling, bool [n]."""
-    known = {target for condition in set(conditions) for target in targets_of(condition)}
-    parsed = list(map(str, parse_conditions(names, known_targets=known, column=where)))
-    if absent := sorted(set(parsed) - set(conditions[of_context])):
-        raise ValueError(f"{where}: {len(absent)} conditions have no cell in this context: {', '.join(absent[:5])}; correct the list")
-    return of_context & np.isin(conditions, parsed)
-
-
-def _report_overlap(held_out: Mapping[str, np.ndarray], conditions: np.ndarray, file: Any, key: str) -> None:
-    if both := sorted(set(conditions[held_out["validation"] & held_out["test"]])):
-        warnings.warn(
-            f"{file}, [fewshot] {key}: {len(both)} conditions are for validation and test ({', '.join(both[:5])}): what is chosen by validation "
-            "is chosen by the test",
-            stacklevel=5,
-        )
 
 
 GEARS: dict[str, Callable[[Mapping, Sequence[str]], Parts]] = {

@@ -15,8 +15,8 @@ from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
 from bmfm.cells.perturbations import KINDS, Perturbations, encode_conditions, kind_id
 from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
-from bmfm.data.perturbation_splits import require_whole_groups
 from bmfm.data.sources import INPUT, Examples, Source
+from bmfm.data.whole_groups import require_whole_groups
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.rna import CellTokenizer
 
@@ -96,6 +96,7 @@ class PerturbationPairs(Source):
     orthologs: Any = None
     min_matched: float = 0.3
     gene_weights: bool = False
+    predicted_parts = frozenset({PERTURBED})
 
     def connect(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Open the files in the genes of the tokenizer, find conditions and controls, and say what there is to be read of perturbations."""
@@ -107,7 +108,9 @@ class PerturbationPairs(Source):
         files = find_sources(self.path)
         if not files:
             raise ValueError("there are no cells: give data.source.path=FILE.h5ad")
-        self.name = AnnDataView(files[0]).name
+        self.files, self.name = files, AnnDataView(files[0]).name
+        if tokenizer.depth_mode.is_split:  # nothing reconstructs what is hidden
+            tokenizer.read_depth["mode"] = tokenizer.depth_mode.for_inference
         tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
         if self.orthologs is not None:
             tokenizer.orthologs = read_orthologs(self.orthologs)
@@ -180,6 +183,17 @@ class PerturbationPairs(Source):
     def control_cells(self, context: int) -> np.ndarray:
         """Numbers of the control cells of a context."""
         return np.flatnonzero((self.group_of == CONTROL) & (self.context_of == context))
+
+    def control_adata(self) -> Any:
+        """Control cells of all contexts as an AnnData, with their context in the ``.obs`` column ``context``."""
+        import anndata
+
+        views = [AnnDataView(file).whole() for file in self.files]
+        whole = views[0] if len(views) == 1 else anndata.concat(views, join="outer", fill_value=0)
+        numbers = np.flatnonzero(self.group_of == CONTROL)
+        controls = whole[numbers].copy()
+        controls.obs["context"] = np.array(self.contexts, object)[self.context_of[numbers]]
+        return controls
 
     @cached_property
     def control_profiles(self) -> np.ndarray:

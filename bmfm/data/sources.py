@@ -50,6 +50,8 @@ class Source(ABC):
 
     column_names: Sequence[str] = ()
     """Names of the columns of labels, see `column`."""
+    predicted_parts: frozenset[str] = frozenset()
+    """Parts, of cells, that no model reads: of them objectives get the values of all genes, and they have no tokens."""
 
     @abstractmethod
     def __len__(self) -> int:

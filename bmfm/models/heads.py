@@ -34,7 +34,7 @@ def reverse_gradient(x: torch.Tensor, coefficient: float) -> torch.Tensor:
 
 class Decoder(nn.Module):
     """A linear map to logits. With `tied`, its matrix is the embedding of a field and only the bias is its own; with `constant` there is
-    no matrix, and the logits are the bias, whatever the state. New weights are 0 with `begins_at_bias`."""
+    no matrix, and the logits are the bias, whatever the state. With `begins_at_bias` new weights are near 0."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Heads(nn.Module):
 
     A head is described by ``{size, transform, tied, dropout, gradient_reversal, constant, begins_at_bias}``: the number of logits, whether the
     shared transform comes first, the field whose embedding it is tied to (or None), the coefficient of gradient reversal, whether its logits
-    are numbers that are learned, but depend on nothing, and whether its matrix begins at 0.
+    are numbers that are learned, but depend on nothing, and whether its matrix begins near 0.
     With ``own``, it is the backbone's own language-model head, and nothing of it is here. Whatever else the description holds
     (class names, for one) belongs to the objective that asked for the head.
     """

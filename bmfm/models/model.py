@@ -114,7 +114,7 @@ class BmfmModel(PreTrainedModel):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Decoder) and module.weight is not None:
-            nn.init.normal_(module.weight, 0.0, 0.0 if module.begins_at_bias else std)
+            nn.init.normal_(module.weight, 0.0, std / 100 if module.begins_at_bias else std)
         elif isinstance(module, FieldEncoder):
             module.initialize()
 

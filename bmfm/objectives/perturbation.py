@@ -1,7 +1,7 @@
 """What a perturbation does to a cell: from the [CLS] state of a control cell, to which the perturbation is told, the change of every gene.
 
 The head gives a change d_g for each gene g, and the prediction is c_g + d_g, where c is the mean control cell of the context. Its bias begins at
-the mean change over all training conditions, and its matrix at 0: what is learned is learned beyond the strongest of the simple baselines.
+the mean change over all training conditions, and its matrix near 0: what is learned is learned beyond the strongest of the simple baselines.
 Pairs are drawn at random within a context, so that the squared error is smallest at the mean of the perturbed cells.
 """
 

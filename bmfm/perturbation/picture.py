@@ -1,6 +1,7 @@
 """A picture of a screen: the effect of every gene in the order of its rank, and what genes of like expression do."""
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def plot_ranks(table: pd.DataFrame, path: Path) -> None:
         axis.scatter(rank, of_context["effect"], s=6, color="#1565c0", label="gene")
         axis.axhline(0, color="black", lw=0.5)
         ends = [", ".join(named["gene"]) for named in (of_context.head(N_NAMED), of_context.tail(N_NAMED)[::-1])]
-        axis.set(title=context, ylabel=table.attrs.get("readout", "effect") if context == contexts[0] else "")
+        axis.set(title=context, ylabel=fill(table.attrs.get("readout", "effect"), 36) if context == contexts[0] else "")
         axis.set_xlabel(f"genes by rank\nleast: {ends[0]}\nmost: {ends[1]}", fontsize=6)
     axes[0][0].legend(loc="best", fontsize=6, frameon=False)
     figure.savefig(path, dpi=150)

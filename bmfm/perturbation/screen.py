@@ -2,8 +2,8 @@
 
 An effect is worth something only where it is larger than those of other genes that are expressed as much, since the expression of a gene alone
 says much of how a model responds to it. Each gene is compared with the `n_matched` screened genes of the nearest mean expression in the control
-cells of the context: ``z`` is its distance from their mean in standard deviations, ``p`` the share of them, and of itself, that lie at least
-as far from their median, ``fdr`` the adjusted p (Benjamini and Hochberg, 1995). What is ranked is what a model says, which has to be
+cells of the context: ``z`` is its distance from their mean in standard deviations, ``p`` how often one more of them would lie as far, by Student's distribution,
+and ``fdr`` the adjusted p (Benjamini and Hochberg, 1995). What is ranked is what a model says, which has to be
 compared with baselines on measured screens before it is believed (`bmfm benchmark +suite=perturbation`).
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import false_discovery_control, t
 
 from bmfm.cells.conditions import Condition
 from bmfm.inference.predictor import Predictor
@@ -23,7 +24,7 @@ from bmfm.perturbation.responses import changes, response_head
 from bmfm.tokenizers.rna import CellTokenizer
 
 LEAST_MATCHED = 20
-"""Genes of like expression, at least, so that a p can be below .05."""
+"""Genes of like expression, at least, from which a spread can be told."""
 
 
 def screen(
@@ -150,18 +151,16 @@ def matched(effect: np.ndarray, expression: np.ndarray, n_matched: int) -> dict[
     """
     order = np.argsort(expression, kind="stable")
     n = len(effect)
-    found = {name: np.empty(n) for name in ("matched_mean", "matched_sd", "z", "p")}
+    found = {name: np.empty(n) for name in ("matched_mean", "matched_sd", "z")}
     for place, i in enumerate(order):
         others = effect[order[(window := _window(place, n, n_matched))[window != place]]]
-        mean, sd, median = others.mean(), others.std(ddof=1), np.median(others)
+        mean, sd = others.mean(), others.std(ddof=1)
         found["matched_mean"][i], found["matched_sd"][i] = mean, sd
         found["z"][i] = (effect[i] - mean) / sd if sd > 0 else 0.0
-        found["p"][i] = (1 + (np.abs(others - median) >= abs(effect[i] - median)).sum()) / (len(others) + 1)
-    return found
+    spread = np.sqrt(1 + 1 / n_matched)  # the mean that it is compared with is known from so many only
+    return found | {"p": 2 * t.sf(np.abs(found["z"]) / spread, n_matched - 1)}
 
 
 def _adjusted(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg."""
-    from scipy.stats import false_discovery_control
-
     return false_discovery_control(p)

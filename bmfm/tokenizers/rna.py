@@ -27,7 +27,7 @@ from bmfm.cells.genes import EXTRA_CLS, GeneVocabulary
 from bmfm.cells.perturbations import PERTURBATION_FIELDS
 from bmfm.cells.read_depth import sums
 from bmfm.special import PAD, SEP
-from bmfm.tokenizers.base import Tokens, hash_of_names
+from bmfm.tokenizers.base import Profiles, Tokens, hash_of_names
 from bmfm.tokenizers.cell_encoder import CellEncoder
 from bmfm.tokenizers.cell_settings import DEPTH, VALUES, CellSettings
 from bmfm.tokenizers.collate import collate
@@ -265,6 +265,13 @@ class CellTokenizer(CellSettings):
         if raw.perturbations is not None:
             tokens.example_fields |= raw.perturbations.as_fields()
         return tokens
+
+    def encode_profiles(self, raw: CellBatch) -> Tokens:
+        """Cells without tokens, their full profiles alone: what is predicted of a cell that no model reads."""
+        counts, n = raw.counts, len(raw)
+        profiles = Profiles(counts.ids, self.full_profile(counts), counts.offsets)
+        depth = {"read_depth": np.zeros((n, 2), np.float32)} if self.has_depth else {}
+        return Tokens(np.empty(0, np.int32), np.zeros(n + 1, np.int64), {"values": np.empty(0, np.float32)}, depth, profiles)
 
     def _room(self, max_tokens: int) -> int:
         """Genes that an input holds."""

@@ -32,10 +32,25 @@ MORE = {
     ],
 }
 PAIRS = ["+recipe=perturbation", "data.source.path={pairs}", "data.batch_size=8", "model.hidden_size=16", "model.intermediate_size=24"]
+SCREEN = [
+    "+recipe=rna_perturbation", "data=perturbation", "data.source.path={pairs}", "data.source.condition=perturbation", "data.max_tokens=32", "checkpoint=null",
+    "tokenizer=cells", "tokenizer.genes=from_data", "tokenizer.summary=true", "model=set", "values=gene_scaled", *small("model", "set"), *QUIET,
+]  # fmt: skip
 EXTENSION = {"response": [*PAIRS, "objective=[response]", "~objectives.label"], "count": [*PAIRS, "objective=[count]"]}
 
+SCREEN_WITH_ALL_LOSSES = [
+    *SCREEN,
+    "+objectives.perturbation.losses.wmse=0.5",
+    "+objectives.perturbation.losses.is_zero=0.5",
+    "data.source.gene_weights=true",
+]
+
 OBJECTIVES = {
-    name: LABELS.get(name) or EXTENSION.get(name) or [*CELLS, f"objective=[{name}]", *MORE.get(name, [])] for name in choices("objective")
+    name: LABELS.get(name)
+    or EXTENSION.get(name)
+    or (SCREEN_WITH_ALL_LOSSES if name == "perturbation" else None)
+    or [*CELLS, f"objective=[{name}]", *MORE.get(name, [])]
+    for name in choices("objective")
 }
 """{objective: overrides}; ``{cells}``, ``{table}`` and ``{ontology}`` stand for the files of the fixture `files`."""
 
@@ -46,7 +61,9 @@ DATA = {
     "rna": [*CELLS, "objective=[wced]", "tokenizer.zeros=interleaved", "tokenizer.read_depth.mode=downsample", "tokenizer.summary=true"],
     "pbmc3k": ["+recipe=rna_wced", "data.path={cells}", "tokenizer.genes=from_data", "data.batch_size=8", "data.split.validation=0.1", "data.max_tokens=64", "data.packing=true", "data.statistics_cells=64", *small("model", "bert")],
     "table": [*TABLE, "objective=[mlm,label]", "data.packing=true", "data.second=second"],
-    "perturbation": [*PAIRS, "objective=[response,count]"],
+    "perturbation": SCREEN,
+    "demo_perturbation": [*SCREEN, "data=demo_perturbation", "data.source.path={pairs}", "data.source.condition=perturbation", "data.source.context=null", "data.source.kind=crispra", "data.source.expects=counts", "data.batch_size=8"],
+    "response_pairs": [*PAIRS, "objective=[response,count]"],
     "source": [
         "~representation", "data=source", "data.source={{_target_: tests.data.paired.PairedSequences}}", "tokenizer=dna_demo", "objective=[mlm]", *QUIET,
     ],

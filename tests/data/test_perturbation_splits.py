@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bmfm.cells.conditions import Condition
-from bmfm.data.perturbation_splits import require_whole_groups, strata_of
+from bmfm.data.perturbation_splits import strata_of
 from bmfm.data.splits import split_examples
+from bmfm.data.whole_groups import require_whole_groups
 
 TWELVE = ["KLF1+ctrl", "ctrl+SET", "MAPK1+ctrl", "TGFBR2+ctrl", "SGK1+ctrl", "ctrl+TBX3", "SET+KLF1", "MAPK1+TGFBR2", "SGK1+TBX3", "KLF1+TGFBR2",
           "KLF1+MAPK1", "SET+SGK1"]  # fmt: skip
@@ -101,7 +102,7 @@ def test_contexts_and_conditions():
     assert parts["test"] == {("A", "y"), ("B", "y"), ("C", "y")} and len(parts["train"]) == 4
     parts = split({"by": "cell_type", "test": "y", "few_shot": 0.34, "validation": ["z"]}, names, places)
     assert len(parts["test"]) == 2 and parts["validation"] == {("A", "z")} and len(parts["train"]) == 4
-    assert {next(iter(split({"by": "cell_type", "seed": s}, names, places)["test"]))[1] for s in range(12)} == {"x", "y", "z"}
+    assert [next(iter(split({"by": "cell_type", "seed": s}, names, places)["test"]))[1] for s in range(4)] == ["x", "y", "z", "x"]
     parts = split({"by": "perturbation", "test": 0.33}, names, places)
     assert len({n for n, _ in parts["test"]}) == 1 and not {n for n, _ in parts["test"]} & {n for n, _ in parts["train"]}
     parts = split({"by": "perturbation", "test": 3 / 7, "per_context": True, "seed": 1}, names, places)

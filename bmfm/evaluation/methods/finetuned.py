@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pandas as pd
 
 from bmfm.cli import override
 from bmfm.evaluation.examples.base import Examples
+from bmfm.evaluation.examples.perturbations import PerturbationExamples
 from bmfm.evaluation.methods.base import LabelMethod
 from bmfm.evaluation.methods.checkpoint import CheckpointFolder, OfCheckpoint
+from bmfm.evaluation.methods.perturbation import PerturbationMethod, Responses, respond_by
 from bmfm.evaluation.task_files import read_task
 from bmfm.evaluation.task_spec import TaskSpec
 
@@ -22,8 +25,9 @@ SET_BY_THE_TASK = (
 """Settings that no fine-tuning may change: every model is scored on the same examples."""
 
 
-class FineTuned(OfCheckpoint, LabelMethod):
-    """A checkpoint trained further on the task, all of it or by adapters; the best on validation predicts the test part.
+class FineTuned(OfCheckpoint, LabelMethod, PerturbationMethod):
+    """A checkpoint trained further on the task, all of it or by adapters; the best on validation predicts the test part: labels of examples, or
+    what perturbations do to cells.
 
     Parameters
     ----------
@@ -56,6 +60,19 @@ class FineTuned(OfCheckpoint, LabelMethod):
         return {"model": self.model_hash, "overrides": self.overrides, "lora": self.lora, "random_init": self.random_init}
 
     def predict(self, examples: Examples, seed: int, folder: Path) -> dict[str, np.ndarray]:
+        with self._trained(examples, seed, folder) as (model, data):
+            predictions = model.predict(examples.of("test"), **examples.predictor_options(data))
+            self.counts = dict(model.counts)
+        return {name: kind.from_columns(partial(_column, predictions, name)) for name, kind in examples.kinds.items()}
+
+    def respond(self, examples: PerturbationExamples, seed: int, folder: Path) -> Responses:
+        with self._trained(examples, seed, folder) as (model, _):
+            return respond_by(model, examples)
+
+    @contextlib.contextmanager
+    def _trained(self, examples: Examples, seed: int, folder: Path) -> Iterator[tuple[Any, Any]]:
+        """A model that was trained on the task, and the settings of the data that it was trained on; what is printed on the way goes into the
+        job's log."""
         from bmfm.inference import load
         from bmfm.training.run import train
 
@@ -72,13 +89,10 @@ class FineTuned(OfCheckpoint, LabelMethod):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log):
             train(task.config)
-            model = load(run / "model", remote_code=self.checkpoint.remote_code)
-            predictions = model.predict(examples.of("test"), **examples.predictor_options(task.config.data))
-            self.counts = dict(model.counts)
+            yield load(run / "model", remote_code=self.checkpoint.remote_code), task.config.data
         if not self.keep:
             shutil.rmtree(run / "model")
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        return {name: kind.from_columns(partial(_column, predictions, name)) for name, kind in examples.kinds.items()}
 
 
 def _column(predictions: pd.DataFrame, name: str, ending: str) -> np.ndarray:

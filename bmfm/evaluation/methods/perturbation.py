@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
+from bmfm.evaluation.examples.perturbations import PerturbationExamples
 from bmfm.evaluation.methods.base import Method
+from bmfm.evaluation.methods.checkpoint import CheckpointFolder, OfCheckpoint
+from bmfm.evaluation.task_spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,63 @@ class PerturbationMethod(Method, ABC):
     omics = ("rna",)
 
     @abstractmethod
-    def respond(self, examples: Any, seed: int, folder: Path) -> Responses:
+    def respond(self, examples: PerturbationExamples, seed: int, folder: Path) -> Responses:
         """Responses of the groups of the test part, `examples.asked`, having seen perturbed cells of the other parts alone.
 
         Parameters
         ----------
-        examples
-            `examples.perturbations.PerturbationExamples`.
         seed
             Of every choice that chance makes.
         folder
             For whatever it leaves; may not be there yet.
         """
+
+
+class TrainedResponse(OfCheckpoint, PerturbationMethod):
+    """A checkpoint that was trained for perturbations (recipe ``rna_perturbation``), as it is.
+
+    Whether it has seen perturbed cells of the test part is for its makers to say: nothing of the task's training part is read.
+    """
+
+    mode = "response"
+
+    def __init__(self, name: str, checkpoint: str, overrides: list[str] | None = None, remote_code: bool = False, keep: bool = False):
+        super().__init__(name)
+        self.checkpoint = CheckpointFolder(checkpoint, remote_code)
+
+    def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
+        return {"model": self.model_hash}
+
+    def respond(self, examples: PerturbationExamples, seed: int, folder: Path) -> Responses:
+        from bmfm.inference import load
+
+        return respond_by(load(self.checkpoint.name, remote_code=self.checkpoint.remote_code), examples)
+
+
+def respond_by(predictor: Any, examples: PerturbationExamples) -> Responses:
+    """Responses of a model that was trained for perturbations, from all control cells of each context."""
+    from bmfm.perturbation.asked import Asked
+    from bmfm.perturbation.controls import read_controls
+    from bmfm.perturbation.options import ResponseOptions
+    from bmfm.perturbation.responses import predict_means
+
+    source = examples.data.source
+    options = ResponseOptions(
+        context="context",
+        n_cells=None,
+        counts=source.counts,
+        expects=source.expects,
+        gene_column=source.gene_column,
+        orthologs=source.orthologs,
+        min_matched=source.min_matched,
+        progress=False,
+    )
+    controls = read_controls(predictor, source.control_adata(), options)
+    contexts = pd.Index(controls.contexts).get_indexer(examples.asked["context"])
+    asked = Asked(list(examples.asked_conditions), list(examples.asked["kind"]), contexts)
+    means = predict_means(predictor, controls, asked, options)
+    order = controls.var.index.get_indexer(examples.genes)
+    if (order < 0).any():
+        raise ValueError(f"{examples.task.name}: gene {np.array(examples.genes)[order < 0][0]!r} of the task is not in its file")
+    notes = {"genes as in the controls, as the model does not know them": int((controls.gene_ids < 0).sum())}
+    return Responses(means[:, order], notes=notes)

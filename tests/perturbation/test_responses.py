@@ -1,0 +1,124 @@
+"""Predicted cells against a screen whose answers are known."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+import bmfm
+from bmfm.cli import compose
+from bmfm.predict import predict
+from tests.perturbation.conftest import GENES, TARGETS
+
+READING = {"condition": "target_gene", "context": "cell_type", "n_cells": None}
+
+
+@pytest.fixture(scope="module")
+def model(screen_model):
+    return bmfm.load(str(screen_model))
+
+
+@pytest.fixture(scope="module")
+def predicted(model, screen_file):
+    return model.predict_responses(screen_file, GENES[:TARGETS], **READING)
+
+
+def log_normalised(adata) -> np.ndarray:
+    """By hand, as the tokenizer's docstring has it."""
+    counts = np.asarray(adata.X)
+    return np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
+
+
+def test_the_gene_that_a_target_switches_on_rises_most(predicted, screen_cells):
+    values = predicted.to_df()
+    for context in ("a", "b"):
+        of_context = values[predicted.obs["context"] == context]
+        condition = predicted.obs.loc[of_context.index, "condition"]
+        change = of_context.groupby(condition.to_numpy()).mean() - of_context[condition == "control"].mean()
+        found = {gene: change.loc[gene].idxmax() for gene in GENES[:TARGETS]}
+        assert found == {GENES[t]: GENES[10 + t] for t in range(TARGETS)}
+
+
+def test_control_cells_stand_beside_as_they_are(predicted, screen_cells):
+    controls = predicted[predicted.obs["condition"] == "control"]
+    truth = screen_cells[list(controls.obs["control_cell"])]
+    np.testing.assert_allclose(controls.X.toarray(), log_normalised(truth), rtol=1e-5)
+    assert set(controls.obs["target_gene"]) == {"non-targeting"}
+    assert list(predicted.var_names) == GENES
+    assert (predicted.obs.groupby(["context", "condition"], observed=True).size() == 80).all()
+
+
+def test_profiles_are_the_means_of_all_controls_and_of_the_changes(model, predicted, screen_file):
+    profiles = model.predict_responses(screen_file, GENES[:TARGETS], rows="profiles", **READING)
+    assert profiles.n_obs == 2 * (TARGETS + 1)
+    cells = predicted.to_df().groupby([predicted.obs["context"].to_numpy(), predicted.obs["condition"].to_numpy()]).mean()
+    for row, (context, condition) in zip(profiles.X.toarray(), profiles.obs[["context", "condition"]].to_numpy(), strict=True):
+        mean = cells.loc[(context, condition)].to_numpy()
+        assert (mean > row - 1e-5).all()  # cells are cut at 0 one by one, which raises the mean of genes that are hardly expressed
+        expressed = row > 5
+        assert expressed.sum() > 10
+        np.testing.assert_allclose(row[expressed], mean[expressed], atol=0.05)
+
+
+def test_counts_have_the_molecules_of_their_control_cell(model, screen_file, screen_cells):
+    drawn = model.predict_responses(screen_file, ["GENE0"], unit="counts", **READING)
+    assert (drawn.X.data == np.round(drawn.X.data)).all()
+    totals = pd.Series(np.asarray(screen_cells.X.sum(1)).ravel(), index=screen_cells.obs_names)[drawn.obs["control_cell"]].to_numpy()
+    ratio = np.asarray(drawn.X.sum(1)).ravel() / totals
+    assert abs(ratio.mean() - 1) < 0.02 and ratio.std() < 4 / np.sqrt(totals.mean())
+
+
+def test_a_response_depends_on_neither_batch_nor_company(model, screen_file):
+    options = READING | {"rows": "profiles", "with_controls": False}
+    alone = model.predict_responses(screen_file, ["GENE3"], batch_size=7, **options).X.toarray()
+    among = model.predict_responses(screen_file, ["GENE1", "GENE3", "GENE2+GENE4"], batch_size=64, **options)
+    np.testing.assert_allclose(alone, among[among.obs["condition"] == "GENE3"].X.toarray(), atol=1e-5)
+
+
+def test_the_command_writes_what_the_model_says(screen_model, screen_file, model, tmp_path):
+    (tmp_path / "asked.csv").write_text("target_gene,cell_type\nGENE2,b\nGENE1+GENE5,a\n")
+    asked = [
+        f"checkpoint={screen_model}",
+        f"data.path={screen_file}",
+        f"perturbations={tmp_path / 'asked.csv'}",
+        f"output={tmp_path / 'out.h5ad'}",
+    ]
+    predict(
+        compose(
+            "predict", [*asked, "responses.condition=target_gene", "responses.context=cell_type", "responses.n_cells=20", "progress=false"]
+        )
+    )
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    sizes = written.obs.groupby(["condition", "context"], observed=True).size()
+    assert sizes.to_dict() == {("GENE2", "b"): 20, ("GENE1+GENE5", "a"): 20, ("control", "a"): 20, ("control", "b"): 20}
+    table = pd.DataFrame({"condition": ["GENE2", "GENE1+GENE5"], "context": ["b", "a"]})
+    here = model.predict_responses(screen_file, table, condition="target_gene", context="cell_type", n_cells=20)
+    np.testing.assert_allclose(written.X.toarray(), here.X.toarray(), rtol=1e-6)
+
+
+def test_what_was_never_perturbed_is_named(model, screen_file):
+    about = model.predict_responses(screen_file, ["GENE0", "GENE25"], **READING).uns["bmfm_perturbation"]
+    assert about["not_perturbed_in_training"] == ["GENE25"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "message"),
+    [
+        (["GENE0", "XYZ1"], {}, "no gene 'XYZ1'"),
+        (["control"], {}, "controls alone"),
+        (["GENE0"], {"condition": "perturbation"}, "no .obs column 'perturbation'"),
+        (["GENE0"], {"context": "line"}, "no .obs column 'line'"),
+        (["GENE0"], {"control": ["nothing"]}, "word for controls, which are .nothing."),
+        (["GENE0"], {"kind": "magic"}, "'magic' is no kind"),
+        (pd.DataFrame({"condition": ["GENE0"], "context": ["c"]}), {}, "no context 'c'"),
+        (["GENE0"], {"rows": "all"}, "rows='all' is unknown"),
+    ],
+)
+def test_mistakes_are_named(model, screen_file, asked, options, message):
+    with pytest.raises((KeyError, ValueError), match=message):
+        model.predict_responses(screen_file, asked, **READING | options)
+
+
+def test_a_model_without_the_head_says_how_to_get_one(screen_file):
+    with pytest.raises(ValueError, match="recipe=rna_perturbation"):
+        bmfm.load("bmfm-rna-mini").predict_responses(screen_file, ["GENE0"])
