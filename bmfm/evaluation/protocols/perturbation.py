@@ -101,11 +101,11 @@ class PerturbationPrediction(Protocol[PerturbationMethod, PerturbationExamples])
             raise ValueError(f"task.metric={task.metric} is in none of task.protocol.profiles; these have {', '.join(named)}")
 
     def run(self, examples: PerturbationExamples, method: PerturbationMethod, seed: int, folder: Path, n_bootstrap: int) -> Outcome:
-        start_time = time.perf_counter()
+        start_time, read_before = time.perf_counter(), examples.test_uses
         responses = method.respond(examples, seed, folder)
         duration = time.perf_counter() - start_time
         check_responses(examples, method.name, responses)
-        test_uses = examples.test_uses + 1
+        test_uses = examples.test_uses - read_before + 1
         contexts = _measured(examples, self._with_counts)
         tables = self.tables(contexts, responses, seed)
         bounds = _bounds(examples, tuple(p.name for p in self.profiles), self._with_counts, self.bounds_seed) if self.bounds else None
