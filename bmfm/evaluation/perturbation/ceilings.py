@@ -147,11 +147,13 @@ def mean_submission(comparison: Comparison, seed: int = 0) -> GroupedCells:
     return GroupedCells(values, np.repeat(np.arange(p), sizes[:p]))
 
 
-def vcc2026_references(comparison: Comparison, seed: int = 0) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures of the mean submission, the zero of the challenge's scale, and of halves of the cells, its one."""
+def vcc2026_references(
+    comparison: Comparison, seed: int = 0, replicate: dict[str, float] | None = None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Figures of the mean submission, the zero of the challenge's scale, and of halves of the cells, its one (where not given)."""
     submission = replace(comparison, predicted=mean_submission(comparison, seed))
     baseline = {name: float(x[0]) for name, x in VCC2026.figures(VCC2026.table(submission)).items()}
-    return baseline, split_half_ceiling(VCC2026, comparison, seed).figures
+    return baseline, split_half_ceiling(VCC2026, comparison, seed).figures if replicate is None else replicate
 
 
 def scale_vcc2026(figures: Mapping[str, float], baseline: Mapping[str, float], replicate: Mapping[str, float]) -> dict[str, float]:

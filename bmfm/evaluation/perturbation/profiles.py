@@ -35,8 +35,12 @@ class Profile:
         {metric: (numerator, denominator)}: columns whose sums over conditions are divided.
     undefined_as_zero
         Metrics that are also given, with ``_gears`` at their end, with 0 where they are not defined.
-    needs_counts, needs_cells
-        Whether it takes raw counts alone, and predicted cells rather than means.
+    needs_counts
+        Whether it takes raw counts alone.
+    of_means
+        Whether it is of mean profiles, so that a method's stated means stand for those of its cells.
+    uses_cells
+        Whether predicted cells are of use to it.
     of_halves
         Makes the table of one half of the measured cells against the other, from all of them.
     """
@@ -48,7 +52,8 @@ class Profile:
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     undefined_as_zero: tuple[str, ...] = ()
     needs_counts: bool = False
-    needs_cells: bool = False
+    of_means: bool = False
+    uses_cells: bool = True
     of_halves: Callable[[Comparison], Table] | None = None
 
     def figures(self, table: pd.DataFrame, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -113,6 +118,8 @@ GEARS = Profile(
         "pearson_delta_top20_de": Metric("Pearson correlation of changes of 20 marker genes", -1.0),
     },
     undefined_as_zero=("pearson", "pearson_delta", "pearson_delta_top20_de"),
+    of_means=True,
+    uses_cells=False,
 )
 CALIBRATED = Profile(
     "calibrated",
@@ -125,6 +132,7 @@ CALIBRATED = Profile(
         "e_distance": _error("energy distance of predicted and measured cells"),
         "l2_top1000": _error("Euclidean distance over the 1,000 genes of highest control mean"),
     },
+    of_means=True,
 )
 VCC2026 = Profile(
     "vcc2026",
@@ -140,7 +148,6 @@ VCC2026 = Profile(
     prefix="vcc2026_",
     ratios={"expr_mse_unbiased_capped_norm": ("expr_mse_unbiased_capped", "expr_distance_unbiased")},
     needs_counts=True,
-    needs_cells=True,
     of_halves=vcc2026_of_halves,
 )
 VCC2025 = Profile(
@@ -152,7 +159,6 @@ VCC2025 = Profile(
         "mae": METRICS["mae"],
     },
     prefix="vcc2025_",
-    needs_cells=True,
 )
 PROFILES: Mapping[str, Profile] = {p.name: p for p in (GEARS, CALIBRATED, VCC2026, VCC2025)}
 """All profiles by name; a new one is a `Profile` here."""

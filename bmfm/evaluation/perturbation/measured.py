@@ -1,0 +1,170 @@
+"""Examples and responses as comparisons: measured cells of each context, and cells made of what a method predicts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from bmfm.evaluation.perturbation.centroids import no_cells
+from bmfm.evaluation.perturbation.comparison import CONTROL, Comparison, GroupedCells
+from bmfm.evaluation.perturbation.profiles import Profile
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredContext:
+    """What was measured of the groups that are asked for in one context.
+
+    Attributes
+    ----------
+    rows
+        [P] rows of `examples.asked`.
+    logs
+        Log-normalised cells, without a prediction.
+    counts
+        Raw counts of the same cells; None where none are asked for.
+    control_mean
+        [G].
+    trains_here
+        Whether training has conditions of this context; if not, the training mean is the mean change in others, added to these controls.
+    """
+
+    rows: np.ndarray
+    logs: Comparison
+    counts: Comparison | None
+    control_mean: np.ndarray
+    trains_here: bool
+
+    def of(self, profile: Profile) -> Comparison:
+        """The measured cells as a profile takes them."""
+        return self.counts if profile.needs_counts and self.counts is not None else self.logs
+
+    @property
+    def deltas(self) -> np.ndarray:
+        """[P, G] measured mean changes from the controls."""
+        return np.stack([np.asarray(self.logs.real.of(i).mean(0)).ravel() for i in range(len(self.rows))]) - self.control_mean
+
+
+def measured_contexts(examples: Any, with_counts: bool) -> list[MeasuredContext]:
+    """The groups that are asked for, by context.
+
+    Parameters
+    ----------
+    examples
+        `examples.perturbations.PerturbationExamples`; cells of the test part are read once (and once more as counts).
+
+    Raises
+    ------
+    ValueError
+        Where counts are asked for and the data have none, or a context has no controls.
+    """
+    asked = examples.asked
+    contexts = []
+    for name in dict.fromkeys(asked["context"]):
+        rows = np.flatnonzero((asked["context"] == name).to_numpy())
+        controls = examples.control_cells(name)
+        if not len(controls):
+            raise ValueError(f"{examples.task.name}: context {name} has no control cells: leave it out (data.source.keep)")
+        cells = [examples.cells_of(int(group)) for group in asked.index[rows]]
+        codes = np.repeat([*range(len(rows)), CONTROL], [*map(len, cells), len(controls)])
+        numbers = np.concatenate([*cells, controls])
+        mean, trains_here = training_mean(examples, name)
+        logs = Comparison(
+            context=str(name),
+            conditions=list(asked["condition"].iloc[rows]),
+            genes=list(examples.genes),
+            targets=[examples.targets(examples.asked_conditions[row]) for row in rows],
+            real=GroupedCells(examples.values(numbers), codes),
+            predicted=no_cells(len(examples.genes)),
+            unit="lognorm",
+            training={"mean": mean},
+        )
+        counts = replace(logs, real=GroupedCells(examples.counts(numbers), codes), unit="counts") if with_counts else None
+        contexts.append(MeasuredContext(rows, logs, counts, np.asarray(examples.control_mean(name), float), trains_here))
+    return contexts
+
+
+def training_mean(examples: Any, context: str) -> tuple[np.ndarray, bool]:
+    """Mean of the centroids of the training conditions of a context, or without any, of their changes elsewhere on its controls."""
+    trained = examples.trained
+    here = np.flatnonzero((trained["context"] == context).to_numpy())
+    if len(here):
+        return np.mean([examples.mean_of("train", int(g)) for g in trained.index[here]], 0), True
+    changes = [examples.mean_of("train", int(g)) - examples.control_mean(c) for g, c in trained["context"].items()]
+    return np.asarray(examples.control_mean(context) + np.mean(changes, 0)), False
+
+
+@dataclass(frozen=True)
+class PredictedCells:
+    """Cells of a prediction, drawn.
+
+    Attributes
+    ----------
+    logs, counts
+        CSR [n, G] of each condition; counts are empty where none are asked for.
+    """
+
+    logs: Sequence[csr_matrix]
+    counts: Sequence[csr_matrix]
+
+    def comparison(self, measured: Comparison) -> Comparison:
+        """Of these with the measured cells."""
+        parts = self.counts if measured.unit == "counts" else self.logs
+        return replace(
+            measured, predicted=GroupedCells(vstack(parts, "csr"), np.repeat(np.arange(len(parts)), [p.shape[0] for p in parts]))
+        )
+
+
+def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, seed: int) -> PredictedCells:
+    """Cells of a method that predicts means, or of one that predicts cells, and counts of either where the context has such.
+
+    Cells of a mean are control cells, drawn with replacement and shifted to it, see `shifted_cells`.
+    Counts are drawn from Poisson distributions: the shares of a cell's values (undone their logarithm), at the total of a control cell.
+
+    Parameters
+    ----------
+    responses
+        `methods.perturbation.Responses`.
+    n_cells
+        To draw of each condition; None: as many as were measured. Cells that a method predicts are all taken.
+    seed
+        Together with the row of a condition it decides what is drawn.
+    """
+    controls = context.logs.real.of(CONTROL)
+    totals = None if context.counts is None else np.asarray(context.counts.real.of(CONTROL).sum(1), float).ravel()
+    logs, counts = [], []
+    for code, row in enumerate(context.rows):
+        rng = np.random.default_rng([seed, int(row)])
+        if responses.cells is not None:
+            cells = csr_matrix(responses.cells(int(row)))
+            drawn = rng.integers(0, controls.shape[0], cells.shape[0])
+        else:
+            n = n_cells or int((context.logs.real.codes == code).sum())
+            drawn = rng.integers(0, controls.shape[0], n)
+            cells = shifted_cells(controls[drawn], np.asarray(responses.means[row], float), context.control_mean)
+        logs.append(cells)
+        if totals is not None:
+            counts.append(poisson_counts(cells, totals[drawn], rng))
+    return PredictedCells(logs, counts)
+
+
+def shifted_cells(controls: csr_matrix, mean: np.ndarray, control_mean: np.ndarray) -> csr_matrix:
+    """Control cells [n, G] shifted by the difference of a predicted mean [G] from theirs and cut at 0.
+
+    Cutting raises the mean, and which controls were drawn moves it; so each gene is scaled to its predicted mean at last.
+    """
+    cells = np.maximum(controls.toarray() + (mean - control_mean).astype(np.float32), 0)
+    reached = cells.mean(0, dtype=np.float64)
+    cells *= np.divide(np.maximum(mean, 0), reached, out=np.ones_like(reached), where=reached > 0).astype(np.float32)
+    return csr_matrix(cells)
+
+
+def poisson_counts(logs: csr_matrix, totals: np.ndarray, rng: np.random.Generator) -> csr_matrix:
+    """Counts float32 [n, G] whose expectation are the shares of log-normalised cells at totals [n]."""
+    share = csr_matrix((np.expm1(logs.data.astype(np.float64)), logs.indices, logs.indptr), logs.shape)
+    sums = np.asarray(share.sum(1)).ravel()
+    rate = np.repeat(np.divide(totals, sums, out=np.zeros_like(sums), where=sums > 0), np.diff(share.indptr)) * share.data
+    counts = csr_matrix((rng.poisson(rate).astype(np.float32), share.indices.copy(), share.indptr.copy()), share.shape)
+    counts.eliminate_zeros()  # in place: `logs` keeps its own indices
+    return counts
