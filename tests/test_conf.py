@@ -69,6 +69,8 @@ def _needs(recipe: str, folder, models: dict) -> list[str]:
         return [f"checkpoint={models['dna']}", f"data.path={models['table']}"]
     if recipe == "rna_finetune":
         return [f"checkpoint={models['rna']}", f"data.path={folder / 'cells.h5ad'}", "objectives.label.column=tissue", *SHRUNK_RNA]
+    if recipe == "rna_perturbation":
+        return [f"checkpoint={models['rna']}", "data.statistics_examples=64", "data.source.min_matched=0"]
     if recipe == "rna_mini":
         return [*SMALL_MODEL, *SHRUNK_RNA, f"data.path={ASSETS / 'rna' / 'pbmc3k.h5ad'}"]
     if recipe == "dna_mini":
@@ -162,6 +164,14 @@ def _composed(choice: str, folder: Path, annotated: Path, models: dict) -> list[
     if "checkpoint" in choice or choice == "data=table" or (group == "objective" and name in LABELS_OF_TABLES):
         chosen = [f"objective=[{name}]", f"objectives.label.column={LABELS_OF_TABLES[name]}"] if group == "objective" else [choice]
         return ["+recipe=dna_finetune", *chosen, *_needs("dna_finetune", annotated, models), "logistic_regression=false"]
+    if name.endswith("perturbation"):
+        chosen = ["data=demo_perturbation" if group == "objective" else choice]
+        path = [
+            "data.source.path=${asset:perturbation/norman_mcfaline_subset.h5ad}",
+            "data.source.expects=normalised",
+            "data.source.context=cell_type",
+        ]
+        return ["+recipe=rna_perturbation", *chosen, *path, *_needs("rna_perturbation", annotated, models)]
     if choice == "data=source":
         return [choice, "model=modernbert", "objective=[mlm]", *more]
     if not _is_rna(choice):

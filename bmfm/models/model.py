@@ -245,6 +245,20 @@ class BmfmModel(PreTrainedModel):
         """The embedding of every token of a field [V, H], for heads that are tied to it."""
         return self.backbone.embedding_table() if self.backbone.own_embeddings else self.embeddings.encoder(field).table()
 
+    def perturbation_targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a model that reads perturbations, the cell [T] and the vector [T, H] of each target of a batch.
+
+        Raises
+        ------
+        ValueError
+            If it reads none.
+        """
+        if "perturbation" not in self.config.fields:
+            raise ValueError("this model reads no perturbations: train it with data=perturbation objective=[perturbation]")
+        encoder = self.embeddings.encoder("perturbation")
+        assert isinstance(encoder, PerturbationEncoder)
+        return encoder.of_targets(batch, self.embeddings.encoder("input_ids"))
+
     def head(self, name: str, states_MH: torch.Tensor) -> torch.Tensor:
         """Logits [M, size] of one head for M states."""
         description = self.config.heads[name]

@@ -40,6 +40,11 @@ class PerturbationEncoder(ExampleEncoder):
         n = len(batch["cls_index"])
         if PERTURBATION_FIELDS[0] not in batch:
             return self.dose.weight.new_zeros(n, self.hidden_size)
+        cell, vectors = self.of_targets(batch, tokens)
+        return vectors.new_zeros(n, self.hidden_size).index_add(0, cell, vectors)
+
+    def of_targets(self, batch: Batch, tokens: FieldEncoder) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cell [T] and the vector [T, H] of each target of a batch."""
         ids, doses = batch["perturbation_ids"], batch["perturbation_doses"]
         cell, place = (ids[..., 0] >= 0).nonzero(as_tuple=True)
         target, kind = ids[cell, place].unbind(-1)
@@ -50,5 +55,4 @@ class PerturbationEncoder(ExampleEncoder):
             rows = torch.where(is_gene[:, None], rows, of_drugs.to(rows.dtype))
         dose = self.dose(doses[cell, place].to(self.dose.weight.dtype)[:, None])
         states = self.norm(rows) * self.scale(kind) + self.shift(kind) + dose
-        vectors = self.dense_2(nn.functional.gelu(self.dense_1(states)))
-        return vectors.new_zeros(n, self.hidden_size).index_add(0, cell, vectors)
+        return cell, self.dense_2(nn.functional.gelu(self.dense_1(states)))

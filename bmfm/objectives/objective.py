@@ -30,6 +30,10 @@ class HasHeads(Protocol):
         """One state an example [N, H]."""
         ...
 
+    def perturbation_targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cell [T] and the vector [T, H] of each target of a perturbation."""
+        ...
+
 
 class Objective(ABC):
     """Labels from a batch, the heads that predict them, losses with names, and metrics as sums.

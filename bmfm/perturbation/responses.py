@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.sparse import csr_matrix, vstack
 from tqdm.auto import tqdm
 
 from bmfm.cells.perturbations import Perturbations, encode_conditions
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
+from bmfm.objectives.perturbation import respond
 from bmfm.perturbation.asked import Asked, read_asked
 from bmfm.perturbation.controls import Controls, draw_counts, read_controls
 from bmfm.perturbation.options import ResponseOptions
@@ -85,7 +87,7 @@ def changes(
     """The change of every chosen control cell after each perturbation of its context, one perturbation after the other."""
     head = response_head(predictor)
     description = predictor.model.config.heads[head]
-    n_outputs, cls = len(description["outputs"]), description.get("cls", 0)
+    cls = description.get("cls", 0)
     perturbations = encode_asked(predictor, asked)
     cells = [controls.of(context) for context in asked.context_ids]
     number = np.repeat(np.arange(len(asked)), [len(c) for c in cells])
@@ -103,7 +105,8 @@ def changes(
     with tqdm(total=len(number), unit="cell", desc="responses", delay=3, disable=progress is False) as bar:
         for rows, batch in predictor.batches(inputs, batch_size):
             out = predictor.forward(batch, precision=precision)
-            found = predictor.model.head(head, out.pool(cls)).detach().float().view(len(rows), -1, n_outputs)[..., 0].cpu().numpy()
+            with torch.no_grad():
+                found = respond(predictor.model, head, batch, out.pool(cls), description["outputs"])["change"].cpu().numpy()
             for q in np.unique(number[rows]):
                 of_q = number[rows] == q
                 into = held.setdefault(q, np.empty((len(cells[q]), found.shape[1]), np.float32))
