@@ -57,9 +57,9 @@ def calibrated(comparison: Comparison) -> pd.DataFrame:
         of other conditions whose measured mean is farther from the predicted than its own is, over genes that are no condition's target
         (Systema, Nature Biotechnology 2025); ``wmse`` and ``r2w_delta``, weighted by `weights`, the second of differences from the mean
         over conditions (Mejia et al., arXiv 2506.22641); ``e_distance``, the energy distance of predicted and measured cells;
-        ``l2_top1000``, the Euclidean distance over the genes of highest control mean (Ahlmann-Eltze et al., Nature Methods 2025). NaN
-        where a metric is not defined: correlations with what does not vary, ranks and weights of one condition alone, the energy
-        distance of means without cells.
+        ``l2_top1000``, the Euclidean distance over the genes of highest control mean (Ahlmann-Eltze et al., Nature Methods 2025). A
+        prediction that is the training mean correlates by 0, so that every method is scored on the same conditions. NaN where a metric is
+        not defined: ranks and weights of one condition alone, the energy distance of means without cells.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def calibrated(comparison: Comparison) -> pd.DataFrame:
         kept, highest = np.flatnonzero(~own), expressed[~own[expressed]]
         rows.append(
             {
-                "pearson_delta_ref": pearson(predicted[p, kept], real[p, kept], reference[kept]),
+                "pearson_delta_ref": pearson(predicted[p, kept], real[p, kept], reference[kept], of_flat=0.0),
                 "centroid_accuracy": ranks[p],
                 "wmse": float(weight[p] @ (predicted[p] - real[p]) ** 2),
                 "r2w_delta": weighted_r2(real[p] - centre, predicted[p] - centre, weight[p]),
@@ -99,15 +99,18 @@ def mse(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean((a - b) ** 2)) if len(a) else float("nan")
 
 
-def pearson(a: np.ndarray, b: np.ndarray, reference: np.ndarray | None = None) -> float:
-    """Pearson correlation of profiles [G], or of their differences from a reference; NaN where one does not vary."""
+def pearson(a: np.ndarray, b: np.ndarray, reference: np.ndarray | None = None, of_flat: float = float("nan")) -> float:
+    """Pearson correlation of profiles [G], or of their differences from a reference.
+
+    NaN where the second does not vary, and `of_flat` where the first, the prediction, does not.
+    """
     if len(a) < 2:
         return float("nan")
     scale = NOISE * max(np.abs(a).max(), np.abs(b).max())
     x, y = (a, b) if reference is None else (a - reference, b - reference)
     x, y = x - x.mean(), y - y.mean()
     if min(x.std(), y.std()) <= scale:
-        return float("nan")
+        return float("nan") if y.std() <= scale else of_flat
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 
 

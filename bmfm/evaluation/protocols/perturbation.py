@@ -161,7 +161,7 @@ class PerturbationPrediction(Protocol[PerturbationMethod, PerturbationExamples])
         outcome.counts = self._counts(contexts, tables)
         if bounds is not None:
             described = self.metrics(examples.task)
-            outcome.strata += [bound_record(m, metrics.get(m), bounds, described[m]) for m in bounds.ceilings if m in described]
+            outcome.strata += [bound_record(m, metrics.get(m), bounds, described[m]) for m in bounds.ceilings]
             outcome.counts |= bounds.counts
         return outcome
 
@@ -277,7 +277,7 @@ def _bounds(examples: PerturbationExamples, profiles: tuple[str, ...], with_coun
                 bounds.scales.append(vcc2026_references(measured, seed, ceiling.figures))
             if profile.of_means:
                 fractions.append(dynamic_range(profile, measured, seed))
-        ceilings = {name: float(x[0]) for name, x in over_contexts(figures).items()}
+        ceilings = {name: float(x[0]) for name, x in over_contexts(figures).items() if name in profile.metrics}
         bounds.ceilings.update({profile.prefix + name: x for name, x in ceilings.items() if np.isfinite(x)})
         bounds.ranges.update({profile.prefix + str(k): float(v) for k, v in _medians(fractions).items() if np.isfinite(v)})
         _add_ranges_of_cells(profile, bounds)

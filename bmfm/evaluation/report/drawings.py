@@ -52,15 +52,18 @@ def bars(task: TaskScores, methods: list[ComparedMethod]) -> str:
     return bar_panel(shown, metric.low, metric.high, f"{task.name}: {task.words} of {len(shown)} methods")
 
 
-def bar_panel(shown: list[Bar], lowest: float, highest: float, label: str) -> str:
+def bar_panel(shown: list[Bar], lowest: float, highest: float, label: str, mark: float | None = None) -> str:
     """Bars with whiskers on an axis that begins at zero, or at the least value where values are negative.
 
     Parameters
     ----------
     lowest, highest
         The range of what is drawn; an end that is infinite is that of the values.
+    mark
+        Where a line crosses all bars, as at what is possible at most.
     """
     ends = [v for bar in shown for v in (bar.score.mean, bar.score.low, bar.score.high) if math.isfinite(v)]
+    ends += [] if mark is None else [mark]
     low, high = max(min(0.0, *ends), lowest), highest if math.isfinite(highest) else max(*ends, 1e-9)
 
     def at(value: float) -> float:
@@ -77,6 +80,7 @@ def bar_panel(shown: list[Bar], lowest: float, highest: float, label: str) -> st
             parts.append(line(a, y + 10, b, y + 10) + line(a, y + 6, a, y + 14) + line(b, y + 6, b, y + 14))
     end = 34 * len(shown) + 2
     parts.append(line(at(0), 16, at(0), end, "axis"))
+    parts += [] if mark is None else [line(at(mark), 8, at(mark), end)]
     parts += [text(at(v), end + 12, f"{v:.3g}", anchor) for v, anchor in {low: "start", high: "end"}.items()]
     return svg(340, end + 16, label, "".join(parts))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bmfm.evaluation.report.comparison import GREY, MODE_COLOURS, MODES, Comparison
 from bmfm.evaluation.report.drawings import bars, cost_plots, rank_plot, rank_sentence, rank_test, umap_panel
+from bmfm.evaluation.report.perturbation import perturbation_html, perturbation_markdown
 from bmfm.evaluation.report.strata import strata_panels, strata_tables
 from bmfm.evaluation.report.tables import (
     LEGEND,
@@ -84,6 +85,7 @@ def _html(c: Comparison) -> str:
         for title, rows in parts:
             out += [f"<h3>{escape(title)}</h3>", html_table(rows, title)]
         out.append(f'<div class="panels">{"".join(f"<div><h3>{escape(t)}</h3>{p}</div>" for t, p in strata_panels(c))}</div>')
+    out.append(perturbation_html(c))
     if len(c.ranks) > 1:
         test = rank_test(c)
         out += ["<h2>Ranks</h2>", f"<p>{escape(rank_sentence(c, test))}</p>", rank_plot(c, test)]
@@ -120,6 +122,7 @@ def _markdown(c: Comparison) -> str:
         out.append("\n".join(f"{i}. {plain(w)}" for i, w in enumerate(works, 1)))
     if parts := strata_tables(c):
         out += ["## Parts of the test part", *(f"{plain(title)}\n\n{markdown_table(rows)}" for title, rows in parts)]
+    out += perturbation_markdown(c)
     if len(c.ranks) > 1:
         out += ["## Ranks", rank_sentence(c, rank_test(c)).replace("diagram", "comparison")]
     out += ["## Cost beside quality", markdown_table(cost_table(c))]
