@@ -102,7 +102,7 @@ class PredictedCells:
     Attributes
     ----------
     logs, counts
-        CSR [n, G] of each condition; counts are empty where none are asked for.
+        CSR [n, G] of each condition; empty where no profile takes such.
     """
 
     logs: Sequence[csr_matrix]
@@ -116,7 +116,7 @@ class PredictedCells:
         )
 
 
-def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, seed: int) -> PredictedCells:
+def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, seed: int, keep_logs: bool = True) -> PredictedCells:
     """Cells of a method that predicts means, or of one that predicts cells, and counts of either where the context has such.
 
     Cells of a mean are control cells, drawn with replacement and shifted to it, see `shifted_cells`.
@@ -130,6 +130,8 @@ def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, se
         To draw of each condition; None: as many as were measured. Cells that a method predicts are all taken.
     seed
         Together with the row of a condition it decides what is drawn.
+    keep_logs
+        Whether log-normalised cells are of use. They take much memory, as shifted cells have few zeros.
     """
     controls = context.logs.real.of(CONTROL)
     totals = None if context.counts is None else np.asarray(context.counts.real.of(CONTROL).sum(1), float).ravel()
@@ -143,7 +145,8 @@ def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, se
             n = n_cells or int((context.logs.real.codes == code).sum())
             drawn = rng.integers(0, controls.shape[0], n)
             cells = shifted_cells(controls[drawn], np.asarray(responses.means[row], float), context.control_mean)
-        logs.append(cells)
+        if keep_logs:
+            logs.append(cells)
         if totals is not None:
             counts.append(poisson_counts(cells, totals[drawn], rng))
     return PredictedCells(logs, counts)

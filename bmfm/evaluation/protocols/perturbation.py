@@ -122,7 +122,8 @@ class PerturbationPrediction(Protocol[PerturbationMethod, PerturbationExamples])
         """Figures of each condition, by profile and context."""
         tables: dict[str, list[pd.DataFrame]] = {p.name: [] for p in self.profiles}
         for context in contexts:
-            cells = draw_cells(context, responses, self.n_cells, seed) if any(p.uses_cells for p in self.profiles) else None
+            keep_logs = any(p.uses_cells and not p.needs_counts for p in self.profiles)
+            cells = draw_cells(context, responses, self.n_cells, seed, keep_logs) if any(p.uses_cells for p in self.profiles) else None
             for profile in self.profiles:
                 comparison = context.of(profile)
                 if profile.uses_cells and cells is not None:
