@@ -145,18 +145,22 @@ def mutagenesis(
     return Mutagenesis(np.where(of.bases[:, None] >= 0, scores - own, np.nan).astype(np.float32), of, score)
 
 
-def _by_masking(predictor: Predictor, codes: np.ndarray, score: str, batch_size: int, precision: str | None) -> np.ndarray:
-    """Log-probabilities of A, C, G, T at every base when it is hidden, float64 [n, 4, L]."""
+def ids_of_bases(predictor: Predictor, what: str) -> np.ndarray:
+    """Ids of the tokens A, C, G and T, int64 [4]; a ValueError where the model is no masked one of single bases, which `what` needs."""
     vocabulary = Vocabulary(predictor.tokenizer)  # type: ignore[arg-type]
     if vocabulary.kind != "base" or predictor.model.backbone.capabilities.causal:
-        raise ValueError(
-            "mutagenesis by masks needs a masked model of single bases; of this model score a label head, or regions by score_variants"
-        )
+        raise ValueError(f"{what} needs a masked model of single bases; of this model score a label head, or regions by score_variants")
+    return vocabulary.of_base[CODES].astype(np.int64)
+
+
+def _by_masking(predictor: Predictor, codes: np.ndarray, score: str, batch_size: int, precision: str | None) -> np.ndarray:
+    """Log-probabilities of A, C, G, T at every base when it is hidden, float64 [n, 4, L]."""
+    columns = ids_of_bases(predictor, "mutagenesis by masks")
     n, length = codes.shape
-    tokens = _tokens(predictor, np.repeat(codes, length, 0))
+    tokens = tokens_of(predictor, np.repeat(codes, length, 0))
     at = np.tile(np.arange(length), n)
     tokens.ids[tokens.offsets[:-1] + at] = MASK
-    candidates = np.broadcast_to(vocabulary.of_base[CODES], (n * length, 4)).astype(np.int64)
+    candidates = np.broadcast_to(columns, (n * length, 4))
     nothing = np.empty(0, np.int64)
     questions = Questions(tokens, np.arange(n * length), at, candidates, nothing, nothing, nothing, np.empty(0))
     answers = ask(predictor, questions, batch_size, precision)
@@ -179,15 +183,15 @@ def _by_mutants(predictor: Predictor, codes: np.ndarray, score: str, batch_size:
     mutants = np.repeat(codes, 4 * length, 0).reshape(n, 4, length, length)
     for channel, code in enumerate(CODES):
         mutants[:, channel, np.arange(length), np.arange(length)] = code
-    tokens = _tokens(predictor, mutants.reshape(-1, length))
+    tokens = tokens_of(predictor, mutants.reshape(-1, length))
     out = np.empty(n * 4 * length)
     for rows, batch in batches_of(predictor, tokens, batch_size):
         out[rows] = predictor.forward(batch, precision=precision).logits(head)[:, column].detach().double().cpu().numpy()
     return out.reshape(n, 4, length)
 
 
-def _tokens(predictor: Predictor, codes: np.ndarray) -> Tokens:
-    """Rows of symbols as tokens."""
+def tokens_of(predictor: Predictor, codes: np.ndarray) -> Tokens:
+    """Rows of symbols [n, L] as tokens."""
     n, length = codes.shape
     return predictor.tokenizer.encode(
         Encoded(np.ascontiguousarray(codes).reshape(-1), np.arange(n + 1) * length), np.zeros(n, np.uint64), 1 << 40
