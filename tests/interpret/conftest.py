@@ -1,0 +1,98 @@
+"""Toy models of cells whose outputs are known by hand."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from bmfm.api import Model
+from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates
+from bmfm.models.embeddings import FieldEncoder
+from bmfm.models.model import build
+from bmfm.tokenizers.rna import CellTokenizer
+
+TOY_GENES = [f"GENE{i}" for i in range(12)]
+
+
+class Times(FieldEncoder):
+    """The embedding of a gene times its value; special tokens are 0."""
+
+    scales = True
+
+    def __init__(self, hidden_size: int, n_special: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values.clamp(min=0)[..., None].expand(*values.shape, self.hidden_size)
+
+
+class Sum(Backbone):
+    """The state of [CLS] is the sum of all embeddings of its example, to a power."""
+
+    power = 1
+
+    def __init__(self, hidden_size: int = 4):
+        super().__init__()
+        self.hidden_size, self.layers = hidden_size, nn.ModuleList()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(positions=False)
+
+    def run(self, embeddings_BLH, batch, all_layers=False):
+        seen = self.attention_mask(batch)[..., None]
+        sums = ((embeddings_BLH * seen).sum(1) ** self.power)[:, None]
+        is_cls = (torch.arange(embeddings_BLH.shape[1]) == 0)[:, None]
+        return HiddenStates(torch.where(is_cls, sums, embeddings_BLH))
+
+
+class Power(Sum):
+    """The seventh, along whose path gradients are a polynomial of degree 6: two nodes are too few, and four are exact."""
+
+    power = 7
+
+
+class Product(Sum):
+    """That of [CLS] is the product of the first two genes."""
+
+    def run(self, embeddings_BLH, batch, all_layers=False):
+        product = (embeddings_BLH[:, 1] * embeddings_BLH[:, 2])[:, None]
+        is_cls = (torch.arange(embeddings_BLH.shape[1]) == 0)[:, None]
+        return HiddenStates(torch.where(is_cls, product, embeddings_BLH))
+
+
+def toy_model(backbone: type[Backbone], **tokenizer) -> Model:
+    """A model of `TOY_GENES` with a head of three classes ``type`` and a regression ``score`` (10 + 2 times its output)."""
+    heads = {
+        "type": {"size": 3, "pooling": 0, "classes": ["a", "b", "c"]},
+        "score": {"size": 1, "kind": "bmfm.label_kinds.Regression", "pooling": 0, "classes": [], "center": 10.0, "scale": 2.0},
+        "wced": {"size": 2 * (len(TOY_GENES) + 38), "outputs": ["mse", "is_zero"], "cls": 0},
+    }
+    cells = CellTokenizer(TOY_GENES, **{"order": "as_given", "values": {"kind": "as_is"}} | tokenizer)
+    heads["wced"]["size"] = 2 * len(cells)
+    torch.manual_seed(0)
+    path = f"tests.interpret.conftest.{backbone.__name__}"
+    model = build(cells.fields, heads, path, values={"_target_": "tests.interpret.conftest.Times"}, hidden_size=4)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    model.config.max_tokens = 64
+    return Model(model, cells, "cpu")
+
+
+def gene_weights(model: Model, head: str, row: int) -> np.ndarray:
+    """Of a linear toy, what an output rises by with the value of each of `TOY_GENES`."""
+    first, end = model.tokenizer.plain_ids
+    table, matrix = model.model.embedding_table()[first:end], model.model.heads.decoder(head).weight
+    return (table @ matrix[row]).detach().numpy()
+
+
+@pytest.fixture(scope="session")
+def toy_cells() -> anndata.AnnData:
+    """Nine cells of the genes of the toys, some of them 0, and one gene that no model knows."""
+    rng = np.random.default_rng(0)
+    values = rng.poisson(2.0, (9, len(TOY_GENES) + 1)).astype(np.float32)
+    values[:, -1] = 3
+    return anndata.AnnData(values, pd.DataFrame(index=[f"cell{i}" for i in range(9)]), pd.DataFrame(index=[*TOY_GENES, "UNKNOWN"]))
