@@ -80,6 +80,8 @@ class Contributions:
 
         Without ``-w``, modisco looks at the middle 400 bases alone. Of regions, ``PREFIX.regions.bed`` says where the rows lie, in the same order.
         """
+        if self.resolution == "token":
+            raise ValueError(f"{prefix}: TF-MoDISco needs what other bases would contribute, and tokens of this model are longer than a base: use method=ism")
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         files = [Path(f"{prefix}.{end}") for end in ("ohe.npz", "hyp.npz", "regions.bed")]
         np.savez_compressed(files[0], self.sequences.one_hot())
