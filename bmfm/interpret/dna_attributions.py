@@ -5,7 +5,7 @@ contribute is known too: ``(embedding of the other base - baseline) * mean gradi
 (Shrikumar et al., arXiv 1811.00416). Where tokens are longer, their bases share what a token contributes equally, and no more is known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from bmfm.variants.contributions import Contributions
 from bmfm.variants.mutagenesis import tokens_of
 from bmfm.variants.questions import batches_of
 from bmfm.variants.rules import Vocabulary
-from bmfm.variants.sequence_sets import CODES, read_sequence_set
+from bmfm.variants.sequence_sets import CODES, Sequences, SequenceSet, read_sequence_set
 
 BASELINES = ("mask", "shuffled")
 
@@ -88,7 +88,7 @@ class BaseAttributions:
 
 def base_attributions(
     predictor: Predictor,
-    sequences: Sequence[str] | Mapping[str, str] | str | None = None,
+    sequences: Sequences | None = None,
     *,
     target: str,
     contrast: str = "mean",
@@ -126,7 +126,7 @@ def base_attributions(
         raise ValueError("baseline=mask: this model knows no [MASK]; choose baseline=shuffled")
     of = read_sequence_set(sequences, fasta, regions, length)
     ways = [of.codes, COMPLEMENT[of.codes][:, ::-1]] if chosen.strands == "both" else [of.codes]
-    columns = _columns(predictor, explained, ways, chosen)
+    columns = explained_columns(predictor, explained, of, chosen.strands, chosen.batch_size, chosen.precision)
     hypothetical = np.zeros((len(of), 4, of.length), np.float32)
     sums = np.zeros((3, len(of)))  # of the contributions, of the values, of those of the baselines
     n_steps = np.zeros(len(of), np.int64)
@@ -154,15 +154,17 @@ def base_attributions(
     return BaseAttributions(Contributions(hypothetical, of, target, "base" if kind == "base" else "token"), report)
 
 
-def _columns(predictor: Predictor, target: Target, ways: list[np.ndarray], options: PathOptions) -> np.ndarray:
-    """Which of the numbers of the target is explained, of each sequence [n]."""
+def explained_columns(
+    predictor: Predictor, target: Target, of: SequenceSet, strands: str, batch_size: int = 32, precision: str | None = None
+) -> np.ndarray:
+    """Which of the numbers of a target is explained, of each sequence [n]: the largest is that of the mean over the strands."""
     if target.column is not None:
-        return np.full(len(ways[0]), target.column)
-    values = np.zeros((len(ways[0]), len(target.classes)))
-    for codes in ways:
-        for rows, batch in batches_of(predictor, tokens_of(predictor, codes), options.batch_size):
+        return np.full(len(of), target.column)
+    values = np.zeros((len(of), len(target.classes)))
+    for codes in [of.codes, COMPLEMENT[of.codes][:, ::-1]][: 2 if strands == "both" else 1]:
+        for rows, batch in batches_of(predictor, tokens_of(predictor, codes), batch_size):
             with torch.inference_mode():
-                values[rows] += target.values(predictor.forward(batch, precision=options.precision)).double().cpu().numpy()
+                values[rows] += target.values(predictor.forward(batch, precision=precision)).double().cpu().numpy()
     return values.argmax(1)
 
 

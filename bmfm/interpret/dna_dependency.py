@@ -5,7 +5,7 @@ Nature Genetics 2025, doi 10.1038/s41588-025-02347-3). Blocks of the map are mot
 itself one of the genome: what a model has not learned is not there, and near repeats share dependencies without any function.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bmfm.tokenizers.base import Tokens
 from bmfm.variants.contributions import PICTURES, write_table
 from bmfm.variants.mutagenesis import ids_of_bases, tokens_of
 from bmfm.variants.questions import batches_of
-from bmfm.variants.sequence_sets import CODES, LETTERS, SequenceSet, read_sequence_set
+from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet, read_sequence_set
 
 AT_ONCE = 1 << 22
 """Tokens of mutants that are made at a time."""
@@ -100,7 +100,7 @@ class DependencyMaps:
 
 def dependency_map(
     predictor: Predictor,
-    sequences: Sequence[str] | Mapping[str, str] | str | None = None,
+    sequences: Sequences | None = None,
     *,
     fasta: Any = None,
     regions: Sequence[str] | str | Path | None = None,

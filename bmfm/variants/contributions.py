@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,11 @@ class Contributions:
         """The same in the channel of the base [n, 4, L]: heights of a logo."""
         return self.hypothetical * self.sequences.one_hot()
 
+    @property
+    def words(self) -> str:
+        """What a drawing calls them."""
+        return f"contribution\n({self.score})"
+
     def frame(self) -> pd.DataFrame:
         """One row a base: ``name, position`` (0-based in the sequence; of regions ``chrom, pos``, 1-based), ``base, contribution`` and, in the
         columns ``A, C, G, T``, hypothetical contributions."""
@@ -53,25 +59,20 @@ class Contributions:
         table["contribution"] = self.attribution().reshape(-1)
         return table.join(pd.DataFrame(self.hypothetical.transpose(0, 2, 1).reshape(-1, 4), columns=list(LETTERS)))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, **arrays: np.ndarray) -> None:
         """Write what the end of the name says.
 
-        ``.npz``: ``one_hot``, ``hypothetical`` and ``attributions``, [n, 4, L] each; ``.parquet``, ``.csv``, ``.tsv``: `frame`; ``.bw``: contributions of regions
+        ``.npz``: ``one_hot``, ``hypothetical`` and ``attributions``, [n, 4, L] each, ``names``, and `arrays`; ``.parquet``, ``.csv``, ``.tsv``: `frame`; ``.bw``: contributions of regions
         as bigWig (needs pyBigWig); ``.png``, ``.svg``, ``.pdf``: a logo of the first sequence (needs logomaker).
         """
         file = Path(path)
         if file.suffix == ".npz":
-            np.savez_compressed(
-                file,
-                one_hot=self.sequences.one_hot(),
-                hypothetical=self.hypothetical,
-                attributions=self.projected(),
-                names=self.sequences.names,
-            )
+            own: dict[str, Any] = {"one_hot": self.sequences.one_hot(), "hypothetical": self.hypothetical, "attributions": self.projected()}
+            np.savez_compressed(file, **own | arrays, names=np.array(self.sequences.names))
         elif file.suffix in (".bw", ".bigwig"):
             write_bigwig(file, self.sequences, self.attribution())
         elif file.suffix in PICTURES:
-            draw_logos(file, self.sequences, [(f"contribution\n({self.score})", self.projected()[0])])
+            draw_logos(file, self.sequences, [(self.words, self.projected()[0])])
         else:
             write_table(self.frame(), file)
 
@@ -81,7 +82,9 @@ class Contributions:
         Without ``-w``, modisco looks at the middle 400 bases alone. Of regions, ``PREFIX.regions.bed`` says where the rows lie, in the same order.
         """
         if self.resolution == "token":
-            raise ValueError(f"{prefix}: TF-MoDISco needs what other bases would contribute, and tokens of this model are longer than a base: use method=ism")
+            raise ValueError(
+                f"{prefix}: TF-MoDISco needs what other bases would contribute, and tokens of this model are longer than a base: use method=ism"
+            )
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         files = [Path(f"{prefix}.{end}") for end in ("ohe.npz", "hyp.npz", "regions.bed")]
         np.savez_compressed(files[0], self.sequences.one_hot())

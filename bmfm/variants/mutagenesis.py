@@ -1,24 +1,29 @@
 """In-silico mutagenesis: what every substitution of a sequence would score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bmfm.genome.alphabet import COMPLEMENT
 from bmfm.genome.representation import Encoded
+from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.runner import progress_bar
 from bmfm.special import MASK
 from bmfm.tokenizers.base import Tokens
 from bmfm.variants.contributions import Contributions, draw_logos, write_table
 from bmfm.variants.questions import Questions, ask, batches_of
 from bmfm.variants.rules import Vocabulary
-from bmfm.variants.sequence_sets import CODES, LETTERS, SequenceSet, read_sequence_set
+from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet, read_sequence_set
 
 PROJECTIONS = ("mean", "centered")
+Number = Callable[[Outputs], torch.Tensor]
+"""One number for each sequence of a batch, [N]."""
 
 
 @dataclass
@@ -102,7 +107,7 @@ class Mutagenesis:
 
 def mutagenesis(
     predictor: Predictor,
-    sequences: Sequence[str] | Mapping[str, str] | str | None = None,
+    sequences: Sequences | None = None,
     *,
     fasta: Any = None,
     regions: Sequence[str] | str | Path | None = None,
@@ -111,6 +116,7 @@ def mutagenesis(
     strands: str = "both",
     batch_size: int = 32,
     precision: str | None = None,
+    progress: bool | None = None,
 ) -> Mutagenesis:
     """Scores of every substitution.
 
@@ -129,20 +135,59 @@ def mutagenesis(
     ValueError
         If lengths differ, or the model cannot say.
     """
+    number = None if score == "llr" else _number_of_head(predictor, score)
+    of = read_sequence_set(sequences, fasta, regions, length)
+    return Mutagenesis(score_substitutions(predictor, of, number, strands, batch_size, precision, progress), of, score)
+
+
+def score_substitutions(
+    predictor: Predictor,
+    of: SequenceSet,
+    number: Number | None,
+    strands: str = "both",
+    batch_size: int = 32,
+    precision: str | None = None,
+    progress: bool | None = None,
+) -> np.ndarray:
+    """Score of each substitution less that of the sequence, float32 [n, 4, L]: 0 for the base that is there, NaN where that is N.
+
+    Parameters
+    ----------
+    number
+        What is read off the outputs, one number a sequence; None takes log-probabilities of hidden bases.
+    """
     if strands not in ("both", "forward"):
         raise ValueError(f"strands={strands!r} is unknown; choose both or forward")
-    of = read_sequence_set(sequences, fasta, regions, length)
-    compute = _by_masking if score == "llr" else _by_mutants
 
-    def both(codes: np.ndarray) -> np.ndarray:
-        scores = compute(predictor, codes, score, batch_size, precision)
-        if strands == "both":  # the other strand's channels and places are turned back
-            scores = (scores + compute(predictor, COMPLEMENT[codes][:, ::-1], score, batch_size, precision)[:, ::-1, ::-1]) / 2
-        return scores
+    def compute(codes: np.ndarray) -> np.ndarray:
+        if number is None:
+            return _by_masking(predictor, codes, batch_size, precision)
+        return _by_mutants(predictor, codes, number, batch_size, precision)
 
-    scores = np.concatenate([both(of.codes[i : i + 1]) for i in range(len(of))])  # one at a time: L * L tokens
+    scores = np.empty((len(of), 4, of.length))
+    with progress_bar(len(of), progress) as bar:
+        for i, codes in enumerate(of.codes[:, None]):  # one at a time: L * L tokens
+            scores[i] = compute(codes)[0]
+            if strands == "both":  # the other strand's channels and places are turned back
+                scores[i] = (scores[i] + compute(COMPLEMENT[codes][:, ::-1])[0, ::-1, ::-1]) / 2
+            bar.update(1)
     own = np.take_along_axis(scores, np.maximum(of.bases, 0)[:, None].astype(np.int64), 1)
-    return Mutagenesis(np.where(of.bases[:, None] >= 0, scores - own, np.nan).astype(np.float32), of, score)
+    return np.where(of.bases[:, None] >= 0, scores - own, np.nan).astype(np.float32)
+
+
+def _number_of_head(predictor: Predictor, score: str) -> Number:
+    """What ``HEAD`` or ``HEAD=CLASS`` means: a logit, or the number of a regression as the head gives it."""
+    head, _, chosen = score.partition("=")
+    if head not in predictor.labels or predictor.labels[head]["pooling"] == "token":
+        there = ", ".join(n for n, h in predictor.labels.items() if h["pooling"] != "token") or "none"
+        raise ValueError(f"score={score}: this model has no head {head!r} that labels sequences; it has {there}; or choose llr")
+    classes = [str(c) for c in predictor.labels[head].get("classes") or []]
+    if classes and not chosen and len(classes) > 2:
+        raise ValueError(f"score={score}: say which class: score={head}={classes[0]}, ...")
+    if chosen and chosen not in classes:
+        raise ValueError(f"score={score}: the head has no class {chosen!r}; it has {', '.join(classes)}")
+    column = classes.index(chosen) if chosen else len(classes) - 1 if classes else 0
+    return lambda outputs: outputs.logits(head)[:, column]
 
 
 def ids_of_bases(predictor: Predictor, what: str) -> np.ndarray:
@@ -153,7 +198,7 @@ def ids_of_bases(predictor: Predictor, what: str) -> np.ndarray:
     return vocabulary.of_base[CODES].astype(np.int64)
 
 
-def _by_masking(predictor: Predictor, codes: np.ndarray, score: str, batch_size: int, precision: str | None) -> np.ndarray:
+def _by_masking(predictor: Predictor, codes: np.ndarray, batch_size: int, precision: str | None) -> np.ndarray:
     """Log-probabilities of A, C, G, T at every base when it is hidden, float64 [n, 4, L]."""
     columns = ids_of_bases(predictor, "mutagenesis by masks")
     n, length = codes.shape
@@ -167,18 +212,8 @@ def _by_masking(predictor: Predictor, codes: np.ndarray, score: str, batch_size:
     return answers.reshape(n, length, 4).transpose(0, 2, 1)
 
 
-def _by_mutants(predictor: Predictor, codes: np.ndarray, score: str, batch_size: int, precision: str | None) -> np.ndarray:
-    """A head's output with every base in place of every other, float64 [n, 4, L]."""
-    head, _, chosen = score.partition("=")
-    if head not in predictor.labels or predictor.labels[head]["pooling"] == "token":
-        there = ", ".join(n for n, h in predictor.labels.items() if h["pooling"] != "token") or "none"
-        raise ValueError(f"score={score}: this model has no head {head!r} that labels sequences; it has {there}; or choose llr")
-    classes = [str(c) for c in predictor.labels[head].get("classes") or []]
-    if classes and not chosen and len(classes) > 2:
-        raise ValueError(f"score={score}: say which class: score={head}={classes[0]}, ...")
-    if chosen and chosen not in classes:
-        raise ValueError(f"score={score}: the head has no class {chosen!r}; it has {', '.join(classes)}")
-    column = classes.index(chosen) if chosen else len(classes) - 1 if classes else 0
+def _by_mutants(predictor: Predictor, codes: np.ndarray, number: Number, batch_size: int, precision: str | None) -> np.ndarray:
+    """A number with every base in place of every other, float64 [n, 4, L]."""
     n, length = codes.shape
     mutants = np.repeat(codes, 4 * length, 0).reshape(n, 4, length, length)
     for channel, code in enumerate(CODES):
@@ -186,7 +221,7 @@ def _by_mutants(predictor: Predictor, codes: np.ndarray, score: str, batch_size:
     tokens = tokens_of(predictor, mutants.reshape(-1, length))
     out = np.empty(n * 4 * length)
     for rows, batch in batches_of(predictor, tokens, batch_size):
-        out[rows] = predictor.forward(batch, precision=precision).logits(head)[:, column].detach().double().cpu().numpy()
+        out[rows] = number(predictor.forward(batch, precision=precision)).detach().double().cpu().numpy()
     return out.reshape(n, 4, length)
 
 

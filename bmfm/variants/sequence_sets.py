@@ -58,6 +58,13 @@ class SequenceSet:
         """The sequences [n, 4, L], float32."""
         return (self.bases[:, None] == np.arange(4)[None, :, None]).astype(np.float32)
 
+    def take(self, rows: np.ndarray) -> "SequenceSet":
+        """Some sequences, in the order of `rows` [m]."""
+        chrom = None if self.chrom is None else [self.chrom[r] for r in rows]
+        return SequenceSet(
+            self.codes[rows], [self.names[r] for r in rows], chrom, None if self.start is None else self.start[rows], self.contigs
+        )
+
     def places(self, file: Path) -> tuple[list[str], np.ndarray]:
         """Contig and first base (0-based) of each sequence; a ValueError names the file that needs them where there are none."""
         if self.chrom is None or self.start is None:
@@ -65,8 +72,11 @@ class SequenceSet:
         return self.chrom, self.start
 
 
+Sequences = Sequence[str] | Mapping[str, str] | str | SequenceSet
+
+
 def read_sequence_set(
-    sequences: Sequence[str] | Mapping[str, str] | str | None = None,
+    sequences: Sequences | None = None,
     fasta: Any = None,
     regions: Sequence[str] | str | Path | None = None,
     length: int | None = None,
@@ -76,7 +86,7 @@ def read_sequence_set(
     Parameters
     ----------
     sequences
-        Of A, C, G, T and N, in either case; a mapping gives names.
+        Of A, C, G, T and N, in either case; a mapping gives names. A `SequenceSet` is returned as it is.
     fasta
         A file or, with regions, a `Reference`.
     regions
@@ -93,6 +103,8 @@ def read_sequence_set(
         raise ValueError("give sequences, or fasta and regions")
     if length is not None and regions is None:
         raise ValueError("length takes bases around the middle of regions of a genome: give fasta and regions with it")
+    if isinstance(sequences, SequenceSet):
+        return sequences
     if regions is not None:
         return _of_regions(fasta if isinstance(fasta, Reference) else Reference.from_fasta(fasta), regions, length)
     if sequences is None:
