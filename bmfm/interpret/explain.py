@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -191,14 +192,11 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
     adata.layers[key], adata.layers[f"{key}_seen"] = values, seen.astype(np.int8)
     for name in ("delta", "difference"):
         adata.obs[f"{key}_{name}"] = np.where(empty, np.nan, numbers[name].astype(np.float64))
-    names = np.array(target.classes, object)
-    adata.obs[f"{key}_class"] = np.where(empty, None, names[numbers["column"]])  # type: ignore[call-overload]
-    adata.obs[f"{key}_class"] = adata.obs[f"{key}_class"].astype("category")
-    predicted = names[numbers["values"].argmax(1)]
-    groups: np.ndarray = np.where(empty, None, predicted)  # type: ignore[call-overload]
-    if options.groupby is not None:
-        column = adata.obs[options.groupby]
-        groups = np.where(empty | column.isna().to_numpy(), None, column.astype(str).to_numpy(object))  # type: ignore[call-overload]
+    predicted = [target.classes[i] for i in numbers["values"].argmax(1)]
+    explained = [None if e else target.classes[i] for i, e in zip(numbers["column"], empty, strict=True)]
+    adata.obs[f"{key}_class"] = pd.Categorical(explained)
+    of = predicted if options.groupby is None else [None if pd.isna(g) else str(g) for g in adata.obs[options.groupby]]
+    groups = [None if e else g for g, e in zip(of, empty, strict=True)]
     means, table = group_tables(values, seen, groups, adata.var_names, options.alpha, options.top)
     adata.varm[f"{key}_mean"] = means
     n_incomplete = int((numbers["delta"] > TOLERANCE * np.abs(numbers["difference"]) + 1e-5).sum()) if options.method == "ig" else 0

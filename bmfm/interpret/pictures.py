@@ -37,6 +37,8 @@ def plot_table(adata: Any, key: str, path: Path) -> None:
         axis.tick_params(axis="x", labelsize=6)
         axis.axvline(0, color="black", lw=0.5)
         axis.set_title(name, fontsize=7)
+        if not len(top):
+            axis.text(0.5, 0.5, "no gene stands out", ha="center", transform=axis.transAxes, fontsize=6)
         speaking = top[top["mean"] > 0]["gene"].head(N_GENES // 2)
         chosen += [gene for gene in speaking if gene not in chosen]
     below = figure.add_subplot(grid[1, :])

@@ -1,5 +1,6 @@
 """What attributions say of groups of cells: means, one-sample t-tests, ranks, and what they are in the other groups."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ COLUMNS = ("class", "gene", "n_cells", "mean", "sd", "t", "p", "p_bh", "mean_ran
 
 
 def group_tables(
-    attributions: csr_matrix, seen: csr_matrix, groups: np.ndarray, genes: pd.Index, alpha: float = 0.05, top: int | None = 50
+    attributions: csr_matrix, seen: csr_matrix, groups: Sequence[str | None], genes: pd.Index, alpha: float = 0.05, top: int | None = 50
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means of groups of cells, and the genes that stand out.
 
