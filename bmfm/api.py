@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from bmfm.inference.predictor import Predictor
+from bmfm.interpret.explain import explain
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
 from bmfm.variants.mutagenesis import Mutagenesis, mutagenesis
@@ -29,3 +30,7 @@ class Model(Predictor):
     def screen(self, data: Any, readout: Any, genes: Any = None, **options: Any) -> pd.DataFrame:
         """Genes ranked by the predicted effect of perturbing them; see `perturbation.screen.screen`."""
         return screen(self, data, readout, genes, **options)
+
+    def explain(self, data: Any, target: str, **options: Any) -> Any:
+        """Cells with attributions of their genes, as an AnnData; see `interpret.explain.explain`."""
+        return explain(self, data, target, **options)

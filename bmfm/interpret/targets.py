@@ -8,7 +8,7 @@ from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
 from bmfm.label_kinds import MultiLabel, kind_of
 
-CONTRASTS = ("mean", "none")
+CONTRASTS = ("mean", "log_odds", "none")
 PREDICTED = "predicted"
 
 
@@ -27,7 +27,8 @@ class Target:
     column
         Which of them; None is the largest of each example, its predicted class.
     contrast
-        ``mean``: a class's logit less the mean of the logits of all others, so that what raises all of them alike counts nothing. ``none``.
+        ``mean``: a class's logit less the mean of the logits of all others, so that what raises all of them alike counts nothing. ``log_odds``:
+        less the logarithm of the sum of their exponentials, the log-odds of its probability. ``none``: the logit.
     places
         [K] where the K numbers stand among the outputs of the head; None takes all of these.
     scale, offset
@@ -54,7 +55,12 @@ class Target:
                 logits = logits[:, list(self.places)]
             values = logits.float() * self.scale + self.offset
             n = values.shape[1]
-            return values if self.contrast == "none" or n == 1 else (n * values - values.sum(1, keepdim=True)) / (n - 1)
+            if self.contrast == "none" or n == 1:
+                return values
+            if self.contrast == "mean":
+                return (n * values - values.sum(1, keepdim=True)) / (n - 1)
+            of_others = values[:, None].expand(-1, n, -1).masked_fill(torch.eye(n, dtype=torch.bool, device=values.device), -torch.inf)
+            return values - of_others.logsumexp(2)
 
     def columns(self, values: torch.Tensor) -> torch.Tensor:
         """Which of the numbers [N, K] is explained of each example [N]."""

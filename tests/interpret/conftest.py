@@ -96,3 +96,49 @@ def toy_cells() -> anndata.AnnData:
     values = rng.poisson(2.0, (9, len(TOY_GENES) + 1)).astype(np.float32)
     values[:, -1] = 3
     return anndata.AnnData(values, pd.DataFrame(index=[f"cell{i}" for i in range(9)]), pd.DataFrame(index=[*TOY_GENES, "UNKNOWN"]))
+
+
+MARKERS = {"a": [f"GENE{i}" for i in range(5)], "b": [f"GENE{i}" for i in range(5, 10)]}
+"""Planted: five genes of forty that cells of each class express more of; classes are named by them."""
+
+
+@pytest.fixture(scope="session")
+def planted_cells() -> anndata.AnnData:
+    """90 cells of three classes; those of ``c`` have no markers."""
+    rng = np.random.default_rng(0)
+    genes = [f"GENE{i}" for i in range(40)]
+    classes = np.repeat(["a", "b", "c"], 30)
+    mean = np.tile(rng.gamma(2.0, 2.0, len(genes)), (len(classes), 1))
+    for name, markers in MARKERS.items():
+        mean[np.ix_(classes == name, [genes.index(g) for g in markers])] += 12
+    counts = rng.poisson(mean).astype(np.float32)
+    names = [f"cell{i}" for i in range(len(classes))]
+    return anndata.AnnData(counts, pd.DataFrame({"cell_type": classes}, index=names), pd.DataFrame(index=genes))
+
+
+@pytest.fixture(scope="session")
+def planted_model(planted_cells) -> Model:
+    """A small model with a summary of whole cells and an input too short for all genes, which was taught the classes."""
+    tokenizer = CellTokenizer(list(planted_cells.var_names), order="descending", summary=True)
+    heads = {
+        "cell_type": {"size": 3, "pooling": 0, "classes": ["a", "b", "c"]},
+        "counts": {"size": len(tokenizer), "cls": 0, "transform": True, "tied": "input_ids"},
+    }
+    torch.manual_seed(0)
+    latents, values = "bmfm.models.backbones.set.LatentSet", {"_target_": "bmfm.models.embeddings.GeneScaledEncoder"}
+    model = build(
+        tokenizer.fields, heads, latents, values=values, hidden_size=16, intermediate_size=16, num_latents=2, num_attention_heads=2
+    )
+    model.config.max_tokens = 30
+    predictor = Model(model, tokenizer, "cpu")
+    labels = torch.from_numpy(np.repeat([0, 1, 2], 30))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    ((rows, batch),) = predictor.batches(planted_cells, 128)
+    for _ in range(40):
+        logits = model.head("cell_type", model.pool(model.encode(batch), batch, 0))
+        loss = nn.functional.cross_entropy(logits, labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    return predictor

@@ -76,7 +76,7 @@ def test_gradients_that_a_head_reverses_are_turned_back(toy_cells):
 def test_rows_are_a_function_of_themselves_alone(toy_cells):
     """With steps that are doubled where they must be: the power of a sum is no polynomial of two nodes."""
     model = toy_model(Power)
-    rows, batch, zero = whole_batch(model, toy_cells)
+    _, batch, zero = whole_batch(model, toy_cells)
     target = read_target(model, "head:score")
     every = attribute(model, batch, target, zero, n_steps=2, batch_size=4)
     assert (every.n_steps == 4).all() and every.is_complete.all()
