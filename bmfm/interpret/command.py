@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from omegaconf import ListConfig
+from omegaconf import ListConfig, OmegaConf
 
 from bmfm.cells.formats import find_sources
 from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.work_key import work_key
+from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.explain import explain, key_of
 from bmfm.interpret.pictures import plot_table
 from bmfm.interpret.targets import read_target
@@ -27,9 +28,12 @@ OPTIONS = (
 def run_explain(config: Any) -> None:
     """Explain what the omics of the model has."""
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
-    if predictor.tokenizer.omics != "rna":
-        raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: this command explains models of cells")
-    explain_cells(config, predictor)
+    run, other, needed = (
+        (explain_cells, "fasta", "data.path") if predictor.tokenizer.omics == "rna" else (explain_dna, "data.path", "fasta")
+    )
+    if OmegaConf.select(config, other) is not None or OmegaConf.select(config, needed) is None:
+        raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: give {needed}=..., and no {other}")
+    run(config, predictor)
 
 
 def explain_cells(config: Any, predictor: Predictor) -> None:
@@ -37,12 +41,15 @@ def explain_cells(config: Any, predictor: Predictor) -> None:
     outputs = [config.output] if isinstance(config.output, str) else list(config.output)
     files = [_free(output, config.overwrite) for output in outputs]
     options = {name: config[name] for name in OPTIONS} | {name: config.data[name] for name in READING}
+    if config.target is None:
+        raise SystemExit("bmfm: target=... is needed, as head:NAME")
+    options |= {"method": config.method or "ig", "baseline": config.baseline or "zero_value"}
     options = {name: list(value) if isinstance(value, ListConfig) else value for name, value in options.items()}
     data = find_sources(config.data.path)
     read_from = [*data, *([config.data.orthologs] if config.data.orthologs else [])]
     parts = files[0].with_name(f".{files[0].name}.{work_key(config, predictor, read_from)}")
     adata = explain(predictor, data, config.target, parts=parts, **options)
-    key = key_of(read_target(predictor, config.target, config.contrast), config.method)
+    key = key_of(read_target(predictor, config.target, config.contrast), options["method"])
     about = adata.uns[key]
     for file in files:
         if file.suffix in CELLS:

@@ -23,12 +23,15 @@ def explain_dna(config: Any, predictor: Predictor) -> None:
     method = config.method or "mlm"
     if method not in (*METHODS, "dependency"):
         raise SystemExit(f"bmfm: method={method}: models of DNA are explained by {', '.join(METHODS)} or dependency")
-    if config.fasta is None:
-        raise SystemExit("bmfm: fasta=... is needed, a genome or a file of sequences")
     outputs = [config.output] if isinstance(config.output, str) else list(config.output)
     files = [_free(output, config.overwrite, OF_PAIRS if method == "dependency" else OF_BASES) for output in outputs]
     if {config.genes, config.variants} != {None} and not any(file.suffix == ".html" for file in files):
         raise SystemExit("bmfm: genes and variants are shown by the page alone: add an output that ends in .html")
+    for key in ("genes", "variants"):
+        if config[key] is not None:
+            require_file(config[key], f"file of {key}")
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
     regions = config.regions if config.regions is None or isinstance(config.regions, str) else list(config.regions)
     where = {"fasta": require_file(config.fasta, "FASTA file"), "regions": regions, "length": config.length}
     running = {name: config[name] for name in RUNNING}

@@ -156,19 +156,26 @@ def test_the_command(toy, files, capsys):
             explain_dna(settings(files, **changed), toy)
 
 
+@pytest.mark.slow
 def test_modisco_reads_the_files(toy, tmp_path):
-    """Planted motifs in random sequences: modisco finds one pattern that holds it."""
+    """Planted motifs in random sequences: TF-MoDISco finds one pattern, which holds the motif."""
     pytest.importorskip("modiscolite")
     import subprocess
     import sys
 
+    h5py = pytest.importorskip("h5py")
     rng = np.random.default_rng(0)
-    texts = ["".join(rng.choice(list("CG"), 60)) for _ in range(120)]
-    places = rng.integers(10, 40, len(texts))
+    texts = ["".join(rng.choice(list("CG"), 80)) for _ in range(300)]
+    places = rng.integers(25, 50, len(texts))
     texts = [text[:at] + MOTIF + text[at + len(MOTIF) :] for text, at in zip(texts, places, strict=True)]
-    found = explain_sequences(toy, texts, method="ism", target="head:site", strands="forward")
+    found = explain_sequences(toy, texts, method="ig", target="head:site", strands="forward", n_steps=8, batch_size=300)
+    noise = rng.normal(0, 0.05 * found.contributions.hypothetical.max(), found.contributions.hypothetical.shape)
+    found.contributions.hypothetical += noise  # it fits a null to what is no motif, of which the toy has nothing
     one_hot, hypothetical, *_ = found.contributions.save_modisco(tmp_path / "m")
-    command = f"modisco motifs -s {one_hot} -a {hypothetical} -n 200 -w 60 -o {tmp_path / 'm.h5'}"
-    subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.argv = {command.split()!r}; from modiscolite.cli import main; main()"], check=True
-    )
+    command = f"motifs -s {one_hot} -a {hypothetical} -n 500 -w 80 -o {tmp_path / 'm.h5'}".split()
+    subprocess.run([sys.executable, "-c", f"from modiscolite.cli import cli; cli({command!r})"], check=True)
+    with h5py.File(tmp_path / "m.h5") as file:
+        patterns = [np.asarray(pattern["sequence"]) for pattern in file["pos_patterns"].values()]
+    assert len(patterns) == 1
+    text = "".join("ACGT"[channel] for channel in patterns[0].argmax(1))
+    assert MOTIF in text or MOTIF in text.translate(str.maketrans("ACGT", "TGCA"))[::-1]
