@@ -6,6 +6,7 @@ import pandas as pd
 
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.explain import explain
+from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
 from bmfm.variants.mutagenesis import Mutagenesis, mutagenesis
@@ -34,3 +35,7 @@ class Model(Predictor):
     def explain(self, data: Any, target: str, **options: Any) -> Any:
         """Cells with attributions of their genes, as an AnnData; see `interpret.explain.explain`."""
         return explain(self, data, target, **options)
+
+    def perturb_in_silico(self, data: Any, genes: Any = "all", kind: str = "delete", **options: Any) -> pd.DataFrame:
+        """What deleting, setting or scaling genes does to embeddings, heads or decoded profiles; see `interpret.in_silico.perturb_in_silico`."""
+        return perturb_in_silico(self, data, genes, kind, **options)
