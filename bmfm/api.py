@@ -5,7 +5,9 @@ from typing import Any
 import pandas as pd
 
 from bmfm.inference.predictor import Predictor
+from bmfm.interpret.attention import attention_edges
 from bmfm.interpret.explain import explain
+from bmfm.interpret.gene_vectors import gene_embeddings, neighbours
 from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
@@ -39,3 +41,15 @@ class Model(Predictor):
     def perturb_in_silico(self, data: Any, genes: Any = "all", kind: str = "delete", **options: Any) -> pd.DataFrame:
         """What deleting, setting or scaling genes does to embeddings, heads or decoded profiles; see `interpret.in_silico.perturb_in_silico`."""
         return perturb_in_silico(self, data, genes, kind, **options)
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """The embedding of every gene; see `interpret.gene_vectors.gene_embeddings`."""
+        return gene_embeddings(self)
+
+    def neighbours(self, gene: str, k: int = 20, **options: Any) -> pd.DataFrame:
+        """The genes with the nearest embeddings; see `interpret.gene_vectors.neighbours`."""
+        return neighbours(self, gene, k, **options)
+
+    def attention_edges(self, data: Any, **options: Any) -> pd.DataFrame:
+        """Attention between genes as sparse edges, which is weak evidence; see `interpret.attention.attention_edges`."""
+        return attention_edges(self, data, **options)
