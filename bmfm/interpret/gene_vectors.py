@@ -21,7 +21,7 @@ def gene_embeddings(predictor: Predictor) -> pd.DataFrame:
     return pd.DataFrame(table[first:end], index=pd.Index(tokenizer.names[first:end], name="gene"))
 
 
-def neighbours(predictor: Predictor, gene: str, k: int = 20, gene_sets: Any = None) -> pd.DataFrame:
+def neighbours(predictor: Predictor, gene: str, k: int = 20) -> pd.DataFrame:
     """The genes whose embeddings are nearest to that of a gene, by the cosine once the mean of all genes is taken off.
 
     Parameters
@@ -30,8 +30,6 @@ def neighbours(predictor: Predictor, gene: str, k: int = 20, gene_sets: Any = No
         A symbol, an alias or an Ensembl id.
     k
         How many.
-    gene_sets
-        {name: genes}, or a GMT file: which of them the neighbours are enriched in is then in ``attrs["enrichment"]``, see `enrichment`.
 
     Returns
     -------
@@ -53,11 +51,7 @@ def neighbours(predictor: Predictor, gene: str, k: int = 20, gene_sets: Any = No
     cosine = values @ values[place]
     cosine[place] = -np.inf
     nearest = np.argsort(-cosine, kind="stable")[:k]
-    table = pd.DataFrame({"gene": vectors.index[nearest], "cosine": cosine[nearest]})
-    if gene_sets is not None:
-        background = vectors.index.delete(place)
-        table.attrs["enrichment"] = enrichment(table["gene"].tolist(), gene_sets, background.tolist())
-    return table
+    return pd.DataFrame({"gene": vectors.index[nearest], "cosine": cosine[nearest]})
 
 
 def enrichment(genes: Sequence[str], gene_sets: Any, background: Sequence[str]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ the model makes of its input; whether cells would do the same has to be measured
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from bmfm.inference.predictor import Predictor
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, gene_id
 from bmfm.interpret.edits import Edit, edited_inputs, shown_genes
 from bmfm.interpret.options import CellOptions, known_options
+from bmfm.interpret.parts import read_part, write_part
 from bmfm.interpret.shifts import Shifts, make_shifts
 from bmfm.perturbation.screen import matched, nearest_in_expression
 from bmfm.tokenizers.base import Tokens
@@ -42,11 +44,17 @@ class InSilicoOptions(CellOptions):
         Genes of like expression that each is compared with.
     n_downstream
         Of a decoder, genes that are named as moved most by each edit.
+    profiles
+        Of a decoder, return the mean changes of all genes, too.
+    parts
+        Folder of finished pieces, which the next run with the same options uses again; not of decoders, whose profiles are many.
     """
 
     min_cells: int = 10
     n_matched: int = 50
     n_downstream: int = 10
+    profiles: bool = False
+    parts: Path | None = None
 
 
 def perturb_in_silico(
@@ -57,7 +65,7 @@ def perturb_in_silico(
     readout: str = "embedding",
     goal: dict[str, str] | None = None,
     **options: Any,
-) -> pd.DataFrame:
+) -> Any:
     """What edits of genes do to what a model makes of cells, one row an edit, the largest first.
 
     Parameters
@@ -85,8 +93,8 @@ def perturb_in_silico(
         and of the first of them ``matched_mean``, ``matched_sd``, ``z``, ``p``, ``fdr``, ``rank_p``, ``rank_fdr``. Of several genes together nothing is tested.
         Shifts are, of an embedding, with a goal ``goal_shift`` (the projection on the line, over its length: 1 is all the way)
         and ``goal_cosine`` (change of the cosine to the centroid of `end`), and always ``cosine_shift`` (1 - cosine to the unedited) and
-        ``distance``; ``log_odds``, ``value`` or ``profile_distance``; of a decoder ``downstream`` names the genes that move most, and ``attrs["downstream"]`` has
-        the mean change of all genes. ``attrs`` say what was read and left out.
+        ``distance``; ``log_odds``, ``value`` or ``profile_distance``; of a decoder ``downstream`` names the genes that move most.
+        ``attrs`` say what was read and left out. With ``profiles=True``, a second table [edits, V] in the same order: mean changes of all genes.
 
     Raises
     ------
@@ -174,40 +182,57 @@ def _run(
         genes[i, : len(ids)] = ids
     profile = np.zeros((len(sets), shifts.n_outputs), np.float32) if shifts.has_profile else None
     sums = _Sums([], [], np.zeros(len(sets), np.int64), np.zeros((len(sets), k)), np.zeros((len(sets), k)), profile)
+    number = 0
     with tqdm(total=cells.inputs.n_rows, unit="cell", disable=options.progress is False, delay=0 if options.progress else 3) as bar:
-        for start, tokens in cells.inputs.chunks():
+        for _, tokens in cells.inputs.chunks():
             # so few cells at a time that the pairs of a piece are bounded, whatever the number of genes
-            size = max(1, PAIRS // max(1, len(sets)))
+            size = max(1, PAIRS // len(sets))
             for first in range(0, len(tokens), size):
                 some = tokens.take(np.arange(first, min(first + size, len(tokens))))
-                _add(predictor, some, start + first, genes, edit, shifts, options, sums)
+                parts = None if sums.profile is not None else options.parts
+                piece = read_part(parts, number)
+                if piece is None:
+                    piece = _shifts_of(predictor, some, genes, edit, shifts, options, sums.profile)
+                    write_part(parts, number, piece)
+                _add(piece, sums)
+                number += 1
                 bar.update(len(some))
     return sums
 
 
-def _add(
-    predictor: Predictor, tokens: Tokens, start: int, genes: np.ndarray, edit: Edit, shifts: Shifts, options: InSilicoOptions, sums: _Sums
-) -> None:
-    """Add the shifts of some cells, the first of which has the number `start`."""
+def _shifts_of(
+    predictor: Predictor,
+    tokens: Tokens,
+    genes: np.ndarray,
+    edit: Edit,
+    shifts: Shifts,
+    options: InSilicoOptions,
+    profile: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """Number of the edit [P] and shifts [P, K] of all edits of some cells; changes of decoded profiles are added to the sums at once."""
     cell, number = _pairs(tokens, genes, edit)
-    if not len(cell):
-        return
-    none = np.full((len(tokens), 1), -1)
-    unedited = _outputs(predictor, edited_inputs(tokens, np.arange(len(tokens)), none, Edit("delete")), shifts, options)
-    inputs = edited_inputs(tokens, cell, genes[number], edit)
-    for rows, batch in predictor.batches(inputs, options.batch_size):
-        with torch.inference_mode():
-            outputs = shifts.outputs(predictor.forward(batch, precision=options.precision))
-            before = unedited[torch.from_numpy(cell[rows]).to(outputs.device)]
-            values = shifts(before, outputs).double().cpu().numpy()
-        edits = number[rows]
-        sums.edit.append(edits.astype(np.int32))
-        sums.shift.append(values[:, 0].astype(np.float32))
-        np.add.at(sums.n, edits, 1)
-        np.add.at(sums.total, edits, values)
-        np.add.at(sums.squares, edits, values**2)
-        if sums.profile is not None:
-            np.add.at(sums.profile, edits, (outputs - before).float().cpu().numpy())
+    values = np.empty((len(cell), len(shifts.names)))
+    if len(cell):
+        none = np.full((len(tokens), 1), -1)
+        unedited = _outputs(predictor, edited_inputs(tokens, np.arange(len(tokens)), none, Edit("delete")), shifts, options)
+        for rows, batch in predictor.batches(edited_inputs(tokens, cell, genes[number], edit), options.batch_size):
+            with torch.inference_mode():
+                outputs = shifts.outputs(predictor.forward(batch, precision=options.precision))
+                before = unedited[torch.from_numpy(cell[rows]).to(outputs.device)]
+                values[rows] = shifts(before, outputs).double().cpu().numpy()
+            if profile is not None:
+                np.add.at(profile, number[rows], (outputs - before).float().cpu().numpy())
+    return {"edit": number.astype(np.int32), "values": values}
+
+
+def _add(piece: dict[str, np.ndarray], sums: _Sums) -> None:
+    """Add what was found of some cells."""
+    edit, values = piece["edit"], piece["values"]
+    sums.edit.append(edit)
+    sums.shift.append(values[:, 0].astype(np.float32))
+    np.add.at(sums.n, edit, 1)
+    np.add.at(sums.total, edit, values)
+    np.add.at(sums.squares, edit, values**2)
 
 
 def _outputs(predictor: Predictor, inputs: Any, shifts: Shifts, options: InSilicoOptions) -> torch.Tensor:
@@ -245,7 +270,7 @@ def _table(
     sums: _Sums,
     shifts: Shifts,
     options: InSilicoOptions,
-) -> pd.DataFrame:
+) -> Any:
     """One row an edit that was asked for."""
     names = predictor.tokenizer.names
     table = pd.DataFrame(
@@ -266,27 +291,25 @@ def _table(
         results["rank_p"] = rank_sum(np.concatenate(sums.edit), np.concatenate(sums.shift), single, of_single, options.seed)
         for name, values in results.items():
             table.loc[single, name] = values
-    if sums.profile is not None:
-        _add_downstream(table, sums, names, options.n_downstream)
-    downstream = table.attrs.pop("downstream", None)
+    profiles = None if sums.profile is None else pd.DataFrame(sums.profile / n, table["gene"].to_numpy(), list(names))
+    if profiles is not None:
+        table["downstream"] = _downstream(profiles, options.n_downstream)
     if sets is not None:
         place = {s: i for i, s in enumerate(compared)}
-        asked = list(dict.fromkeys(place[s] for s in sets))
-        table = table.iloc[asked]
-        downstream = None if downstream is None else downstream.iloc[asked]
+        table = table.iloc[list(dict.fromkeys(place[s] for s in sets))]
     for p, fdr in (("p", "fdr"), ("rank_p", "rank_fdr")):
         tested = table[p].notna()
         if tested.any():
             table.loc[tested, fdr] = false_discovery_control(table.loc[tested, p])
     by = table["z"] if table["z"].notna().all() else table[shifts.names[0]]
-    table = table.loc[by.abs().sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
+    table = table.loc[by.abs().sort_values(ascending=False, kind="stable").index]
+    asked = table.index
+    table = table.reset_index(drop=True)
     table.attrs |= {
         "readout": shifts.words, "n_cells": cells.inputs.n_rows, "n_genes_compared": len(compared), "n_genes_the_model_does_not_know": cells.n_unknown,
         "n_empty_cells": 0 if cells.inputs.empty is None else int(cells.inputs.empty.sum()),
     }  # fmt: skip
-    if downstream is not None:
-        table.attrs["downstream"] = downstream
-    return table
+    return (table, profiles.iloc[asked]) if options.profiles and profiles is not None else table
 
 
 def rank_sum(edit: np.ndarray, shift: np.ndarray, single: np.ndarray, expression: np.ndarray, seed: int) -> np.ndarray:
@@ -317,10 +340,8 @@ def rank_sum(edit: np.ndarray, shift: np.ndarray, single: np.ndarray, expression
     return p
 
 
-def _add_downstream(table: pd.DataFrame, sums: _Sums, names: Sequence[str], n: int) -> None:
-    """Names of the genes whose decoded value moves most, and the mean changes of all in ``attrs``."""
-    assert sums.profile is not None
-    change = sums.profile / np.maximum(sums.n, 1)[:, None]
+def _downstream(profiles: pd.DataFrame, n: int) -> list[str]:
+    """Names of the `n` genes whose decoded value moves most by each edit, and their mean changes."""
+    change, names = profiles.to_numpy(), profiles.columns
     top = np.argsort(-np.abs(change), 1, kind="stable")[:, :n]
-    table["downstream"] = [", ".join(f"{names[i]} {change[row, i]:+.3g}" for i in genes) for row, genes in enumerate(top)]
-    table.attrs["downstream"] = pd.DataFrame(change, index=table["gene"].to_numpy(), columns=list(names))
+    return [", ".join(f"{names[i]} {change[row, i]:+.3g}" for i in genes) for row, genes in enumerate(top)]

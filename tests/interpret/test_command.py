@@ -47,3 +47,18 @@ def test_an_interrupted_run_goes_on_where_it_was(planted_files, tmp_path, monkey
     run_explain(composed(planted_files, tmp_path / "whole.h5ad", "target=head:cell_type", "n_steps=4", "batch_size=30"))
     found, whole = (anndata.read_h5ad(tmp_path / name).layers["ig_cell_type"].toarray() for name in ("e.h5ad", "whole.h5ad"))
     np.testing.assert_array_equal(found, whole)
+
+
+def test_the_command_edits_genes(planted_files, planted_model, tmp_path, capsys):
+    kind = "edit.kind='scale=0.2'"
+    run_explain(
+        composed(
+            planted_files, tmp_path / "e.tsv", "method=edit", "target=head:cell_type:a", kind, "edit.genes=[GENE0,GENE30]", "max_cells=20"
+        )
+    )
+    table = pd.read_csv(tmp_path / "e.tsv", sep="\t").set_index("gene")
+    expected = planted_model.perturb_in_silico(planted_files[1], ["GENE0", "GENE30"], "scale=0.2", readout="head:cell_type:a", max_cells=20)
+    np.testing.assert_allclose(table["log_odds"], expected.set_index("gene").loc[table.index, "log_odds"], rtol=1e-4)
+    assert "change of head:cell_type:a: 2 edits of 20 cells" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"method=edit it must end in \.csv"):
+        run_explain(composed(planted_files, tmp_path / "e.h5ad", "method=edit"))
