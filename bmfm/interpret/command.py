@@ -4,15 +4,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import ListConfig, OmegaConf
 
 from bmfm.cells.formats import find_sources
+from bmfm.files import require_file
 from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.work_key import work_key
+from bmfm.interpret.attention import attention_edges
 from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.explain import explain, key_of
+from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.interpret.pictures import plot_table
 from bmfm.interpret.targets import read_target
 
@@ -25,44 +29,102 @@ OPTIONS = (
 )  # fmt: skip
 
 
+EDITING = ("kind", "min_cells", "n_matched")
+EDGES = ("layer", "genes", "n_genes", "top_k", "min_cells")
+ALWAYS = ("max_cells", "seed", "batch_size", "max_tokens", "precision", "progress")
+
+
 def run_explain(config: Any) -> None:
     """Explain what the omics of the model has."""
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
-    run, other, needed = (
-        (explain_cells, "fasta", "data.path") if predictor.tokenizer.omics == "rna" else (explain_dna, "data.path", "fasta")
-    )
-    if OmegaConf.select(config, other) is not None or OmegaConf.select(config, needed) is None:
+    is_dna = predictor.tokenizer.omics == "dna"
+    needed, other = ("fasta", "data.path") if is_dna else ("data.path", "fasta")
+    if OmegaConf.select(config, needed) is None or OmegaConf.select(config, other) is not None:
         raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: give {needed}=..., and no {other}")
-    run(config, predictor)
+    method, baseline = ("mlm", "mask") if is_dna else ("ig", "zero_value")
+    config.method, config.baseline = config.method or method, config.baseline or baseline
+    if is_dna:
+        explain_dna(config, predictor)
+        return
+    commands = {"edit": edit_cells, "attention": attention_of_cells}
+    commands.get(config.method, explain_cells)(config, predictor)
 
 
 def explain_cells(config: Any, predictor: Predictor) -> None:
     """Attributions of genes: an AnnData, a table, a picture, by the end of each output's name."""
-    outputs = [config.output] if isinstance(config.output, str) else list(config.output)
-    files = [_free(output, config.overwrite) for output in outputs]
-    options = {name: config[name] for name in OPTIONS} | {name: config.data[name] for name in READING}
+    files = _outputs(config, CELLS + TABLES + PICTURES)
     if config.target is None:
-        raise SystemExit("bmfm: target=... is needed, as head:NAME")
-    options |= {"method": config.method or "ig", "baseline": config.baseline or "zero_value"}
-    options = {name: list(value) if isinstance(value, ListConfig) else value for name, value in options.items()}
-    data = find_sources(config.data.path)
-    read_from = [*data, *([config.data.orthologs] if config.data.orthologs else [])]
-    parts = files[0].with_name(f".{files[0].name}.{work_key(config, predictor, read_from)}")
-    adata = explain(predictor, data, config.target, parts=parts, **options)
-    key = key_of(read_target(predictor, config.target, config.contrast), options["method"])
-    about = adata.uns[key]
+        raise SystemExit("bmfm: target=head:NAME is needed: what is explained")
+    parts = _parts(config, predictor, files)
+    adata = explain(predictor, config.data.path, config.target, parts=parts, **_options(config, OPTIONS))
+    key = key_of(read_target(predictor, config.target, config.contrast), config.method)
     for file in files:
         if file.suffix in CELLS:
             write_anndata(adata, file)
         elif file.suffix in PICTURES:
             plot_table(adata, key, file)
-        elif file.suffix == ".parquet":
-            about["table"].to_parquet(file, index=False)
         else:
-            about["table"].to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")
+            _write(adata.uns[key]["table"], file)
         print(f"written to {file}")
     shutil.rmtree(parts, ignore_errors=True)
     _say(adata, key)
+
+
+def edit_cells(config: Any, predictor: Predictor) -> None:
+    """Genes edited in silico: a table."""
+    files, edit = _outputs(config, TABLES), config.edit
+    goal = {name: edit.goal[name] for name in ("column", "start", "end") if edit.goal[name] is not None}
+    genes = edit.genes if isinstance(edit.genes, str) else list(edit.genes)
+    if isinstance(genes, str) and genes != "all":
+        genes = require_file(genes, "list of genes (edit.genes)").read_text().split()
+    parts = _parts(config, predictor, files)
+    options = _options(config, ALWAYS) | {name: edit[name] for name in EDITING} | {"parts": parts}
+    table = perturb_in_silico(predictor, config.data.path, genes, readout=config.target or "embedding", goal=goal or None, **options)
+    for file in files:
+        _write(table, file)
+        print(f"written to {file}")
+    shutil.rmtree(parts, ignore_errors=True)
+    about = table.attrs
+    print(
+        f"{about['readout']}: {len(table):,} edits of {about['n_cells']:,} cells, compared with {about['n_genes_compared']:,}; {int((table['fdr'] < 0.05).sum()):,} with an FDR below .05"
+    )
+    print(table.drop(columns="downstream", errors="ignore").head(10).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+
+def attention_of_cells(config: Any, predictor: Predictor) -> None:
+    """Attention between genes: a table of edges."""
+    files, edges = _outputs(config, TABLES), config.edges
+    options = _options(config, ALWAYS) | {name: edges[name] for name in EDGES}
+    options["genes"] = None if edges.genes is None else list(edges.genes)
+    table = attention_edges(predictor, config.data.path, **options)
+    for file in files:
+        _write(table, file)
+        print(f"written to {file}")
+    about = table.attrs
+    print(
+        f"{len(table):,} edges between {about['n_genes']:,} genes over {about['n_cells']:,} cells, layer {about['layer']}; {about['note']}"
+    )
+    print(f"rank correlation of all weights with the mean attention that the source gets: {about['spearman_source_mean']:.3f}")
+    print(f"rank correlation of all weights with the size of the co-expression: {about['spearman_coexpression']:.3f}")
+
+
+def _options(config: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Options of these names and those of the reader, lists as lists."""
+    options = {name: config[name] for name in names} | {name: config.data[name] for name in READING}
+    return {name: list(value) if isinstance(value, ListConfig) else value for name, value in options.items()}
+
+
+def _parts(config: Any, predictor: Predictor, files: list[Path]) -> Path:
+    """The folder of finished pieces, beside the first output; another for another question."""
+    read_from = [*find_sources(config.data.path), *([config.data.orthologs] if config.data.orthologs else [])]
+    return files[0].with_name(f".{files[0].name}.{work_key(config, predictor, read_from)}")
+
+
+def _write(table: pd.DataFrame, file: Path) -> None:
+    if file.suffix == ".parquet":
+        table.to_parquet(file, index=False)
+    else:
+        table.to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")
 
 
 def _say(adata: Any, key: str) -> None:
@@ -82,11 +144,12 @@ def _say(adata: Any, key: str) -> None:
         print(f"{name}: {', '.join(of_class[of_class['direction'] == 'for']['gene'].head(10))}")
 
 
-def _free(output: str, overwrite: bool) -> Path:
-    """An output that can be written; says so and ends where it cannot."""
-    path, endings = Path(output), CELLS + TABLES + PICTURES
-    if path.suffix not in endings:
-        raise SystemExit(f"bmfm: output={output}: it must end in {', '.join(endings[:-1])} or {endings[-1]}")
-    if path.exists() and not overwrite:
-        raise SystemExit(f"bmfm: {path} exists already; choose another output, or overwrite=true")
-    return path
+def _outputs(config: Any, endings: tuple[str, ...]) -> list[Path]:
+    """Outputs that can be written; says so and ends where one cannot."""
+    paths = [Path(output) for output in ([config.output] if isinstance(config.output, str) else config.output)]
+    for path in paths:
+        if path.suffix not in endings:
+            raise SystemExit(f"bmfm: output={path}: with method={config.method} it must end in {', '.join(endings[:-1])} or {endings[-1]}")
+        if path.exists() and not config.overwrite:
+            raise SystemExit(f"bmfm: {path} exists already; choose another output, or overwrite=true")
+    return paths

@@ -20,7 +20,7 @@ GRADIENTS = ("n_shuffled", "n_steps", "seed")
 
 def explain_dna(config: Any, predictor: Predictor) -> None:
     """Explain the sequences of a FASTA file, or regions of it, and write each output by the end of its name."""
-    method = config.method or "mlm"
+    method = config.method
     if method not in (*METHODS, "dependency"):
         raise SystemExit(f"bmfm: method={method}: models of DNA are explained by {', '.join(METHODS)} or dependency")
     outputs = [config.output] if isinstance(config.output, str) else list(config.output)
@@ -36,16 +36,16 @@ def explain_dna(config: Any, predictor: Predictor) -> None:
     where = {"fasta": require_file(config.fasta, "FASTA file"), "regions": regions, "length": config.length}
     running = {name: config[name] for name in RUNNING}
     if method == "dependency":
-        maps = dependency_map(predictor, **where, hide_target=config.hide_target, **running)
+        maps = dependency_map(predictor, **where, hide_target=config.dependency.hide_target, **running)
         for file in files:
             maps.save(file)
             print(f"written to {file}")
-        strongest = maps.frame(config.min_distance).head(10)
-        print(f"strongest dependencies of bases at least {config.min_distance} apart, in bits of log2 odds:")
+        strongest = maps.frame(config.dependency.min_distance).head(10)
+        print(f"strongest dependencies of bases at least {config.dependency.min_distance} apart, in bits of log2 odds:")
         print(strongest.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
         return
     if method in ("ig", "grad_x_input"):
-        running |= {name: config[name] for name in GRADIENTS} | {"baseline": config.baseline or "mask"}
+        running |= {name: config[name] for name in GRADIENTS} | {"baseline": config.baseline}
     found = explain_sequences(predictor, **where, method=method, target=config.target, contrast=config.contrast, **running)
     for file in files:
         for written in _write(file, found, config):

@@ -5,9 +5,7 @@ normalised, so that those of a cell add up to what distinguishes the cell from t
 """
 
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -20,6 +18,7 @@ from bmfm.interpret.baselines import cell_baseline, of_summary
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, join
 from bmfm.interpret.edits import Edit, edited_inputs, shown_genes
 from bmfm.interpret.options import ExplainOptions, known_options
+from bmfm.interpret.parts import read_part, write_part
 from bmfm.interpret.tables import group_tables
 from bmfm.interpret.targets import Target, read_target
 from bmfm.tokenizers.batch import Batch
@@ -103,10 +102,10 @@ def _gradients(predictor: Predictor, cells: ChosenCells, target: Target, options
     pieces, of_cells = [], []
     with _bar(cells.inputs.n_rows, "cell", options) as bar:
         for number, (rows, batch) in enumerate(predictor.batches(cells.inputs, options.batch_size)):
-            part = _read(options.parts, number)
+            part = read_part(options.parts, number)
             if part is None:
                 part = _explain_batch(predictor, rows, batch, target, options, means)
-                _write(options.parts, number, part)
+                write_part(options.parts, number, part)
             of_cells.append({name.removeprefix("cells_"): x for name, x in part.items() if name.startswith("cells_")})
             pieces.append({name: part[name] for name in ("row", "gene", "value")})
             bar.update(len(rows))
@@ -224,21 +223,3 @@ def key_of(target: Target, method: str) -> str:
 
 def _bar(n: int, unit: str, options: ExplainOptions) -> Any:
     return tqdm(total=n, unit=unit, disable=options.progress is False, delay=0 if options.progress else 3)
-
-
-def _write(parts: Path | None, number: int, part: dict[str, np.ndarray]) -> None:
-    if parts is not None:
-        parts.mkdir(parents=True, exist_ok=True)
-        partial = parts / f"{number}.partial.npz"
-        np.savez(partial, **part)  # type: ignore[arg-type]
-        partial.rename(parts / f"{number}.npz")
-
-
-def _read(parts: Path | None, number: int) -> dict[str, np.ndarray] | None:
-    """A finished batch; None where there is none, or it is damaged."""
-    if parts is None or not (parts / f"{number}.npz").exists():
-        return None
-    try:
-        return dict(np.load(parts / f"{number}.npz", allow_pickle=False))
-    except (OSError, ValueError, EOFError, BadZipFile):
-        return None

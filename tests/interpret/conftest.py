@@ -142,3 +142,13 @@ def planted_model(planted_cells) -> Model:
         optimizer.step()
     assert loss < 0.1
     return predictor
+
+
+@pytest.fixture(scope="session")
+def planted_files(planted_model, planted_cells, tmp_path_factory) -> tuple[str, str]:
+    """The folder of the model and the file of the cells, for commands."""
+    folder = tmp_path_factory.mktemp("planted")
+    planted_model.model.save_pretrained(folder / "model")
+    planted_model.tokenizer.save_pretrained(folder / "model")
+    planted_cells.write_h5ad(folder / "cells.h5ad")
+    return str(folder / "model"), str(folder / "cells.h5ad")

@@ -119,8 +119,8 @@ def test_genes_and_variants_of_windows(files):
 def settings(files, **changed):
     return OmegaConf.create(
         {
-            "checkpoint": "toy", "method": None, "target": None, "contrast": "mean", "baseline": None, "n_steps": 50, "n_shuffled": 2, "seed": 0,
-            "fasta": str(files / "genome.fa"), "regions": ["chr1:11-41"], "length": None, "strands": "forward", "hide_target": False, "min_distance": 3,
+            "checkpoint": "toy", "method": "mlm", "target": None, "contrast": "mean", "baseline": "mask", "n_steps": 50, "n_shuffled": 2, "seed": 0,
+            "fasta": str(files / "genome.fa"), "regions": ["chr1:11-41"], "length": None, "strands": "forward", "dependency": {"hide_target": False, "min_distance": 3},
             "seqlets": {"quantile": 0.5, "max_gap": 2, "min_length": 4}, "genes": None, "variants": None, "batch_size": 16, "precision": None,
             "progress": False, "overwrite": False,
         }
