@@ -181,7 +181,7 @@ def _mean_values(cells: ChosenCells, n_genes: int) -> np.ndarray:
 
 def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: ExplainOptions, found: Found) -> Any:
     """The AnnData with what was found."""
-    adata, key = cells.adata, key_of(target, options.method)
+    adata, key = cells.adata, key_of(target.name, options.method)
     values = cells.matrix(found.row, found.gene, found.value).astype(np.float32)
     seen = cells.matrix(found.row, found.gene, np.ones(len(found.row), np.float32))
     seen.data[:] = 1
@@ -216,9 +216,9 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
     return adata
 
 
-def key_of(target: Target, method: str) -> str:
+def key_of(target: str, method: str) -> str:
     """Under which results stand in an AnnData, whose keys have no slash."""
-    return f"{method}_{target.name.partition(':')[2]}".replace("/", "_")
+    return f"{method}_{target.partition(':')[2]}".replace("/", "_")
 
 
 def _bar(n: int, unit: str, options: ExplainOptions) -> Any:
