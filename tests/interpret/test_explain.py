@@ -8,6 +8,7 @@ from scipy.stats import ttest_1samp
 import bmfm
 from bmfm.cli import compose
 from bmfm.files import ASSETS
+from bmfm.interpret.pictures import plot_table
 from bmfm.train import train
 from tests.interpret.conftest import MARKERS, Sum, gene_weights, toy_model
 
@@ -74,6 +75,17 @@ def test_only_cells_of_some_classes(planted_model, planted_cells):
     found = planted_model.explain(planted_cells, "head:cell_type", method="grad_x_input", classes=["b"])
     assert set(found.obs["cell_type"]) == {"b"} and found.n_obs == 30
     assert list(found.varm["grad_x_input_cell_type_mean"]) == ["b"]
+
+
+def test_names_with_a_slash_are_written(planted_model, planted_cells, tmp_path):
+    cells = planted_cells[::9].copy()
+    cells.obs["state"] = np.where(np.arange(10) < 5, "T/NK", "B")
+    found = planted_model.explain(cells, "head:cell_type", method="grad_x_input", groupby="state")
+    assert list(found.varm["grad_x_input_cell_type_mean"]) == ["B", "T_NK"]
+    assert "T/NK" in set(found.uns["grad_x_input_cell_type"]["table"]["class"])
+    found.write_h5ad(tmp_path / "explained.h5ad")
+    plot_table(found, "grad_x_input_cell_type", tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").read_text().count("<path") > 10
 
 
 @pytest.mark.parametrize(
