@@ -2,8 +2,7 @@
 
 A model whose [CLS] gets a summary (`models.summary`) sees every gene twice: as a token, and in the summary. Both begin at the baseline
 and go to the cell on one path, so that nothing of what a gene does is lost. What [CLS] gets along it is shared out among the genes: the summary is
-a sum over genes, a norm and a linear map; with the mean and the scale of the norm as they are at the cell (and, of the baseline, as they are there),
-it is exactly the sum of one vector for each gene.
+a sum over genes, a norm and a linear map, and what changes in it is exactly a sum over the genes whose values change (`_per_value`).
 """
 
 from typing import Any, NamedTuple
@@ -84,15 +83,32 @@ def of_summary(predictor: Predictor, batch: Batch, baseline: CellBaseline, found
         project = tokens.project if isinstance(tokens, TokenEmbedding) else torch.nn.Identity()
         gradient = found.gradient.flatten(0, 1)[batch["cls_index"]] @ encoder.dense.weight.float() * encoder.norm.weight.float()
         gradient = gradient - gradient.mean(1, keepdim=True)
-        total = torch.zeros_like(shown["value"])
-        for sign, values in ((1.0, shown["value"]), (-1.0, baseline.profile)):
-            sums = project(weighted_sums(table, shown["gene"], values, shown["row"], n)).float()
-            scaled = gradient / (sums.var(1, unbiased=False, keepdim=True) + encoder.norm.eps).sqrt()
-            if isinstance(project, torch.nn.Linear):
-                scaled = scaled @ project.weight.float()
-            for some in torch.arange(len(values), device=values.device).split(1 << 16):
-                total[some] += sign * values[some] * (table[shown["gene"][some]].float() * scaled[shown["row"][some]]).sum(1)
-    return total
+        of_cell, of_baseline = (
+            project(weighted_sums(table, shown["gene"], values, shown["row"], n)).float() for values in (shown["value"], baseline.profile)
+        )
+        per_value = _per_value(gradient, of_cell, of_baseline, encoder.norm.eps)
+        if isinstance(project, torch.nn.Linear):
+            per_value = per_value @ project.weight.float()
+        change = shown["value"] - baseline.profile
+        for some in torch.arange(len(change), device=change.device).split(1 << 16):
+            change[some] *= (table[shown["gene"][some]].float() * per_value[shown["row"][some]]).sum(1)
+    return change
+
+
+def _per_value(gradient: torch.Tensor, cell: torch.Tensor, baseline: torch.Tensor, eps: float) -> torch.Tensor:
+    """Vectors [N, H] whose products with what each gene changes in a sum [N, H] add up to what changes in ``gradient . norm(sum)``.
+
+    From nothing to a cell, the scale s = 1 / standard deviation of the norm is that of the cell. Between two sums x and b, the change of x s is
+    (x - b) times the mean scale, and the mean of x and b times the change of the scale; and that is a sum over genes, too, since the
+    variances differ by (x - b) . (x + b) / H, of centred sums.
+    """
+    (of_cell, of_baseline), size = (x.var(1, unbiased=False, keepdim=True) for x in (cell, baseline)), cell.shape[1]
+    at_cell, at_baseline = ((x + eps).sqrt() for x in (of_cell, of_baseline))
+    both = cell + baseline
+    both = both - both.mean(1, keepdim=True)
+    by_scale = (both * gradient).sum(1, keepdim=True) / 2 * both / (size * at_cell * at_baseline * (at_cell + at_baseline))
+    between = gradient * (1 / at_cell + 1 / at_baseline) / 2 - by_scale
+    return torch.where(of_baseline == 0, gradient / at_cell, between)
 
 
 def _summary(predictor: Predictor) -> Any:

@@ -18,17 +18,12 @@ from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.explain import explain, key_of
 from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.interpret.pictures import plot_table
-from bmfm.interpret.targets import read_target
 
 CELLS = (".h5ad", ".zarr")
 TABLES = (".csv", ".tsv", ".parquet")
 PICTURES = (".png", ".svg", ".pdf")
 READING = ("counts", "expects", "gene_column", "orthologs", "min_matched", "depth_target", "order")
-OPTIONS = (
-    "method", "baseline", "n_steps", "contrast", "classes", "groupby", "alpha", "top", "max_cells", "seed", "batch_size", "max_tokens", "precision", "progress",
-)  # fmt: skip
-
-
+ATTRIBUTION = ("baseline", "n_steps", "contrast", "classes", "groupby", "alpha", "top")
 EDITING = ("kind", "min_cells", "n_matched")
 EDGES = ("layer", "genes", "n_genes", "top_k", "min_cells")
 ALWAYS = ("max_cells", "seed", "batch_size", "max_tokens", "precision", "progress")
@@ -42,7 +37,7 @@ def run_explain(config: Any) -> None:
     if OmegaConf.select(config, needed) is None or OmegaConf.select(config, other) is not None:
         raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: give {needed}=..., and no {other}")
     method, baseline = ("mlm", "mask") if is_dna else ("ig", "zero_value")
-    config.method, config.baseline = config.method or method, config.baseline or baseline
+    config.method, config.attribution.baseline = config.method or method, config.attribution.baseline or baseline
     if is_dna:
         explain_dna(config, predictor)
         return
@@ -56,8 +51,10 @@ def explain_cells(config: Any, predictor: Predictor) -> None:
     if config.target is None:
         raise SystemExit("bmfm: target=head:NAME is needed: what is explained")
     parts = _parts(config, predictor, files)
-    adata = explain(predictor, config.data.path, config.target, parts=parts, **_options(config, OPTIONS))
-    key = key_of(read_target(predictor, config.target, config.contrast), config.method)
+    adata = explain(
+        predictor, config.data.path, config.target, method=config.method, parts=parts, **_options(config, "attribution", ATTRIBUTION)
+    )
+    key = key_of(config.target, config.method)
     for file in files:
         if file.suffix in CELLS:
             write_anndata(adata, file)
@@ -78,8 +75,8 @@ def edit_cells(config: Any, predictor: Predictor) -> None:
     if isinstance(genes, str) and genes != "all":
         genes = require_file(genes, "list of genes (edit.genes)").read_text().split()
     parts = _parts(config, predictor, files)
-    options = _options(config, ALWAYS) | {name: edit[name] for name in EDITING} | {"parts": parts}
-    table = perturb_in_silico(predictor, config.data.path, genes, readout=config.target or "embedding", goal=goal or None, **options)
+    options = _options(config, "edit", EDITING) | {"readout": config.target or "embedding", "goal": goal or None}
+    table = perturb_in_silico(predictor, config.data.path, genes, parts=parts, **options)
     for file in files:
         _write(table, file)
         print(f"written to {file}")
@@ -93,10 +90,8 @@ def edit_cells(config: Any, predictor: Predictor) -> None:
 
 def attention_of_cells(config: Any, predictor: Predictor) -> None:
     """Attention between genes: a table of edges."""
-    files, edges = _outputs(config, TABLES), config.edges
-    options = _options(config, ALWAYS) | {name: edges[name] for name in EDGES}
-    options["genes"] = None if edges.genes is None else list(edges.genes)
-    table = attention_edges(predictor, config.data.path, **options)
+    files = _outputs(config, TABLES)
+    table = attention_edges(predictor, config.data.path, **_options(config, "edges", EDGES))
     for file in files:
         _write(table, file)
         print(f"written to {file}")
@@ -108,9 +103,10 @@ def attention_of_cells(config: Any, predictor: Predictor) -> None:
     print(f"rank correlation of all weights with the size of the co-expression: {about['spearman_coexpression']:.3f}")
 
 
-def _options(config: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Options of these names and those of the reader, lists as lists."""
-    options = {name: config[name] for name in names} | {name: config.data[name] for name in READING}
+def _options(config: Any, group: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Options of these names of a group, those of every method, and those of the reader; lists as lists."""
+    options = {name: config[name] for name in ALWAYS} | {name: config[group][name] for name in names}
+    options |= {name: config.data[name] for name in READING}
     return {name: list(value) if isinstance(value, ListConfig) else value for name, value in options.items()}
 
 

@@ -6,16 +6,15 @@ from typing import Any
 from bmfm.files import require_file
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.dna_dependency import dependency_map
-from bmfm.interpret.dna_explain import METHODS, DnaExplanation, explain_sequences
+from bmfm.interpret.dna_explain import METHODS, RUNNING, DnaExplanation, explain_sequences
 from bmfm.interpret.dna_report import annotate, write_report
 from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
+from bmfm.variants.contributions import PICTURES
 
-PICTURES = (".png", ".svg", ".pdf")
 TABLES = (".csv", ".tsv", ".parquet")
 OF_BASES = (".npz", *TABLES, ".bw", ".bed", ".html", *PICTURES, "")
 OF_PAIRS = (".npz", *TABLES, *PICTURES)
-RUNNING = ("strands", "batch_size", "precision", "progress")
-GRADIENTS = ("n_shuffled", "n_steps", "seed")
+GRADIENTS = ("baseline", "n_shuffled", "n_steps")
 
 
 def explain_dna(config: Any, predictor: Predictor) -> None:
@@ -25,11 +24,11 @@ def explain_dna(config: Any, predictor: Predictor) -> None:
         raise SystemExit(f"bmfm: method={method}: models of DNA are explained by {', '.join(METHODS)} or dependency")
     outputs = [config.output] if isinstance(config.output, str) else list(config.output)
     files = [_free(output, config.overwrite, OF_PAIRS if method == "dependency" else OF_BASES) for output in outputs]
-    if {config.genes, config.variants} != {None} and not any(file.suffix == ".html" for file in files):
-        raise SystemExit("bmfm: genes and variants are shown by the page alone: add an output that ends in .html")
+    if {config.page.genes, config.page.variants} != {None} and not any(file.suffix == ".html" for file in files):
+        raise SystemExit("bmfm: page.genes and page.variants are shown by the page alone: add an output that ends in .html")
     for key in ("genes", "variants"):
-        if config[key] is not None:
-            require_file(config[key], f"file of {key}")
+        if config.page[key] is not None:
+            require_file(config.page[key], f"file of {key}")
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     regions = config.regions if config.regions is None or isinstance(config.regions, str) else list(config.regions)
@@ -45,8 +44,8 @@ def explain_dna(config: Any, predictor: Predictor) -> None:
         print(strongest.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
         return
     if method in ("ig", "grad_x_input"):
-        running |= {name: config[name] for name in GRADIENTS} | {"baseline": config.baseline}
-    found = explain_sequences(predictor, **where, method=method, target=config.target, contrast=config.contrast, **running)
+        running |= {name: config.attribution[name] for name in GRADIENTS} | {"seed": config.seed}
+    found = explain_sequences(predictor, **where, method=method, target=config.target, contrast=config.attribution.contrast, **running)
     for file in files:
         for written in _write(file, found, config):
             print(f"written to {written}")
@@ -61,7 +60,7 @@ def _write(file: Path, found: DnaExplanation, config: Any) -> list[Path]:
         write_bed(find_seqlets(found.contributions, **config.seqlets), found.contributions, file)
     elif file.suffix == ".html":
         seqlets = find_seqlets(found.contributions, **config.seqlets)
-        annotation = annotate(found.contributions, config.genes, config.variants)
+        annotation = annotate(found.contributions, config.page.genes, config.page.variants)
         about = f"Model: {config.checkpoint}; method: {found.method}; genome: {Path(config.fasta).name}; strands: {config.strands}."
         write_report(file, found.contributions, about, seqlets, annotation, found.logos)
     else:

@@ -11,7 +11,7 @@ Dependency maps, which are of pairs of bases, are a call of their own, `dna_depe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pandas as pd
 
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
-from bmfm.interpret.dna_attributions import base_attributions, explained_columns
+from bmfm.interpret.dna_attributions import PathOptions, base_attributions, explained_columns
 from bmfm.interpret.dna_likelihood import information, information_logo, probabilities
 from bmfm.interpret.targets import Target, read_target
 from bmfm.variants.contributions import PICTURES, Contributions, draw_logos
@@ -28,6 +28,7 @@ from bmfm.variants.mutagenesis import Mutagenesis, score_substitutions
 from bmfm.variants.sequence_sets import Sequences, SequenceSet, read_sequence_set
 
 METHODS = ("mlm", "ism", "ig", "grad_x_input")
+RUNNING = ("strands", "batch_size", "precision", "progress")
 
 
 @dataclass
@@ -103,6 +104,9 @@ def explain_sequences(
         raise ValueError(f"method={method!r} is unknown; models of DNA are explained by {', '.join(METHODS)}, and dependency maps")
     if (method == "mlm") != (target is None):
         raise ValueError("method=mlm asks the language model, and takes no target" if target else f"method={method}: give target=head:NAME")
+    names = RUNNING if method in ("mlm", "ism") else [f.name for f in fields(PathOptions) if f.name != "method"]
+    if unknown := sorted(options.keys() - set(names)):
+        raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}")
     of = read_sequence_set(sequences, fasta, regions, length)
     if method in ("ig", "grad_x_input"):
         found = base_attributions(predictor, of, target=str(target), contrast=contrast, method=method, **options)

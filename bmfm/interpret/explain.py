@@ -181,7 +181,7 @@ def _mean_values(cells: ChosenCells, n_genes: int) -> np.ndarray:
 
 def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: ExplainOptions, found: Found) -> Any:
     """The AnnData with what was found."""
-    adata, key = cells.adata, key_of(target, options.method)
+    adata, key = cells.adata, key_of(target.name, options.method)
     values = cells.matrix(found.row, found.gene, found.value).astype(np.float32)
     seen = cells.matrix(found.row, found.gene, np.ones(len(found.row), np.float32))
     seen.data[:] = 1
@@ -197,7 +197,7 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
     of = predicted if options.groupby is None else [None if pd.isna(g) else str(g) for g in adata.obs[options.groupby]]
     groups = [None if e else g for g, e in zip(of, empty, strict=True)]
     means, table = group_tables(values, seen, groups, adata.var_names, options.alpha, options.top)
-    adata.varm[f"{key}_mean"] = means
+    adata.varm[f"{key}_mean"] = means.rename(columns=without_slash)
     n_incomplete = int((numbers["delta"] > TOLERANCE * np.abs(numbers["difference"]) + 1e-5).sum()) if options.method == "ig" else 0
     tokenizer = cell_tokenizer(predictor)
     adata.uns[key] = {
@@ -216,9 +216,14 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
     return adata
 
 
-def key_of(target: Target, method: str) -> str:
+def key_of(target: str, method: str) -> str:
     """Under which results stand in an AnnData, whose keys have no slash."""
-    return f"{method}_{target.name.partition(':')[2]}".replace("/", "_")
+    return without_slash(f"{method}_{target.partition(':')[2]}")
+
+
+def without_slash(name: str) -> str:
+    """A name as files of AnnData can have it."""
+    return name.replace("/", "_")
 
 
 def _bar(n: int, unit: str, options: ExplainOptions) -> Any:

@@ -18,7 +18,7 @@ def composed(files, output, *more):
 
 def test_the_command_writes_cells_table_and_picture(planted_files, tmp_path, capsys):
     outputs = f"[{tmp_path / 'e.h5ad'},{tmp_path / 'e.csv'},{tmp_path / 'e.png'}]"
-    run_explain(composed(planted_files, outputs, "target=head:cell_type", "n_steps=10"))
+    run_explain(composed(planted_files, outputs, "target=head:cell_type", "attribution.n_steps=10", "attribution.baseline=mask"))
     table = pd.read_csv(tmp_path / "e.csv")
     assert set(table[(table["class"] == "b") & (table["direction"] == "for")]["gene"][:5]) == set(MARKERS["b"])
     assert anndata.read_h5ad(tmp_path / "e.h5ad").layers["ig_cell_type"].shape == (90, 40)
@@ -30,7 +30,7 @@ def test_the_command_writes_cells_table_and_picture(planted_files, tmp_path, cap
 
 
 def test_an_interrupted_run_goes_on_where_it_was(planted_files, tmp_path, monkeypatch):
-    config = composed(planted_files, tmp_path / "e.h5ad", "target=head:cell_type", "n_steps=4", "batch_size=30")
+    config = composed(planted_files, tmp_path / "e.h5ad", "target=head:cell_type", "attribution.n_steps=4", "batch_size=30")
     attribute, calls = explain.attribute, []
 
     def interrupted(*arguments, **options):
@@ -44,7 +44,7 @@ def test_an_interrupted_run_goes_on_where_it_was(planted_files, tmp_path, monkey
         run_explain(config)
     run_explain(config)
     assert len(calls) == 4  # two batches before, and the third once more
-    run_explain(composed(planted_files, tmp_path / "whole.h5ad", "target=head:cell_type", "n_steps=4", "batch_size=30"))
+    run_explain(composed(planted_files, tmp_path / "whole.h5ad", "target=head:cell_type", "attribution.n_steps=4", "batch_size=30"))
     found, whole = (anndata.read_h5ad(tmp_path / name).layers["ig_cell_type"].toarray() for name in ("e.h5ad", "whole.h5ad"))
     np.testing.assert_array_equal(found, whole)
 

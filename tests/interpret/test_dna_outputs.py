@@ -72,6 +72,7 @@ def test_masked_likelihood(toy):
     for options, message in (
         ({"target": "head:site"}, "takes no target"),
         ({"method": "ig"}, "give target=head:NAME"),
+        ({"n_steps": 3}, "n_steps: method=mlm has no such option; there are strands"),
         ({"method": "shap"}, "explained by mlm, ism, ig, grad_x_input"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -119,10 +120,10 @@ def test_genes_and_variants_of_windows(files):
 def settings(files, **changed):
     return OmegaConf.create(
         {
-            "checkpoint": "toy", "method": "mlm", "target": None, "contrast": "mean", "baseline": "mask", "n_steps": 50, "n_shuffled": 2, "seed": 0,
-            "fasta": str(files / "genome.fa"), "regions": ["chr1:11-41"], "length": None, "strands": "forward", "dependency": {"hide_target": False, "min_distance": 3},
-            "seqlets": {"quantile": 0.5, "max_gap": 2, "min_length": 4}, "genes": None, "variants": None, "batch_size": 16, "precision": None,
-            "progress": False, "overwrite": False,
+            "checkpoint": "toy", "method": "mlm", "target": None, "seed": 0, "fasta": str(files / "genome.fa"), "regions": ["chr1:11-41"], "length": None,
+            "attribution": {"contrast": "mean", "baseline": "mask", "n_steps": 50, "n_shuffled": 2}, "dependency": {"hide_target": False, "min_distance": 3},
+            "strands": "forward", "seqlets": {"quantile": 0.5, "max_gap": 2, "min_length": 4}, "page": {"genes": None, "variants": None},
+            "batch_size": 16, "precision": None, "progress": False, "overwrite": False,
         }
         | changed
     )  # fmt: skip
@@ -130,7 +131,8 @@ def settings(files, **changed):
 
 def test_the_command(toy, files, capsys):
     outputs = [str(files / name) for name in ("e.npz", "e.tsv", "e.bed", "e.html", "e", "e.svg", "e.bw")]
-    options = {"genes": str(files / "genes.gtf.gz"), "variants": str(files / "some.vcf"), "method": "ism", "target": "head:site"}
+    page = {"genes": str(files / "genes.gtf.gz"), "variants": str(files / "some.vcf")}
+    options = {"page": page, "method": "ism", "target": "head:site"}
     explain_dna(settings(files, output=outputs, **options), toy)
     assert "head:site by ism: 1 sequences of 31 bases (resolution: base)" in capsys.readouterr().out
     table = pd.read_csv(files / "e.tsv", sep="\t")
@@ -141,41 +143,36 @@ def test_the_command(toy, files, capsys):
     assert (files / "e.regions.bed").read_text() == "chr1\t10\t41\tchr1:11-41\n"
     start, end = (files / "e.bed").read_text().split("\t")[1:3]
     assert (int(start), int(end)) == (10 + SITE, 10 + SITE + len(MOTIF))
-    page = (files / "e.html").read_text()
-    assert not re.search(r"https?://|<script|<link|<img", page) and page.count('class="variant"') == 4
+    text = (files / "e.html").read_text()
+    assert not re.search(r"https?://|<script|<link|<img", text) and text.count('class="variant"') == 4
     for words in ("ABC T1 (+)", "REF is not what the genome has here", "no SNV", f">{MOTIF}<", f">{-1 / 32:.4g}<", "4 alleles"):
-        assert words in page, words
+        assert words in text, words
     explain_dna(settings(files, output=str(files / "d.csv"), method="dependency"), toy)
     assert pd.read_csv(files / "d.csv").iloc[0][["i", "j", "pos_i"]].tolist() == [6, 21, 17]
     for changed, message in (
         ({"output": str(files / "e.npz")}, "exists already"),
         ({"output": str(files / "x.txt")}, "it must end in .npz"),
-        ({"output": str(files / "x.npz"), "variants": str(files / "some.vcf")}, "shown by the page alone"),
+        ({"output": str(files / "x.npz"), "page": page}, "shown by the page alone"),
     ):
         with pytest.raises(SystemExit, match=message):
             explain_dna(settings(files, **changed), toy)
 
 
-@pytest.mark.slow
-def test_modisco_reads_the_files(toy, tmp_path):
-    """Planted motifs in random sequences: TF-MoDISco finds one pattern, which holds the motif."""
+def test_modisco_finds_the_planted_motif(toy, tmp_path):
+    """What TF-MoDISco reads of the files, and which seqlets it takes from them."""
     pytest.importorskip("modiscolite")
-    import subprocess
-    import sys
+    from modiscolite.core import TrackSet
+    from modiscolite.extract_seqlets import extract_seqlets
 
-    h5py = pytest.importorskip("h5py")
     rng = np.random.default_rng(0)
-    texts = ["".join(rng.choice(list("CG"), 80)) for _ in range(300)]
+    texts = ["".join(rng.choice(list("CG"), 80)) for _ in range(100)]
     places = rng.integers(25, 50, len(texts))
     texts = [text[:at] + MOTIF + text[at + len(MOTIF) :] for text, at in zip(texts, places, strict=True)]
-    found = explain_sequences(toy, texts, method="ig", target="head:site", strands="forward", n_steps=8, batch_size=300)
+    found = explain_sequences(toy, texts, method="ig", target="head:site", strands="forward", n_steps=8, batch_size=100)
     noise = rng.normal(0, 0.05 * found.contributions.hypothetical.max(), found.contributions.hypothetical.shape)
     found.contributions.hypothetical += noise  # it fits a null to what is no motif, of which the toy has nothing
-    one_hot, hypothetical, *_ = found.contributions.save_modisco(tmp_path / "m")
-    command = f"motifs -s {one_hot} -a {hypothetical} -n 500 -w 80 -o {tmp_path / 'm.h5'}".split()
-    subprocess.run([sys.executable, "-c", f"from modiscolite.cli import cli; cli({command!r})"], check=True)
-    with h5py.File(tmp_path / "m.h5") as file:
-        patterns = [np.asarray(pattern["sequence"]) for pattern in file["pos_patterns"].values()]
-    assert len(patterns) == 1
-    text = "".join("ACGT"[channel] for channel in patterns[0].argmax(1))
-    assert MOTIF in text or MOTIF in text.translate(str.maketrans("ACGT", "TGCA"))[::-1]
+    one_hot, scores = (np.load(file)["arr_0"].transpose(0, 2, 1) for file in found.contributions.save_modisco(tmp_path / "m"))
+    places, _ = extract_seqlets((one_hot * scores).sum(2), 21, 10, 20, 0.2, 0.03, 0.2, 0.8)
+    seqlets = TrackSet(one_hot, one_hot * scores, scores).create_seqlets(places)
+    assert len(seqlets) >= 90
+    assert all(MOTIF in "".join("ACGT"[channel] for channel in seqlet.sequence.argmax(1)) for seqlet in seqlets)

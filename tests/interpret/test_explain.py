@@ -5,6 +5,11 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+import bmfm
+from bmfm.cli import compose
+from bmfm.files import ASSETS
+from bmfm.interpret.pictures import plot_table
+from bmfm.train import train
 from tests.interpret.conftest import MARKERS, Sum, gene_weights, toy_model
 
 
@@ -54,9 +59,10 @@ def test_planted_markers_are_the_top_genes(planted_model, planted_cells):
         np.testing.assert_allclose(of_class["contrast"], values.loc[~is_in, of_class["gene"]].mean(), rtol=1e-3)
 
 
-def test_attributions_add_up_with_what_the_summary_says(planted_model, planted_cells, tmp_path):
+@pytest.mark.parametrize("baseline", ["zero_value", "mask", "mean_cell"])
+def test_attributions_add_up_with_what_the_summary_says(planted_model, planted_cells, tmp_path, baseline):
     """Of genes, too, that the input has no room for."""
-    found = planted_model.explain(planted_cells, "head:cell_type:b", max_cells=20)
+    found = planted_model.explain(planted_cells, "head:cell_type:b", max_cells=20, baseline=baseline)
     sums = found.to_df("ig_cell_type:b").sum(axis=1)
     np.testing.assert_allclose(sums, found.obs["ig_cell_type:b_difference"], rtol=0.05)
     assert found.layers["ig_cell_type:b_seen"].sum(1).max() > planted_model.max_tokens
@@ -69,6 +75,17 @@ def test_only_cells_of_some_classes(planted_model, planted_cells):
     found = planted_model.explain(planted_cells, "head:cell_type", method="grad_x_input", classes=["b"])
     assert set(found.obs["cell_type"]) == {"b"} and found.n_obs == 30
     assert list(found.varm["grad_x_input_cell_type_mean"]) == ["b"]
+
+
+def test_names_with_a_slash_are_written(planted_model, planted_cells, tmp_path):
+    cells = planted_cells[::9].copy()
+    cells.obs["state"] = np.where(np.arange(10) < 5, "T/NK", "B")
+    found = planted_model.explain(cells, "head:cell_type", method="grad_x_input", groupby="state")
+    assert list(found.varm["grad_x_input_cell_type_mean"]) == ["B", "T_NK"]
+    assert "T/NK" in set(found.uns["grad_x_input_cell_type"]["table"]["class"])
+    found.write_h5ad(tmp_path / "explained.h5ad")
+    plot_table(found, "grad_x_input_cell_type", tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").read_text().count("<path") > 10
 
 
 @pytest.mark.parametrize(
@@ -86,3 +103,19 @@ def test_only_cells_of_some_classes(planted_model, planted_cells):
 def test_what_is_not_there_is_named(planted_model, planted_cells, target, options, message):
     with pytest.raises(ValueError, match=message):
         planted_model.explain(planted_cells, target, **options)
+
+
+@pytest.mark.slow
+def test_known_markers_of_blood_cells(tmp_path):
+    """The model that ships, taught the types of pbmc3k for a few steps."""
+    cells = str(ASSETS / "rna" / "pbmc3k.h5ad")
+    train(compose("train", [
+        "+recipe=rna_finetune", "checkpoint=bmfm-rna-mini", f"data.path={cells}", "objectives.label.column=cell_type", "trainer.max_steps=80",
+        "trainer.val_check_interval=80", "data.batch_size=64", "data.num_workers=0", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
+        "callbacks.progress=null", f"run_dir={tmp_path}",
+    ]))  # fmt: skip
+    model = bmfm.load(str(tmp_path / "model"), device="cpu")
+    table = model.explain(cells, "head:label", classes=["B cells", "NK cells"], max_cells=150, n_steps=20).uns["ig_label"]["table"]
+    for name, markers in {"B cells": {"MS4A1", "CD79A"}, "NK cells": {"NKG7", "GNLY"}}.items():
+        of_class = table[(table["class"] == name) & (table["direction"] == "for")]
+        assert markers <= set(of_class["gene"][:20])
