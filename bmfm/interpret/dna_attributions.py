@@ -200,7 +200,7 @@ class _Paths:
                     self.predictor, batch, self.target, baseline, self.options.method, self.options.n_steps, self.options.batch_size,
                     self.options.precision,
                 )  # fmt: skip
-                of_batch = self._of_bases(batch, baseline, found) if self.single else self._of_tokens(batch, found, tokens, rows)
+                of_batch = self._of_bases(batch, baseline, found, rows) if self.single else self._of_tokens(batch, found, tokens, rows)
                 self.hypothetical[rows] += of_batch / n_baselines
                 parts = (found.tokens.sum(1), found.end, found.start)
                 self.sums[:, rows] += np.stack([part.double().cpu().numpy() for part in parts]) / n_baselines
@@ -215,16 +215,17 @@ class _Paths:
         ids = tokens_of(self.predictor, shuffled).ids
         return with_content(self.predictor, batch, input_ids=_laid(batch, ids))
 
-    def _of_bases(self, batch: Batch, baseline: torch.Tensor, found: Attributions) -> np.ndarray:
-        """Hypothetical contributions [rows, 4, L]; 0 where there is N."""
-        channels = []
-        for token in self.ids:
+    def _of_bases(self, batch: Batch, baseline: torch.Tensor, found: Attributions, rows: np.ndarray) -> np.ndarray:
+        """Hypothetical contributions [rows, 4, L]; 0 where there is N. That of the base that is there is exactly what its token contributes."""
+        codes, channels = self.codes[rows], []
+        of_tokens = found.tokens.flatten()[batch["content_index"]].view(codes.shape).cpu().numpy()
+        for code, token in zip(CODES, self.ids, strict=True):
             other = with_content(self.predictor, batch, input_ids=torch.full_like(batch["input_ids"], int(token)))
-            channels.append(((other - baseline).float() * found.gradient).sum(-1).flatten()[batch["content_index"]])
-        n, length = len(found.tokens), self.codes.shape[1]
-        hypothetical = torch.stack(channels, 1).view(n, length, 4)
-        is_base = torch.isin(batch["input_ids"].flatten()[batch["content_index"]], torch.from_numpy(self.ids).to(hypothetical.device))
-        return (hypothetical * is_base.view(n, length, 1)).transpose(1, 2).cpu().numpy()
+            in_its_place = (
+                ((other - baseline).float() * found.gradient).sum(-1).flatten()[batch["content_index"]].view(codes.shape).cpu().numpy()
+            )
+            channels.append(np.where(codes == code, of_tokens, in_its_place))
+        return np.stack(channels, 1) * np.isin(codes, CODES)[:, None]
 
     def _of_tokens(self, batch: Batch, found: Attributions, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
         """Contributions of tokens, shared equally by their bases, in the channels of these [rows, 4, L]."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bmfm.interpret.dna_attributions import base_attributions, shuffle_dinucleotides
+from bmfm.interpret.dna_explain import explain_sequences
 from tests.conftest import HEADS, MODERNBERT, SMALL
 from tests.interpret.dna_toys import MOTIF, SITE, TEXT, toy_predictor
 
@@ -65,6 +66,42 @@ def test_bases_share_what_their_token_contributes(tmp_path):
         found.contributions.save_modisco(tmp_path / "x")
     with pytest.raises(ValueError, match="for tokens longer than a base choose mask"):
         base_attributions(model, texts, target="head:type", baseline="shuffled")
+
+
+def test_a_model_of_others(tmp_path):
+    """An ESM of single bases, as HuggingFace saves it: contributions add up, and a head may be asked about mutants."""
+    from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer
+
+    from bmfm.checkpoints.load import from_checkpoint, read_tokenizer
+    from bmfm.inference.predictor import Predictor
+
+    (tmp_path / "vocab.txt").write_text("\n".join(["<unk>", "<pad>", "<mask>", "<cls>", *"ACGTN"]))
+    EsmTokenizer(str(tmp_path / "vocab.txt"), eos_token=None, model_max_length=64).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    size = {
+        "vocab_size": 9,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 66,
+    }
+    EsmForMaskedLM(EsmConfig(**size, pad_token_id=1, mask_token_id=2, token_dropout=False)).save_pretrained(tmp_path)
+    tokenizer = read_tokenizer(tmp_path)
+    torch.manual_seed(1)
+    model = from_checkpoint(tokenizer.fields, {"type": HEADS["type"] | {"pooling": "mean"}}, str(tmp_path))
+    with torch.no_grad():
+        model.heads.decoder("type").weight.normal_()
+    predictor = Predictor(model, tokenizer, "cpu")
+    found = base_attributions(predictor, [TEXT], target="head:type:b", strands="forward")
+    difference = found.report["value"] - found.report["baseline_value"]
+    assert found.report["complete"].all() and found.contributions.resolution == "base"
+    np.testing.assert_allclose(found.contributions.attribution().sum(1), difference, atol=0.05 * difference.abs().max() + 1e-5)
+    mutant = TEXT[:5] + "A" + TEXT[6:]
+    logits = predictor.logits([mutant, TEXT])["type"]
+    by_mutants = explain_sequences(predictor, [TEXT], method="ism", target="head:type:b", contrast="none", strands="forward")
+    assert by_mutants.values[0, 0, 5] == pytest.approx(float(logits[0, 1] - logits[1, 1]), abs=1e-5)
+    assert explain_sequences(predictor, [TEXT]).arrays["information"].shape == (1, len(TEXT))
 
 
 def test_shuffles_keep_dinucleotides():
