@@ -131,6 +131,7 @@ def _say(adata: Any, key: str) -> None:
         ("n_doubled_cells", "cells were done with twice the steps"),
         ("n_incomplete_cells", "cells have attributions that do not add up within 5%"),
         ("n_genes_the_model_does_not_know", "genes of the file are not in the model's vocabulary"),
+        ("n_genes_shown_that_var_lacks", "genes that the model was shown are in .raw alone, and their attributions are not written"),
         ("n_genes_never_shown", "genes were never part of an input"),
         ("n_genes_that_share_a_gene_with_one_before", "genes of the file are the same gene of the model as one before them, which has the attribution"),
     ):  # fmt: skip

@@ -185,6 +185,7 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
     values = cells.matrix(found.row, found.gene, found.value).astype(np.float32)
     seen = cells.matrix(found.row, found.gene, np.ones(len(found.row), np.float32))
     seen.data[:] = 1
+    outside = np.unique(found.gene[cells.column_of[found.gene] < 0])
     order = np.argsort(found.cells["row"])
     numbers = {name: x[order] for name, x in found.cells.items()}
     empty = np.zeros(adata.n_obs, bool) if cells.inputs.empty is None else cells.inputs.empty
@@ -205,7 +206,7 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
         "unit": "logits" if len(target.classes) > 1 else "numbers of the head", "values": str(tokenizer.values["kind"]),
         "n_cells": adata.n_obs, "n_empty_cells": int(empty.sum()), "n_incomplete_cells": n_incomplete, "n_doubled_cells": int((numbers["n_steps"] > options.n_steps).sum()) if options.method == "ig" else 0,
         "n_genes_the_model_does_not_know": cells.n_unknown, "n_genes_that_share_a_gene_with_one_before": cells.n_shared,
-        "n_genes_never_shown": int((np.asarray(seen.sum(0)).ravel() == 0).sum()) - cells.n_unknown - cells.n_shared,
+        "n_genes_shown_that_var_lacks": len(outside), "n_genes_never_shown": int((np.asarray(seen.sum(0)).ravel() == 0).sum()) - cells.n_unknown - cells.n_shared,
     }  # fmt: skip
     if n_incomplete:
         warnings.warn(

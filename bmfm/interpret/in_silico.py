@@ -6,6 +6,7 @@ those of random genes of the same tenth of the expression, as Geneformer's analy
 the model makes of its input; whether cells would do the same has to be measured.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from bmfm.interpret.edits import Edit, edited_inputs, shown_genes
 from bmfm.interpret.options import CellOptions, known_options
 from bmfm.interpret.parts import read_part, write_part
 from bmfm.interpret.shifts import Shifts, make_shifts
-from bmfm.perturbation.screen import matched, nearest_in_expression
+from bmfm.perturbation.screen import LEAST_MATCHED, matched, nearest_in_expression
 from bmfm.tokenizers.base import Tokens
 
 N_BINS, N_NULL = 10, 2000
@@ -247,11 +248,11 @@ def _outputs(predictor: Predictor, inputs: Any, shifts: Shifts, options: InSilic
 
 
 def _pairs(tokens: Tokens, genes: np.ndarray, edit: Edit) -> tuple[np.ndarray, np.ndarray]:
-    """Cell and number of the edit, of all that change anything: every cell where values are set, else those that show one of the genes."""
-    n = len(tokens)
-    if edit.kind == "set":
-        return np.repeat(np.arange(n), len(genes)), np.tile(np.arange(len(genes)), n)
+    """Cell and number of the edit, of all that change anything: where values are set every cell that shows some gene, else those that show one of these."""
     row, gene, _ = shown_genes(tokens)
+    if edit.kind == "set":
+        cells = np.unique(row)
+        return np.repeat(cells, len(genes)), np.tile(np.arange(len(genes)), len(cells))
     edit_of, of_gene = np.nonzero(genes >= 0)[0], genes[genes >= 0]
     order = np.argsort(of_gene, kind="stable")
     first, end = (np.searchsorted(of_gene[order], gene, side) for side in ("left", "right"))
@@ -285,6 +286,11 @@ def _table(
     single = np.flatnonzero((table["n_genes"] == 1) & (sums.n > 0))
     tests = ("matched_mean", "matched_sd", "z", "p", "fdr", "rank_p", "rank_fdr")
     table = table.assign(**dict.fromkeys(tests, np.nan))
+    if 0 < len(single) <= LEAST_MATCHED:
+        warnings.warn(
+            f"only {len(single)} single genes are edited in at least one cell: too few of like expression to compare with; lower min_cells or give more cells",
+            stacklevel=4,
+        )
     if len(single) > 3:
         of_single = table["expression"].to_numpy()[single]
         results = matched(mean[single, 0], of_single, min(options.n_matched, len(single) - 1))

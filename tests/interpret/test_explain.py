@@ -77,6 +77,17 @@ def test_only_cells_of_some_classes(planted_model, planted_cells):
     assert list(found.varm["grad_x_input_cell_type_mean"]) == ["b"]
 
 
+def test_counts_of_raw_are_attributed_in_var(planted_model, planted_cells):
+    cells = planted_cells.copy()
+    cells.raw = cells
+    cells = cells[:, ::-1][:, :20].copy()
+    cells.X = np.log1p(cells.X)
+    found = planted_model.explain(cells, "head:cell_type", method="grad_x_input")
+    expected = planted_model.explain(planted_cells, "head:cell_type", method="grad_x_input").to_df("grad_x_input_cell_type")
+    np.testing.assert_allclose(found.to_df("grad_x_input_cell_type"), expected[found.var_names])
+    assert found.uns["grad_x_input_cell_type"]["n_genes_shown_that_var_lacks"] == 20
+
+
 def test_names_with_a_slash_are_written(planted_model, planted_cells, tmp_path):
     cells = planted_cells[::9].copy()
     cells.obs["state"] = np.where(np.arange(10) < 5, "T/NK", "B")
