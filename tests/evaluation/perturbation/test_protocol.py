@@ -134,6 +134,16 @@ def test_cells_of_a_method_are_taken_as_they_are(examples, truth, tmp_path):
     assert run(examples, Known(truth), tmp_path, bounds=False).metrics["e_distance"] > 0.001
 
 
+@pytest.mark.parametrize(("single", "n"), [((3, 4), 4), (ASKED, 8)])
+def test_conditions_of_one_cell_have_no_ceiling_and_are_counted(truth, tmp_path, single, n):
+    few = StandIn()
+    all_cells = few.cells_of
+    few.cells_of = lambda group: all_cells(group)[:1] if few.groups[group][1] in single else all_cells(group)
+    outcome = run(few, Known(truth), tmp_path, profiles=["gears", "calibrated", "vcc2026"])
+    assert outcome.counts["conditions of one cell, which have no ceiling"] == n
+    assert ("vcc2026_score" in outcome.metrics) == bool([s for s in outcome.strata if s["kind"] == "bound"]) == (n == 4)
+
+
 def test_mistakes_are_named(examples, truth, tmp_path):
     with pytest.raises(ValueError, match=r"profiles has 'vcc', which is unknown"):
         PerturbationPrediction(profiles=["vcc"])
