@@ -242,10 +242,15 @@ def _held_out(kind: str, names: Sequence[str], share: float, drawing: Any, part:
 # by context, at random
 
 
+def _number(share: float, n: int) -> int:
+    """How many of n a share is: one at least, where it is above 0."""
+    return max(round(share * n), int(share > 0))
+
+
 def _at_random(split: Mapping, names: Sequence[str]) -> Parts:
     drawing = _ByName(int(split.get("seed") or 0))
     order = drawing.choose(names, len(names), "conditions")
-    n_validation, n_test = (round(_share(split, part, 0.0) * len(names)) for part in ("validation", "test"))
+    n_validation, n_test = (_number(_share(split, part, 0.0), len(names)) for part in ("validation", "test"))
     if n_validation + n_test >= len(names):
         raise ValueError(f"data.split: of {len(names):,} conditions these shares leave none for training")
     return dict(zip(order, ["test"] * n_test + ["validation"] * n_validation + ["train"] * len(names), strict=False))
@@ -275,7 +280,7 @@ def _by_context(split: Mapping, groups: np.ndarray, contexts: np.ndarray) -> Par
             part_of |= {g: part for g in of_context if g not in shown}
     if isinstance(validation, int | float):
         rest = [g for g, part in part_of.items() if part == "train"]
-        part_of |= dict.fromkeys(drawing.choose(rest, round(_share(split, "validation", 0.0) * len(rest)), "validation"), "validation")
+        part_of |= dict.fromkeys(drawing.choose(rest, _number(_share(split, "validation", 0.0), len(rest)), "validation"), "validation")
     return part_of
 
 

@@ -174,6 +174,9 @@ def test_ridge_and_neighbours_read_vectors(additive_file, tmp_path):
     np.testing.assert_allclose(means[2], CONTROL["x"] + Y.mean(1) + G @ W @ [1.0, 0.1], rtol=1e-4)
     np.testing.assert_allclose(means[0], CONTROL["x"] + Y.mean(1) + G @ W @ [1.9, 0.2], rtol=1e-4)
     assert notes == {baselines.BY_TRAIN_MEAN: 1}
+    drawn = baselines.RidgeGwp("d", "random")
+    one, again, other = (drawn.respond(examples, seed, None).means for seed in (0, 0, 1))
+    assert not drawn.deterministic and (one == again).all() and (one != other).any(1).all()
     pd.concat([vectors, vectors[:1]]).to_csv(table, index=False)
     with pytest.raises(ValueError, match="'A' stands in two rows"):
         predicted(baselines.KnnGene("k", str(table)), examples)

@@ -36,8 +36,8 @@ def test_every_task_composes(all_tasks):
         assert not OmegaConf.missing_keys(config), name
         OmegaConf.to_container(config.data, resolve=True)
         assert config.objectives and task.title and task.citation
-        read = (str(config.data.path), *map(str, task.examples.values()))  # the genome of variants is a file of its own
-        assert all(any(f.path in r for r in read) or f.path.startswith(str(config.data.path)[len("/data/") :]) for f in task.files), name
+        read = (str(task.shipped_path), *map(str, task.examples.values()))  # the genome of variants is a file of its own
+        assert all(any(f.path in r for r in read) or f.path.startswith(str(task.shipped_path)[len("/data/") :]) for f in task.files), name
         if task.length and task.omics == "dna":
             assert config.data.max_tokens == task.length + (3 if config.data.second else 2), name
         for f in task.files:
@@ -119,7 +119,7 @@ def test_faulty_tasks_are_refused(own_conf, changed, message):
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [
-        ("variant", "a.yaml: task.protocol='variant' is unknown; choose integration, labels, variants, or give a _target_"),
+        ("variant", "a.yaml: task.protocol='variant' is unknown; choose integration, labels, perturbation, variants, or give a _target_"),
         ({"_target_": "bmfm.evaluation.task_spec.DataFile", "path": "x"}, "makes a DataFile, which is no Protocol"),
         ({"_target_": "nowhere.Protocol"}, "nowhere.Protocol cannot be imported"),
     ],
@@ -322,7 +322,7 @@ def _columns(config, n, length, rng):
     return columns
 
 
-@pytest.mark.parametrize("name", [n for n in task_names() if not n.startswith(("demo/", "variants/"))])
+@pytest.mark.parametrize("name", [n for n in task_names() if not n.startswith(("demo/", "variants/", "perturbation/"))])
 def test_every_task_reads_files_of_its_format(tmp_path, name):
     """Small files with the columns that a task names are read, split and labelled, and nothing of the longest input is cut."""
     rng = np.random.default_rng(0)
@@ -340,6 +340,51 @@ def test_every_task_reads_files_of_its_format(tmp_path, name):
     for name, kind in examples.kinds.items():
         truth = examples.labels("test", name)
         assert len(truth) == len(examples.parts["test"]) and (kind.classes or kind.simple_as == "regression")
+
+
+@pytest.mark.parametrize("name", [n for n in task_names() if n.startswith("perturbation/")])
+def test_every_screen_is_read_in_its_format(tmp_path, name):
+    """Small files with the columns that a task of perturbations names are read, split, and something is asked of each."""
+    rng = np.random.default_rng(0)
+    task = read_task(name, ["checkpoint=x", f"data_root={tmp_path}"])
+    file = tmp_path / task.files[0].path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _screen(task.config.data, rng).write_h5ad(file)
+    examples = read_examples(task, tmp_path)
+    assert set(examples.parts) == {"train", "validation", "test"} and len(examples.asked) and len(examples.trained)
+    assert not set(examples.asked.index) & set(examples.trained.index)
+    assert examples.unit == ("counts" if task.config.data.source.expects == "counts" else "lognorm")
+
+
+def _screen(data, rng):
+    """Cells of real genes after perturbations, and controls, in four contexts, 40 of each condition."""
+    import anndata
+
+    source, genes = data.source, anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad", backed="r").var_names[:80]
+    singles = genes[:12].tolist()
+    control = (list(source.control) or ["control"])[0]
+    if data.split.by == "column":
+        named = [*data.split.test, *data.split.validation, *{t for c in data.split.test for t in c.split("+")}]
+    elif source.condition == "drugname_drugconc":
+        named = [f"[('{d}', {dose}, 'uM')]" for d in singles for dose in (0.05, 5.0)]
+    elif data.split.by == "cell_type":
+        named = ["stim"] if source.kind == "drug" else singles
+    else:
+        named = [f"{g}+ctrl" for g in singles] if data.split.get("legacy_rng") else singles
+        named += [f"{a}+{b}" for a in singles for b in singles[:6] if a > b] if data.split.by == "gears_simulation" else []
+    rows = [(condition, context) for context in "wxyz" for condition in [control, *named] for _ in range(31)]
+    obs = pd.DataFrame(rows, columns=[source.condition, "place"], index=[f"c{i}" for i in range(len(rows))])
+    for column in [source.context] if isinstance(source.context, str) else source.context or []:
+        obs[column] = obs["place"]
+    if source.kind not in ("crispri", "crispra", "drug"):
+        obs[source.kind] = "CRISPRi"
+    if source.dose:
+        obs[source.dose] = np.where(obs[source.condition] == control, 0.0, 10.0)
+    for column in filter(None, [source.batch, *(source.keep or {})]):
+        obs[column] = source.keep[column] if column in (source.keep or {}) else "b"
+    counts = rng.poisson(1.0, (len(obs), len(genes))).astype(np.float32) + 1
+    values = counts if source.expects == "counts" else np.log1p(counts)
+    return anndata.AnnData(values, obs, pd.DataFrame({"gene_name": genes}, index=genes))
 
 
 def _cells(task, rng):

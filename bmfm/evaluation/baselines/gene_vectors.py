@@ -1,9 +1,19 @@
-"""Vectors of genes by name, from a table or from the embeddings of a model of cells."""
+"""Vectors of genes by name: from a table, from the embeddings of a model of cells, or drawn."""
 
 from collections.abc import Callable
+from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
+
+RANDOM = "random"
+"""In place of a table or model: vectors that are drawn."""
+
+
+def random_vector(name: str, size: int, seed: int) -> np.ndarray:
+    """Standard normal numbers [size], a function of the name and the seed alone."""
+    key = int.from_bytes(blake2b(f"{seed}|{name}".encode(), digest_size=8).digest())
+    return np.random.default_rng(key).normal(size=size)
 
 
 def vectors_of_table(path: str) -> Callable[[str], np.ndarray | None]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bmfm.cells.conditions import Condition
-from bmfm.evaluation.baselines.gene_vectors import vectors_of_model, vectors_of_table
+from bmfm.evaluation.baselines.gene_vectors import RANDOM, random_vector, vectors_of_model, vectors_of_table
 from bmfm.evaluation.checksums import content_hash
 from bmfm.evaluation.examples.perturbations import PerturbationExamples
 from bmfm.evaluation.methods.checkpoint import CheckpointFolder
@@ -82,6 +82,11 @@ class Training:
         """Mean profile of the training conditions of the context, each with the same weight; where it has none, its control and the mean change."""
         return self.own.profiles.mean(0) if len(self.own) else self.control + self.mean_change
 
+    @property
+    def by_mean(self) -> str:
+        """What a prediction by `mean` is counted as."""
+        return BY_TRAIN_MEAN if len(self.own) else BY_MEAN_CHANGE
+
     @cached_property
     def mean_change(self) -> np.ndarray:
         """Mean change of all training conditions of all contexts, each with the same weight."""
@@ -120,7 +125,7 @@ class PerturbationBaseline(PerturbationMethod):
         places = examples.asked.reset_index().groupby(["context", "kind"], sort=False).indices
         for (context, kind), rows in places.items():
             training = training_of(examples, context, kind)
-            predict = self.fit(training, examples)
+            predict = self.fit(training, examples, seed)
             for row in rows:
                 means[row], note = predict(examples.asked_conditions[row])
                 notes.update([note] if note else [])
@@ -132,7 +137,7 @@ class PerturbationBaseline(PerturbationMethod):
     """Whether it reads training conditions at all."""
 
     @abstractmethod
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         """A function that predicts the profile of a condition in the context."""
 
 
@@ -159,14 +164,14 @@ class NoChange(PerturbationBaseline):
 
     learns = False
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         return lambda condition: (training.control, "")
 
 
 class TrainMean(PerturbationBaseline):
     """The mean of the training conditions of the context, each with the same weight, controls left out; of all contexts where it has none."""
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         mean = (training.own if len(training.own) else training.others).profiles.mean(0)
         return lambda condition: (mean, "")
 
@@ -176,14 +181,14 @@ class TrainMeanDelta(PerturbationBaseline):
 
     learns = False  # nothing is replaced in a context without training
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         return lambda condition: (training.control + training.mean_change, "")
 
 
 class MatchingMean(PerturbationBaseline):
     """The mean over a condition's targets of their single effects, with the training mean for targets that were not trained alone (Systema)."""
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         return lambda condition: matching_mean(training, condition)
 
 
@@ -192,13 +197,13 @@ def matching_mean(training: Training, condition: Condition) -> Predicted:
     effects = training.transferable
     rows = [effects.single_rows(target) for target in single_targets(condition)]
     profiles = [effects.profiles[r].mean(0) if r else training.mean for r in rows]
-    return np.mean(profiles, 0), "" if any(rows) else BY_TRAIN_MEAN
+    return np.mean(profiles, 0), "" if any(rows) else training.by_mean
 
 
 class Additive(PerturbationBaseline):
     """The control and the sum of the changes of all targets, where each was trained alone; else the matching mean."""
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         def predict(condition: Condition) -> Predicted:
             singles, targets = training.transferable.singles, single_targets(condition)
             rows = [singles[target] for target in targets if target in singles]
@@ -215,7 +220,7 @@ class ContextMean(PerturbationBaseline):
 
     learns = False  # other contexts are its way
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         elsewhere = set(training.others.conditions)
 
         def predict(condition: Condition) -> Predicted:
@@ -235,18 +240,20 @@ class OfGeneVectors(PerturbationBaseline):
         Shown in tables.
     embeddings
         A table whose first column names genes (or drugs) and whose others are their vector; or a model of cells (a folder, the name of one that
-        ships, or a Hub id), whose embeddings of genes are taken. None makes vectors of measured genes from the training profiles.
+        ships, or a Hub id), whose embeddings of genes are taken; ``random`` draws vectors, which say no more than that targets differ. None makes
+        vectors of measured genes from the training profiles.
     n_components
-        Principal components of the genes, where vectors are made from profiles.
+        Principal components of the genes, where vectors are made from profiles, and numbers of a vector that is drawn.
     """
 
     def __init__(self, name: str, embeddings: str | None = None, n_components: int = 10):
         super().__init__(name)
         self.embeddings, self.n_components = embeddings, n_components
+        self.deterministic = embeddings != RANDOM
 
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         settings = {"embeddings": self.embeddings, "n_components": self.n_components}
-        return super().identity(task) | settings | ({"embeddings_hash": self._hash} if self.embeddings else {})
+        return super().identity(task) | settings | ({"embeddings_hash": self._hash} if self.embeddings not in (None, RANDOM) else {})
 
     @cached_property
     def _hash(self) -> str:
@@ -259,8 +266,10 @@ class OfGeneVectors(PerturbationBaseline):
         assert self.embeddings is not None
         return vectors_of_table(self.embeddings) if Path(self.embeddings).expanduser().is_file() else vectors_of_model(self.embeddings)
 
-    def vector_of(self, components: np.ndarray, examples: PerturbationExamples) -> Callable[[Condition], np.ndarray | None]:
+    def vector_of(self, components: np.ndarray, examples: PerturbationExamples, seed: int) -> Callable[[Condition], np.ndarray | None]:
         """The vector of a single target, from `embeddings` or from the components of measured genes [G, K]; None where there is none."""
+        if self.embeddings == RANDOM:
+            return lambda target: random_vector(target.targets[0], self.n_components, seed)
         if self.embeddings:
             return lambda target: self._stated(target.targets[0])
 
@@ -292,10 +301,10 @@ class RidgeGwp(OfGeneVectors):
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         return super().identity(task) | {"ridge": self.ridge}
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         effects = training.transferable
         components = principal_components(np.vstack([effects.profiles, training.control]).T, self.n_components)
-        vector_of = self.vector_of(components, examples)
+        vector_of = self.vector_of(components, examples, seed)
 
         def vector(condition: Condition) -> np.ndarray | None:
             vectors = vectors_of(condition, vector_of)
@@ -303,14 +312,14 @@ class RidgeGwp(OfGeneVectors):
 
         known = {row: v for row, condition in enumerate(effects.conditions) if (v := vector(condition)) is not None}
         if not known:
-            return lambda condition: (training.mean, BY_TRAIN_MEAN)
+            return lambda condition: (training.mean, training.by_mean)
         P = np.stack([*known.values(), np.zeros_like(next(iter(known.values())))])
         Y = np.vstack([effects.changes[list(known)], np.zeros(len(training.control))]).T
         W, b = bilinear_ridge(Y, components, P, self.ridge)
 
         def predict(condition: Condition) -> Predicted:
             own = vector(condition)
-            return (training.mean, BY_TRAIN_MEAN) if own is None else (training.control + b + components @ (W @ own), "")
+            return (training.mean, training.by_mean) if own is None else (training.control + b + components @ (W @ own), "")
 
         return predict
 
@@ -341,19 +350,19 @@ class KnnGene(OfGeneVectors):
     def identity(self, task: TaskSpec | None = None) -> dict[str, Any]:
         return super().identity(task) | {"k": self.k}
 
-    def fit(self, training: Training, examples: PerturbationExamples) -> Callable[[Condition], Predicted]:
+    def fit(self, training: Training, examples: PerturbationExamples, seed: int) -> Callable[[Condition], Predicted]:
         effects = training.transferable
         components = principal_components(np.vstack([effects.profiles, training.control]).T, self.n_components)
-        vector_of = self.vector_of(components, examples)
+        vector_of = self.vector_of(components, examples, seed)
         found = [(row, v) for single, row in effects.singles.items() if (v := vector_of(single)) is not None]
         if not found:
-            return lambda condition: (training.mean, BY_TRAIN_MEAN)
+            return lambda condition: (training.mean, training.by_mean)
         rows, trained = np.array([row for row, _ in found]), _unit(np.stack([v for _, v in found]))
 
         def predict(condition: Condition) -> Predicted:
             vectors = vectors_of(condition, vector_of)
             if vectors is None:
-                return training.mean, BY_TRAIN_MEAN
+                return training.mean, training.by_mean
             nearest = np.argsort(-(_unit(vectors) @ trained.T), 1, kind="stable")[:, : self.k]
             return training.control + effects.changes[rows[nearest]].mean(1).sum(0), ""
 
