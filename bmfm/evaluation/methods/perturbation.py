@@ -26,8 +26,7 @@ class Responses:
         [Q, G] float32, mean log-normalised profile of each group.
     cells
         Gives the cells of a group, log-normalised, CSR [n, G]: of methods that predict single cells. None: metrics of single cells take
-        control cells of the context, shifted by the difference of the predicted mean from the controls' mean, cut at 0 and scaled to the
-        predicted mean (`perturbation.measured.shifted_cells`).
+        control cells of the context, changed so that their mean is the predicted one (`perturbation.measured.draw_cells`).
     notes
         {what: how many}, as groups for which a method fell back to another.
     """
