@@ -9,9 +9,9 @@ import pandas as pd
 
 from bmfm.cells.conditions import Condition, parse_conditions
 from bmfm.cells.formats import AnnDataView, find_sources
-from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
+from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.perturbations import KINDS, Perturbations, encode_conditions, kind_id
-from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
+from bmfm.cells.sources import Cells, CellSource, genes_of, open_source
 from bmfm.tokenizers.rna import CellTokenizer
 
 LEFT_OUT, CONTROL = -2, -1
@@ -191,16 +191,9 @@ class Screen:
 
     def _vocabulary(self, files: Sequence[Any], parsed: Sequence[Condition | None], kinds: np.ndarray) -> GeneVocabulary:
         """The genes of all files, and after them those that were perturbed but not measured."""
-        names: dict[str, None] = {}
-        for file in files:
-            view = AnnDataView(file)
-            key = find_counts(view, self.counts, self.expects == "counts")
-            var = view.var(key)
-            human = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), self.tokenizer.orthologs)
-            other = other_features(var, view.var("X") if key == "raw" else None)
-            names |= dict.fromkeys(name for name, what in zip(human, other, strict=True) if what is None)
+        names = genes_of(files, self.counts, self.expects == "counts", self.gene_column, self.tokenizer.orthologs)
         targets = {t for c, kind in zip(parsed, kinds, strict=True) if c is not None and kind != "drug" for t in c.targets}
-        return GeneVocabulary.of_genes([*names, *sorted(targets - names.keys())])
+        return GeneVocabulary.of_genes([*names, *sorted(targets - set(names))])
 
     def _open(self, files: Sequence[Any], tokenizer: CellTokenizer) -> list[CellSource]:
         assert tokenizer.vocabulary is not None and self.expects is not None
