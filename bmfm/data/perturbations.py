@@ -128,6 +128,7 @@ class PerturbationPairs(Screen, Source):
         sizes = self.groups["n_cells"]
         return {
             "pairs": f"{len(self):,} perturbed cells, {controls:,} controls",
+            "genes matched": "; ".join(f"{s.name}: {s.match}" for s in self.cells.sources),
             "conditions": f"{self.groups['condition'].nunique():,} in {len(self.contexts):,} contexts, of {sizes.min():,} to {sizes.max():,} cells",
         } | self.notes
 

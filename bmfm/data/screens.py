@@ -1,6 +1,7 @@
 """A screen: cells of AnnData files in groups, each a condition in a context, beside their controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,15 +94,17 @@ class Screen:
         self.files, self.name = files, AnnDataView(files[0]).name
         if tokenizer.depth_mode.is_split:  # nothing reconstructs what is hidden
             tokenizer.read_depth["mode"] = tokenizer.depth_mode.for_inference
-        tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
+        with _settings_of_the_source():
+            tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
         if self.orthologs is not None:
             tokenizer.orthologs = read_orthologs(self.orthologs)
         obs = [AnnDataView(f).obs for f in files]
         parsed = self._parse(obs, files)
         kinds = self._kinds(obs)
-        if tokenizer.vocabulary is None:
-            tokenizer.bind_vocabulary(self._vocabulary(files, parsed, kinds))
-        self.cells = Cells(self._open(files, tokenizer))
+        with _settings_of_the_source():
+            if tokenizer.vocabulary is None:
+                tokenizer.bind_vocabulary(self._vocabulary(files, parsed, kinds))
+            self.cells = Cells(self._open(files, tokenizer))
         self.obs_columns = [str(c) for c in obs[0].columns if all(c in o for o in obs)]
         self._group(parsed, kinds)
         if not tokenizer.is_fitted:
@@ -118,8 +121,9 @@ class Screen:
             return encode_conditions(conditions, list(kinds), lambda name: find(name)[0], len(tokenizer), tokenizer.drugs or ())
         except ValueError as error:
             raise ValueError(
-                f"{self.name}, .obs[{self.condition!r}]: {error}; choose a vocabulary that has them (tokenizer.genes=all_genes, from_data), leave the cells "
-                "out (data.source.keep), or say what the perturbation is (data.source.kind)"
+                f"{self.name}, .obs[{self.condition!r}]: {error}; if these are no genes, say what the perturbation is (data.source.kind=drug); else leave "
+                "the cells out (data.source.keep), or train a network of your own whose vocabulary has them (checkpoint=null tokenizer=cells "
+                "tokenizer.genes=all_genes, or from_data; model=set values=gene_scaled)"
             ) from None
 
     def control_cells(self, context: int) -> np.ndarray:
@@ -241,6 +245,15 @@ class Screen:
         self.group_of[is_control] = CONTROL
         by_text = {name: c for c, name in text.items()}
         self.conditions = [by_text[name] for name in self.groups["condition"]]
+
+
+@contextmanager
+def _settings_of_the_source() -> Iterator[None]:
+    """Errors of reading cells name settings of ``data``, which here are those of ``data.source``."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        raise type(error)(str(error.args[0]).replace("(data.", "(data.source.").replace(" data.", " data.source.")) from error
 
 
 def _kind_or_none(text: str) -> str | None:

@@ -184,9 +184,9 @@ def predict_responses(predictor: Predictor, data: Any, perturbations: Any, **opt
         is_mean = chosen.rows == "profiles"
         matrix = vstack([matrix, csr_matrix(controls.means) if is_mean else controls.values], "csr")
         obs = pd.concat([obs, _obs_of_controls(controls, is_mean)], ignore_index=True)
-    obs.index = [f"predicted_{i}" for i in range(len(obs))]
     if chosen.unit == "counts":
         matrix = draw_counts(matrix, _totals(obs, controls), chosen.seed)
+    obs = obs.astype("category").set_axis([f"predicted_{i}" for i in range(len(obs))])
     result = anndata.AnnData(matrix.astype(np.float32), obs, controls.var)
     unknown = controls.gene_ids < 0
     result.uns["bmfm_perturbation"] = {
