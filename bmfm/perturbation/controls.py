@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
 from bmfm.hashing import example_keys
 from bmfm.inference.predictor import Predictor
+from bmfm.perturbation.draws import shift_curve
 from bmfm.perturbation.options import ResponseOptions
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.rna import CellTokenizer
@@ -36,8 +38,8 @@ class Controls:
         [n] int64.
     values
         [n, G] CSR, log-normalised.
-    totals
-        [n] sums of the cells' counts; of normalised files none, so that counts cannot be drawn.
+    counts
+        [n, G] CSR, raw counts of the same cells; None of normalised files.
     means
         [C, G] float32, mean values of all control cells of each context, those too that were not chosen.
     gene_ids
@@ -52,7 +54,7 @@ class Controls:
     tokens: Tokens
     context_ids: np.ndarray
     values: csr_matrix
-    totals: np.ndarray | None
+    counts: csr_matrix | None
     means: np.ndarray
     gene_ids: np.ndarray
     obs: pd.DataFrame
@@ -62,6 +64,23 @@ class Controls:
     def of(self, context: int) -> np.ndarray:
         """Numbers of the chosen cells of a context."""
         return np.flatnonzero(self.context_ids == context)
+
+    @cached_property
+    def shift_curves(self) -> list[np.ndarray]:
+        """Of the chosen cells of each context, see `draws.shift_curve`."""
+        return [shift_curve(self.values[self.of(i)]) for i in range(len(self.contexts))]
+
+    @cached_property
+    def shares(self) -> list[np.ndarray]:
+        """Of the chosen cells of each context, the mean share of each gene in a cell's counts [G]."""
+        assert self.counts is not None
+        scaled = self.counts.multiply(1 / np.asarray(self.counts.sum(1)).clip(min=1)).tocsr()
+        return [np.asarray(scaled[self.of(i)].mean(0)).ravel() for i in range(len(self.contexts))]
+
+    @cached_property
+    def log_total(self) -> float:
+        """What log-normalised cells add up to with their logarithm undone: the total that they were normalised to."""
+        return float(np.expm1(self.values.data.astype(np.float64)).sum() / self.values.shape[0])
 
 
 def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> Controls:
@@ -97,7 +116,7 @@ def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> 
     contexts = sorted(set(context[controls]))
     context_of = pd.Index(contexts).get_indexer(context)[controls]
     chosen = _choose(controls, context_of, options)
-    means, values, totals = _read_values(source, tokenizer, controls, context_of, len(contexts), np.isin(controls, chosen))
+    means, values, counts = _read_values(source, tokenizer, controls, context_of, len(contexts), np.isin(controls, chosen))
     cells = Cells([source], block=BLOCK, cached_blocks=2)
     limit = min(n for n in (options.max_tokens or predictor.max_tokens, tokenizer.max_tokens) if n)
     tokens = tokenizer.encode(cells.batch(chosen), np.zeros(len(chosen), np.uint64), limit)
@@ -106,7 +125,7 @@ def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> 
         tokens,
         context_of[np.isin(controls, chosen)],
         values,
-        totals if expects == "counts" else None,
+        counts if expects == "counts" else None,
         means,
         source.match.ids,
         view.obs.iloc[chosen].copy(),
@@ -149,13 +168,13 @@ def _choose(controls: np.ndarray, context_of: np.ndarray, options: ResponseOptio
 
 def _read_values(
     source: Any, tokenizer: CellTokenizer, controls: np.ndarray, context_of: np.ndarray, n_contexts: int, is_chosen: np.ndarray
-) -> tuple[np.ndarray, csr_matrix, np.ndarray]:
-    """Means of all controls by context [C, G], values of the chosen ones [n, G] and their totals [n], over all genes of the file.
+) -> tuple[np.ndarray, csr_matrix, csr_matrix]:
+    """Means of all controls by context [C, G], and of the chosen ones values and what the file holds, [n, G] each, over all genes of the file.
 
     Counts are normalised as the tokenizer does it: by the total over the genes of its vocabulary.
     """
     n_genes = source.matrix.shape[1]
-    sums, kept, totals = np.zeros((n_contexts, n_genes)), [], []
+    sums, kept, raw = np.zeros((n_contexts, n_genes)), [], []
     in_vocabulary, is_counts = source.match.ids >= 0, tokenizer.values["kind"] == "log_normalise"
     for start in range(0, len(source), BLOCK):
         first, last = np.searchsorted(controls, [start, start + BLOCK])
@@ -163,7 +182,7 @@ def _read_values(
             continue
         indptr, indices, data = source.matrix.rows(start, min(start + BLOCK, len(source)))
         block = csr_matrix((data.astype(np.float64), indices, indptr), (len(indptr) - 1, n_genes))[controls[first:last] - start]
-        totals.append(np.asarray(block.sum(1)).ravel()[is_chosen[first:last]])
+        raw.append(block[is_chosen[first:last]])
         if is_counts:
             scale = float(tokenizer.values["target_sum"]) / np.asarray(block[:, in_vocabulary].sum(1)).ravel().clip(min=1)
             block.data = np.log1p(block.data * np.repeat(scale, np.diff(block.indptr)))
@@ -171,15 +190,4 @@ def _read_values(
         sums += (of_context @ block).toarray()
         kept.append(block[is_chosen[first:last]])
     sizes = np.bincount(context_of, minlength=n_contexts)
-    return (sums / sizes[:, None]).astype(np.float32), vstack(kept, "csr").astype(np.float32), np.concatenate(totals)
-
-
-def draw_counts(values: csr_matrix, totals: np.ndarray, seed: int) -> csr_matrix:
-    """Counts [n, G] drawn by Poisson from the shares of molecules that log-normalised values say, so many a cell as `totals` [n] on average."""
-    shares = values.astype(np.float64)
-    shares.data = np.expm1(shares.data)
-    sums = np.asarray(shares.sum(1)).ravel().clip(min=1e-12)
-    shares.data *= np.repeat(totals / sums, np.diff(shares.indptr))
-    shares.data = np.random.default_rng(seed).poisson(shares.data).astype(np.float64)
-    shares.eliminate_zeros()
-    return shares.tocsr()
+    return (sums / sizes[:, None]).astype(np.float32), vstack(kept, "csr").astype(np.float32), vstack(raw, "csr").astype(np.float32)

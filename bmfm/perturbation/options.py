@@ -27,7 +27,7 @@ class ResponseOptions:
     rows
         ``cells``: a row for each control cell after each perturbation; ``profiles``: the mean alone, one row a perturbation and context.
     unit
-        ``lognorm``, or ``counts``: drawn from the predicted shares of molecules, as many as the control cell has.
+        ``lognorm``, or ``counts``: those of control cells, thinned or added to by the predicted fold change.
     with_controls
         Whether control cells, as they are, stand among the rows, as scorers expect it.
     seed
@@ -61,5 +61,7 @@ class ResponseOptions:
         for name, value, choices in (("rows", self.rows, ROWS), ("unit", self.unit, UNITS)):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose {' or '.join(choices)}")
+        if self.rows == "profiles" and self.unit == "counts":
+            raise ValueError("rows=profiles: means have no counts; choose unit=lognorm, or rows=cells")
         if self.n_cells is not None and self.n_cells < 1:
             raise ValueError(f"n_cells={self.n_cells} must be at least 1, or none for all control cells")

@@ -10,9 +10,9 @@ from scipy.sparse import csr_matrix
 from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.sources import open_source
 from bmfm.inference.predictor import Predictor
-from bmfm.perturbation.controls import Controls, draw_counts
+from bmfm.perturbation.controls import Controls
 from bmfm.perturbation.options import ResponseOptions
-from bmfm.perturbation.responses import Change, shifted
+from bmfm.perturbation.responses import Change, predicted_cells
 from bmfm.tokenizers.rna import CellTokenizer
 
 
@@ -136,13 +136,12 @@ class LogOdds(Readout):
         self.words = f"change of the log-odds of {name} ({label})"
         self._of_controls: np.ndarray | None = None
 
-    def _log_odds(self, values: csr_matrix, controls: Controls, cells: np.ndarray) -> np.ndarray:
-        """Log-odds of the class [m] for cells with these log-normalised values [m, G]."""
+    def _log_odds(self, matrix: csr_matrix, controls: Controls) -> np.ndarray:
+        """Log-odds of the class [m] for cells [m, G], counts where the file has such."""
         import anndata
 
-        matrix = values if controls.totals is None else draw_counts(values, controls.totals[cells], self.seed)
         adata = anndata.AnnData(matrix.astype(np.float32), var=controls.var)
-        adata.obs_names = [str(i) for i in range(len(cells))]
+        adata.obs_names = [str(i) for i in range(matrix.shape[0])]
         logits = self.model.logits(adata, [self.label], progress=False)[self.label].astype(np.float64)
         if logits.shape[1] == 1:
             return logits[:, 0]
@@ -152,9 +151,9 @@ class LogOdds(Readout):
 
     def __call__(self, change: Change, controls: Controls) -> np.ndarray:
         if self._of_controls is None:
-            every = np.arange(len(controls.context_ids))
-            self._of_controls = self._log_odds(controls.values, controls, every)
-        return self._log_odds(shifted(controls, change), controls, change.cells) - self._of_controls[change.cells]
+            self._of_controls = self._log_odds(controls.values if controls.counts is None else controls.counts, controls)
+        unit = "lognorm" if controls.counts is None else "counts"
+        return self._log_odds(predicted_cells(controls, change, unit, self.seed), controls) - self._of_controls[change.cells]
 
 
 def make_readout(readout: Mapping[str, Any], predictor: Predictor, data: Any, controls: Controls, options: ResponseOptions) -> Readout:

@@ -1,8 +1,8 @@
 """Predicted responses: control cells and a list of perturbations in, perturbed cells or their mean profiles out.
 
 The model gives the change of every gene for a control cell that is told a perturbation (`objectives.perturbation`). The response of a context is the
-mean change over some of its control cells; a predicted cell is its control cell with its change added, cut at 0. Genes that the model does not
-know keep the values of the control.
+mean change over some of its control cells; predicted cells are control cells that are changed (`predicted_cells`). Genes that the model does not know
+keep the values of the control.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
 from bmfm.objectives.perturbation import respond
 from bmfm.perturbation.asked import Asked, read_asked
-from bmfm.perturbation.controls import Controls, draw_counts, read_controls
+from bmfm.perturbation.controls import Controls, read_controls
+from bmfm.perturbation.draws import changed_counts, fold_changes, shifts
 from bmfm.perturbation.options import ResponseOptions
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.rna import CellTokenizer
@@ -168,7 +169,7 @@ def predict_responses(predictor: Predictor, data: Any, perturbations: Any, **opt
     chosen = ResponseOptions(**options)
     head = predictor.model.config.heads[response_head(predictor)]
     controls = read_controls(predictor, data, chosen)
-    if chosen.unit == "counts" and controls.totals is None:
+    if chosen.unit == "counts" and controls.counts is None:
         raise ValueError("unit=counts: the cells are normalised, so that it is not known how many molecules they have; choose unit=lognorm")
     asked = read_asked(perturbations, controls.contexts, chosen.kind, known_targets(predictor))
     if chosen.rows == "profiles":
@@ -176,16 +177,15 @@ def predict_responses(predictor: Predictor, data: Any, perturbations: Any, **opt
         obs = _obs(asked, controls, np.arange(len(asked)), None)
     else:
         found = changes(predictor, controls, asked, chosen.batch_size, chosen.precision, chosen.progress)
-        parts = {change.number: (change.cells, shifted(controls, change)) for change in found}
+        parts = {change.number: (change.cells, predicted_cells(controls, change, chosen.unit, chosen.seed)) for change in found}
         matrix = vstack([parts[q][1] for q in range(len(asked))], "csr")
         number = np.repeat(np.arange(len(asked)), [len(parts[q][0]) for q in range(len(asked))])
         obs = _obs(asked, controls, number, np.concatenate([parts[q][0] for q in range(len(asked))]))
     if chosen.with_controls:
         is_mean = chosen.rows == "profiles"
-        matrix = vstack([matrix, csr_matrix(controls.means) if is_mean else controls.values], "csr")
+        of_controls: Any = csr_matrix(controls.means) if is_mean else controls.values if chosen.unit == "lognorm" else controls.counts
+        matrix = vstack([matrix, of_controls], "csr")
         obs = pd.concat([obs, _obs_of_controls(controls, is_mean)], ignore_index=True)
-    if chosen.unit == "counts":
-        matrix = draw_counts(matrix, _totals(obs, controls), chosen.seed)
     obs = obs.astype("category").set_axis([f"predicted_{i}" for i in range(len(obs))])
     result = anndata.AnnData(matrix.astype(np.float32), obs, controls.var)
     unknown = controls.gene_ids < 0
@@ -199,9 +199,24 @@ def predict_responses(predictor: Predictor, data: Any, perturbations: Any, **opt
     return result
 
 
-def shifted(controls: Controls, change: Change) -> csr_matrix:
-    """Predicted cells [m, G]: control cells with their changes, cut at 0."""
-    return csr_matrix((controls.values[change.cells].toarray() + to_genes(change.values, controls)).clip(min=0))
+def predicted_cells(controls: Controls, change: Change, unit: str, seed: int) -> csr_matrix:
+    """Cells [m, G] after a perturbation, of the control cells that it was predicted for, float32.
+
+    Log-normalised values are those of the controls with each cell's own change, shifted so that their mean changes by the mean change
+    although what falls below 0 is cut (`draws.shifts`). Counts keep the noise of counts: those of the controls are thinned, or added to, by the fold
+    change of the mean (`draws.changed_counts`), drawn by the seed and the number of the perturbation.
+    """
+    context = int(controls.context_ids[change.cells[0]])
+    of_cells = to_genes(change.values, controls)
+    mean = of_cells.mean(0)
+    if unit == "lognorm":
+        shift = shifts(controls.shift_curves[context], mean)
+        return csr_matrix((controls.values[change.cells].toarray() + (of_cells - mean + shift)).clip(min=0).astype(np.float32))
+    assert controls.counts is not None
+    predicted, control = (controls.means[context] + mean).clip(min=0), controls.means[context]
+    new_share = np.expm1(predicted) / controls.log_total
+    rng = np.random.default_rng([seed, change.number])
+    return changed_counts(controls.counts[change.cells], fold_changes(predicted, control), controls.shares[context], new_share, rng)
 
 
 def _obs(asked: Asked, controls: Controls, number: np.ndarray, cells: np.ndarray | None) -> pd.DataFrame:
@@ -221,12 +236,3 @@ def _obs_of_controls(controls: Controls, is_mean: bool) -> pd.DataFrame:
     obs = pd.DataFrame({"target_gene": "non-targeting", "condition": "control", "context": of_rows, "cell_type": of_rows, "kind": "none"})
     obs["control_cell"] = "" if is_mean else controls.obs.index.to_numpy(object)
     return obs
-
-
-def _totals(obs: pd.DataFrame, controls: Controls) -> np.ndarray:
-    """Molecules of each row [n]: those of its control cell, or of the mean control cell of its context."""
-    assert controls.totals is not None
-    if (obs["control_cell"] == "").all():
-        mean = [controls.totals[controls.of(i)].mean() for i in range(len(controls.contexts))]
-        return obs["context"].map(dict(zip(controls.contexts, mean, strict=True))).to_numpy(float)
-    return obs["control_cell"].map(pd.Series(controls.totals, index=controls.obs.index)).to_numpy(float)

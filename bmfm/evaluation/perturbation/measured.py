@@ -10,9 +10,9 @@ from scipy.sparse import csr_matrix, vstack
 
 from bmfm.evaluation.perturbation.centroids import no_cells
 from bmfm.evaluation.perturbation.comparison import CONTROL, Comparison, GroupedCells
-from bmfm.evaluation.perturbation.draws import changed_counts, fold_changes, poisson_counts, shift_curve, shifted_cells, shifts
 from bmfm.evaluation.perturbation.moments import scale_counts
 from bmfm.evaluation.perturbation.profiles import Profile
+from bmfm.perturbation.draws import changed_counts, fold_changes, poisson_counts, shift_curve, shifted_cells, shifts
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class MeasuredContext:
 
     @cached_property
     def shift_curve(self) -> np.ndarray:
-        """Of the controls, see `draws.shift_curve`."""
+        """Of the controls, see `perturbation.draws.shift_curve`."""
         return shift_curve(self.logs.real.of(CONTROL))
 
     @cached_property
@@ -139,8 +139,8 @@ def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, se
     """Cells of a method that predicts means, or of one that predicts cells, and counts of either where the context has such.
 
     Cells of a mean are control cells, drawn with replacement. Log-normalised values are shifted and cut at 0, so that the mean of all
-    controls would be the predicted one (`draws.shifts`); counts are thinned, or added to, by the fold change of the means
-    (`draws.fold_changes`). Counts of predicted cells are drawn from Poisson distributions, at the totals of control cells.
+    controls would be the predicted one (`perturbation.draws.shifts`); counts are thinned, or added to, by the fold change of the means
+    (`perturbation.draws.fold_changes`). Counts of predicted cells are drawn from Poisson distributions, at the totals of control cells.
 
     Parameters
     ----------

@@ -9,10 +9,10 @@ from scipy.sparse import csr_matrix, vstack
 
 from bmfm.cells.conditions import Condition
 from bmfm.evaluation.methods.perturbation import PerturbationMethod, Responses
-from bmfm.evaluation.perturbation.draws import changed_counts, fold_changes, poisson_counts, shift_curve, shifted_cells, shifts
 from bmfm.evaluation.perturbation.measured import measured_contexts
 from bmfm.evaluation.perturbation.moments import log_counts
 from bmfm.evaluation.protocols.perturbation import PerturbationPrediction, chosen_rows
+from bmfm.perturbation.draws import changed_counts, fold_changes, poisson_counts, shift_curve, shifted_cells, shifts
 from tests.evaluation.perturbation.toy import NAMES, controls, draw, effects
 
 CONTEXTS = ("K562", "RPE1")
