@@ -89,6 +89,7 @@ def measured_contexts(examples: Any, with_counts: bool) -> list[MeasuredContext]
         codes = np.repeat([*range(len(rows)), CONTROL], [*map(len, cells), len(controls)])
         numbers = np.concatenate([*cells, controls])
         mean, trains_here = training_mean(examples, name)
+        stated = [examples.markers(int(group)) for group in asked.index[rows]]
         logs = Comparison(
             context=str(name),
             conditions=list(asked["condition"].iloc[rows]),
@@ -98,6 +99,7 @@ def measured_contexts(examples: Any, with_counts: bool) -> list[MeasuredContext]
             predicted=no_cells(len(examples.genes)),
             unit="lognorm",
             training={"mean": mean},
+            de_genes={c: genes for c, genes in zip(asked["condition"].iloc[rows], stated, strict=True) if genes is not None},
         )
         counts = replace(logs, real=GroupedCells(examples.counts(numbers), codes), unit="counts") if with_counts else None
         contexts.append(MeasuredContext(rows, logs, counts, np.asarray(examples.control_mean(name), float), trains_here))

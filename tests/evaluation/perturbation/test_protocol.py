@@ -56,6 +56,9 @@ class StandIn:
     def control_mean(self, context):
         return np.asarray(self.values(self.control_cells(context)).mean(0)).ravel()
 
+    def markers(self, group):
+        return None
+
     def targets(self, condition):
         return np.array([NAMES.index(t) for t in condition.targets])
 
