@@ -21,7 +21,8 @@ class ResponseOptions:
     context
         ``.obs`` column, or columns, of the cell line or type; None is one context.
     kind
-        Of perturbations that do not say it themselves: ``crispri``, ``crispra``, ``knockout``, ``drug``.
+        Of perturbations that do not say it themselves: ``crispri``, ``crispra``, ``knockout``, ``drug``; None takes the only one that the model
+        was trained with.
     n_cells
         Control cells of each context from which a response is predicted and averaged; None takes all.
     rows
@@ -41,7 +42,7 @@ class ResponseOptions:
     condition: str | None = None
     control: Sequence[str] = ()
     context: str | Sequence[str] | None = None
-    kind: str = "crispri"
+    kind: str | None = None
     n_cells: int | None = 64
     rows: str = "cells"
     unit: str = "lognorm"

@@ -23,7 +23,7 @@ NORMAN = ASSETS / "perturbation" / "norman_mcfaline_subset.h5ad"
 def examples_of(path, split, **source):
     settings = {
         "_target_": "bmfm.data.perturbations.PerturbationPairs",
-        "path": str(path),
+        "path": path if isinstance(path, list) else str(path),
         "context": "cell_type",
         "expects": "normalised",
         **source,

@@ -7,6 +7,7 @@ import pytest
 
 import bmfm
 from bmfm.cli import compose
+from bmfm.perturbation.asked import read_asked
 from bmfm.predict import predict
 from tests.perturbation.conftest import GENES, TARGETS
 
@@ -106,6 +107,25 @@ def test_the_command_writes_what_the_model_says(screen_model, screen_file, model
     np.testing.assert_allclose(written.X.toarray(), here.X.toarray(), rtol=1e-6)
 
 
+def test_lists_are_read_row_by_row(tmp_path):
+    table = pd.DataFrame({"drug": ["D1", "D2"], "dose": [1.0, 100.0], "unit": ["uM", "nM"], "kind": "drug"})
+    asked = read_asked(table, ["a"], "crispri", {"D1", "D2"})
+    assert asked.texts == ["D1@1uM", "D2@0.1uM"] and asked.kinds == ["drug", "drug"]
+    (tmp_path / "list.txt.csv").write_text("GENE0\nGENE1\n")
+    with pytest.raises(ValueError, match="its first line, 'GENE0', is a perturbation"):
+        read_asked(tmp_path / "list.txt.csv", ["a"], "crispri", set(GENES))
+    with pytest.raises(ValueError, match="row 2: 'zap' is no kind"):
+        read_asked(pd.DataFrame({"condition": ["GENE0", "GENE1"], "kind": ["KO", "zap"]}), ["a"], "crispri", set(GENES))
+
+
+def test_kinds_and_doses_are_those_of_training(model, screen_file):
+    about = model.predict_responses(screen_file, ["GENE0"], kind="crispra", **READING).uns["bmfm_perturbation"]
+    assert about["kinds_not_trained"] == ["crispra"]
+    assert not model.predict_responses(screen_file, ["GENE0"], **READING).uns["bmfm_perturbation"]["kinds_not_trained"]
+    with pytest.raises(ValueError, match="trained without doses"):
+        model.predict_responses(screen_file, ["GENE0@1uM"], **READING)
+
+
 def test_what_was_never_perturbed_is_named(model, screen_file):
     about = model.predict_responses(screen_file, ["GENE0", "GENE25"], **READING).uns["bmfm_perturbation"]
     assert about["not_perturbed_in_training"] == ["GENE25"]
@@ -118,7 +138,7 @@ def test_what_was_never_perturbed_is_named(model, screen_file):
         (["control"], {}, "controls alone"),
         (["GENE0"], {"condition": "perturbation"}, "no .obs column 'perturbation'"),
         (["GENE0"], {"context": "line"}, "no .obs column 'line'"),
-        (["GENE0"], {"control": ["nothing"]}, "word for controls, which are .nothing."),
+        (["GENE0"], {"control": ["nothing"]}, "no control cell by"),
         (["GENE0"], {"kind": "magic"}, "'magic' is no kind"),
         (pd.DataFrame({"condition": ["GENE0"], "context": ["c"]}), {}, "no context 'c'"),
         (["GENE0"], {"rows": "all"}, "rows='all' is unknown"),

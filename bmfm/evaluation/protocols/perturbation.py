@@ -111,6 +111,7 @@ class PerturbationPrediction(Protocol[PerturbationMethod, PerturbationExamples])
         bounds = _bounds(examples, tuple(p.name for p in self.profiles), self._with_counts, self.bounds_seed) if self.bounds else None
         outcome = self._outcome(examples, contexts, tables, bounds, n_bootstrap)
         outcome.duration, outcome.test_uses = duration, test_uses
+        outcome.counts |= {f"left out of the data: {what}": n for what, n in examples.source.left_out.items()}
         outcome.counts |= {f"groups {note}" if "groups" not in note else note: n for note, n in responses.notes.items()}
         deltas = self._deltas(examples, contexts, responses)
         outcome.arrays |= {"predicted_delta": deltas[0], "measured_delta": deltas[1]}

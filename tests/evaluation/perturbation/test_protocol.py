@@ -26,6 +26,7 @@ class StandIn:
     def __init__(self):
         base, lfc = effects()
         self.task, self.genes, self.unit, self.test_uses = SimpleNamespace(name="toy"), NAMES, "counts", 0
+        self.source = SimpleNamespace(left_out={})
         cells = {c: (draw(base, lfc, 10 + i), controls(base, 20 + i)) for i, c in enumerate(CONTEXTS)}
         self.matrix = vstack([x.values for pair in cells.values() for x in pair], "csr")
         labels = [(c, code) for c, pair in cells.items() for x in pair for code in x.codes]
