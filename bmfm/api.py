@@ -5,6 +5,10 @@ from typing import Any
 import pandas as pd
 
 from bmfm.inference.predictor import Predictor
+from bmfm.interpret.attention import attention_edges
+from bmfm.interpret.explain import explain
+from bmfm.interpret.gene_vectors import enrichment, gene_embeddings, neighbours
+from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
 from bmfm.variants.mutagenesis import Mutagenesis, mutagenesis
@@ -29,3 +33,27 @@ class Model(Predictor):
     def screen(self, data: Any, readout: Any, genes: Any = None, **options: Any) -> pd.DataFrame:
         """Genes ranked by the predicted effect of perturbing them; see `perturbation.screen.screen`."""
         return screen(self, data, readout, genes, **options)
+
+    def explain(self, data: Any, target: str, **options: Any) -> Any:
+        """Cells with attributions of their genes, as an AnnData; see `interpret.explain.explain`."""
+        return explain(self, data, target, **options)
+
+    def perturb_in_silico(self, data: Any, genes: Any = "all", kind: str = "delete", **options: Any) -> Any:
+        """What deleting, setting or scaling genes does to embeddings, heads or decoded profiles; see `interpret.in_silico.perturb_in_silico`."""
+        return perturb_in_silico(self, data, genes, kind, **options)
+
+    def gene_embeddings(self) -> pd.DataFrame:
+        """The embedding of every gene; see `interpret.gene_vectors.gene_embeddings`."""
+        return gene_embeddings(self)
+
+    def neighbours(self, gene: str, k: int = 20) -> pd.DataFrame:
+        """The genes with the nearest embeddings; see `interpret.gene_vectors.neighbours`."""
+        return neighbours(self, gene, k)
+
+    def enrichment(self, genes: Any, gene_sets: Any) -> pd.DataFrame:
+        """Gene sets that some of the model's genes are enriched in, against all of them; see `interpret.gene_vectors.enrichment`."""
+        return enrichment(list(genes), gene_sets, list(self.gene_embeddings().index))
+
+    def attention_edges(self, data: Any, **options: Any) -> pd.DataFrame:
+        """Attention between genes as sparse edges, which is weak evidence; see `interpret.attention.attention_edges`."""
+        return attention_edges(self, data, **options)

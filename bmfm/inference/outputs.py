@@ -61,8 +61,10 @@ class Outputs:
             return self.model.pool(self.states(layer), self.batch, pooling)
 
     def logits(self, head: str) -> torch.Tensor:
-        """Logits of a label head: [N, size], or [M, size] at the M content tokens of the batch where it labels tokens."""
-        pooling = self.model.config.heads[head]["pooling"]
+        """Logits of a label head, or of one that decodes a [CLS] token: [N, size], or [M, size] at the M content tokens of the batch where
+        it labels tokens."""
+        description = self.model.config.heads[head]
+        pooling = description["pooling"] if "pooling" in description else description["cls"]
         states = self.tokens() if pooling == "token" else self.pool(pooling)
         with self._as_the_pass():
             return self.model.head(head, states)

@@ -72,7 +72,7 @@ def screen(
     tables = []
     for context, name in enumerate(controls.contexts):
         ids, expression = _expressed(controls, context, min_expressed, np.array(list(wanted.values()), np.int64))
-        compared = ids if genes is None else _with_like(ids, expression, set(wanted.values()), n_matched)
+        compared = ids if genes is None else nearest_in_expression(ids, expression, set(wanted.values()), n_matched)
         if len(compared) <= LEAST_MATCHED:
             raise ValueError(
                 f"context {name!r}: {len(compared)} genes are expressed by at least {min_expressed:.0%} of its control cells, too few to compare with: "
@@ -124,7 +124,7 @@ def _expressed(controls: Controls, context: int, min_expressed: float, also: np.
     return expression.index.to_numpy(np.int64), expression.to_numpy(float)
 
 
-def _with_like(ids: np.ndarray, expression: np.ndarray, wanted: set[int], n_matched: int) -> np.ndarray:
+def nearest_in_expression(ids: np.ndarray, expression: np.ndarray, wanted: set[int], n_matched: int) -> np.ndarray:
     """The genes asked for, and those of like expression that they are compared with: ids, ascending."""
     order = np.argsort(expression, kind="stable")
     place = np.empty(len(ids), np.int64)
