@@ -6,6 +6,8 @@ import pandas as pd
 
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.attention import attention_edges
+from bmfm.interpret.dna_dependency import DependencyMaps, dependency_map
+from bmfm.interpret.dna_explain import explain_sequences
 from bmfm.interpret.explain import explain
 from bmfm.interpret.gene_vectors import enrichment, gene_embeddings, neighbours
 from bmfm.interpret.in_silico import perturb_in_silico
@@ -34,9 +36,18 @@ class Model(Predictor):
         """Genes ranked by the predicted effect of perturbing them; see `perturbation.screen.screen`."""
         return screen(self, data, readout, genes, **options)
 
-    def explain(self, data: Any, target: str, **options: Any) -> Any:
-        """Cells with attributions of their genes, as an AnnData; see `interpret.explain.explain`."""
+    def explain(self, data: Any = None, target: str | None = None, **options: Any) -> Any:
+        """Cells with attributions of their genes, as an AnnData, see `interpret.explain.explain`; contributions of the bases of sequences or regions, see
+        `interpret.dna_explain.explain_sequences`."""
+        if self.tokenizer.omics == "dna":
+            return explain_sequences(self, data, target=target, **options)
+        if target is None:
+            raise ValueError("target=... is needed, as head:NAME")
         return explain(self, data, target, **options)
+
+    def dependency_map(self, sequences: Any = None, **options: Any) -> DependencyMaps:
+        """How much what is expected at one base depends on another, for all pairs; see `interpret.dna_dependency.dependency_map`."""
+        return dependency_map(self, sequences, **options)
 
     def perturb_in_silico(self, data: Any, genes: Any = "all", kind: str = "delete", **options: Any) -> Any:
         """What deleting, setting or scaling genes does to embeddings, heads or decoded profiles; see `interpret.in_silico.perturb_in_silico`."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import ListConfig
+from omegaconf import ListConfig, OmegaConf
 
 from bmfm.cells.formats import find_sources
 from bmfm.files import require_file
@@ -14,6 +14,7 @@ from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.work_key import work_key
 from bmfm.interpret.attention import attention_edges
+from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.explain import explain, key_of
 from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.interpret.pictures import plot_table
@@ -31,8 +32,15 @@ ALWAYS = ("max_cells", "seed", "batch_size", "max_tokens", "precision", "progres
 def run_explain(config: Any) -> None:
     """Explain what the omics of the model has."""
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
-    if predictor.tokenizer.omics != "rna":
-        raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: this command explains models of cells")
+    is_dna = predictor.tokenizer.omics == "dna"
+    needed, other = ("fasta", "data.path") if is_dna else ("data.path", "fasta")
+    if OmegaConf.select(config, needed) is None or OmegaConf.select(config, other) is not None:
+        raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: give {needed}=..., and no {other}")
+    method, baseline = ("mlm", "mask") if is_dna else ("ig", "zero_value")
+    config.method, config.attribution.baseline = config.method or method, config.attribution.baseline or baseline
+    if is_dna:
+        explain_dna(config, predictor)
+        return
     commands = {"edit": edit_cells, "attention": attention_of_cells}
     commands.get(config.method, explain_cells)(config, predictor)
 

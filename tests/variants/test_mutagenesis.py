@@ -54,8 +54,12 @@ def test_heads_are_asked_about_mutants(base_model, reference, tmp_path):
     with pyBigWig.open(str(tmp_path / "m.bw")) as track:
         np.testing.assert_allclose(track.values("chr1", 1200, 1212), found.attribution()[1], rtol=1e-5)
         assert track.chroms()["chr1"] == reference.contigs[0]["length"]
-    found.save_modisco(tmp_path / "modisco")
-    np.testing.assert_allclose(np.load(tmp_path / "modisco" / "attributions.npz")["arr_0"], saved["attributions"])
+    files = found.save_modisco(tmp_path / "modisco")
+    assert [file.name for file in files] == ["modisco.ohe.npz", "modisco.hyp.npz", "modisco.regions.bed"]
+    assert files[2].read_text().splitlines()[1] == "chr1\t1200\t1212\t1:1,201-1,212"
+    one_hot, hypothetical = (np.load(file)["arr_0"] for file in files[:2])
+    np.testing.assert_allclose(one_hot * hypothetical, saved["attributions"], atol=1e-6)
+    np.testing.assert_allclose(hypothetical.sum(1), 0, atol=1e-5)
     assert (tmp_path / "m.png").stat().st_size > 5000
 
 
@@ -78,7 +82,7 @@ def test_mistakes_are_named(base_model, bpe_model, reference):
         ({"sequences": ["ACGT"], "score": "size"}, "no head 'size' that labels sequences; it has score, type"),
         ({"sequences": ["ACGT"], "score": "type"}, "say which class: score=type=a"),
         ({"sequences": ["ACGT"], "score": "type=z"}, "no class 'z'; it has a, b, c"),
-        ({"fasta": reference, "regions": ["chr1:5"]}, "write contig:first-last"),
+        ({"fasta": reference, "regions": ["chr1:5"]}, "region 'chr1:5': it is no contig"),
         ({"fasta": reference, "regions": ["chr3:5-9"]}, "contig 'chr3' is not in the genome"),
     ):
         with pytest.raises(ValueError, match=message):

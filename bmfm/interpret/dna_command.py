@@ -1,0 +1,93 @@
+"""Explanations of models of DNA as the command line asks for them: files in, files out."""
+
+from pathlib import Path
+from typing import Any
+
+from bmfm.files import require_file
+from bmfm.inference.predictor import Predictor
+from bmfm.interpret.dna_dependency import dependency_map
+from bmfm.interpret.dna_explain import METHODS, RUNNING, DnaExplanation, explain_sequences
+from bmfm.interpret.dna_report import annotate, write_report
+from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
+from bmfm.variants.contributions import PICTURES
+
+TABLES = (".csv", ".tsv", ".parquet")
+OF_BASES = (".npz", *TABLES, ".bw", ".bed", ".html", *PICTURES, "")
+OF_PAIRS = (".npz", *TABLES, *PICTURES)
+GRADIENTS = ("baseline", "n_shuffled", "n_steps")
+
+
+def explain_dna(config: Any, predictor: Predictor) -> None:
+    """Explain the sequences of a FASTA file, or regions of it, and write each output by the end of its name."""
+    method = config.method
+    if method not in (*METHODS, "dependency"):
+        raise SystemExit(f"bmfm: method={method}: models of DNA are explained by {', '.join(METHODS)} or dependency")
+    outputs = [config.output] if isinstance(config.output, str) else list(config.output)
+    files = [_free(output, config.overwrite, OF_PAIRS if method == "dependency" else OF_BASES) for output in outputs]
+    if {config.page.genes, config.page.variants} != {None} and not any(file.suffix == ".html" for file in files):
+        raise SystemExit("bmfm: page.genes and page.variants are shown by the page alone: add an output that ends in .html")
+    for key in ("genes", "variants"):
+        if config.page[key] is not None:
+            require_file(config.page[key], f"file of {key}")
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    regions = config.regions if config.regions is None or isinstance(config.regions, str) else list(config.regions)
+    where = {"fasta": require_file(config.fasta, "FASTA file"), "regions": regions, "length": config.length}
+    running = {name: config[name] for name in RUNNING}
+    if method == "dependency":
+        maps = dependency_map(predictor, **where, hide_target=config.dependency.hide_target, **running)
+        for file in files:
+            maps.save(file)
+            print(f"written to {file}")
+        strongest = maps.frame(config.dependency.min_distance).head(10)
+        print(f"strongest dependencies of bases at least {config.dependency.min_distance} apart, in bits of log2 odds:")
+        print(strongest.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
+        return
+    if method in ("ig", "grad_x_input"):
+        running |= {name: config.attribution[name] for name in GRADIENTS} | {"seed": config.seed}
+    found = explain_sequences(predictor, **where, method=method, target=config.target, contrast=config.attribution.contrast, **running)
+    for file in files:
+        for written in _write(file, found, config):
+            print(f"written to {written}")
+    _say(found)
+
+
+def _write(file: Path, found: DnaExplanation, config: Any) -> list[Path]:
+    """Write one output; returns the files that it is."""
+    if not file.suffix:
+        return found.contributions.save_modisco(file)
+    if file.suffix == ".bed":
+        write_bed(find_seqlets(found.contributions, **config.seqlets), found.contributions, file)
+    elif file.suffix == ".html":
+        seqlets = find_seqlets(found.contributions, **config.seqlets)
+        annotation = annotate(found.contributions, config.page.genes, config.page.variants)
+        about = f"Model: {config.checkpoint}; method: {found.method}; genome: {Path(config.fasta).name}; strands: {config.strands}."
+        write_report(file, found.contributions, about, seqlets, annotation, found.logos)
+    else:
+        found.save(file)
+    return [file]
+
+
+def _say(found: DnaExplanation) -> None:
+    of, report = found.contributions, found.report
+    print(f"{of.score} by {found.method}: {len(of.sequences):,} sequences of {of.sequences.length:,} bases (resolution: {of.resolution})")
+    if n := int((of.sequences.bases < 0).sum()):
+        print(f"{n:,} bases are N, and have no contribution")
+    if "target" in report and report["target"].nunique() > 1:
+        print(f"classes: {', '.join(f'{name} {n:,}' for name, n in report['target'].value_counts().items())}")
+    if "complete" in report and (n := int((~report["complete"]).sum())):
+        print(f"{n:,} sequences have contributions that do not add up within 5%: give more n_steps, or method=ism")
+
+
+def _free(output: str, overwrite: bool, endings: tuple[str, ...]) -> Path:
+    """An output that can be written; says so and ends where it cannot."""
+    path = Path(output)
+    if path.suffix not in endings:
+        named = [ending for ending in endings if ending]
+        raise SystemExit(
+            f"bmfm: output={output}: it must end in {', '.join(named[:-1])} or {named[-1]}" + (", or in nothing" if "" in endings else "")
+        )
+    written = [Path(f"{path}.ohe.npz")] if not path.suffix else [path]
+    if written[0].exists() and not overwrite:
+        raise SystemExit(f"bmfm: {written[0]} exists already; choose another output, or overwrite=true")
+    return path

@@ -1,0 +1,142 @@
+"""Explanations of models of DNA by one call: what each base of sequences or regions contributes, by the method that is chosen.
+
+============ =========================================================================================================================
+mlm          Log-probabilities of the four bases where each is hidden, less their mean. Needs no label; masked models of single bases.
+ism          In-silico mutagenesis: what a target gains or loses by every substitution. Any model with a label head; 4 passes a base.
+ig           Integrated gradients of a target; fast, but a linear account of what is not linear. Any model with a label head.
+grad_x_input The same with one gradient, at the sequence itself.
+============ =========================================================================================================================
+
+Dependency maps, which are of pairs of bases, are a call of their own, `dna_dependency.dependency_map`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bmfm.inference.outputs import Outputs
+from bmfm.inference.predictor import Predictor
+from bmfm.interpret.dna_attributions import PathOptions, base_attributions, explained_columns
+from bmfm.interpret.dna_likelihood import information, information_logo, probabilities
+from bmfm.interpret.targets import Target, read_target
+from bmfm.variants.contributions import PICTURES, Contributions, draw_logos
+from bmfm.variants.mutagenesis import Mutagenesis, score_substitutions
+from bmfm.variants.sequence_sets import Sequences, SequenceSet, read_sequence_set
+
+METHODS = ("mlm", "ism", "ig", "grad_x_input")
+RUNNING = ("strands", "batch_size", "precision", "progress")
+
+
+@dataclass
+class DnaExplanation:
+    """Contributions of bases, and what belongs to the method.
+
+    Attributes
+    ----------
+    contributions
+        Those that are written as files.
+    method
+        See the module's text.
+    values
+        Of ``mlm`` and ``ism``, the score of every substitution, [n, 4, L], NaN where there is N; else None.
+    arrays
+        More for ``.npz``: of ``mlm`` ``probabilities`` [n, 4, L] and ``information`` in bits [n, L].
+    logos
+        Logos beside that of the contributions: words, and heights [n, 4, L].
+    report
+        One row a sequence: its name and, with a target, what was explained; of gradients, how well contributions add up.
+    """
+
+    contributions: Contributions
+    method: str
+    values: np.ndarray | None = None
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    logos: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    report: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def save(self, path: str | Path) -> None:
+        """Write what the end of the name says, see `Contributions.save`; pictures show every logo and the scores of substitutions."""
+        file, of = Path(path), self.contributions
+        if file.suffix == ".npz":
+            of.save(file, **self.arrays, **({} if self.values is None else {"substitutions": self.values}))
+        elif file.suffix in PICTURES:
+            logos = [(words, heights[0]) for words, heights in [*self.logos, (of.words, of.projected())]]
+            draw_logos(file, of.sequences, logos, None if self.values is None else (of.score, self.values[0]))
+        else:
+            of.save(file)
+
+
+def explain_sequences(
+    predictor: Predictor,
+    sequences: Sequences | None = None,
+    *,
+    method: str = "mlm",
+    target: str | None = None,
+    contrast: str = "mean",
+    fasta: Any = None,
+    regions: Sequence[str] | str | Path | None = None,
+    length: int | None = None,
+    **options: Any,
+) -> DnaExplanation:
+    """What each base contributes.
+
+    Parameters
+    ----------
+    sequences, fasta, regions, length
+        See `variants.sequence_sets.read_sequence_set`.
+    method
+        See the module's text.
+    target, contrast
+        See `targets.read_target`; ``mlm`` has none.
+    options
+        ``strands`` (``both`` or ``forward``), ``batch_size``, ``precision``, ``progress``; and, of gradients, all of `dna_attributions.PathOptions`.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown, needs a target or has none, or the model cannot be asked so.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; models of DNA are explained by {', '.join(METHODS)}, and dependency maps")
+    if (method == "mlm") != (target is None):
+        raise ValueError("method=mlm asks the language model, and takes no target" if target else f"method={method}: give target=head:NAME")
+    names = RUNNING if method in ("mlm", "ism") else [f.name for f in fields(PathOptions) if f.name != "method"]
+    if unknown := sorted(options.keys() - set(names)):
+        raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}")
+    of = read_sequence_set(sequences, fasta, regions, length)
+    if method in ("ig", "grad_x_input"):
+        found = base_attributions(predictor, of, target=str(target), contrast=contrast, method=method, **options)
+        return DnaExplanation(found.contributions, method, report=found.report)
+    if method == "ism":
+        return _by_mutagenesis(predictor, of, read_target(predictor, str(target), contrast), options)
+    scores = Mutagenesis(score_substitutions(predictor, of, None, **options), of, "llr")
+    contributions = replace(scores.contributions("centered"), score="log-probability")
+    probs = probabilities(scores)
+    return DnaExplanation(
+        contributions,
+        method,
+        scores.values,
+        {"probabilities": probs.astype(np.float32), "information": information(probs).astype(np.float32)},
+        [("information (bits)", information_logo(scores))],
+        pd.DataFrame({"name": of.names}),
+    )
+
+
+def _by_mutagenesis(predictor: Predictor, of: SequenceSet, target: Target, options: dict[str, Any]) -> DnaExplanation:
+    running = {name: options[name] for name in ("batch_size", "precision") if name in options}
+    columns = explained_columns(predictor, target, of, options.get("strands", "both"), **running)
+    values = np.empty((len(of), 4, of.length), np.float32)
+    for column in np.unique(columns):
+        rows = np.flatnonzero(columns == column)
+
+        def number(outputs: Outputs, column: int = int(column)) -> Any:
+            return target.values(outputs)[:, column]
+
+        values[rows] = score_substitutions(predictor, of.take(rows), number, **options)
+    contributions = Mutagenesis(values, of, target.name).contributions("centered")
+    report = pd.DataFrame({"name": of.names, "target": [target.classes[c] for c in columns]})
+    return DnaExplanation(contributions, "ism", values, report=report)
