@@ -216,6 +216,12 @@ class AnnDataView:
             return self.adata.obs
         return read_quietly(self.group["obs"])
 
+    def uns(self, key: str) -> Any:
+        """An entry of ``.uns``; None where there is none."""
+        if self.adata is not None:
+            return self.adata.uns.get(key)
+        return read_quietly(self.group["uns"][key]) if key in self.group.get("uns", ()) else None
+
     def whole(self):
         """Everything, as an AnnData in memory; an object that was given is copied."""
         import anndata

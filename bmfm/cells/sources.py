@@ -2,7 +2,7 @@
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 
 from bmfm.cells.counts import FAULTS, FRACTION, CellBatch, Counts, align, concatenate, first_fault, gather
 from bmfm.cells.formats import AnnDataView
-from bmfm.cells.genes import GeneMatch, GeneVocabulary
+from bmfm.cells.genes import GeneMatch, GeneVocabulary, human_names, other_features
 from bmfm.cells.matrix import Matrix
 
 VELOCITY = ("spliced", "unspliced", "ambiguous")
@@ -219,6 +219,27 @@ def open_source(
             "data.orthologs, data.min_matched); in training, tokenizer.genes chooses another vocabulary"
         )
     return CellSource(view, key, match, len(vocabulary), whole)
+
+
+def genes_of(
+    files: Sequence[Any], counts: str, whole: bool, gene_column: str | None = None, orthologs: Mapping[str, str] | None = None
+) -> list[str]:
+    """The genes of all files, by their human names where there are orthologs, in the order in which they first occur; what is no gene is left out.
+
+    Parameters
+    ----------
+    counts, whole
+        Which matrix is read, see `find_counts`.
+    """
+    names: dict[str, None] = {}
+    for file in files:
+        view = AnnDataView(file)
+        key = find_counts(view, counts, whole)
+        var = view.var(key)
+        human = human_names((var[gene_column] if gene_column else var.index).astype(str), orthologs)
+        other = other_features(var, view.var("X") if key == "raw" else None)
+        names |= dict.fromkeys(name for name, what in zip(human, other, strict=True) if what is None)
+    return list(names)
 
 
 class Cells:

@@ -262,6 +262,8 @@ def _by_context(split: Mapping, groups: np.ndarray, contexts: np.ndarray) -> Par
     if len(present) < 2:
         raise ValueError(f"data.split.by=cell_type needs two contexts, there is {present}; say what they are (data.source.context)")
     test = split.get("test")
+    if isinstance(test, int | float) and not isinstance(test, bool) and not 0 < test < 1:
+        raise ValueError(f"data.split.test={test}: of contexts give names, as ['{test}'], or null for the one that the seed says")
     fold = present[int(split.get("seed") or 0) % len(present)]
     held_out = {"test": [fold] if test is None or isinstance(test, int | float) else _names(test)}
     validation = split.get("validation")

@@ -71,8 +71,8 @@ class PerturbationPairs(Screen, Source):
         return Examples({INPUT: batch, PERTURBED: self.cells.batch(cells)}, fields)
 
     def column(self, name: str, as_text: bool = False) -> np.ndarray:
-        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, ``targets`` as a tuple of names, `AS_WRITTEN`,
-        or an ``.obs`` column."""
+        """``condition``, ``context`` and ``group`` (both, with a bar between them) in canonical words, ``kind``, ``targets`` as a tuple of names,
+        ``dose_unit`` (None without a dose), `AS_WRITTEN`, or an ``.obs`` column."""
         groups = self.group_of[self.perturbed]
         if name in ("condition", "context"):
             return self.groups[name].to_numpy(object)[groups]
@@ -82,6 +82,11 @@ class PerturbationPairs(Screen, Source):
             return self.cells.column(self.condition)[self.perturbed]
         if name == "group_number":
             return groups.astype(object)
+        if name == "kind":
+            return self.groups["kind"].to_numpy(object)[groups]
+        if name == "dose_unit":
+            units = [c.unit if any(d is not None for d in c.doses) else None for c in self.conditions]
+            return np.array(units, object)[groups]
         if name == "targets":
             return np.fromiter((self.conditions[g].targets for g in groups), object, len(groups))
         return self.cells.column(name)[self.perturbed]
@@ -128,6 +133,7 @@ class PerturbationPairs(Screen, Source):
         sizes = self.groups["n_cells"]
         return {
             "pairs": f"{len(self):,} perturbed cells, {controls:,} controls",
+            "genes matched": "; ".join(f"{s.name}: {s.match}" for s in self.cells.sources),
             "conditions": f"{self.groups['condition'].nunique():,} in {len(self.contexts):,} contexts, of {sizes.min():,} to {sizes.max():,} cells",
         } | self.notes
 
@@ -151,14 +157,15 @@ class PerturbationPairs(Screen, Source):
         n, keys = len(self.cells), self.context_of.astype(np.int64)
         pool = keys.copy()
         if self.batch:
-            batches, _ = pd.factorize(pd.Series(self.cells.column(self.batch)).astype(str))
-            of_batch = len(self.contexts) + keys * (batches.max() + 1) + batches
-            has = np.isin(of_batch, of_batch[controls])
+            batches, _ = pd.factorize(pd.Series(self.cells.column(self.batch)))  # -1 of cells without a batch
+            of_batch = np.where(batches < 0, keys, len(self.contexts) + keys * (batches.max() + 1) + batches)
+            has = np.isin(of_batch, of_batch[controls]) & (batches >= 0)
             pool = np.where(has, of_batch, keys)
             if n_without := int((~has[self.perturbed]).sum()):
                 self.notes["perturbed cells whose batch has no control"] = f"{n_without:,}, paired with controls of the context"
-            every = np.concatenate([keys[controls], of_batch[controls]])
-            pooled = np.concatenate([controls, controls])
+            in_batch = controls[batches[controls] >= 0]
+            every = np.concatenate([keys[controls], of_batch[in_batch]])
+            pooled = np.concatenate([controls, in_batch])
         else:
             every, pooled = keys[controls], controls
         order = np.argsort(every, kind="stable")

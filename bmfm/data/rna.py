@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bmfm.cells.formats import AnnDataView, find_sources
-from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
-from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
+from bmfm.cells.formats import find_sources
+from bmfm.cells.genes import GeneVocabulary, read_orthologs
+from bmfm.cells.sources import Cells, CellSource, genes_of, open_source
 from bmfm.data.module import BatchModule
 from bmfm.data.samplers import ShuffledSampler
 from bmfm.data.sources import CellExamples
@@ -96,18 +96,6 @@ class RnaDataModule(BatchModule):
         if self.storage not in ("auto", "memory", "disk"):
             raise ValueError(f"data.storage={self.storage!r} is unknown; choose auto, memory or disk")
 
-    def _vocabulary_of_data(self, sources: list[Any], orthologs: Mapping[str, str] | None) -> GeneVocabulary:
-        """The genes of all files, by their human names where there are orthologs; what is no gene is left out."""
-        names: dict[str, None] = {}
-        for source in sources:
-            view = AnnDataView(source)
-            key = find_counts(view, self.counts, self.expects == "counts")
-            var = view.var(key)
-            human = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), orthologs)
-            other = other_features(var, view.var("X") if key == "raw" else None)
-            names |= dict.fromkeys(name for name, kind in zip(human, other, strict=True) if kind is None)
-        return GeneVocabulary.of_genes(names)
-
     def connect(self, tokenizer: CellTokenizer) -> None:
         """Bind the tokenizer, open the files, split their cells."""
         self.tokenizer = tokenizer
@@ -138,7 +126,8 @@ class RnaDataModule(BatchModule):
         if self.orthologs is not None:
             tokenizer.orthologs = read_orthologs(self.orthologs)
         if tokenizer.vocabulary is None:
-            tokenizer.bind_vocabulary(self._vocabulary_of_data(paths, tokenizer.orthologs))
+            names = genes_of(paths, self.counts, self.expects == "counts", self.gene_column, tokenizer.orthologs)
+            tokenizer.bind_vocabulary(GeneVocabulary.of_genes(names))
         assert tokenizer.vocabulary is not None and self.expects is not None
         reading = (self.counts, self.gene_column, tokenizer.orthologs, self.expects, self.min_matched)
         sources = [open_source(p, tokenizer.vocabulary, *reading) for p in paths]

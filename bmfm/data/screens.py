@@ -1,6 +1,7 @@
 """A screen: cells of AnnData files in groups, each a condition in a context, beside their controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,9 @@ import pandas as pd
 
 from bmfm.cells.conditions import Condition, parse_conditions
 from bmfm.cells.formats import AnnDataView, find_sources
-from bmfm.cells.genes import GeneVocabulary, human_names, other_features, read_orthologs
+from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.perturbations import KINDS, Perturbations, encode_conditions, kind_id
-from bmfm.cells.sources import Cells, CellSource, find_counts, open_source
+from bmfm.cells.sources import Cells, CellSource, genes_of, open_source
 from bmfm.tokenizers.rna import CellTokenizer
 
 LEFT_OUT, CONTROL = -2, -1
@@ -48,6 +49,8 @@ class Screen:
         Conditions of fewer cells in a context are left out, and counted.
     counts, expects, gene_column, orthologs, min_matched
         How cells are read, see `data.rna.RnaDataModule`.
+    unknown
+        ``refuse`` conditions whose targets the tokenizer does not know, or ``leave_out``, counted.
 
     Attributes
     ----------
@@ -61,8 +64,8 @@ class Screen:
         Names.
     group_of, context_of
         [n cells] int64, number of each cell's group (`CONTROL`, `LEFT_OUT`), and of its context.
-    notes
-        {what: figures}, what was left out and why.
+    notes, left_out
+        {what: figures} for a run's summary, and {what: how many} of what is left out.
     """
 
     path: Any
@@ -82,26 +85,39 @@ class Screen:
     gene_column: str | None = None
     orthologs: Any = None
     min_matched: float = 0.3
+    unknown: str = "refuse"
 
     def open(self, tokenizer: CellTokenizer) -> None:
         """Read the files in the genes of the tokenizer, and find conditions and controls."""
         self.tokenizer = tokenizer
         self.notes: dict[str, str] = {}
+        self.left_out: dict[str, int] = {}
         files = find_sources(self.path)
         if not files:
             raise ValueError("there are no cells: give data.source.path=FILE.h5ad")
         self.files, self.name = files, AnnDataView(files[0]).name
         if tokenizer.depth_mode.is_split:  # nothing reconstructs what is hidden
             tokenizer.read_depth["mode"] = tokenizer.depth_mode.for_inference
-        tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
+        with _settings_of_the_source():
+            tokenizer.expects = self.expects = tokenizer.resolve_expects(self.expects)
+        if tokenizer.values["kind"] != ("log_normalise" if self.expects == "counts" else "as_is"):
+            raise ValueError(
+                f"tokenizer.values.kind={tokenizer.values['kind']}: changes of cells are those of log-normalised values; begin with a model of such "
+                "values (tokenizer.values.kind=log_normalise)"
+            )
         if self.orthologs is not None:
             tokenizer.orthologs = read_orthologs(self.orthologs)
         obs = [AnnDataView(f).obs for f in files]
         parsed = self._parse(obs, files)
         kinds = self._kinds(obs)
-        if tokenizer.vocabulary is None:
-            tokenizer.bind_vocabulary(self._vocabulary(files, parsed, kinds))
-        self.cells = Cells(self._open(files, tokenizer))
+        with _settings_of_the_source():
+            if tokenizer.vocabulary is None:
+                tokenizer.bind_vocabulary(self._vocabulary(files, parsed, kinds))
+            self.cells = Cells(self._open(files, tokenizer))
+        if self.unknown not in ("refuse", "leave_out"):
+            raise ValueError(f"data.source.unknown={self.unknown!r} is unknown; choose refuse or leave_out")
+        if self.unknown == "leave_out":
+            parsed = self._without_unknown(parsed, kinds)
         self.obs_columns = [str(c) for c in obs[0].columns if all(c in o for o in obs)]
         self._group(parsed, kinds)
         if not tokenizer.is_fitted:
@@ -118,8 +134,9 @@ class Screen:
             return encode_conditions(conditions, list(kinds), lambda name: find(name)[0], len(tokenizer), tokenizer.drugs or ())
         except ValueError as error:
             raise ValueError(
-                f"{self.name}, .obs[{self.condition!r}]: {error}; choose a vocabulary that has them (tokenizer.genes=all_genes, from_data), leave the cells "
-                "out (data.source.keep), or say what the perturbation is (data.source.kind)"
+                f"{self.name}, .obs[{self.condition!r}]: {error}; if these are no genes, say what the perturbation is (data.source.kind=drug); else leave "
+                "them out (data.source.unknown=leave_out), or train a network of your own whose vocabulary has them (checkpoint=null tokenizer=cells "
+                "tokenizer.genes=all_genes, or from_data; model=set values=gene_scaled)"
             ) from None
 
     def control_cells(self, context: int) -> np.ndarray:
@@ -131,7 +148,7 @@ class Screen:
         import anndata
 
         views = [AnnDataView(file).whole() for file in self.files]
-        whole = views[0] if len(views) == 1 else anndata.concat(views, join="outer", fill_value=0)
+        whole = views[0] if len(views) == 1 else anndata.concat(views, join="outer", merge="first", fill_value=0)
         numbers = np.flatnonzero(self.group_of == CONTROL)
         controls = whole[numbers].copy()
         controls.obs["context"] = np.array(self.contexts, object)[self.context_of[numbers]]
@@ -156,8 +173,7 @@ class Screen:
                     f"{self.name}: no cell has {absent[0]!r} in .obs[{column!r}] (data.source.keep); it holds {sorted(set(text))[:20]}"
                 )
             kept &= text.isin(wanted).to_numpy()
-        if n_left := int((~kept).sum()):
-            self.notes["cells left out by data.source.keep"] = f"{n_left:,}"
+        self._leave_out("cells without what data.source.keep names", int((~kept).sum()))
         known = self._known_names(files)
         doses = table[self.dose].to_numpy()[kept] if self.dose else None
         where = f"{self.name}, .obs[{self.condition!r}]"
@@ -170,20 +186,20 @@ class Screen:
 
     def _known_names(self, files: Sequence[Any]) -> set[str]:
         """Names of genes, by which a spelling with an ambiguous separator is told apart."""
-        known = {str(name) for file in files for name in AnnDataView(file).var("X").index}
+        variables = [AnnDataView(file).var("X") for file in files]
+        known = {str(name) for var in variables for name in var.get(self.gene_column, var.index)}
         return known | (set(self.tokenizer.names) if self.tokenizer.vocabulary is not None else set())
 
     def _kinds(self, obs: Sequence[pd.DataFrame]) -> np.ndarray:
-        """The kind of each cell's perturbation."""
-        if all(self.kind in table for table in obs):
-            text = pd.concat(obs)[self.kind].astype(str)
-            names = {t: _kind_or_none(t) for t in text.unique()}
-            return text.map(names).to_numpy(object)
-        try:
-            kind = KINDS[kind_id(self.kind)]
-        except ValueError as error:
-            raise ValueError(f"data.source.kind: {error}, nor is it an .obs column of {self.name}") from None
-        return np.full(sum(map(len, obs)), kind, object)
+        """The kind of each cell's perturbation: a word for all, or else a column."""
+        if kind := _kind_or_none(self.kind):
+            return np.full(sum(map(len, obs)), kind, object)
+        if not all(self.kind in table for table in obs):
+            raise ValueError(
+                f"data.source.kind={self.kind!r} is no kind of perturbation, nor an .obs column of {self.name}; there are {', '.join(KINDS[1:])}"
+            )
+        text = pd.concat(obs)[self.kind].astype(str)
+        return text.map({t: _kind_or_none(t) for t in text.unique()}).to_numpy(object)
 
     @property
     def _context_columns(self) -> list[str]:
@@ -191,16 +207,23 @@ class Screen:
 
     def _vocabulary(self, files: Sequence[Any], parsed: Sequence[Condition | None], kinds: np.ndarray) -> GeneVocabulary:
         """The genes of all files, and after them those that were perturbed but not measured."""
-        names: dict[str, None] = {}
-        for file in files:
-            view = AnnDataView(file)
-            key = find_counts(view, self.counts, self.expects == "counts")
-            var = view.var(key)
-            human = human_names((var[self.gene_column] if self.gene_column else var.index).astype(str), self.tokenizer.orthologs)
-            other = other_features(var, view.var("X") if key == "raw" else None)
-            names |= dict.fromkeys(name for name, what in zip(human, other, strict=True) if what is None)
+        names = genes_of(files, self.counts, self.expects == "counts", self.gene_column, self.tokenizer.orthologs)
         targets = {t for c, kind in zip(parsed, kinds, strict=True) if c is not None and kind != "drug" for t in c.targets}
-        return GeneVocabulary.of_genes([*names, *sorted(targets - names.keys())])
+        return GeneVocabulary.of_genes([*names, *sorted(targets - set(names))])
+
+    def _without_unknown(self, parsed: Sequence[Condition | None], kinds: np.ndarray) -> list[Condition | None]:
+        """The conditions, None for those with a gene that the tokenizer does not know."""
+        vocabulary = self.tokenizer.vocabulary
+        assert vocabulary is not None
+        unknown = {
+            c
+            for c, kind in set(zip(parsed, kinds, strict=True))
+            if c and kind != "drug" and any(vocabulary.find(t)[0] < 0 for t in c.targets)
+        }
+        if unknown:
+            named = ", ".join(sorted(map(str, unknown))[:8])
+            self._leave_out("conditions with genes that the vocabulary lacks (data.source.unknown)", len(unknown), named)
+        return [None if c in unknown else c for c in parsed]
 
     def _open(self, files: Sequence[Any], tokenizer: CellTokenizer) -> list[CellSource]:
         assert tokenizer.vocabulary is not None and self.expects is not None
@@ -213,11 +236,9 @@ class Screen:
     def _group(self, parsed: Sequence[Condition | None], kinds: np.ndarray) -> None:
         """Number contexts, groups and controls, and pool the controls that pairs are drawn from."""
         n, empty = len(self.cells), self.cells.empty()
-        columns = [pd.Series(self.cells.column(c)).astype(str) for c in self._context_columns]
-        context = pd.Series(["all"] * n) if not columns else columns[0].str.cat(columns[1:], sep=SEPARATOR) if columns[1:] else columns[0]
         used = np.array([c is not None for c in parsed]) & ~empty
-        if n_empty := int((empty & np.array([c is not None for c in parsed])).sum()):
-            self.notes["cells without any count, left out"] = f"{n_empty:,}"
+        context = self._contexts(used)
+        self._leave_out("cells without any count", int((empty & np.array([c is not None for c in parsed])).sum()))
         is_control = np.array([c is not None and c.is_control for c in parsed]) & used
         self.contexts = sorted(context[used].unique())
         self.context_of = pd.Index(self.contexts).get_indexer(context)
@@ -235,9 +256,7 @@ class Screen:
         groups = table.groupby(["context", "condition", "kind"], sort=True).size().rename("n_cells").reset_index()
         if len(few := groups[groups["n_cells"] < self.min_cells]):
             named = ", ".join(f"{r.condition} in {r.context}" for r in few.head(5).itertuples())
-            self.notes["conditions with too few cells, left out"] = (
-                f"{len(few):,} of fewer than {self.min_cells} cells (data.source.min_cells): {named}"
-            )
+            self._leave_out(f"conditions of fewer than {self.min_cells} cells (data.source.min_cells)", len(few), named)
         self.groups = groups[groups["n_cells"] >= self.min_cells].reset_index(drop=True)
         if not len(self.groups):
             raise ValueError(f"{self.name}: no condition has {self.min_cells} cells in a context (data.source.min_cells)")
@@ -248,6 +267,51 @@ class Screen:
         self.group_of[is_control] = CONTROL
         by_text = {name: c for c, name in text.items()}
         self.conditions = [by_text[name] for name in self.groups["condition"]]
+        if len(units := sorted({c.unit for c in self.conditions if any(c.doses)})) > 1:
+            raise ValueError(
+                f"{self.name}: doses in {' and in '.join(repr(u) for u in units)} cannot be compared (.obs[{self.dose or self.condition!r}]): bring them to "
+                "one unit, or leave some out (data.source.keep)"
+            )
+        self._note_unmeasured()
+
+    def _contexts(self, used: np.ndarray) -> pd.Series:
+        """The context of every cell, text; ValueError, naming the column, where cells that are used have none."""
+        series = [pd.Series(self.cells.column(c)) for c in self._context_columns]
+        for column, values in zip(self._context_columns, series, strict=True):
+            if (missing := np.flatnonzero(values.isna() & used)).size:
+                raise ValueError(
+                    f"{self.name}, .obs[{column!r}] (data.source.context): {missing.size:,} cells have no context (first: "
+                    f"{self.cells.name_of(int(missing[0]))}): name it, or leave them out (data.source.keep)"
+                )
+        columns = [values.astype(str) for values in series]
+        if not columns:
+            return pd.Series(["all"] * len(self.cells))
+        return columns[0].str.cat(columns[1:], sep=SEPARATOR) if columns[1:] else columns[0]
+
+    def _note_unmeasured(self) -> None:
+        """Say which targets the files do not measure: genes of a small panel, or words that are no genes."""
+        assert self.tokenizer.vocabulary is not None
+        measured = set(np.concatenate(self.cells.gene_panels).tolist())
+        genes = {t for c, kind in zip(self.conditions, self.groups["kind"], strict=True) if kind != "drug" for t in c.targets}
+        ids = {gene: self.tokenizer.vocabulary.find(gene)[0] for gene in sorted(genes)}
+        if unmeasured := [gene for gene, i in ids.items() if i not in measured]:
+            shown = ", ".join(unmeasured[:8]) + (", ..." if len(unmeasured) > 8 else "")
+            self.notes["targets that are not among the measured genes"] = f"{len(unmeasured):,} of {len(genes):,}: {shown}"
+
+    def _leave_out(self, what: str, n: int, named: str = "") -> None:
+        """Count and note what is left out."""
+        if n:
+            self.left_out[what] = n
+            self.notes[f"left out: {what}"] = f"{n:,}" + (f" ({named})" if named else "")
+
+
+@contextmanager
+def _settings_of_the_source() -> Iterator[None]:
+    """Errors of reading cells name settings of ``data``, which here are those of ``data.source``."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        raise type(error)(str(error.args[0]).replace("(data.", "(data.source.").replace(" data.", " data.source.")) from error
 
 
 def _kind_or_none(text: str) -> str | None:

@@ -63,7 +63,8 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
         filled[part] += int(sizes[g])
     if not parts["train"] or any(shares[p] and not parts[p] for p in shares):
         raise ValueError(
-            f"data.split: column {split['column']!r} has {len(groups)} groups, too few for {sum(s > 0 for s in shares.values()) + 1} parts"
+            f"data.split: column {split['column']!r} has {len(groups)} groups, too few for {sum(s > 0 for s in shares.values()) + 1} parts: "
+            "split by another column, or set data.split.test or data.split.validation to 0"
         )
     return {part: np.flatnonzero(np.isin(codes, parts[part])) for part in PARTS}
 

@@ -126,19 +126,20 @@ class TaskSpec:
         if missing := self.missing_files(root):
             remedy = self.how or "download them with bmfm.evaluation.fetch"
             raise FileNotFoundError(f"{self.name} needs {', '.join(map(str, missing))}, which do not exist; {' '.join(remedy.split())}")
-        return [p for f in self.files if (p := f.find(root))] or [self.shipped_path]
+        return [p for f in self.files if (p := f.find(root))] or self.shipped_paths
 
     @property
-    def shipped_path(self) -> Path:
-        """What a task without files reads: ``data.path``, or that of ``data.source``."""
+    def shipped_paths(self) -> list[Path]:
+        """What a task without files reads: ``data.path``, or that of ``data.source``; one or a list."""
         data = self.config.data
-        return Path(data.path if "path" in data else data.source.path)
+        path = data.path if "path" in data else data.source.path
+        return [Path(path)] if isinstance(path, str) else [Path(p) for p in path]
 
     @property
     def expected_hash(self) -> str | None:
         """The `content_hash` that the data must have; None where the task does not give the checksum of every file."""
         if not self.files:
-            return content_hash([self.shipped_path])
+            return content_hash(self.shipped_paths)
         stated = [f.sha256 for f in self.files if f.sha256]
         return combined(stated) if len(stated) == len(self.files) else None
 

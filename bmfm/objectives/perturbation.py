@@ -45,13 +45,25 @@ def respond(model: HasHeads, name: str, batch: Batch, states_NH: torch.Tensor, o
     return found | {"change": found["change"].index_add(0, cell, of_each)}
 
 
+def _what_was_trained(spec: DataSpec) -> dict[str, list[str]]:
+    """What a head remembers of the training examples: names of their targets, kinds of perturbation, and units of doses (none: no doses)."""
+    if spec.column is None:
+        return {}
+    targets, kinds, units = (set(spec.column(name)[spec.training_examples]) for name in ("targets", "kind", "dose_unit"))
+    return {
+        "trained_targets": sorted({target for of_condition in targets for target in of_condition}),
+        "trained_kinds": sorted(kinds),
+        "dose_units": sorted(unit for unit in units if unit is not None),
+    }
+
+
 class PerturbationResponse(Objective):
     """Predict the values of all measured genes of the perturbed cell.
 
     Parameters
     ----------
     losses
-        {kind: weight}: ``mse`` of the value; ``wmse``, weighted by how much each gene tells the condition from all others (the source computes the
+        {kind: weight}, of which those of weight 0 are left out: ``mse`` of the value; ``wmse``, weighted by how much each gene tells the condition from all others (the source computes the
         weights, `data.perturbations.gene_weights`); ``is_zero``, binary cross-entropy of whether the gene is not expressed, as in WCED.
     cls
         Number of the CLS token that is decoded.
@@ -62,10 +74,10 @@ class PerturbationResponse(Objective):
     def __init__(self, losses: Mapping[str, float], cls: int = 0):
         super().__init__()
         check_choices("perturbation", losses, LOSSES)
-        if not losses.keys() & {"mse", "wmse"}:
+        self.weights, self.cls = {kind: weight for kind, weight in losses.items() if weight}, cls
+        if not self.weights.keys() & {"mse", "wmse"}:
             raise ValueError("perturbation: losses need mse or wmse, which the change of genes is learned by")
-        self.weights, self.cls = dict(losses), cls
-        self.outputs = ["change"] + (["is_zero"] if "is_zero" in losses else [])
+        self.outputs = ["change"] + (["is_zero"] if "is_zero" in self.weights else [])
 
     def setup(self, name: str, spec: DataSpec) -> None:
         self.name, self.n_genes = name, len(spec.vocabulary)
@@ -78,10 +90,7 @@ class PerturbationResponse(Objective):
             "begins_at_bias": True,
         }
         each = {"size": self.n_genes, "of": "targets", "begins_at_bias": True}
-        if spec.column is not None:
-            head["trained_targets"] = sorted(
-                {target for targets in set(spec.column("targets")[spec.training_examples]) for target in targets}
-            )
+        head |= _what_was_trained(spec)
         self.heads = {name: head, of_targets(name): each}
         self.mean_change = torch.from_numpy(spec.statistics["response_mean"]).float()
         begin = {"change": torch.zeros(self.n_genes)}
@@ -92,6 +101,8 @@ class PerturbationResponse(Objective):
         self.zero_logits = begin.get("is_zero")
         if "wmse" in self.weights:
             assert spec.column is not None
+            if "response_weights" not in spec.statistics:
+                raise ValueError("perturbation: the loss wmse needs the weights of genes: set data.source.gene_weights=true")
             self.gene_weights = torch.from_numpy(spec.statistics["response_weights"])
             self.labels = {f"{name}_group": spec.column(GROUP).astype("int64")}
 
@@ -126,7 +137,8 @@ class PerturbationResponse(Objective):
 
     def _weights(self, batch: Batch) -> torch.Tensor:
         groups = batch["labels"][f"{self.name}_group"]
-        return self.gene_weights.to(groups.device)[groups]
+        self.gene_weights = self.gene_weights.to(groups.device)
+        return self.gene_weights[groups]
 
     def losses(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         on = self._measured(batch)

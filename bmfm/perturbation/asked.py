@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.cells.conditions import Condition, parse_conditions
+from bmfm.cells.conditions import Condition, parse_conditions, targets_of
+from bmfm.cells.perturbations import KINDS, kind_id
 from bmfm.data.tables import read_table
 from bmfm.files import require_file
 
@@ -71,20 +72,45 @@ def read_asked(asked: Any, contexts: Sequence[str], kind: str, known: Collection
         table = pd.DataFrame({"condition": list(asked)})
     if not len(table):
         raise ValueError(f"{where} holds no perturbation")
-    column = next((c for c in CONDITION_COLUMNS if c in table), table.columns[0])
-    doses = table["dose"].tolist() if "dose" in table else None
-    unit = str(table["unit"].iloc[0]) if "unit" in table else ""
-    conditions = parse_conditions(table[column].tolist(), known_targets=known, doses=doses, unit=unit, column=f"{column} of {where}")
-    kinds = table["kind"].astype(str).tolist() if "kind" in table else [kind] * len(table)
+    column = next((c for c in CONDITION_COLUMNS if c in table), None)
+    if column is None and set(targets_of(str(table.columns[0]))) & set(known):
+        raise ValueError(
+            f"{where}: its first line, {str(table.columns[0])!r}, is a perturbation, and should be the name of the column: write condition above it"
+        )
+    conditions = _conditions(table, table.columns[0] if column is None else column, known, where)
+    kinds = [_kind(text, f"{where}, row {row + 1}") for row, text in enumerate(table["kind"])] if "kind" in table else [kind] * len(table)
     context_column = next((c for c in CONTEXT_COLUMNS if c in table), None)
     named = table[context_column].astype(str).tolist() if context_column else [None] * len(table)
     rows: dict[tuple[Condition, str, int], None] = {}
     for condition, of_kind, context in zip(conditions, kinds, named, strict=True):
         if context is not None and context not in contexts:
-            raise ValueError(f"{where}: there is no context {context!r} among the control cells; they have {', '.join(contexts[:20])}")
+            raise ValueError(
+                f"{where}: there is no context {context!r} among the control cells; they have {', '.join(contexts[:20])} "
+                "(context, on the command line responses.context, names their column)"
+            )
         if not condition.is_control:
             chosen = range(len(contexts)) if context is None else [list(contexts).index(context)]
             rows |= dict.fromkeys((condition, of_kind, c) for c in chosen)
     if not rows:
         raise ValueError(f"{where} holds controls alone: there is nothing to predict")
     return Asked([r[0] for r in rows], [r[1] for r in rows], np.array([r[2] for r in rows]))
+
+
+def _conditions(table: pd.DataFrame, column: str, known: Collection[str], where: str) -> list[Condition]:
+    """Conditions of a table's rows, whose doses may have units of their own."""
+    units = table["unit"].fillna("").astype(str) if "unit" in table else pd.Series("", index=table.index)
+    found: dict[int, Condition] = {}
+    for unit in units.unique():
+        rows = np.flatnonzero(units == unit)
+        doses = table["dose"].iloc[rows].tolist() if "dose" in table else None
+        texts = table[column].iloc[rows].tolist()
+        parsed = parse_conditions(texts, known_targets=known, doses=doses, unit=unit, column=f"{column} of {where}")
+        found |= dict(zip(rows.tolist(), parsed, strict=True))
+    return [found[row] for row in range(len(table))]
+
+
+def _kind(text: object, where: str) -> str:
+    try:
+        return KINDS[kind_id(str(text))]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -37,9 +37,11 @@ def run_responses(config: Any) -> None:
     )
     if n := about["genes_as_in_controls"]:
         print(f"{n:,} of {result.n_vars:,} genes are not in the model's vocabulary, and are as in the control cells")
-    few = {c: n for c, n in about["control_cells_used"].items() if options["n_cells"] and n < options["n_cells"]}
+    few = {c: n for c, n in about["contexts"]["used"].items() if options["n_cells"] and n < options["n_cells"]}
     if few:
         print(f"fewer control cells than responses.n_cells={options['n_cells']}: {', '.join(f'{n} in {c}' for c, n in few.items())}")
+    if untrained := about["kinds_not_trained"]:
+        print(f"the model was not trained with {', '.join(untrained)}: it takes such a perturbation for one that it knows nothing of")
     if absent := about["not_perturbed_in_training"]:
         print(f"{len(absent):,} targets were never perturbed in training, so that the model extrapolates: {', '.join(absent[:10])}")
     print(f"written to {output}")

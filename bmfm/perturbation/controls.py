@@ -2,24 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
-from bmfm.cells.conditions import parse_conditions
+from bmfm.cells.conditions import CONTROL_WORDS
 from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
 from bmfm.hashing import example_keys
 from bmfm.inference.predictor import Predictor
+from bmfm.perturbation.draws import shift_curve
 from bmfm.perturbation.options import ResponseOptions
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.rna import CellTokenizer
 
 BLOCK = 8192
 """Cells that are read at a time."""
+TARGET_SUM = 1e4
+"""Total to which counts are normalised."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class Controls:
         [n] int64.
     values
         [n, G] CSR, log-normalised.
-    totals
-        [n] sums of the cells' counts; of normalised files none, so that counts cannot be drawn.
+    counts
+        [n, G] CSR, raw counts of the same cells; None of normalised files.
     means
         [C, G] float32, mean values of all control cells of each context, those too that were not chosen.
     gene_ids
@@ -52,7 +56,7 @@ class Controls:
     tokens: Tokens
     context_ids: np.ndarray
     values: csr_matrix
-    totals: np.ndarray | None
+    counts: csr_matrix | None
     means: np.ndarray
     gene_ids: np.ndarray
     obs: pd.DataFrame
@@ -62,6 +66,23 @@ class Controls:
     def of(self, context: int) -> np.ndarray:
         """Numbers of the chosen cells of a context."""
         return np.flatnonzero(self.context_ids == context)
+
+    @cached_property
+    def shift_curves(self) -> list[np.ndarray]:
+        """Of the chosen cells of each context, see `draws.shift_curve`."""
+        return [shift_curve(self.values[self.of(i)]) for i in range(len(self.contexts))]
+
+    @cached_property
+    def shares(self) -> list[np.ndarray]:
+        """Of the chosen cells of each context, the mean share of each gene in a cell's counts [G]."""
+        assert self.counts is not None
+        scaled = self.counts.multiply(1 / np.asarray(self.counts.sum(1)).clip(min=1)).tocsr()
+        return [np.asarray(scaled[self.of(i)].mean(0)).ravel() for i in range(len(self.contexts))]
+
+    @cached_property
+    def log_total(self) -> float:
+        """What log-normalised cells add up to with their logarithm undone: the total that they were normalised to."""
+        return float(np.expm1(self.values.data.astype(np.float64)).sum() / self.values.shape[0])
 
 
 def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> Controls:
@@ -77,6 +98,10 @@ def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> 
         raise ValueError(f"this is a model of {predictor.reader.title}: responses to perturbations are those of cells")
     tokenizer = tokenizer.for_inference()
     assert tokenizer.vocabulary is not None
+    if tokenizer.values["kind"] not in ("log_normalise", "as_is"):
+        raise ValueError(
+            f"responses are changes of log-normalised values, and the values of this model are others ({tokenizer.values['kind']})"
+        )
     files = find_sources(data)
     if len(files) != 1:
         raise ValueError(
@@ -91,13 +116,13 @@ def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> 
     controls = np.flatnonzero(_are_controls(view, options))
     if not len(controls):
         raise ValueError(
-            f"{view.name}: no control cell by .obs[{options.condition!r}] (condition); say what it holds for controls (control), or give a "
-            "file of control cells alone and no condition"
+            f"{view.name}: no control cell by .obs[{options.condition!r}] (condition); say what it holds for controls (control; on the command line "
+            "responses.control or data.control), or give a file of control cells alone and no condition"
         )
     contexts = sorted(set(context[controls]))
     context_of = pd.Index(contexts).get_indexer(context)[controls]
     chosen = _choose(controls, context_of, options)
-    means, values, totals = _read_values(source, tokenizer, controls, context_of, len(contexts), np.isin(controls, chosen))
+    means, values, counts = _read_values(source, expects == "counts", controls, context_of, len(contexts), np.isin(controls, chosen))
     cells = Cells([source], block=BLOCK, cached_blocks=2)
     limit = min(n for n in (options.max_tokens or predictor.max_tokens, tokenizer.max_tokens) if n)
     tokens = tokenizer.encode(cells.batch(chosen), np.zeros(len(chosen), np.uint64), limit)
@@ -106,7 +131,7 @@ def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> 
         tokens,
         context_of[np.isin(controls, chosen)],
         values,
-        totals if expects == "counts" else None,
+        counts if expects == "counts" else None,
         means,
         source.match.ids,
         view.obs.iloc[chosen].copy(),
@@ -133,9 +158,8 @@ def _are_controls(view: AnnDataView, options: ResponseOptions) -> np.ndarray:
         return np.ones(len(view.obs), bool)
     if column not in view.obs:
         raise KeyError(f"{view.name} has no .obs column {column!r} (condition); it has {', '.join(map(str, view.obs.columns)) or 'none'}")
-    known = {str(name) for name in view.var("X").index}
-    parsed = parse_conditions(view.obs[column].to_numpy(object), options.control, known, column=f"{column} of {view.name}")
-    return np.array([condition.is_control for condition in parsed])
+    text = view.obs[column].astype(str)
+    return (text.isin([str(c) for c in options.control]) if options.control else text.str.lower().isin(CONTROL_WORDS)).to_numpy()
 
 
 def _choose(controls: np.ndarray, context_of: np.ndarray, options: ResponseOptions) -> np.ndarray:
@@ -148,38 +172,26 @@ def _choose(controls: np.ndarray, context_of: np.ndarray, options: ResponseOptio
 
 
 def _read_values(
-    source: Any, tokenizer: CellTokenizer, controls: np.ndarray, context_of: np.ndarray, n_contexts: int, is_chosen: np.ndarray
-) -> tuple[np.ndarray, csr_matrix, np.ndarray]:
-    """Means of all controls by context [C, G], values of the chosen ones [n, G] and their totals [n], over all genes of the file.
+    source: Any, is_counts: bool, controls: np.ndarray, context_of: np.ndarray, n_contexts: int, is_chosen: np.ndarray
+) -> tuple[np.ndarray, csr_matrix, csr_matrix]:
+    """Means of all controls by context [C, G], and of the chosen ones values and what the file holds, [n, G] each, over all genes of the file.
 
-    Counts are normalised as the tokenizer does it: by the total over the genes of its vocabulary.
+    Counts become log(1 + x / total * 10,000) with the total over all genes of the file, as is usual, whatever genes the model knows.
     """
     n_genes = source.matrix.shape[1]
-    sums, kept, totals = np.zeros((n_contexts, n_genes)), [], []
-    in_vocabulary, is_counts = source.match.ids >= 0, tokenizer.values["kind"] == "log_normalise"
+    sums, kept, raw = np.zeros((n_contexts, n_genes)), [], []
     for start in range(0, len(source), BLOCK):
         first, last = np.searchsorted(controls, [start, start + BLOCK])
         if first == last:
             continue
         indptr, indices, data = source.matrix.rows(start, min(start + BLOCK, len(source)))
         block = csr_matrix((data.astype(np.float64), indices, indptr), (len(indptr) - 1, n_genes))[controls[first:last] - start]
-        totals.append(np.asarray(block.sum(1)).ravel()[is_chosen[first:last]])
+        raw.append(block[is_chosen[first:last]])
         if is_counts:
-            scale = float(tokenizer.values["target_sum"]) / np.asarray(block[:, in_vocabulary].sum(1)).ravel().clip(min=1)
+            scale = TARGET_SUM / np.asarray(block.sum(1)).ravel().clip(min=1)
             block.data = np.log1p(block.data * np.repeat(scale, np.diff(block.indptr)))
         of_context = csr_matrix((np.ones(last - first), (context_of[first:last], np.arange(last - first))), (n_contexts, last - first))
         sums += (of_context @ block).toarray()
         kept.append(block[is_chosen[first:last]])
     sizes = np.bincount(context_of, minlength=n_contexts)
-    return (sums / sizes[:, None]).astype(np.float32), vstack(kept, "csr").astype(np.float32), np.concatenate(totals)
-
-
-def draw_counts(values: csr_matrix, totals: np.ndarray, seed: int) -> csr_matrix:
-    """Counts [n, G] drawn by Poisson from the shares of molecules that log-normalised values say, so many a cell as `totals` [n] on average."""
-    shares = values.astype(np.float64)
-    shares.data = np.expm1(shares.data)
-    sums = np.asarray(shares.sum(1)).ravel().clip(min=1e-12)
-    shares.data *= np.repeat(totals / sums, np.diff(shares.indptr))
-    shares.data = np.random.default_rng(seed).poisson(shares.data).astype(np.float64)
-    shares.eliminate_zeros()
-    return shares.tocsr()
+    return (sums / sizes[:, None]).astype(np.float32), vstack(kept, "csr").astype(np.float32), vstack(raw, "csr").astype(np.float32)

@@ -21,13 +21,14 @@ class ResponseOptions:
     context
         ``.obs`` column, or columns, of the cell line or type; None is one context.
     kind
-        Of perturbations that do not say it themselves: ``crispri``, ``crispra``, ``knockout``, ``drug``.
+        Of perturbations that do not say it themselves: ``crispri``, ``crispra``, ``knockout``, ``drug``; None takes the only one that the model
+        was trained with.
     n_cells
         Control cells of each context from which a response is predicted and averaged; None takes all.
     rows
         ``cells``: a row for each control cell after each perturbation; ``profiles``: the mean alone, one row a perturbation and context.
     unit
-        ``lognorm``, or ``counts``: drawn from the predicted shares of molecules, as many as the control cell has.
+        ``lognorm``, or ``counts``: those of control cells, thinned or added to by the predicted fold change.
     with_controls
         Whether control cells, as they are, stand among the rows, as scorers expect it.
     seed
@@ -41,7 +42,7 @@ class ResponseOptions:
     condition: str | None = None
     control: Sequence[str] = ()
     context: str | Sequence[str] | None = None
-    kind: str = "crispri"
+    kind: str | None = None
     n_cells: int | None = 64
     rows: str = "cells"
     unit: str = "lognorm"
@@ -61,5 +62,7 @@ class ResponseOptions:
         for name, value, choices in (("rows", self.rows, ROWS), ("unit", self.unit, UNITS)):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose {' or '.join(choices)}")
+        if self.rows == "profiles" and self.unit == "counts":
+            raise ValueError("rows=profiles: means have no counts; choose unit=lognorm, or rows=cells")
         if self.n_cells is not None and self.n_cells < 1:
             raise ValueError(f"n_cells={self.n_cells} must be at least 1, or none for all control cells")

@@ -8,12 +8,17 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from bmfm.cells.formats import AnnDataView, find_sources
+from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import open_source
+from bmfm.inference.frames import label_kinds
 from bmfm.inference.predictor import Predictor
-from bmfm.perturbation.controls import Controls, draw_counts
+from bmfm.perturbation.controls import Controls
 from bmfm.perturbation.options import ResponseOptions
-from bmfm.perturbation.responses import Change, shifted
+from bmfm.perturbation.responses import Change, predicted_cells
 from bmfm.tokenizers.rna import CellTokenizer
+
+LEAST = 1e-12
+"""Of probabilities whose log-odds are taken."""
 
 
 class Readout(ABC):
@@ -89,7 +94,8 @@ class Direction(Readout):
         tokenizer = tokenizer.for_inference()
         assert tokenizer.vocabulary is not None
         expects = tokenizer.resolve_expects(options.expects)
-        reading = (options.counts, options.gene_column, tokenizer.orthologs, expects, options.min_matched)
+        orthologs = read_orthologs(options.orthologs) if options.orthologs is not None else tokenizer.orthologs
+        reading = (options.counts, options.gene_column, orthologs, expects, options.min_matched)
         source = open_source(source_data, tokenizer.vocabulary, *reading)
         codes = np.where(states == start, 0, np.where(states == end, 1, -1))
         sums = np.zeros((2, len(tokenizer)))
@@ -133,28 +139,25 @@ class LogOdds(Readout):
         if name not in classes:
             raise ValueError(f"readout.class={name!r}: the head {label!r} has no such class, it has {', '.join(classes) or 'none'}")
         self.model, self.label, self.place, self.seed = model, label, classes.index(name), seed
+        self.kind = label_kinds(heads, model.folder)[label]
         self.words = f"change of the log-odds of {name} ({label})"
         self._of_controls: np.ndarray | None = None
 
-    def _log_odds(self, values: csr_matrix, controls: Controls, cells: np.ndarray) -> np.ndarray:
-        """Log-odds of the class [m] for cells with these log-normalised values [m, G]."""
+    def _log_odds(self, matrix: csr_matrix, controls: Controls) -> np.ndarray:
+        """Log-odds of the class [m] for cells [m, G], counts where the file has such."""
         import anndata
 
-        matrix = values if controls.totals is None else draw_counts(values, controls.totals[cells], self.seed)
         adata = anndata.AnnData(matrix.astype(np.float32), var=controls.var)
-        adata.obs_names = [str(i) for i in range(len(cells))]
+        adata.obs_names = [str(i) for i in range(matrix.shape[0])]
         logits = self.model.logits(adata, [self.label], progress=False)[self.label].astype(np.float64)
-        if logits.shape[1] == 1:
-            return logits[:, 0]
-        others = np.delete(logits, self.place, 1)
-        largest = others.max(1, keepdims=True)
-        return logits[:, self.place] - (largest[:, 0] + np.log(np.exp(others - largest).sum(1)))
+        p = self.kind.scores(logits)[:, self.place].clip(LEAST, 1 - LEAST)
+        return np.log(p) - np.log1p(-p)
 
     def __call__(self, change: Change, controls: Controls) -> np.ndarray:
         if self._of_controls is None:
-            every = np.arange(len(controls.context_ids))
-            self._of_controls = self._log_odds(controls.values, controls, every)
-        return self._log_odds(shifted(controls, change), controls, change.cells) - self._of_controls[change.cells]
+            self._of_controls = self._log_odds(controls.values if controls.counts is None else controls.counts, controls)
+        unit = "lognorm" if controls.counts is None else "counts"
+        return self._log_odds(predicted_cells(controls, change, unit, self.seed), controls) - self._of_controls[change.cells]
 
 
 def make_readout(readout: Mapping[str, Any], predictor: Predictor, data: Any, controls: Controls, options: ResponseOptions) -> Readout:

@@ -20,7 +20,7 @@ from bmfm.perturbation.asked import Asked
 from bmfm.perturbation.controls import Controls, read_controls
 from bmfm.perturbation.options import ResponseOptions
 from bmfm.perturbation.readouts import make_readout
-from bmfm.perturbation.responses import changes, response_head
+from bmfm.perturbation.responses import changes, kind_of, response_head
 from bmfm.tokenizers.rna import CellTokenizer
 
 LEAST_MATCHED = 20
@@ -68,7 +68,7 @@ def screen(
     head = predictor.model.config.heads[response_head(predictor)]
     controls = read_controls(predictor, data, chosen)
     measure = make_readout(readout, predictor, data, controls, chosen)
-    wanted = _ids(predictor, genes)
+    wanted, kind = _ids(predictor, genes), kind_of(predictor, chosen.kind)
     tables = []
     for context, name in enumerate(controls.contexts):
         ids, expression = _expressed(controls, context, min_expressed, np.array(list(wanted.values()), np.int64))
@@ -79,9 +79,9 @@ def screen(
                 "lower min_expressed"
             )
         names = [predictor.tokenizer.names[i] for i in compared]
-        asked = Asked([Condition((gene,)) for gene in names], [chosen.kind] * len(names), np.full(len(names), context))
+        asked = Asked([Condition((gene,)) for gene in names], [kind] * len(names), np.full(len(names), context))
         effect, error = np.empty(len(names)), np.empty(len(names))
-        for change in changes(predictor, controls, asked, chosen.batch_size, chosen.precision, chosen.progress):
+        for change in changes(predictor, controls, asked, chosen):
             values = measure(change, controls)
             effect[change.number], error[change.number] = (
                 values.mean(),

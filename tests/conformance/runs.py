@@ -40,8 +40,8 @@ EXTENSION = {"response": [*PAIRS, "objective=[response]", "~objectives.label"], 
 
 SCREEN_WITH_ALL_LOSSES = [
     *SCREEN,
-    "+objectives.perturbation.losses.wmse=0.5",
-    "+objectives.perturbation.losses.is_zero=0.5",
+    "objectives.perturbation.losses.wmse=0.5",
+    "objectives.perturbation.losses.is_zero=0.5",
     "data.source.gene_weights=true",
 ]
 

@@ -88,6 +88,8 @@ def test_targets_that_are_not_measured_are_in_the_vocabulary_of_the_data():
         (screen(["ctrl", "KLF1"]), {"kind": "magic"}, "'magic' is no kind"),
         (screen(["ctrl", "XYZ9"]), {"genes": "protein_coding"}, "no gene 'XYZ9'.*tokenizer.genes=all_genes"),
         (screen(["ctrl", "KLF1+KLF1"]), {}, "KLF1"),
+        (screen(["ctrl", "KLF1"], ["a", np.nan]), {"context": "line"}, r"obs\['line'\].*1 cells have no context \(first: 'c1'"),
+        (screen(["ctrl", "A@1uM", "A@1ug/ml"]), {"kind": "drug"}, "cannot be compared"),
     ],
 )
 def test_mistakes_name_the_column_and_a_remedy(adata, settings, message):
@@ -101,9 +103,35 @@ def test_what_is_left_out_is_counted():
     source = connected(adata, min_cells=2, keep={"lane": "0"})
     facts = source.facts()
     assert list(source.groups["condition"]) == ["KLF1"]
-    assert facts["cells without any count, left out"] == "1"
-    assert facts["cells left out by data.source.keep"] == "1"
-    assert facts["conditions with too few cells, left out"].startswith("2 of fewer than 2 cells")
+    assert source.left_out == {
+        "cells without any count": 1,
+        "cells without what data.source.keep names": 1,
+        "conditions of fewer than 2 cells (data.source.min_cells)": 2,
+    }
+    assert facts["left out: conditions of fewer than 2 cells (data.source.min_cells)"] == "2 (MYC in all, TP53 in all)"
+
+
+def test_genes_that_the_vocabulary_lacks_can_be_left_out():
+    source = connected(screen(["ctrl", "KLF1", "XYZ9", "XYZ9+MYC"]), "protein_coding", unknown="leave_out")
+    assert list(source.groups["condition"]) == ["KLF1"]
+    assert source.left_out == {"conditions with genes that the vocabulary lacks (data.source.unknown)": 2}
+
+
+def test_targets_that_are_not_measured_are_named():
+    facts = connected(screen(["ctrl", "KLF1", "NegCtrl0", "intergenic"])).facts()
+    assert facts["targets that are not among the measured genes"] == "2 of 3: NegCtrl0, intergenic"
+
+
+def test_cells_without_a_batch_are_paired_within_their_context():
+    adata = screen(["ctrl", "ctrl", "KLF1", "KLF1"])
+    adata.obs["lane"] = ["0", None, "0", None]
+    assert controls_of(connected(adata, batch="lane")) == {2: {0}, 3: {0, 1}}
+
+
+def test_values_that_are_no_logarithms_are_refused():
+    source = PerturbationPairs(screen(["ctrl", "KLF1"]), min_cells=1)
+    with pytest.raises(ValueError, match=r"tokenizer\.values\.kind=log1p"):
+        source.connect({INPUT: CellTokenizer("from_data", values={"kind": "log1p"})})
 
 
 def test_weights_are_those_of_scanpy_t_scores():

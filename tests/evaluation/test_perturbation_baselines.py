@@ -13,6 +13,7 @@ from sklearn.linear_model import Ridge
 from bmfm.cells.conditions import Condition
 from bmfm.evaluation.baselines import perturbations as baselines
 from bmfm.evaluation.examples.perturbations import PerturbationExamples
+from bmfm.evaluation.perturbation.measured import measured_contexts
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.files import ASSETS
 
@@ -22,7 +23,7 @@ NORMAN = ASSETS / "perturbation" / "norman_mcfaline_subset.h5ad"
 def examples_of(path, split, **source):
     settings = {
         "_target_": "bmfm.data.perturbations.PerturbationPairs",
-        "path": str(path),
+        "path": path if isinstance(path, list) else str(path),
         "context": "cell_type",
         "expects": "normalised",
         **source,
@@ -201,3 +202,17 @@ def test_known_answers_on_the_doubles_of_norman():
     np.testing.assert_allclose(np.transpose(figures), [known[c] for c in examples.asked["condition"]], atol=6e-4)
     knn = baselines.KnnGene("nearest", "bmfm-rna-mini")
     assert predicted(knn, examples)[1] == {} and knn.identity()["embeddings_hash"]
+
+
+def test_markers_that_the_file_states_are_taken(additive_file, tmp_path):
+    """As GEARS writes them: by a name of condition and cell type, and by names of genes in the index of .var."""
+    cells = anndata.read_h5ad(additive_file)
+    cells.obs["condition_name"] = cells.obs["cell_type"].astype(str) + "_" + cells.obs["condition"].astype(str) + "_1+1"
+    cells.uns["top_non_dropout_de_20"] = {"x_A+B_1+1": np.array(["C", "nowhere", "A", "H"]), "y_A+B_1+1": np.array(["B"])}
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    examples = examples_of(tmp_path / "cells.h5ad", split_of("A+B", "D+E"), keep={"cell_type": "x"})
+    found = {row.condition: examples.markers(group) for group, row in zip(examples.asked.index, examples.asked.itertuples(), strict=True)}
+    assert found["A+B"].tolist() == [2, 0, 7] and found["D+E"] is None
+    (context,) = measured_contexts(examples, False)
+    assert {name: genes.tolist() for name, genes in context.logs.de_genes.items()} == {"A+B": [2, 0, 7]}
+    assert examples_of(additive_file, split_of("A+B")).markers(0) is None

@@ -159,7 +159,7 @@ def test_slurm_configuration_is_instantiated():
 
 
 def _alone() -> list[str]:
-    """Baselines that stand beside no checkpoint; the others are tried in test_yardsticks, and those of variants in test_variants."""
+    """Baselines that stand beside no checkpoint; the others are tried in test_yardsticks, and those of variants in test_variant_baselines."""
     files = sorted((config_folder() / "baseline").glob("*.yaml"))
     return [file.stem for file in files if "${checkpoint}" not in file.read_text() and file.stem != "variants"]
 

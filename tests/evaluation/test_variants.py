@@ -1,174 +1,24 @@
-"""Tasks of variants: figures against scikit-learn and SciPy, tables with faults, scores made elsewhere, probes and baselines."""
+"""Tasks of variants: tables with faults, scores made elsewhere, probes, cards, and a whole benchmark."""
 
-import gzip
 import json
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
-from scipy.stats import rankdata, spearmanr
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
-from bmfm.cli import compose, instantiate
-from bmfm.evaluation.baselines import contexts
-from bmfm.evaluation.baselines.variants import TransitionTransversion
+from bmfm.cli import compose
 from bmfm.evaluation.benchmark import benchmark
-from bmfm.evaluation.examples.variants import VariantExamples
-from bmfm.evaluation.methods.variants import ScoreColumn, VariantFile, VariantMethod, VariantProbe, VariantScores
+from bmfm.evaluation.methods.variants import ScoreColumn, VariantFile, VariantProbe
 from bmfm.evaluation.probes import leave_one_group_out
 from bmfm.evaluation.protocols.base import protocol_of
-from bmfm.evaluation.task_files import read_examples, read_suite, read_task
-from bmfm.evaluation.variant_metrics import ScoredVariants, Stratum, bootstrap, measure
-from bmfm.genome.reference import Reference
-from bmfm.genome.variants import VariantTable
-
-RNG = np.random.default_rng(0)
-GENOME = {c: "".join(RNG.choice(list("ACGT"), 400)) for c in ("1", "2", "3", "X")}
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("traitgym_complex", "gpn_msa", "cadd", "satmut_test")]
-CARDS = ("clinvar", "traitgym_mendelian", "sge", "satmut_dev", *SLOW)
-COMPLEMENT = str.maketrans("ACGT", "TGCA")
+from bmfm.evaluation.task_files import read_suite
+from tests.evaluation.variant_tasks import GENOME, Given, by_name, card, read, snvs, write_fasta
 
 
-def write_fasta(file: Path, contigs: dict[str, str]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(file, "wt") as out:
-        out.writelines(f">{name}\n{sequence}\n" for name, sequence in contigs.items())
-    return file
-
-
-def snvs(n: int, seed: int = 0) -> pd.DataFrame:
-    """Different SNVs of `GENOME` on all its contigs."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for chrom, sequence in GENOME.items():
-        for pos in rng.choice(np.arange(20, 380), n // len(GENOME), replace=False):
-            ref = sequence[pos - 1]
-            rows.append((chrom, int(pos), ref, rng.choice([b for b in "ACGT" if b != ref])))
-    return pd.DataFrame(rows, columns=["chrom", "pos", "ref", "alt"])
-
-
-@cache
-def card(name):
-    """A task as it ships; what it reads is found below the root that `read` is given."""
-    return read_task(f"variants/{name}", ["checkpoint=none"])
-
-
-def read(task, root) -> VariantExamples:
-    examples = read_examples(task, root)
-    assert isinstance(examples, VariantExamples)
-    return examples
-
-
-class Given(VariantMethod):
-    """Scores as they are given."""
-
-    def __init__(self, values, scale="magnitude"):
-        super().__init__("given")
-        self.values, self.scale = np.asarray(values, float), scale
-
-    def score(self, examples, seed=0):
-        return VariantScores(self.values, self.scale)
-
-
-# figures
-
-
-def scored_at_random(n=300, effect=False):
-    rng = np.random.default_rng(1)
-    label = (rng.random(n) < 0.3).astype(float)
-    score = np.round(label + rng.normal(0, 1.5, n), 1)  # with ties
-    classes = rng.choice(["missense", "intron", "rare"], n, p=[0.5, 0.45, 0.05])
-    strata = tuple(Stratum("consequence", c, np.flatnonzero(classes == c)) for c in np.unique(classes))
-    return ScoredVariants(score, label, None, rng.choice(["1", "2", "X"], n), rng.integers(0, 40, n).astype(str), strata), classes
-
-
-def test_figures_of_labels_are_those_of_scikit_learn():
-    s, classes = scored_at_random()
-    rng = np.random.default_rng(2)
-    for weight in (np.ones(300), rng.integers(0, 3, 300).astype(float)):  # as a bootstrap draws
-        got, rows = measure(s, 10)(weight), np.repeat(np.arange(300), weight.astype(int))
-        label, score, chrom = s.label[rows], s.score[rows], s.chrom[rows]
-        assert got["auroc"] == pytest.approx(roc_auc_score(label, score)) and got["auprc"] == pytest.approx(
-            average_precision_score(label, score)
-        )
-        by_chrom = [((chrom == c).mean(), average_precision_score(label[chrom == c], score[chrom == c])) for c in ("1", "2", "X")]
-        assert got["auprc_by_chrom"] == pytest.approx(sum(w * v for w, v in by_chrom))
-        assert got["base_rate"] == pytest.approx(label.mean())
-        of_classes = {c: roc_auc_score(label[classes[rows] == c], score[classes[rows] == c]) for c in ("missense", "intron")}
-        assert got["auroc_by_consequence"] == pytest.approx(np.mean(list(of_classes.values())))  # `rare` has too few positives
-        assert got["auroc|consequence|intron"] == pytest.approx(of_classes["intron"])
-
-
-def test_pairs_of_match_groups_by_hand():
-    label, group = np.array([1, 0, 0, 1, 0, 1.0, 0]), np.array(["a", "a", "a", "b", "b", "c", "d"])
-    scored = ScoredVariants(np.array([2, 1, 2, 0, 3, 5, 4.0]), label, None, np.array(["1"] * 7), group)
-    # a: one pair won and one tied, b: lost; c and d lack an outcome
-    assert measure(scored)(np.ones(7))["pairwise_accuracy"] == pytest.approx((0.75 + 0) / 2)
-
-
-def test_a_bootstrap_draws_clusters_whole():
-    s, _ = scored_at_random()
-    estimate = bootstrap(measure(s), s.match_group, 200)["auprc"]
-    rng, names = np.random.default_rng(0), np.unique(s.match_group)
-    draws = []
-    for _ in range(200):  # the same draws, by rows
-        rows = np.concatenate([np.flatnonzero(s.match_group == names[i]) for i in rng.integers(0, len(names), len(names))])
-        draws.append(average_precision_score(s.label[rows], s.score[rows]))
-    assert estimate.se == pytest.approx(np.std(draws, ddof=1)) and (estimate.low, estimate.high) == pytest.approx(
-        np.quantile(draws, [0.025, 0.975])
-    )
-    one_cluster = bootstrap(measure(s), np.zeros(300), 5)["auprc"]
-    assert one_cluster.se == 0
-
-
-def test_correlations_of_elements_are_those_of_scipy():
-    rng = np.random.default_rng(3)
-    n, element = 200, np.repeat(["a", "b"], 100)
-    noise = rng.integers(1, 50, n).astype(float)  # few barcodes, large effects
-    ratio, effect = rng.normal(size=n), rng.normal(size=n) / noise
-    score, size = np.abs(ratio) - noise / 40, np.abs(effect)
-    strata = tuple(Stratum("element", e, np.flatnonzero(element == e)) for e in "ab")
-    got = measure(ScoredVariants(score, None, size, np.array(["1"] * n), None, strata, (ratio, effect), noise))(np.ones(n))
-    parts = [element == e for e in "ab"]
-    assert got["spearman_by_element"] == pytest.approx(np.mean([spearmanr(score[p], size[p])[0] for p in parts]))
-    assert got["spearman_signed_by_element"] == pytest.approx(np.mean([spearmanr(ratio[p], effect[p])[0] for p in parts]))
-
-    def rest(x, z):  # of ranks, after a straight line through those of the covariate
-        line = np.stack([np.ones(len(z)), rankdata(z)], 1)
-        return rankdata(x) - line @ np.linalg.lstsq(line, rankdata(x), rcond=None)[0]
-
-    partial = [np.corrcoef(rest(score[p], noise[p]), rest(size[p], noise[p]))[0, 1] for p in parts]
-    assert got["spearman_partial_by_element"] == pytest.approx(np.mean(partial))
-    assert abs(got["spearman_partial_by_element"]) < 0.2 < got["spearman_by_element"]
-
-
-# tables
-
-
-@pytest.fixture
-def task(tmp_path):
-    """A task of CADD's layout below a root, with the genome; `write(rows)` writes its table."""
-    write_fasta(tmp_path / "genomes" / "GRCh38.fa.gz", {f"chr{c}": s for c, s in GENOME.items()})
-    (tmp_path / "variants").mkdir()
-
-    def write(table: pd.DataFrame, **changed):
-        given = replace(card("cadd"), examples={**card("cadd").examples, **changed})
-        named = table.rename(columns={"chrom": "#Chrom", "pos": "Pos", "ref": "Ref", "alt": "Alt"}).assign(
-            **{c: v for c, v in (("Consequence", "intron_variant"), ("AF", np.nan)) if c not in table}
-        )
-        file = tmp_path / "variants" / "cadd.tsv.gz"
-        with gzip.open(file, "wt") as out:
-            out.write("## CADD GRCh38-v1.7\n" + named.to_csv(sep="\t", index=False))
-        return given, tmp_path
-
-    return write
-
-
-def test_faults_of_a_table_are_named_and_counted(task):
+def test_faults_of_a_table_are_named_and_counted(variant_task):
     good = snvs(16).assign(Label=[0, 1] * 8)
     first = good.iloc[0]
     other = next(b for b in "ACGT" if b not in (first.ref, first.alt))
@@ -185,7 +35,7 @@ def test_faults_of_a_table_are_named_and_counted(task):
         ],
         columns=["chrom", "pos", "ref", "alt", "Label"],
     )
-    given, root = task(pd.concat([good, faults]), max_ref_mismatch=0.5)
+    given, root = variant_task(pd.concat([good, faults]), max_ref_mismatch=0.5)
     examples = read(given, root)
     assert examples.unusable == {"OUTSIDE": 1, "NO_CONTIG": 1, "BAD_ALLELE": 2, "REF_MISMATCH": 1, "DUPLICATE": 1, "CONTRADICTING": 2, "NO_LABEL": 1}  # fmt: skip
     assert len(examples) == 15 and (examples.table["frequency"] == 0).all()
@@ -207,8 +57,8 @@ def test_faults_of_a_table_are_named_and_counted(task):
         ({"keep": "Depth > 3"}, "task.examples.keep='Depth > 3': there is no column 'Depth'"),
     ],
 )
-def test_mistaken_cards_are_refused(task, changed, message):
-    given, root = task(snvs(8).assign(Label=[0, 1] * 4), **changed)
+def test_mistaken_cards_are_refused(variant_task, changed, message):
+    given, root = variant_task(snvs(8).assign(Label=[0, 1] * 4), **changed)
     with pytest.raises(ValueError, match=message):
         read(given, root)
 
@@ -238,9 +88,9 @@ def test_halves_of_elements_are_apart():
 # scores made elsewhere
 
 
-def test_tables_of_scores_are_matched_by_coordinates(task, tmp_path):
+def test_tables_of_scores_are_matched_by_coordinates(variant_task, tmp_path):
     table = snvs(40)
-    given, root = task(table.assign(Label=[0, 1] * 20))
+    given, root = variant_task(table.assign(Label=[0, 1] * 20))
     examples, truth = read(given, root), np.arange(40.0)
     gpn = table.assign(chrom="chr" + table["chrom"], score=truth).sample(frac=1, random_state=0)
     gpn.to_parquet(tmp_path / "gpn.parquet", index=False)
@@ -264,11 +114,11 @@ def test_tables_of_scores_are_matched_by_coordinates(task, tmp_path):
         ScoreColumn(VariantFile("x", str(tmp_path / "zero.parquet"))).score(examples)
 
 
-def test_a_vcf_of_scores_has_one_an_allele(task, tmp_path):
+def test_a_vcf_of_scores_has_one_an_allele(variant_task, tmp_path):
     table = snvs(8)
     row = table.iloc[0]
     second = next(b for b in "ACGT" if b not in (row.ref, row.alt))
-    given, root = task(pd.concat([table, pd.DataFrame([(row.chrom, row.pos, row.ref, second)], columns=table.columns)]).assign(Label=[0, 1, 0] * 3))  # fmt: skip
+    given, root = variant_task(pd.concat([table, pd.DataFrame([(row.chrom, row.pos, row.ref, second)], columns=table.columns)]).assign(Label=[0, 1, 0] * 3))  # fmt: skip
     header = "##fileformat=VCFv4.2\n" + "".join(f"##contig=<ID={c},length=400>\n" for c in GENOME)
     header += "".join(f'##INFO=<ID={i},Number=A,Type={t},Description="x">\n' for i, t in (("BMFM_LLR", "Float"), ("BMFM_STATUS", "String")))
     header += "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
@@ -279,7 +129,7 @@ def test_a_vcf_of_scores_has_one_an_allele(task, tmp_path):
     assert np.isnan(scores.values[0]) and scores.status[0] == "EDGE" and scores.values[1:].tolist() == [1, 2, 3, 4, 5, 6, 7, -2]
 
 
-def test_a_probe_learns_from_other_chromosomes_alone(task, tmp_path):
+def test_a_probe_learns_from_other_chromosomes_alone(variant_task, tmp_path):
     rng = np.random.default_rng(5)
     n, groups = 60, np.repeat(["1", "2", "3"], 20)
     target = rng.integers(0, 2, n).astype(float)
@@ -293,7 +143,7 @@ def test_a_probe_learns_from_other_chromosomes_alone(task, tmp_path):
     # features in the order of the table, with other labels on one chromosome, and a row of it that cannot be scored
     table = snvs(80, seed=6).iloc[:n]
     table.loc[27, "ref"] = "N"
-    given, root = task(table.assign(Label=np.where(groups == "2", 1 - target, target).astype(int)))
+    given, root = variant_task(table.assign(Label=np.where(groups == "2", 1 - target, target).astype(int)))
     pd.DataFrame(features, columns=["a", "b"]).to_parquet(tmp_path / "features.parquet", index=False)
     scores = VariantProbe(VariantFile("x", str(tmp_path / "features.parquet"), ordered=True)).score(read(given, root)).values
     before, chrom = np.delete(predicted, 27), np.delete(groups, 27)
@@ -303,107 +153,8 @@ def test_a_probe_learns_from_other_chromosomes_alone(task, tmp_path):
 # baselines
 
 
-def by_name():
-    config = compose("benchmark", ["+suite=small_variants", "baseline=[variants]"])
-    return {k: instantiate(v, _convert_="all") for k, v in OmegaConf.to_container(config.baselines, resolve=True).items()}
-
-
-def test_directions_of_simple_baselines(task):
-    sequence = GENOME["1"]
-    cg = sequence.index("CG", 20)
-    table = pd.DataFrame(
-        [("1", cg + 1, "C", "T"), ("1", cg + 1, "C", "G"), ("1", cg + 1, "CG", "C")], columns=["chrom", "pos", "ref", "alt"]
-    )
-    more = snvs(8).assign(Label=[0, 1] * 4, Consequence="intron_variant")
-    more = more[more["chrom"] != "1"]
-    terms = ["stop_gained", "intron_variant&missense_variant", "what"]
-    given, root = task(pd.concat([table.assign(Label=[1, 0, 1], Consequence=terms, AF=[0.1, 0.2, np.nan]), more]))
-    examples, named = read(given, root), by_name()
-    frequency = named["variant_frequency"].score(examples).values[:3]
-    assert frequency.tolist() == [-0.1, -0.2, 0]  # the card says that an allele without a frequency was never seen
-    severity = named["variant_consequence"].score(examples).values[:3]
-    assert severity[0] > severity[1] > named["variant_consequence"].score(examples).values[4] and np.isnan(severity[2])
-    assert np.array_equal(TransitionTransversion("x").score(examples).values[:3], [0, 1, np.nan], equal_nan=True)
-    loses = [
-        (sequence[:cg] + alt + sequence[cg + len(ref) :]).count("CG") < sequence.count("CG")
-        for ref, alt in (("C", "T"), ("C", "G"), ("CG", "C"))
-    ]
-    assert named["variant_cpg"].score(examples).values[:3].tolist() == loses
-    takes = {name for name, method in named.items() if method.takes(given)}
-    assert "variant_frequency" in takes and "variant_tss" not in takes
-    clinvar, promoter = card("traitgym_mendelian"), read_task("gue/tf_0", ["checkpoint=none"])
-    assert {"variant_tss", "variant_consequence"} < {n for n, m in named.items() if m.takes(clinvar)} and not named["variant_frequency"].takes(clinvar)  # fmt: skip
-    assert not named["variant_tss"].takes(promoter)
-
-
-def test_rates_of_pentanucleotides_by_counting(tmp_path):
-    fasta = write_fasta(tmp_path / "genome.fa.gz", {"1": GENOME["1"] + "N" + GENOME["2"], "2": GENOME["3"]})
-    sequences = {"1": GENOME["1"] + "N" + GENOME["2"], "2": GENOME["3"]}
-    header = (
-        "##fileformat=VCFv4.2\n" + "".join(f"##contig=<ID={c}>\n" for c in sequences) + "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
-    )
-    rng, lines, expected, places = np.random.default_rng(7), [], {}, {}
-    for contig, sequence in sequences.items():
-        for pos in sorted(rng.choice(np.arange(3, len(sequence) - 2), 80, replace=False)):
-            ref = sequence[pos - 1]
-            if ref == "N":
-                continue
-            alt = rng.choice([b for b in "ACGT" if b != ref])
-            lines.append(f"{contig}\t{pos}\t.\t{ref}\t{alt}\t.\t.\tAF=0.1")
-            context = sequence[pos - 3 : pos + 2]
-            for word, base in ((context, alt), (context.translate(COMPLEMENT)[::-1], alt.translate(COMPLEMENT))):
-                if "N" not in word:
-                    expected[word, base] = expected.get((word, base), 0) + 1
-        for i in range(len(sequence) - 4):
-            word = sequence[i : i + 5]
-            if "N" not in word:
-                for w in (word, word.translate(COMPLEMENT)[::-1]):
-                    places[w] = places.get(w, 0) + 1
-    lines.append(f"1\t50\t.\t{sequences['1'][49]}\t{sequences['1'][49]}AC\t.\t.\tAF=0.1")  # no SNV
-    vcf = tmp_path / "x.vcf"
-    vcf.write_text(header + "\n".join(sorted(lines, key=lambda x: (x.split("\t")[0], int(x.split("\t")[1])))) + "\n")
-    from bmfm.genome.variants import VariantFilter
-
-    reference = Reference.from_fasta(fasta)
-    counts, at = contexts.mutation_counts(reference, VariantTable.from_vcf(vcf, reference, VariantFilter()))
-    number = {b: i for i, b in enumerate("AGTC")}
-    words = ["".join(w) for w in np.array(list("AGTC"))[np.arange(1024)[:, None] // 4 ** np.arange(4, -1, -1) % 4]]
-    assert counts.sum() == sum(expected.values()) and all(counts[words.index(w), number[b]] == n for (w, b), n in expected.items())
-    assert [places.get(w, 0) for w in words] == at.tolist()
-    rates = contexts.mutation_rates(counts, at, 10.0)
-    assert (rates > 0).all() and rates[words.index(next(iter(expected))[0])].max() < 1
-
-
-def test_a_markov_model_by_counting(task, tmp_path):
-    table = snvs(12)
-    given, root = task(pd.concat([table, pd.DataFrame([("2", 100, GENOME["2"][99], GENOME["2"][99] + "ACG")], columns=table.columns)]).assign(Label=[0, 1] * 6 + [1]))  # fmt: skip
-    background = {c: s for c, s in GENOME.items() if c in "23"}
-    fasta = write_fasta(tmp_path / "background.fa.gz", background)
-    values = contexts.KmerLikelihood("x", str(fasta), str(fasta), k=3).score(read(given, root)).values
-    counts: dict[str, float] = {}
-    for sequence in background.values():
-        for strand in (sequence, sequence.translate(COMPLEMENT)[::-1]):
-            for i in range(len(strand) - 2):
-                counts[strand[i : i + 3]] = counts.get(strand[i : i + 3], 0) + 1
-
-    def likelihood(text):
-        total = 0.0
-        for strand in (text, text.translate(COMPLEMENT)[::-1]):
-            for i in range(len(strand) - 2):
-                after = {b: counts.get(strand[i : i + 2] + b, 0) + 1.0 for b in "ACGT"}
-                total += np.log(after[strand[i + 2]] / sum(after.values())) / 2
-        return total
-
-    examples = read(given, root)
-    expected = []
-    for chrom, pos, ref, alt in examples.variants.itertuples(index=False):
-        sequence = GENOME[str(chrom).removeprefix("chr")]
-        before, after = sequence[pos - 3 : pos - 1], sequence[pos - 1 + len(ref) : pos + 1 + len(ref)]
-        expected.append(likelihood(before + alt + after) - likelihood(before + ref + after))
-    assert values == pytest.approx(expected)
-
-
-# cards and the runner
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("traitgym_complex", "gpn_msa", "cadd", "satmut_test")]
+CARDS = ("clinvar", "traitgym_mendelian", "sge", "satmut_dev", *SLOW)
 
 
 def table_of(card: dict, n=24):
@@ -452,10 +203,10 @@ def test_every_card_reads_files_of_its_format_and_has_its_baselines(tmp_path, na
         examples.test_uses = 0
 
 
-def test_the_card_turns_ratios_and_leaves_magnitudes(task):
+def test_the_card_turns_ratios_and_leaves_magnitudes(variant_task):
     ratio = np.array([3.0, -3] * 4)
     for sign, expected in {"minus": 1.0, "plus": 0.0, "abs": 0.5}.items():
-        given, root = task(snvs(8).assign(Label=[0, 1] * 4), sign=sign)
+        given, root = variant_task(snvs(8).assign(Label=[0, 1] * 4), sign=sign)
         examples, protocol = read(given, root), protocol_of(given)
         assert protocol.run(examples, Given(ratio, "log_ratio"), 0, root, 0).metrics["auroc"] == expected
         assert protocol.run(examples, Given(ratio), 0, root, 0).metrics["auroc"] == 0.0
@@ -463,10 +214,10 @@ def test_the_card_turns_ratios_and_leaves_magnitudes(task):
         protocol.run(examples, Given([np.nan] * 8), 0, root, 0)
 
 
-def test_a_checkpoint_beside_baselines_from_command_to_report(task, tmp_path, monkeypatch):
+def test_a_checkpoint_beside_baselines_from_command_to_report(variant_task, tmp_path, monkeypatch):
     """The model's part is played by a function that knows some of the answers."""
     table = snvs(80).assign(Label=[0, 1] * 40, AF=[0.0001, 0.3] * 40)
-    _, root = task(table)
+    _, root = variant_task(table)
     calls = []
 
     def score(predictor, variants, fasta, scores, progress, **options):

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from bmfm.cells.conditions import Condition
 from bmfm.cells.counts import Counts
+from bmfm.cells.formats import AnnDataView
 from bmfm.cli import instantiate
 from bmfm.data.perturbation_splits import SPLITS, strata_of
 from bmfm.data.perturbations import PerturbationPairs
@@ -183,6 +184,29 @@ class PerturbationExamples(Examples):
         ids = [find(target)[0] for target, dose in zip(condition.targets, doses, strict=True) if dose is None]
         return np.array(sorted({self._column_of[i] for i in ids if i in self._column_of}), np.int64)
 
+    @cached_property
+    def _stated_markers(self) -> dict[str, np.ndarray]:
+        """{name of a condition in a context, as GEARS has it: columns of its markers}, where the file states them."""
+        if len(self.source.files) > 1 or "condition_name" not in self.source.obs_columns:
+            return {}
+        source, view = self.source.cells.sources[0], AnnDataView(self.source.files[0])
+        ids = dict(zip(view.var(source.key).index.astype(str), source.match.ids.tolist(), strict=True))
+        stated = view.uns("top_non_dropout_de_20") or {}
+        columns = {name: [self._column_of.get(ids.get(str(gene), -1), -1) for gene in genes] for name, genes in stated.items()}
+        return {str(name): np.array([c for c in found if c >= 0], np.int64) for name, found in columns.items()}
+
+    def markers(self, group: int) -> np.ndarray | None:
+        """Columns of the marker genes of a group, best first, as the file states them in ``.uns["top_non_dropout_de_20"]`` by its column
+        ``condition_name``; None where it does not."""
+        if not self._stated_markers:
+            return None
+        names = self._condition_names[self.cells_of(group)]
+        return self._stated_markers.get(str(names[0]))
+
+    @cached_property
+    def _condition_names(self) -> np.ndarray:
+        return self.source.cells.column("condition_name")
+
     # as any examples
 
     @cached_property
@@ -190,7 +214,7 @@ class PerturbationExamples(Examples):
         """All cells of the files, controls among them, in the order of their numbers."""
         import anndata
 
-        from bmfm.cells.formats import AnnDataView, find_sources
+        from bmfm.cells.formats import find_sources
 
         read = [AnnDataView(file).whole() for file in find_sources(self.source.path)]
         return read[0] if len(read) == 1 else anndata.concat(read, join="outer", fill_value=0)

@@ -20,9 +20,13 @@ from bmfm.evaluation.task_files import read_task
 from bmfm.evaluation.task_spec import TaskSpec
 
 SET_BY_THE_TASK = (
-    "data.path", "data.split", "data.sequence", "data.second", "data.derived", "data.counts", "seed", "run_dir", "test", "task",
+    "data.path", "data.source", "data.split", "data.sequence", "data.second", "data.derived", "data.counts", "seed", "run_dir", "test", "task",
 )  # fmt: skip
 """Settings that no fine-tuning may change: every model is scored on the same examples."""
+
+
+ALLOWED = ("data.source.gene_weights",)
+"""What of these may be: it says how a model is trained, not which examples there are."""
 
 
 class FineTuned(OfCheckpoint, LabelMethod, PerturbationMethod):
@@ -52,7 +56,9 @@ class FineTuned(OfCheckpoint, LabelMethod, PerturbationMethod):
 
     def check(self, task: TaskSpec) -> None:
         """Compose the configuration: a mistake in the overrides is told now rather than by every job."""
-        if fixed := [o.split("=")[0] for o in self.overrides if o.startswith(SET_BY_THE_TASK)]:
+        if fixed := [
+            o.split("=")[0] for o in self.overrides if o.lstrip("+~").startswith(SET_BY_THE_TASK) and not o.lstrip("+").startswith(ALLOWED)
+        ]:
             raise ValueError(f"finetune.{fixed[0]} cannot be changed: the task sets it, so that every model is scored on the same examples")
         read_task(task.name, ["checkpoint=none", *self.overrides])
 

@@ -26,8 +26,7 @@ class Responses:
         [Q, G] float32, mean log-normalised profile of each group.
     cells
         Gives the cells of a group, log-normalised, CSR [n, G]: of methods that predict single cells. None: metrics of single cells take
-        control cells of the context, shifted by the difference of the predicted mean from the controls' mean, cut at 0 and scaled to the
-        predicted mean (`perturbation.measured.shifted_cells`).
+        control cells of the context, changed so that their mean is the predicted one (`perturbation.measured.draw_cells`).
     notes
         {what: how many}, as groups for which a method fell back to another.
     """
@@ -76,17 +75,21 @@ class TrainedResponse(OfCheckpoint, PerturbationMethod):
         return respond_by(load(self.checkpoint.name, remote_code=self.checkpoint.remote_code), examples)
 
 
+N_CONTROLS = 256
+"""Control cells of each context that a model predicts the mean change from; the mean that it is added to is that of all."""
+
+
 def respond_by(predictor: Any, examples: PerturbationExamples) -> Responses:
-    """Responses of a model that was trained for perturbations, from all control cells of each context."""
+    """Responses of a model that was trained for perturbations: the mean control cell of the examples, and the mean change that it predicts."""
     from bmfm.perturbation.asked import Asked
     from bmfm.perturbation.controls import read_controls
     from bmfm.perturbation.options import ResponseOptions
-    from bmfm.perturbation.responses import predict_means
+    from bmfm.perturbation.responses import mean_changes
 
     source = examples.data.source
     options = ResponseOptions(
         context="context",
-        n_cells=None,
+        n_cells=N_CONTROLS,
         counts=source.counts,
         expects=source.expects,
         gene_column=source.gene_column,
@@ -97,9 +100,11 @@ def respond_by(predictor: Any, examples: PerturbationExamples) -> Responses:
     controls = read_controls(predictor, source.control_adata(), options)
     contexts = pd.Index(controls.contexts).get_indexer(examples.asked["context"])
     asked = Asked(list(examples.asked_conditions), list(examples.asked["kind"]), contexts)
-    means = predict_means(predictor, controls, asked, options)
-    order = controls.var.index.get_indexer(examples.genes)
-    if (order < 0).any():
-        raise ValueError(f"{examples.task.name}: gene {np.array(examples.genes)[order < 0][0]!r} of the task is not in its file")
-    notes = {"genes as in the controls, as the model does not know them": int((controls.gene_ids < 0).sum())}
-    return Responses(means[:, order], notes=notes)
+    find = predictor.tokenizer.vocabulary.find
+    ids = np.array([find(str(gene))[0] for gene in examples.genes])
+    change = np.where(ids >= 0, mean_changes(predictor, controls, asked, options)[:, ids.clip(min=0)], 0.0)
+    means = np.stack([examples.control_mean(context) for context in examples.asked["context"]]) + change
+    return Responses(
+        means.clip(min=0).astype(np.float32),
+        notes={"groups with genes that the model does not know, which stay as in the controls": len(asked) * bool((ids < 0).any())},
+    )

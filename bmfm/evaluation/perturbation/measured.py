@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from scipy.sparse import csr_matrix, vstack
 
 from bmfm.evaluation.perturbation.centroids import no_cells
 from bmfm.evaluation.perturbation.comparison import CONTROL, Comparison, GroupedCells
+from bmfm.evaluation.perturbation.moments import scale_counts
 from bmfm.evaluation.perturbation.profiles import Profile
+from bmfm.perturbation.draws import changed_counts, fold_changes, poisson_counts, shift_curve, shifted_cells, shifts
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,22 @@ class MeasuredContext:
     def of(self, profile: Profile) -> Comparison:
         """The measured cells as a profile takes them."""
         return self.counts if profile.needs_counts and self.counts is not None else self.logs
+
+    @cached_property
+    def shift_curve(self) -> np.ndarray:
+        """Of the controls, see `perturbation.draws.shift_curve`."""
+        return shift_curve(self.logs.real.of(CONTROL))
+
+    @cached_property
+    def control_share(self) -> np.ndarray:
+        """Mean share of each gene in the counts of controls, [G]."""
+        assert self.counts is not None
+        return np.asarray(scale_counts(self.counts.real.of(CONTROL), 1.0).mean(0)).ravel()
+
+    @cached_property
+    def log_total(self) -> float:
+        """What log-normalised controls add up to with their logarithm undone: the total that they were normalised to."""
+        return float(np.expm1(self.logs.real.of(CONTROL).data.astype(float)).sum() / (self.logs.real.codes == CONTROL).sum())
 
     @property
     def deltas(self) -> np.ndarray:
@@ -70,6 +89,7 @@ def measured_contexts(examples: Any, with_counts: bool) -> list[MeasuredContext]
         codes = np.repeat([*range(len(rows)), CONTROL], [*map(len, cells), len(controls)])
         numbers = np.concatenate([*cells, controls])
         mean, trains_here = training_mean(examples, name)
+        stated = [examples.markers(int(group)) for group in asked.index[rows]]
         logs = Comparison(
             context=str(name),
             conditions=list(asked["condition"].iloc[rows]),
@@ -79,6 +99,7 @@ def measured_contexts(examples: Any, with_counts: bool) -> list[MeasuredContext]
             predicted=no_cells(len(examples.genes)),
             unit="lognorm",
             training={"mean": mean},
+            de_genes={c: genes for c, genes in zip(asked["condition"].iloc[rows], stated, strict=True) if genes is not None},
         )
         counts = replace(logs, real=GroupedCells(examples.counts(numbers), codes), unit="counts") if with_counts else None
         contexts.append(MeasuredContext(rows, logs, counts, np.asarray(examples.control_mean(name), float), trains_here))
@@ -119,8 +140,9 @@ class PredictedCells:
 def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, seed: int, keep_logs: bool = True) -> PredictedCells:
     """Cells of a method that predicts means, or of one that predicts cells, and counts of either where the context has such.
 
-    Cells of a mean are control cells, drawn with replacement and shifted to it, see `shifted_cells`.
-    Counts are drawn from Poisson distributions: the shares of a cell's values (undone their logarithm), at the total of a control cell.
+    Cells of a mean are control cells, drawn with replacement. Log-normalised values are shifted and cut at 0, so that the mean of all
+    controls would be the predicted one (`perturbation.draws.shifts`); counts are thinned, or added to, by the fold change of the means
+    (`perturbation.draws.fold_changes`). Counts of predicted cells are drawn from Poisson distributions, at the totals of control cells.
 
     Parameters
     ----------
@@ -134,40 +156,23 @@ def draw_cells(context: MeasuredContext, responses: Any, n_cells: int | None, se
         Whether log-normalised cells are of use. They take much memory, as shifted cells have few zeros.
     """
     controls = context.logs.real.of(CONTROL)
-    totals = None if context.counts is None else np.asarray(context.counts.real.of(CONTROL).sum(1), float).ravel()
+    counted = None if context.counts is None else context.counts.real.of(CONTROL)
     logs, counts = [], []
     for code, row in enumerate(context.rows):
         rng = np.random.default_rng([seed, int(row)])
         if responses.cells is not None:
             cells = csr_matrix(responses.cells(int(row)))
-            drawn = rng.integers(0, controls.shape[0], cells.shape[0])
-        else:
-            n = n_cells or int((context.logs.real.codes == code).sum())
-            drawn = rng.integers(0, controls.shape[0], n)
-            cells = shifted_cells(controls[drawn], np.asarray(responses.means[row], float), context.control_mean)
-        if keep_logs:
             logs.append(cells)
-        if totals is not None:
-            counts.append(poisson_counts(cells, totals[drawn], rng))
+            if counted is not None:
+                drawn = rng.integers(0, controls.shape[0], cells.shape[0])
+                counts.append(poisson_counts(cells, np.asarray(counted[drawn].sum(1), float).ravel(), rng))
+            continue
+        drawn = rng.integers(0, controls.shape[0], n_cells or int((context.logs.real.codes == code).sum()))
+        change = np.asarray(responses.means[row], float) - context.control_mean
+        if keep_logs:
+            logs.append(shifted_cells(controls[drawn], shifts(context.shift_curve, change)))
+        if counted is not None:
+            mean = np.asarray(responses.means[row], float)
+            ratio, new = fold_changes(mean, context.control_mean), np.expm1(np.maximum(mean, 0)) / context.log_total
+            counts.append(changed_counts(counted[drawn], ratio, context.control_share, new, rng))
     return PredictedCells(logs, counts)
-
-
-def shifted_cells(controls: csr_matrix, mean: np.ndarray, control_mean: np.ndarray) -> csr_matrix:
-    """Control cells [n, G] shifted by the difference of a predicted mean [G] from theirs and cut at 0.
-
-    Cutting raises the mean, and which controls were drawn moves it; so each gene is scaled to its predicted mean at last.
-    """
-    cells = np.maximum(controls.toarray() + (mean - control_mean).astype(np.float32), 0)
-    reached = cells.mean(0, dtype=np.float64)
-    cells *= np.divide(np.maximum(mean, 0), reached, out=np.ones_like(reached), where=reached > 0).astype(np.float32)
-    return csr_matrix(cells)
-
-
-def poisson_counts(logs: csr_matrix, totals: np.ndarray, rng: np.random.Generator) -> csr_matrix:
-    """Counts float32 [n, G] whose expectation are the shares of log-normalised cells at totals [n]."""
-    share = csr_matrix((np.expm1(logs.data.astype(np.float64)), logs.indices, logs.indptr), logs.shape)
-    sums = np.asarray(share.sum(1)).ravel()
-    rate = np.repeat(np.divide(totals, sums, out=np.zeros_like(sums), where=sums > 0), np.diff(share.indptr)) * share.data
-    counts = csr_matrix((rng.poisson(rate).astype(np.float32), share.indices.copy(), share.indptr.copy()), share.shape)
-    counts.eliminate_zeros()  # in place: `logs` keeps its own indices
-    return counts

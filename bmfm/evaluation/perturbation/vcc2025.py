@@ -4,7 +4,7 @@ The program is followed where it says more than its description, or other things
 score alone; means of fold changes are geometric; p are adjusted over all genes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -75,10 +75,3 @@ def pds_l1(predicted: np.ndarray, real: np.ndarray, own: np.ndarray) -> np.ndarr
         row = np.maximum(distance[p] - np.abs(real[:, columns] - predicted[p, columns]).sum(1), 0)
         ranks[p] = np.flatnonzero(np.argsort(row) == p)[0]
     return 1 - ranks / len(ranks)
-
-
-def vcc2025_score(figures: Mapping[str, float], baseline: Mapping[str, float]) -> float:
-    """The score of the challenge from mean figures and those of the mean baseline: the mean of three that are 0 at the baseline, 1 at best."""
-    parts = [(figures[name] - baseline[name]) / (1 - baseline[name]) for name in ("des", "pds_l1")]
-    parts.append(1 - figures["mae"] / baseline["mae"])
-    return float(np.mean(np.maximum(0, np.nan_to_num(parts, nan=0.0))))

@@ -111,6 +111,7 @@ class PerturbationPrediction(Protocol[PerturbationMethod, PerturbationExamples])
         bounds = _bounds(examples, tuple(p.name for p in self.profiles), self._with_counts, self.bounds_seed) if self.bounds else None
         outcome = self._outcome(examples, contexts, tables, bounds, n_bootstrap)
         outcome.duration, outcome.test_uses = duration, test_uses
+        outcome.counts |= {f"left out of the data: {what}": n for what, n in examples.source.left_out.items()}
         outcome.counts |= {f"groups {note}" if "groups" not in note else note: n for note, n in responses.notes.items()}
         deltas = self._deltas(examples, contexts, responses)
         outcome.arrays |= {"predicted_delta": deltas[0], "measured_delta": deltas[1]}
@@ -172,7 +173,7 @@ class PerturbationPrediction(Protocol[PerturbationMethod, PerturbationExamples])
         for profile in self.profiles:
             of_profile = profile.figures(tables[profile.name][context], weights)
             figures |= {profile.prefix + name: x for name, x in of_profile.items()}
-            if profile is VCC2026 and scales:
+            if profile is VCC2026 and scales and scales[context][1]:
                 drawn = ({name: float(x[i]) for name, x in of_profile.items()} for i in range(len(weights)))
                 figures[SCORE] = np.array([scale_vcc2026(d, *scales[context])["score"] for d in drawn])
         return figures
@@ -265,15 +266,14 @@ def _measured(examples: PerturbationExamples, with_counts: bool) -> list[Measure
 def _bounds(examples: PerturbationExamples, profiles: tuple[str, ...], with_counts: bool, seed: int) -> Bounds:
     """Of all contexts; kept like `_measured`."""
     contexts = _measured(examples, with_counts)
-    bounds = Bounds({}, {}, [], {})
+    bounds, dropped = Bounds({}, {}, [], {}), {}
     for profile in (PROFILES[name] for name in profiles):
         figures, fractions = [], []
         for context in contexts:
             measured = context.of(profile)
             ceiling = split_half_ceiling(profile, measured, seed)
             figures.append({name: np.array([x]) for name, x in ceiling.figures.items()})
-            if ceiling.dropped:
-                bounds.counts["conditions of one cell, which have no ceiling"] = ceiling.dropped
+            dropped[context.logs.context] = ceiling.dropped
             if profile is VCC2026:
                 bounds.scales.append(vcc2026_references(measured, seed, ceiling.figures))
             if profile.of_means:
@@ -282,6 +282,8 @@ def _bounds(examples: PerturbationExamples, profiles: tuple[str, ...], with_coun
         bounds.ceilings.update({profile.prefix + name: x for name, x in ceilings.items() if np.isfinite(x)})
         bounds.ranges.update({profile.prefix + str(k): float(v) for k, v in _medians(fractions).items() if np.isfinite(v)})
         _add_ranges_of_cells(profile, bounds)
+    if n := sum(dropped.values()):
+        bounds.counts["conditions of one cell, which have no ceiling"] = n
     return bounds
 
 
@@ -291,8 +293,9 @@ def _medians(fractions: Sequence[pd.DataFrame]) -> pd.Series:
 
 def _add_ranges_of_cells(profile: Profile, bounds: Bounds) -> None:
     """Dynamic range fractions of profile vcc2026: how far halves move from the mean submission, towards a perfect prediction."""
-    for name in profile.metrics if profile is VCC2026 else ():
-        baseline, replicate = (np.mean([scale[end][name] for scale in bounds.scales]) for end in (0, 1))
+    scales = [scale for scale in bounds.scales if scale[1]]
+    for name in profile.metrics if profile is VCC2026 and scales else ():
+        baseline, replicate = (np.mean([scale[end][name] for scale in scales]) for end in (0, 1))
         span = profile.perfect(name) - baseline
         if span:
             bounds.ranges[profile.prefix + name] = float((replicate - baseline) / span)

@@ -200,11 +200,11 @@ def _heat_maps(t: PerturbationTask) -> Iterator[tuple[str, str]]:
         if not known or not head:
             continue
         low, high = min(known), max(known)
-        label, width, top = 130.0, 210 / len(head), 30.0
-        parts = [text(label + width * (j + 0.5), 14 if j % 2 == 0 else 26, name, "middle", 18) for j, name in enumerate(head)]
+        label, width, top = 200.0, 270 / len(head), 30.0
+        parts = [text(label + width * (j + 0.5), 14 if j % 2 == 0 else 26, name, "middle", 22) for j, name in enumerate(head)]
         for i, (method, values) in enumerate(rows):
             y = top + 22 * i
-            parts.append(text(4, y + 15, method.model, limit=20))
+            parts.append(text(4, y + 15, method.model if method in t.baselines else str(method), limit=32))
             for j, x in enumerate(values):
                 if x is not None:
                     share = (x - low) / (high - low or 1)
@@ -213,7 +213,7 @@ def _heat_maps(t: PerturbationTask) -> Iterator[tuple[str, str]]:
                     parts.append(f'<rect {box} fill="{MODE_COLOURS["zero_shot"]}" fill-opacity="{shade:.2f}"/>')
                 parts.append(text(label + width * (j + 0.5), y + 15, _number(x), "middle"))
         words = t.described[metric].words
-        yield f"{words}, by what was trained", svg(340, top + 22 * len(rows) + 4, f"{words} by split", "".join(parts))
+        yield f"{words}, by what was trained", svg(500, top + 22 * len(rows) + 4, f"{words} by split", "".join(parts))
 
 
 def _ceiling_panels(t: PerturbationTask) -> Iterator[tuple[str, str]]:

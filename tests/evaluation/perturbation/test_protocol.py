@@ -9,9 +9,10 @@ from scipy.sparse import csr_matrix, vstack
 
 from bmfm.cells.conditions import Condition
 from bmfm.evaluation.methods.perturbation import PerturbationMethod, Responses
-from bmfm.evaluation.perturbation.measured import measured_contexts, poisson_counts, shifted_cells
+from bmfm.evaluation.perturbation.measured import measured_contexts
 from bmfm.evaluation.perturbation.moments import log_counts
 from bmfm.evaluation.protocols.perturbation import PerturbationPrediction, chosen_rows
+from bmfm.perturbation.draws import changed_counts, fold_changes, poisson_counts, shift_curve, shifted_cells, shifts
 from tests.evaluation.perturbation.toy import NAMES, controls, draw, effects
 
 CONTEXTS = ("K562", "RPE1")
@@ -25,6 +26,7 @@ class StandIn:
     def __init__(self):
         base, lfc = effects()
         self.task, self.genes, self.unit, self.test_uses = SimpleNamespace(name="toy"), NAMES, "counts", 0
+        self.source = SimpleNamespace(left_out={})
         cells = {c: (draw(base, lfc, 10 + i), controls(base, 20 + i)) for i, c in enumerate(CONTEXTS)}
         self.matrix = vstack([x.values for pair in cells.values() for x in pair], "csr")
         labels = [(c, code) for c, pair in cells.items() for x in pair for code in x.codes]
@@ -54,6 +56,9 @@ class StandIn:
 
     def control_mean(self, context):
         return np.asarray(self.values(self.control_cells(context)).mean(0)).ravel()
+
+    def markers(self, group):
+        return None
 
     def targets(self, condition):
         return np.array([NAMES.index(t) for t in condition.targets])
@@ -118,11 +123,15 @@ def test_no_change_has_no_correlation_and_says_so(examples, tmp_path):
     outcome = run(examples, Known(means), tmp_path, bounds=False)
     assert "pearson_delta" not in outcome.metrics and outcome.metrics["pearson_delta_gears"] == 0
     assert outcome.counts["conditions not scored by pearson_delta, which is not defined there"] == 8
+    of_cells = run(examples, Known(means), tmp_path, bounds=False, profiles=["vcc2026"]).metrics
+    assert of_cells["vcc2026_lfc_nmae"] == pytest.approx(1, abs=0.3) and of_cells["vcc2026_sig_jaccard"] < 0.05
+    assert of_cells["vcc2026_expr_mse_unbiased_capped_norm"] == pytest.approx(1, abs=0.5)
 
 
 def test_counts_are_drawn_where_the_challenge_needs_them(examples, truth, tmp_path):
     outcome = run(examples, Known(truth), tmp_path, profiles=["vcc2026", "vcc2025"])
     assert outcome.metrics["vcc2026_pds_cosine"] > 0.9 and outcome.metrics["vcc2026_sig_jaccard"] > 0.3
+    assert outcome.metrics["vcc2026_expr_mse_unbiased_capped_norm"] < 0.2
     assert outcome.metrics["vcc2025_pds_l1"] > 0.8 and outcome.metrics["vcc2026_score"] > 0.3
     assert {"vcc2026_lfc_nmae", "vcc2025_des"} <= outcome.intervals.keys()
 
@@ -132,6 +141,16 @@ def test_cells_of_a_method_are_taken_as_they_are(examples, truth, tmp_path):
     exact = Known(truth, lambda row: examples.values(examples.cells_of(groups[row])))
     assert run(examples, exact, tmp_path, bounds=False).metrics["e_distance"] == pytest.approx(0, abs=1e-9)
     assert run(examples, Known(truth), tmp_path, bounds=False).metrics["e_distance"] > 0.001
+
+
+@pytest.mark.parametrize(("single", "n"), [((3, 4), 4), (ASKED, 8)])
+def test_conditions_of_one_cell_have_no_ceiling_and_are_counted(truth, tmp_path, single, n):
+    few = StandIn()
+    all_cells = few.cells_of
+    few.cells_of = lambda group: all_cells(group)[:1] if few.groups[group][1] in single else all_cells(group)
+    outcome = run(few, Known(truth), tmp_path, profiles=["gears", "calibrated", "vcc2026"])
+    assert outcome.counts["conditions of one cell, which have no ceiling"] == n
+    assert ("vcc2026_score" in outcome.metrics) == bool([s for s in outcome.strata if s["kind"] == "bound"]) == (n == 4)
 
 
 def test_mistakes_are_named(examples, truth, tmp_path):
@@ -145,12 +164,28 @@ def test_mistakes_are_named(examples, truth, tmp_path):
         PerturbationPrediction().check(SimpleNamespace(metric="accuracy", metrics={}))
 
 
-def test_shifted_cells_have_the_predicted_mean():
-    controls = csr_matrix(np.random.default_rng(0).poisson(0.7, (50, 6)).astype(np.float32))
-    mean = np.array([0.1, 0.7, 2.0, 0.0, -0.3, 0.4])
-    cells = shifted_cells(controls, mean, np.asarray(controls.mean(0)).ravel()).toarray()
-    assert cells.min() >= 0 and cells.mean(0) == pytest.approx(mean.clip(0), abs=1e-6)
-    assert np.corrcoef(cells[:, 2], controls[:, [2]].toarray().ravel())[0, 1] == pytest.approx(1)
+def test_controls_are_changed_to_any_predicted_mean():
+    """Of no change the cells are the controls."""
+    rng = np.random.default_rng(0)
+    counts = csr_matrix(rng.poisson([0.7, 0.2, 3.0, 40.0, 0.0, 1.0, 500.0], (400, 7)).astype(np.float32))
+    logs = log_counts(counts, 1e4)
+    mean, change = np.asarray(logs.mean(0)).ravel(), np.array([0.5, -0.1, -1.5, -0.4, 0.3, -9.0, 0.0])
+    shifted = shifted_cells(logs, shifts(shift_curve(logs), change)).toarray()
+    assert shifted.min() >= 0 and shifted.mean(0) == pytest.approx((mean + change).clip(0), abs=0.01)
+    none = np.zeros(7)
+    assert shifted_cells(logs, shifts(shift_curve(logs), none)).toarray() == pytest.approx(logs.toarray(), rel=1e-6)
+
+    totals = np.asarray(counts.sum(1)).ravel()
+    share = (counts.toarray() / totals[:, None]).mean(0)
+    ratio = fold_changes(np.log1p([0.0, 2.0, 3.0, 0.5, 0.0]), np.log1p([1.0, 1.0, 0.0, 1.0, 0.0]))
+    assert ratio.tolist() == pytest.approx([0, 2, np.inf, 0.5, 1])
+    ratio = np.array([3.0, 1.0, 0.25, 1.5, np.inf, 0.0, 1.0])
+    drawn = changed_counts(vstack([counts] * 20, "csr"), ratio, share, np.full(7, 0.01), rng).toarray()
+    expected = np.asarray(counts.mean(0)).ravel() * np.where(np.isinf(ratio), 1, ratio)
+    expected[4] = 0.01 * totals.mean()
+    assert drawn.mean(0) == pytest.approx(expected, rel=0.03)
+    assert (drawn[:, 0] > 0).mean() > 0.8 > 0.55 > (counts.toarray()[:, 0] > 0).mean()  # cells without a count may get one
+    assert np.array_equal(changed_counts(counts, np.ones(7), share, none, rng).toarray(), counts.toarray())
 
 
 def test_counts_are_drawn_with_their_expectation():
