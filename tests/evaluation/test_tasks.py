@@ -37,7 +37,9 @@ def test_every_task_composes(all_tasks):
         OmegaConf.to_container(config.data, resolve=True)
         assert config.objectives and task.title and task.citation
         read = (str(task.shipped_paths[0]), *map(str, task.examples.values()))  # the genome of variants is a file of its own
-        assert all(any(f.path in r for r in read) or f.path.startswith(str(task.shipped_paths[0])[len("/data/") :]) for f in task.files), name
+        assert all(any(f.path in r for r in read) or f.path.startswith(str(task.shipped_paths[0])[len("/data/") :]) for f in task.files), (
+            name
+        )
         if task.length and task.omics == "dna":
             assert config.data.max_tokens == task.length + (3 if config.data.second else 2), name
         for f in task.files:
