@@ -159,9 +159,9 @@ def test_slurm_configuration_is_instantiated():
 
 
 def _alone() -> list[str]:
-    """Baselines that stand beside no checkpoint; the others are tried in test_yardsticks, and those of variants in test_variant_baselines."""
+    """Baselines that stand beside no checkpoint; the others are tried in test_yardsticks, and those of variants and perturbations in tests of their own."""
     files = sorted((config_folder() / "baseline").glob("*.yaml"))
-    return [file.stem for file in files if "${checkpoint}" not in file.read_text() and file.stem != "variants"]
+    return [file.stem for file in files if "${checkpoint}" not in file.read_text() and file.stem not in ("variants", "perturbations")]
 
 
 @pytest.mark.parametrize("name", _alone())

@@ -14,6 +14,7 @@ def _sequences(n, seed=0):
     return ["".join(rng.choice(list("ACGT"), 48)) for _ in range(n)]
 
 
+@pytest.mark.slow
 def test_labels_of_bases(tmp_path, dna_model):
     """The label is 1 at every base of TA: single tokens tell."""
     table = pd.DataFrame({"sequence": _sequences(120)})

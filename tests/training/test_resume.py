@@ -62,6 +62,7 @@ def test_a_run_that_ended_at_any_step_goes_on(tmp_path, whole, stop):
     assert all((a[k] == b[k]).all() for k in a)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_has_nothing_to_go_on_with(tmp_path):
     stopping = ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=100", "trainer.val_check_interval=2"]
     metrics = run(tmp_path, 9, *stopping)

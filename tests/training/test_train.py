@@ -164,8 +164,16 @@ def test_a_finished_run_is_not_overwritten(whole_runs):
         (["+recipe=dna_snp", "data.fasta=nowhere.fa"], "nowhere.fa' does not exist"),
         (["+recipe=dna_snp_113m"], "needs data.fasta=..., data.variants=..."),
         (["+recipe=rna_wced", "data.path=nowhere.h5ad"], "nowhere.h5ad' does not exist"),
-        (["+recipe=rna_wced", "data.counts=layers/raw"], "no matrix 'layers/raw'; counts (data.counts) can be auto, X"),
-        (["+recipe=rna_multitask", "objectives.cell_type.column=celltype"], "no .obs column 'celltype'; it has cell_type"),
+        pytest.param(
+            ["+recipe=rna_wced", "data.counts=layers/raw"],
+            "no matrix 'layers/raw'; counts (data.counts) can be auto, X",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["+recipe=rna_multitask", "objectives.cell_type.column=celltype"],
+            "no .obs column 'celltype'; it has cell_type",
+            marks=pytest.mark.slow,
+        ),
         (["+recipe=rna_llama_32m_mlm_multitask"], "needs data.path=..., objectives.cell_type.ontology=..."),
     ],
 )
