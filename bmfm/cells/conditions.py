@@ -129,12 +129,6 @@ def targets_of(condition: str) -> tuple[str, ...]:
     return () if condition == "control" else tuple(p.rpartition("@")[0] or p for p in pieces)
 
 
-def unknown_targets(conditions: Iterable[Condition], known: Collection[str]) -> dict[str, int]:
-    """{target that is not known: in how many of the conditions}, most frequent first, for the caller to report."""
-    names = known if isinstance(known, set | frozenset | dict) else frozenset(known)
-    return dict(Counter(t for c in conditions for t in c.targets if t not in names).most_common())
-
-
 def _as_text(value: Any) -> str:
     return "" if value is None or value is pd.NA or value != value else str(value).strip()
 

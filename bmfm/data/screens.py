@@ -237,7 +237,8 @@ class Screen:
         """Number contexts, groups and controls, and pool the controls that pairs are drawn from."""
         n, empty = len(self.cells), self.cells.empty()
         used = np.array([c is not None for c in parsed]) & ~empty
-        context = self._contexts(used)
+        columns = pd.DataFrame({c: self.cells.column(c) for c in self._context_columns}, index=self.cells.names)
+        context = pd.Series(read_contexts(columns, used, self.name, "data.source.context"))
         self._leave_out("cells without any count", int((empty & np.array([c is not None for c in parsed])).sum()))
         is_control = np.array([c is not None and c.is_control for c in parsed]) & used
         self.contexts = sorted(context[used].unique())
@@ -274,20 +275,6 @@ class Screen:
             )
         self._note_unmeasured()
 
-    def _contexts(self, used: np.ndarray) -> pd.Series:
-        """The context of every cell, text; ValueError, naming the column, where cells that are used have none."""
-        series = [pd.Series(self.cells.column(c)) for c in self._context_columns]
-        for column, values in zip(self._context_columns, series, strict=True):
-            if (missing := np.flatnonzero(values.isna() & used)).size:
-                raise ValueError(
-                    f"{self.name}, .obs[{column!r}] (data.source.context): {missing.size:,} cells have no context (first: "
-                    f"{self.cells.name_of(int(missing[0]))}): name it, or leave them out (data.source.keep)"
-                )
-        columns = [values.astype(str) for values in series]
-        if not columns:
-            return pd.Series(["all"] * len(self.cells))
-        return columns[0].str.cat(columns[1:], sep=SEPARATOR) if columns[1:] else columns[0]
-
     def _note_unmeasured(self) -> None:
         """Say which targets the files do not measure: genes of a small panel, or words that are no genes."""
         assert self.tokenizer.vocabulary is not None
@@ -303,6 +290,35 @@ class Screen:
         if n:
             self.left_out[what] = n
             self.notes[f"left out: {what}"] = f"{n:,}" + (f" ({named})" if named else "")
+
+
+def read_contexts(columns: pd.DataFrame, used: np.ndarray, where: str, setting: str) -> np.ndarray:
+    """The context of every cell, text [n]: what its columns hold, with a bar between them; without a column ``all``.
+
+    Parameters
+    ----------
+    columns
+        Of ``.obs``, [n, columns]; the index names cells.
+    used
+        Which cells need a context, bool [n].
+    where, setting
+        The file, and the setting that names the columns, for errors.
+
+    Raises
+    ------
+    ValueError
+        Naming the column, where cells that are used have no context.
+    """
+    for column in columns:
+        if (missing := np.flatnonzero(columns[column].isna().to_numpy() & used)).size:
+            raise ValueError(
+                f"{where}, .obs[{column!r}] ({setting}): {missing.size:,} cells have no context (first: {str(columns.index[missing[0]])!r}): name it, "
+                "or leave them out"
+            )
+    texts = [columns[column].astype(str) for column in columns]
+    if not texts:
+        return np.full(len(columns), "all", object)
+    return (texts[0].str.cat(texts[1:], sep=SEPARATOR) if texts[1:] else texts[0]).to_numpy(object)
 
 
 @contextmanager

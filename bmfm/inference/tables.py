@@ -58,7 +58,11 @@ def write_table(output: Path, names: pd.Index, embeddings: np.ndarray | None, pr
     parts = [] if predictions is None else [predictions]
     if embeddings is not None:
         parts.append(pd.DataFrame(embeddings, index=names, columns=[f"e{i}" for i in range(embeddings.shape[1])]))
-    table = pd.concat(parts, axis=1).rename_axis(names.name or "id").reset_index()
+    write_rows(pd.concat(parts, axis=1).rename_axis(names.name or "id").reset_index(), output)
+
+
+def write_rows(table: pd.DataFrame, output: Path) -> None:
+    """A table without its index, as Parquet, TSV or CSV by the suffix of `output`."""
     if output.suffix == ".parquet":
         table.to_parquet(output, index=False)
     else:

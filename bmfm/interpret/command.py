@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from omegaconf import ListConfig, OmegaConf
 
 from bmfm.cells.formats import find_sources
@@ -12,6 +11,7 @@ from bmfm.files import require_file
 from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.tables import write_rows
 from bmfm.inference.work_key import work_key
 from bmfm.interpret.attention import attention_edges
 from bmfm.interpret.dna_command import explain_dna
@@ -61,7 +61,7 @@ def explain_cells(config: Any, predictor: Predictor) -> None:
         elif file.suffix in PICTURES:
             plot_table(adata, key, file)
         else:
-            _write(adata.uns[key]["table"], file)
+            write_rows(adata.uns[key]["table"], file)
         print(f"written to {file}")
     shutil.rmtree(parts, ignore_errors=True)
     _say(adata, key)
@@ -78,7 +78,7 @@ def edit_cells(config: Any, predictor: Predictor) -> None:
     options = _options(config, "edit", EDITING) | {"readout": config.target or "embedding", "goal": goal or None}
     table = perturb_in_silico(predictor, config.data.path, genes, parts=parts, **options)
     for file in files:
-        _write(table, file)
+        write_rows(table, file)
         print(f"written to {file}")
     shutil.rmtree(parts, ignore_errors=True)
     about = table.attrs
@@ -93,7 +93,7 @@ def attention_of_cells(config: Any, predictor: Predictor) -> None:
     files = _outputs(config, TABLES)
     table = attention_edges(predictor, config.data.path, **_options(config, "edges", EDGES))
     for file in files:
-        _write(table, file)
+        write_rows(table, file)
         print(f"written to {file}")
     about = table.attrs
     print(
@@ -114,13 +114,6 @@ def _parts(config: Any, predictor: Predictor, files: list[Path]) -> Path:
     """The folder of finished pieces, beside the first output; another for another question."""
     read_from = [*find_sources(config.data.path), *([config.data.orthologs] if config.data.orthologs else [])]
     return files[0].with_name(f".{files[0].name}.{work_key(config, predictor, read_from)}")
-
-
-def _write(table: pd.DataFrame, file: Path) -> None:
-    if file.suffix == ".parquet":
-        table.to_parquet(file, index=False)
-    else:
-        table.to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")
 
 
 def _say(adata: Any, key: str) -> None:

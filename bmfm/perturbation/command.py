@@ -8,6 +8,7 @@ import pandas as pd
 from bmfm.files import require_file
 from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
+from bmfm.inference.tables import write_rows
 from bmfm.perturbation.picture import plot_ranks
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
@@ -75,10 +76,8 @@ def run_screen(config: Any) -> None:
 def _write(table: pd.DataFrame, file: Path) -> None:
     if file.suffix in PICTURES:
         plot_ranks(table, file)
-    elif file.suffix == ".parquet":
-        table.to_parquet(file, index=False)
     else:
-        table.to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")
+        write_rows(table, file)
 
 
 def _free(output: str, overwrite: bool, endings: tuple[str, ...]) -> Path:

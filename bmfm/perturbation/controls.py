@@ -1,6 +1,5 @@
 """Control cells of a file: what a perturbation is predicted from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +12,7 @@ from bmfm.cells.conditions import CONTROL_WORDS
 from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
+from bmfm.data.screens import read_contexts
 from bmfm.hashing import example_keys
 from bmfm.inference.predictor import Predictor
 from bmfm.perturbation.draws import shift_curve
@@ -112,8 +112,10 @@ def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> 
     orthologs = read_orthologs(options.orthologs) if options.orthologs is not None else tokenizer.orthologs
     reading = (options.counts, options.gene_column, orthologs, expects, options.min_matched)
     source = open_source(files[0], tokenizer.vocabulary, *reading)
-    context = _contexts(view, options.context)
-    controls = np.flatnonzero(_are_controls(view, options))
+    is_control = _are_controls(view, options)
+    columns = [options.context] if isinstance(options.context, str) else list(options.context or [])
+    context = read_contexts(view.obs[_present(view, columns, "context")], is_control, view.name, "context")
+    controls = np.flatnonzero(is_control)
     if not len(controls):
         raise ValueError(
             f"{view.name}: no control cell by .obs[{options.condition!r}] (condition); say what it holds for controls (control; on the command line "
@@ -140,15 +142,13 @@ def read_controls(predictor: Predictor, data: Any, options: ResponseOptions) -> 
     )
 
 
-def _contexts(view: AnnDataView, context: str | Sequence[str] | None) -> np.ndarray:
-    """The context of every cell, text [n]."""
-    columns = [context] if isinstance(context, str) else list(context or [])
+def _present(view: AnnDataView, columns: list[str], setting: str) -> list[str]:
+    """The columns; KeyError, naming the first that ``.obs`` lacks."""
     if absent := [c for c in columns if c not in view.obs]:
-        raise KeyError(f"{view.name} has no .obs column {absent[0]!r} (context); it has {', '.join(map(str, view.obs.columns)) or 'none'}")
-    if not columns:
-        return np.full(len(view.obs), "all", object)
-    texts = [view.obs[c].astype(str) for c in columns]
-    return (texts[0].str.cat(texts[1:], sep="|") if texts[1:] else texts[0]).to_numpy(object)
+        raise KeyError(
+            f"{view.name} has no .obs column {absent[0]!r} ({setting}); it has {', '.join(map(str, view.obs.columns)) or 'none'}"
+        )
+    return columns
 
 
 def _are_controls(view: AnnDataView, options: ResponseOptions) -> np.ndarray:
@@ -156,8 +156,7 @@ def _are_controls(view: AnnDataView, options: ResponseOptions) -> np.ndarray:
     column = options.condition
     if column is None:
         return np.ones(len(view.obs), bool)
-    if column not in view.obs:
-        raise KeyError(f"{view.name} has no .obs column {column!r} (condition); it has {', '.join(map(str, view.obs.columns)) or 'none'}")
+    _present(view, [column], "condition")
     text = view.obs[column].astype(str)
     return (text.isin([str(c) for c in options.control]) if options.control else text.str.lower().isin(CONTROL_WORDS)).to_numpy()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bmfm.cells.conditions import Condition, parse_conditions, unknown_targets
+from bmfm.cells.conditions import Condition, parse_conditions
 
 GENES = {"KLF1", "MAP2K6", "HLA-A", "TSNAX", "DISC1", "A_B", "A", "B", "NT5E"}
 
@@ -95,7 +95,3 @@ def test_what_cannot_be_read_names_column_text_and_cell(texts, known, message):
 def test_one_dose_of_two_targets_is_refused():
     with pytest.raises(ValueError, match=r"^conditions: .* has 2 targets and the dose '10\.0'"):
         parse_conditions(["X+Y"], doses=[10.0])
-
-
-def test_unknown_targets_are_counted():
-    assert unknown_targets(parse_conditions(["KLF1", "Q+KLF1", "Q", "P"]), ["KLF1"]) == {"Q": 2, "P": 1}

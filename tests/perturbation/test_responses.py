@@ -153,3 +153,11 @@ def test_mistakes_are_named(model, screen_file, asked, options, message):
 def test_a_model_without_the_head_says_how_to_get_one(screen_file):
     with pytest.raises(ValueError, match="recipe=rna_perturbation"):
         bmfm.load("bmfm-rna-mini").predict_responses(screen_file, ["GENE0"])
+
+
+def test_control_cells_without_a_context_are_named(model, screen_cells):
+    cells = screen_cells.copy()
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(object)
+    cells.obs.loc["cell3", "cell_type"] = None
+    with pytest.raises(ValueError, match=r"obs\['cell_type'\] \(context\): 1 cells have no context \(first: 'cell3'\)"):
+        model.predict_responses(cells, ["GENE0"], **READING)

@@ -17,6 +17,7 @@ EXACT = ("pds_cosine", "direction_fidelity_yield", "direction_reach", "sig_jacca
 
 def compare(comparison, figures):
     """Every figure of every condition, and the means."""
+    assert figures and all(values for theirs in figures.values() for values in (theirs, *theirs.values()))
     for profile, theirs in figures.items():
         table = PROFILES[profile].table(comparison)
         means = PROFILES[profile].figures(table)
