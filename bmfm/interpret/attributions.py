@@ -158,16 +158,30 @@ class _Path:
     def mean_gradient(self, rows: torch.Tensor, nodes: list[tuple[float, float]]) -> torch.Tensor:
         """Weighted sum of the gradients [m, L, H] of some examples [m] at places on their paths, (place, weight) each."""
         total = torch.zeros((len(rows), *self.inputs.shape[1:]), device=self.inputs.device)
-        places = total.new_tensor(nodes)
-        for some in torch.arange(len(rows) * len(nodes), device=rows.device).split(self.batch_size):
-            which, step = some % len(rows), some // len(rows)
-            at, weight = (places[step][:, i, None, None] for i in (0, 1))
-            chosen = rows[which]
-            embeddings = torch.lerp(self.baseline[chosen], self.inputs[chosen], at.to(self.inputs.dtype))
-            outputs = self.predictor.forward(select_rows(self.batch, chosen), embeddings, grad=True, precision=self.precision)
-            _, gradient = self.target.gradient(outputs, self.columns[chosen])
-            total.index_add_(0, which, gradient * weight)
+        first = 0
+        for some in rows.split(self.batch_size):
+            self._add(total[first : first + len(some)], some, total.new_tensor(nodes))
+            first += len(some)
         return total
+
+    def _add(self, total: torch.Tensor, rows: torch.Tensor, nodes: torch.Tensor) -> None:
+        """Add the gradients of at most `batch_size` examples [m] at nodes [S, 2], as many of these at once as there is room for."""
+        inputs, baseline = self.inputs[rows], self.baseline[rows]
+        at_once = max(1, self.batch_size // len(rows))
+        path = inputs.new_empty((min(at_once, len(nodes)), *inputs.shape))  # made once, as pages of memory cost more than the sums in it
+        batch, n = None, len(nodes)
+        for some in nodes.split(at_once):
+            k = len(some)
+            if batch is None or k < at_once:
+                batch, columns = select_rows(self.batch, rows.repeat(k)), self.columns[rows].repeat(k)
+            for piece, place in zip(path, some[:, 0].tolist(), strict=False):
+                torch.lerp(baseline, inputs, place, out=piece)
+            outputs = self.predictor.forward(batch, path[:k].flatten(0, 1), grad=True, precision=self.precision)
+            # weights go into what is derived, times n, so that small types of numbers hold them
+            weighted = self.target.gradient(outputs, columns, some[:, 1].repeat_interleave(len(rows)) * n)
+            for piece in weighted.unflatten(0, (k, len(rows))):  # one after the other: the sum is the same for whatever batch
+                total += piece
+        total /= n
 
 
 def _values(

@@ -66,10 +66,10 @@ class Target:
         """Which of the numbers [N, K] is explained of each example [N]."""
         return values.argmax(1) if self.column is None else torch.full((len(values),), self.column, device=values.device)
 
-    def gradient(self, outputs: Outputs, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The numbers [N] in these columns [N], and their gradients by the embeddings [R, L, H], in float32."""
+    def gradient(self, outputs: Outputs, columns: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Gradients by the embeddings [R, L, H], float32, of the numbers in these columns [N] times weights [N]."""
         values = self.values(outputs).gather(1, columns[:, None])[:, 0]
-        return values.detach(), outputs.gradient(values.sum()).float() / self.reversal
+        return outputs.gradient((values * (weights / self.reversal)).sum()).float()
 
 
 def read_target(predictor: Predictor, target: str, contrast: str = "mean") -> Target:
