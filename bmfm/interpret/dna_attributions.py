@@ -78,8 +78,8 @@ class BaseAttributions:
     contributions
         In the unit of the target: logits, or that of a regression.
     report
-        One row a sequence: ``name``, ``target`` (the class), ``value`` (of the sequence), ``baseline_value``, ``delta`` (how far the sum of the contributions is from
-        their difference), ``n_steps`` and ``complete``.
+        One row a sequence: ``name``, ``target`` (the class), ``value`` (of the sequence), ``baseline_value``, ``context`` (what the bases of the context contribute
+        together), ``delta`` (how far the sum of all contributions is from the difference of the two values), ``n_steps`` and ``complete``.
     """
 
     contributions: Contributions
@@ -95,6 +95,7 @@ def base_attributions(
     fasta: Any = None,
     regions: Sequence[str] | str | Path | None = None,
     length: int | None = None,
+    context: int = 0,
     **options: Any,
 ) -> BaseAttributions:
     """Integrated gradients of a label head, of sequences or regions.
@@ -103,7 +104,7 @@ def base_attributions(
     ----------
     target, contrast
         See `targets.read_target`. The predicted class of a sequence is that of the mean over the strands.
-    sequences, fasta, regions, length
+    sequences, fasta, regions, length, context
         See `sequence_sets.read_sequence_set`.
     options
         Those of `PathOptions`.
@@ -124,10 +125,10 @@ def base_attributions(
         )
     if chosen.baseline == "mask" and not predictor.model.backbone.capabilities.mask_token:
         raise ValueError("baseline=mask: this model knows no [MASK]; choose baseline=shuffled")
-    of = read_sequence_set(sequences, fasta, regions, length)
+    of = read_sequence_set(sequences, fasta, regions, length, context)
     ways = [of.codes, COMPLEMENT[of.codes][:, ::-1]] if chosen.strands == "both" else [of.codes]
     columns = explained_columns(predictor, explained, of, chosen.strands, chosen.batch_size, chosen.precision)
-    hypothetical = np.zeros((len(of), 4, of.length), np.float32)
+    hypothetical = np.zeros((len(of), 4, of.codes.shape[1]), np.float32)
     sums = np.zeros((3, len(of)))  # of the contributions, of the values, of those of the baselines
     n_steps = np.zeros(len(of), np.int64)
     with progress_bar(len(of) * len(ways), chosen.progress) as bar:
@@ -139,6 +140,8 @@ def base_attributions(
                 hypothetical[rows] += (run.hypothetical[:, ::-1, ::-1] if reverse else run.hypothetical) / len(ways)
                 sums[:, rows] += run.sums / len(ways)
                 n_steps[rows] = np.maximum(n_steps[rows], run.n_steps)
+    inside, one_hot = of.places_in_codes, of.codes[:, None] == CODES[:, None]
+    around = np.delete((hypothetical * one_hot).sum(1), inside, 1).sum(1)
     delta, difference = np.abs(sums[0] - (sums[1] - sums[2])), np.abs(sums[1] - sums[2])
     report = pd.DataFrame(
         {
@@ -146,12 +149,13 @@ def base_attributions(
             "target": [explained.classes[c] for c in columns],
             "value": sums[1],
             "baseline_value": sums[2],
+            "context": around,
             "delta": delta,
             "n_steps": n_steps,
             "complete": delta <= TOLERANCE * difference + LEAST,
         }
     )
-    return BaseAttributions(Contributions(hypothetical, of, target, "base" if kind == "base" else "token"), report)
+    return BaseAttributions(Contributions(hypothetical[:, :, inside], of, target, "base" if kind == "base" else "token"), report)
 
 
 def explained_columns(

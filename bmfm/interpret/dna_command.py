@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfm.files import require_file
+from bmfm.genome.alphabet import N
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.dna_dependency import dependency_map
 from bmfm.interpret.dna_explain import METHODS, RUNNING, DnaExplanation, explain_sequences
@@ -32,7 +33,7 @@ def explain_dna(config: Any, predictor: Predictor) -> None:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     regions = config.regions if config.regions is None or isinstance(config.regions, str) else list(config.regions)
-    where = {"fasta": require_file(config.fasta, "FASTA file"), "regions": regions, "length": config.length}
+    where = {"fasta": require_file(config.fasta, "FASTA file"), "regions": regions, "length": config.length, "context": config.context}
     running = {name: config[name] for name in RUNNING}
     if method == "dependency":
         maps = dependency_map(predictor, **where, hide_target=config.dependency.hide_target, **running)
@@ -71,8 +72,11 @@ def _write(file: Path, found: DnaExplanation, config: Any) -> list[Path]:
 def _say(found: DnaExplanation) -> None:
     of, report = found.contributions, found.report
     print(f"{of.score} by {found.method}: {len(of.sequences):,} sequences of {of.sequences.length:,} bases (resolution: {of.resolution})")
-    if n := int((of.sequences.bases < 0).sum()):
+    n = int((of.sequences.bases < 0).sum())
+    if n:
         print(f"{n:,} bases are N, and have no contribution")
+    if (n := int((of.sequences.codes == N).sum()) - n) and of.sequences.context:
+        print(f"{n:,} bases of the context ({of.sequences.context:,} on either side) are N, or beyond the end of a contig")
     if "target" in report and report["target"].nunique() > 1:
         print(f"classes: {', '.join(f'{name} {n:,}' for name, n in report['target'].value_counts().items())}")
     if "complete" in report and (n := int((~report["complete"]).sum())):

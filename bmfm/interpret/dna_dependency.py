@@ -5,7 +5,7 @@ Nature Genetics 2025, doi 10.1038/s41588-025-02347-3). Blocks of the map are mot
 itself one of the genome: what a model has not learned is not there, and near repeats share dependencies without any function.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,21 +102,19 @@ def dependency_map(
     predictor: Predictor,
     sequences: Sequences | None = None,
     *,
-    fasta: Any = None,
-    regions: Sequence[str] | str | Path | None = None,
-    length: int | None = None,
     hide_target: bool = False,
     strands: str = "forward",
     batch_size: int = 32,
     precision: str | None = None,
     progress: bool | None = None,
+    **places: Any,
 ) -> DependencyMaps:
     """Dependency maps of sequences or regions, by masked models of single bases.
 
     Parameters
     ----------
-    sequences, fasta, regions, length
-        See `sequence_sets.read_sequence_set`.
+    sequences, places
+        ``fasta``, ``regions``, ``length``, ``context``: see `sequence_sets.read_sequence_set`. Bases of the context are neither mutated nor looked at.
     hide_target
         False shows the base that is looked at, as published, which takes 3 L + 1 passes; models that never see random bases in training
         mostly repeat it. True hides it, which takes L times as many.
@@ -131,14 +129,14 @@ def dependency_map(
     if strands not in ("both", "forward"):
         raise ValueError(f"strands={strands!r} is unknown; choose both or forward")
     columns = ids_of_bases(predictor, "a dependency map")
-    of = read_sequence_set(sequences, fasta, regions, length)
+    of = read_sequence_set(sequences, **places)
     values = np.empty((len(of), of.length, of.length), np.float32)
     ways = [False, True] if strands == "both" else [False]
     with progress_bar(len(of) * len(ways) * of.length * (of.length if hide_target else 1), progress) as bar:
         for number, codes in enumerate(of.codes):
             maps = []
             for reverse in ways:
-                run = _Mutants(predictor, COMPLEMENT[codes][::-1] if reverse else codes, columns, batch_size, precision)
+                run = _Mutants(predictor, COMPLEMENT[codes][::-1] if reverse else codes, of.places_in_codes, columns, batch_size, precision)
                 values_of = run.hidden(bar) if hide_target else run.shown(bar)
                 maps.append(values_of[::-1, ::-1] if reverse else values_of)
             values[number] = np.mean(maps, 0)
@@ -147,18 +145,19 @@ def dependency_map(
 
 @dataclass
 class _Mutants:
-    """The mutants of one sequence [L], and what a model makes of them."""
+    """The mutants of one sequence at places [L] of its codes, and what a model makes of them there."""
 
     predictor: Predictor
     codes: np.ndarray
+    places: np.ndarray
     columns: np.ndarray
     batch_size: int
     precision: str | None
 
     def shown(self, bar: Any) -> np.ndarray:
         """The map [L, L] where the bases that are looked at are shown."""
-        own = self._log_odds(tokens_of(self.predictor, self.codes[None]))
-        return self._changes(lambda tokens: tokens, own, np.arange(len(self.codes)), bar)
+        own = self._log_odds(tokens_of(self.predictor, self.codes[None]), self.places)
+        return self._changes(lambda tokens: tokens, own, self.places, bar)
 
     def hidden(self, bar: Any) -> np.ndarray:
         """The map [L, L] where each base that is looked at is hidden: a column at a time."""
@@ -168,7 +167,7 @@ class _Mutants:
             return tokens
 
         columns = []
-        for target in range(len(self.codes)):
+        for target in self.places:
             place = np.array([target])
             own = self._log_odds(hide(tokens_of(self.predictor, self.codes[None])), place)
             columns.append(self._changes(hide, own, place, bar)[:, 0])
@@ -176,30 +175,30 @@ class _Mutants:
 
     def _changes(self, prepare: Any, own: torch.Tensor, places: np.ndarray, bar: Any) -> np.ndarray:
         """Largest changes [L, places] of log odds [1, places, 4]; NaN where N is mutated or looked at, 0 at the mutated base."""
-        length = len(self.codes)
-        found = np.full((length, len(places)), np.nan, np.float32)
+        found = np.full((len(self.places), len(places)), np.nan, np.float32)
         for mutated in self._some_positions():
             mutants = np.repeat(self.codes[None], 3 * len(mutated), 0)
-            for k, at in enumerate(mutated):
+            for k, at in enumerate(self.places[mutated]):
                 mutants[3 * k : 3 * k + 3, at] = CODES[self.codes[at] != CODES]
             change = (self._log_odds(prepare(tokens_of(self.predictor, mutants)), places) - own).abs().amax(2)
             found[mutated] = change.view(len(mutated), 3, len(places)).amax(1).cpu().numpy()
             bar.update(len(mutated))
-        found[places[None] == np.arange(length)[:, None]] = 0
-        found[self.codes == N] = np.nan
+        found[places[None] == self.places[:, None]] = 0
+        found[self.codes[self.places] == N] = np.nan
         found[:, self.codes[places] == N] = np.nan
         return found
 
     def _some_positions(self) -> Iterator[np.ndarray]:
-        known = np.flatnonzero(self.codes != N)
+        """Numbers of the places that hold a base, some at a time."""
+        known = np.flatnonzero(self.codes[self.places] != N)
         step = max(1, AT_ONCE // (3 * len(self.codes)))
         for start in range(0, len(known), step):
             yield known[start : start + step]
 
-    def _log_odds(self, tokens: Tokens, places: np.ndarray | None = None) -> torch.Tensor:
-        """Log2 odds of the four bases among themselves [rows, places, 4]; None is all places."""
+    def _log_odds(self, tokens: Tokens, places: np.ndarray) -> torch.Tensor:
+        """Log2 odds of the four bases among themselves [rows, places, 4]."""
         length = len(self.codes)
-        at = torch.from_numpy(np.arange(length) if places is None else places).to(self.predictor.device)
+        at = torch.from_numpy(places).to(self.predictor.device)
         out = torch.empty((len(tokens), len(at), 4))
         for rows, batch in batches_of(self.predictor, tokens, self.batch_size):
             content = batch["content_index"].view(len(rows), length)[:, at].flatten()

@@ -80,13 +80,14 @@ def explain_sequences(
     fasta: Any = None,
     regions: Sequence[str] | str | Path | None = None,
     length: int | None = None,
+    context: int = 0,
     **options: Any,
 ) -> DnaExplanation:
     """What each base contributes.
 
     Parameters
     ----------
-    sequences, fasta, regions, length
+    sequences, fasta, regions, length, context
         See `variants.sequence_sets.read_sequence_set`.
     method
         See the module's text.
@@ -107,7 +108,7 @@ def explain_sequences(
     names = RUNNING if method in ("mlm", "ism") else [f.name for f in fields(PathOptions) if f.name != "method"]
     if unknown := sorted(options.keys() - set(names)):
         raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}")
-    of = read_sequence_set(sequences, fasta, regions, length)
+    of = read_sequence_set(sequences, fasta, regions, length, context)
     if method in ("ig", "grad_x_input"):
         found = base_attributions(predictor, of, target=str(target), contrast=contrast, method=method, **options)
         return DnaExplanation(found.contributions, method, report=found.report)

@@ -153,6 +153,8 @@ def score_substitutions(
 
     Parameters
     ----------
+    of
+        Its bases of context are read, and not mutated.
     number
         What is read off the outputs, one number a sequence; None takes log-probabilities of hidden bases.
     """
@@ -161,8 +163,8 @@ def score_substitutions(
 
     def compute(codes: np.ndarray) -> np.ndarray:
         if number is None:
-            return _by_masking(predictor, codes, batch_size, precision)
-        return _by_mutants(predictor, codes, number, batch_size, precision)
+            return _by_masking(predictor, codes, of.places_in_codes, batch_size, precision)
+        return _by_mutants(predictor, codes, of.places_in_codes, number, batch_size, precision)
 
     scores = np.empty((len(of), 4, of.length))
     with progress_bar(len(of), progress) as bar:
@@ -198,12 +200,12 @@ def ids_of_bases(predictor: Predictor, what: str) -> np.ndarray:
     return vocabulary.of_base[CODES].astype(np.int64)
 
 
-def _by_masking(predictor: Predictor, codes: np.ndarray, batch_size: int, precision: str | None) -> np.ndarray:
-    """Log-probabilities of A, C, G, T at every base when it is hidden, float64 [n, 4, L]."""
+def _by_masking(predictor: Predictor, codes: np.ndarray, places: np.ndarray, batch_size: int, precision: str | None) -> np.ndarray:
+    """Log-probabilities of A, C, G, T at some places [L] of sequences when each is hidden, float64 [n, 4, L]."""
     columns = ids_of_bases(predictor, "mutagenesis by masks")
-    n, length = codes.shape
+    n, length = len(codes), len(places)
     tokens = tokens_of(predictor, np.repeat(codes, length, 0))
-    at = np.tile(np.arange(length), n)
+    at = np.tile(places, n)
     tokens.ids[tokens.offsets[:-1] + at] = MASK
     candidates = np.broadcast_to(columns, (n * length, 4))
     nothing = np.empty(0, np.int64)
@@ -212,13 +214,15 @@ def _by_masking(predictor: Predictor, codes: np.ndarray, batch_size: int, precis
     return answers.reshape(n, length, 4).transpose(0, 2, 1)
 
 
-def _by_mutants(predictor: Predictor, codes: np.ndarray, number: Number, batch_size: int, precision: str | None) -> np.ndarray:
-    """A number with every base in place of every other, float64 [n, 4, L]."""
-    n, length = codes.shape
-    mutants = np.repeat(codes, 4 * length, 0).reshape(n, 4, length, length)
+def _by_mutants(
+    predictor: Predictor, codes: np.ndarray, places: np.ndarray, number: Number, batch_size: int, precision: str | None
+) -> np.ndarray:
+    """A number with every base at some places [L] of sequences, float64 [n, 4, L]."""
+    n, length = len(codes), len(places)
+    mutants = np.repeat(codes, 4 * length, 0).reshape(n, 4, length, codes.shape[1])
     for channel, code in enumerate(CODES):
-        mutants[:, channel, np.arange(length), np.arange(length)] = code
-    tokens = tokens_of(predictor, mutants.reshape(-1, length))
+        mutants[:, channel, np.arange(length), places] = code
+    tokens = tokens_of(predictor, mutants.reshape(-1, codes.shape[1]))
     out = np.empty(n * 4 * length)
     for rows, batch in batches_of(predictor, tokens, batch_size):
         out[rows] = number(predictor.forward(batch, precision=precision)).detach().double().cpu().numpy()

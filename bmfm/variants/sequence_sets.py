@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bmfm.files import require_file
-from bmfm.genome.alphabet import read_text
+from bmfm.genome.alphabet import N, read_text
 from bmfm.genome.fasta import read_records
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import bed_rows, locate, locate_word, regions_file
@@ -25,14 +25,16 @@ class SequenceSet:
 
     Attributes
     ----------
-    codes : uint8 [n, L]
-        Symbols, see `genome.alphabet`.
+    codes : uint8 [n, context + L + context]
+        Symbols that a model reads, see `genome.alphabet`.
     names
         Of the sequences.
     chrom, start
         Where each begins (0-based), of regions of a genome; else None.
     contigs
         {name: length} of that genome.
+    context
+        Bases before and behind each sequence that are read with it, and that nothing is computed for.
     """
 
     codes: np.ndarray
@@ -40,19 +42,25 @@ class SequenceSet:
     chrom: list[str] | None = None
     start: np.ndarray | None = None
     contigs: dict[str, int] = field(default_factory=dict)
+    context: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def length(self) -> int:
-        """Bases of each sequence."""
-        return self.codes.shape[1]
+        """L, bases of each sequence."""
+        return self.codes.shape[1] - 2 * self.context
+
+    @property
+    def places_in_codes(self) -> np.ndarray:
+        """Where the bases [L] stand in `codes`; the same on the other strand, counted from its beginning."""
+        return np.arange(self.context, self.context + self.length)
 
     @property
     def bases(self) -> np.ndarray:
         """Channel of the base that is there, in the order A, C, G, T, int8 [n, L]; -1 for N."""
-        return _CHANNEL[self.codes]
+        return _CHANNEL[self.codes[:, self.places_in_codes]]
 
     def one_hot(self) -> np.ndarray:
         """The sequences [n, 4, L], float32."""
@@ -61,9 +69,8 @@ class SequenceSet:
     def take(self, rows: np.ndarray) -> "SequenceSet":
         """Some sequences, in the order of `rows` [m]."""
         chrom = None if self.chrom is None else [self.chrom[r] for r in rows]
-        return SequenceSet(
-            self.codes[rows], [self.names[r] for r in rows], chrom, None if self.start is None else self.start[rows], self.contigs
-        )
+        start = None if self.start is None else self.start[rows]
+        return SequenceSet(self.codes[rows], [self.names[r] for r in rows], chrom, start, self.contigs, self.context)
 
     def places(self, file: Path) -> tuple[list[str], np.ndarray]:
         """Contig and first base (0-based) of each sequence; a ValueError names the file that needs them where there are none."""
@@ -80,6 +87,7 @@ def read_sequence_set(
     fasta: Any = None,
     regions: Sequence[str] | str | Path | None = None,
     length: int | None = None,
+    context: int = 0,
 ) -> SequenceSet:
     """Sequences as they are; regions of a genome, on its forward strand; or, without regions, the records of a FASTA file.
 
@@ -93,6 +101,8 @@ def read_sequence_set(
         Places, as ``chr20:1,000-1,200`` (counted from 1, ends included), or a BED file, whose rows keep their order, repeats among them.
     length
         Take as many bases around the middle of each region; None takes the regions as they are.
+    context
+        Read so many bases on either side of each region with it; those beyond the end of a contig are N.
 
     Raises
     ------
@@ -103,10 +113,14 @@ def read_sequence_set(
         raise ValueError("give sequences, or fasta and regions")
     if length is not None and regions is None:
         raise ValueError("length takes bases around the middle of regions of a genome: give fasta and regions with it")
+    if isinstance(context, bool) or not isinstance(context, int) or context < 0:
+        raise ValueError(f"context={context!r} must be a whole number of bases, at least 0")
+    if context and regions is None:
+        raise ValueError("context takes bases on either side of regions of a genome: give fasta and regions with it")
     if isinstance(sequences, SequenceSet):
         return sequences
     if regions is not None:
-        return _of_regions(fasta if isinstance(fasta, Reference) else Reference.from_fasta(fasta), regions, length)
+        return _of_regions(fasta if isinstance(fasta, Reference) else Reference.from_fasta(fasta), regions, length, context)
     if sequences is None:
         records = list(read_records(require_file(fasta, "FASTA file")))
         names, texts = [name for name, _ in records], [text for _, text in records]
@@ -125,7 +139,7 @@ def _codes(name: str, text: str) -> np.ndarray:
     return codes
 
 
-def _of_regions(reference: Reference, regions: Sequence[str] | str | Path, length: int | None) -> SequenceSet:
+def _of_regions(reference: Reference, regions: Sequence[str] | str | Path, length: int | None, context: int) -> SequenceSet:
     if file := regions_file(regions):
         rows = [(row.name, *locate(row, reference)) for row in bed_rows(require_file(file, "BED file"))]
     else:
@@ -141,13 +155,15 @@ def _of_regions(reference: Reference, regions: Sequence[str] | str | Path, lengt
         names.append(name)
         chrom.append(reference.contigs[contig]["name"])
         starts.append(start)
-        symbols.append(reference.fetch(chrom[-1], start, end))
+        first, last = max(0, start - context), min(reference.contigs[contig]["length"], end + context)
+        beyond = (first - (start - context), end + context - last)
+        symbols.append(np.pad(reference.fetch(chrom[-1], first, last), beyond, constant_values=N))
     contigs = {c["name"]: c["length"] for c in reference.contigs}
-    return SequenceSet(_stack(symbols), names, chrom, np.array(starts, np.int64), contigs)
+    return SequenceSet(_stack(symbols, 2 * context), names, chrom, np.array(starts, np.int64), contigs, context)
 
 
-def _stack(symbols: list[np.ndarray]) -> np.ndarray:
-    lengths = sorted({len(s) for s in symbols})
+def _stack(symbols: list[np.ndarray], n_around: int = 0) -> np.ndarray:
+    lengths = sorted({len(s) - n_around for s in symbols})
     if len(lengths) != 1:
         shown = ", ".join(map(str, lengths[:8])) + (", ..." if len(lengths) > 8 else "")
         raise ValueError(f"sequences of {shown} bases: one length is needed; give length=... for regions, or ask for each length by itself")

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from bmfm.genome.contigs import ContigNames
 from bmfm.interpret.dna_annotation import Window, read_transcripts, read_variants_in
 from bmfm.interpret.dna_command import explain_dna
+from bmfm.interpret.dna_dependency import dependency_map
 from bmfm.interpret.dna_explain import explain_sequences
 from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
 from bmfm.variants.contributions import Contributions
@@ -120,7 +121,7 @@ def test_genes_and_variants_of_windows(files):
 def settings(files, **changed):
     return OmegaConf.create(
         {
-            "checkpoint": "toy", "method": "mlm", "target": None, "seed": 0, "fasta": str(files / "genome.fa"), "regions": ["chr1:11-41"], "length": None,
+            "checkpoint": "toy", "method": "mlm", "target": None, "seed": 0, "fasta": str(files / "genome.fa"), "regions": ["chr1:11-41"], "length": None, "context": 0,
             "attribution": {"contrast": "mean", "baseline": "mask", "n_steps": 50, "n_shuffled": 2}, "dependency": {"hide_target": False, "min_distance": 3},
             "strands": "forward", "seqlets": {"quantile": 0.5, "max_gap": 2, "min_length": 4}, "page": {"genes": None, "variants": None},
             "batch_size": 16, "precision": None, "progress": False, "overwrite": False,
@@ -158,21 +159,22 @@ def test_the_command(toy, files, capsys):
             explain_dna(settings(files, **changed), toy)
 
 
-def test_modisco_finds_the_planted_motif(toy, tmp_path):
-    """What TF-MoDISco reads of the files, and which seqlets it takes from them."""
-    pytest.importorskip("modiscolite")
-    from modiscolite.core import TrackSet
-    from modiscolite.extract_seqlets import extract_seqlets
-
-    rng = np.random.default_rng(0)
-    texts = ["".join(rng.choice(list("CG"), 80)) for _ in range(100)]
-    places = rng.integers(25, 50, len(texts))
-    texts = [text[:at] + MOTIF + text[at + len(MOTIF) :] for text, at in zip(texts, places, strict=True)]
-    found = explain_sequences(toy, texts, method="ig", target="head:site", strands="forward", n_steps=8, batch_size=100)
-    noise = rng.normal(0, 0.05 * found.contributions.hypothetical.max(), found.contributions.hypothetical.shape)
-    found.contributions.hypothetical += noise  # it fits a null to what is no motif, of which the toy has nothing
-    one_hot, scores = (np.load(file)["arr_0"].transpose(0, 2, 1) for file in found.contributions.save_modisco(tmp_path / "m"))
-    places, _ = extract_seqlets((one_hot * scores).sum(2), 21, 10, 20, 0.2, 0.03, 0.2, 0.8)
-    seqlets = TrackSet(one_hot, one_hot * scores, scores).create_seqlets(places)
-    assert len(seqlets) >= 90
-    assert all(MOTIF in "".join("ACGT"[channel] for channel in seqlet.sequence.argmax(1)) for seqlet in seqlets)
+def test_bases_around_a_region_are_read_and_not_explained(toy, files):
+    """The same as the middle of what is said of all bases; beyond the end of a contig stands N."""
+    wide = {"sequences": [TEXT, "NNNN" + "C" * 27]}
+    narrow = {"fasta": files / "genome.fa", "regions": ["chr1:15-37", "chr2:1-23"], "context": 4}
+    every = slice(4, -4)
+    for options in ({}, {"method": "ism", "target": "head:site"}, {"method": "ig", "target": "head:letters", "n_steps": 5}):
+        whole, found = explain_sequences(toy, **wide, **options), explain_sequences(toy, **narrow, **options)
+        assert np.abs(found.contributions.hypothetical).max() > 0
+        np.testing.assert_allclose(found.contributions.hypothetical, whole.contributions.hypothetical[:, :, every], atol=1e-6)
+        assert found.contributions.frame()["pos"].iloc[[0, -1]].tolist() == [15, 23]
+    around = np.delete(whole.contributions.attribution(), np.arange(4, 27), 1).sum(1)
+    np.testing.assert_allclose(found.report["context"], around, atol=1e-6)
+    for hide_target in (False, True):
+        whole, found = (dependency_map(toy, **of, hide_target=hide_target).values for of in (wide, narrow))
+        np.testing.assert_allclose(found, whole[:, every, every], atol=1e-5)
+    with pytest.raises(ValueError, match="context takes bases on either side of regions"):
+        explain_sequences(toy, [TEXT], context=3)
+    with pytest.raises(ValueError, match="must be a whole number"):
+        explain_sequences(toy, **narrow | {"context": -1})
