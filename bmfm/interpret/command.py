@@ -25,7 +25,7 @@ PICTURES = (".png", ".svg", ".pdf")
 READING = ("counts", "expects", "gene_column", "orthologs", "min_matched", "depth_target", "order")
 ATTRIBUTION = ("baseline", "n_steps", "contrast", "classes", "groupby", "alpha", "top")
 EDITING = ("kind", "min_cells", "n_matched")
-EDGES = ("layer", "genes", "n_genes", "top_k", "min_cells")
+EDGES = ("layer", "heads", "genes", "n_genes", "top_k", "min_cells")
 ALWAYS = ("max_cells", "seed", "batch_size", "max_tokens", "precision", "progress")
 
 
@@ -99,8 +99,9 @@ def attention_of_cells(config: Any, predictor: Predictor) -> None:
     print(
         f"{len(table):,} edges between {about['n_genes']:,} genes over {about['n_cells']:,} cells, layer {about['layer']}; {about['note']}"
     )
-    print(f"rank correlation of all weights with the mean attention that the source gets: {about['spearman_source_mean']:.3f}")
-    print(f"rank correlation of all weights with the size of the co-expression: {about['spearman_coexpression']:.3f}")
+    print("rank correlation of all weights with the mean attention that the source gets, and with the size of the co-expression:")
+    for head, of in about["spearman"].items():
+        print(f"  {'head ' if head.isdigit() else ''}{head}: {of['source_mean']:.3f}, {of['coexpression']:.3f}")
 
 
 def _options(config: Any, group: str, names: tuple[str, ...]) -> dict[str, Any]:

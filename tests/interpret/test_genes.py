@@ -43,7 +43,7 @@ def test_attention_is_that_of_the_layers(cells_model, toy_cells):
     cells = toy_cells[:, :10].copy()
     cells.var_names = GENES
     ((_, batch),) = model.batches(cells)
-    maps = [attention_maps(model, batch, i) for i in (0, 1)]
+    maps = [attention_maps(model, batch, i)[:, 0] for i in (0, 1)]
     # by hand, from the first layer's own projections
     layer, embeddings = model.model.backbone.layers[0], model.model.embed(batch)
     states = model.model.backbone.norm(embeddings)
@@ -52,17 +52,23 @@ def test_attention_is_that_of_the_layers(cells_model, toy_cells):
     )
     scores = (query @ key.transpose(2, 3) / 8**0.5).masked_fill(batch["sequence_ids"][:, None, None] == 0, -torch.inf)
     torch.testing.assert_close(maps[0], scores.softmax(-1).mean(1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(attention_maps(model, batch, 0, "each"), scores.softmax(-1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(attention_maps(model, batch, 0, "max")[:, 0], scores.softmax(-1).amax(1), rtol=1e-4, atol=1e-6)
     rolled = torch.linalg.matmul((maps[1] + torch.eye(maps[1].shape[-1])) / 2, (maps[0] + torch.eye(maps[0].shape[-1])) / 2)
-    torch.testing.assert_close(attention_maps(model, batch), rolled, rtol=1e-4, atol=1e-6)
-    edges = model.attention_edges(cells, layer=0, min_cells=3, top_k=2)
+    torch.testing.assert_close(attention_maps(model, batch)[:, 0], rolled, rtol=1e-4, atol=1e-6)
+    edges = model.attention_edges(cells, layer=0, heads="each", min_cells=3, top_k=2)
+    of_heads = scores.softmax(-1).detach().numpy()
     ids = batch["input_ids"].numpy()
     names = np.array(model.tokenizer.names, object)
     for edge in edges.itertuples():
-        both = [(names[r] == edge.target, names[r] == edge.source, m) for r, m in zip(ids, maps[0].numpy(), strict=True)]
+        both = [(names[r] == edge.target, names[r] == edge.source, m) for r, m in zip(ids, of_heads[:, edge.head], strict=True)]
         weights = [m[q][:, k].item() for q, k, m in both if q.any() and k.any()]
         assert edge.n_cells == len(weights) >= 3
         assert edge.weight == pytest.approx(np.mean(weights), rel=1e-4)
-    assert edges.groupby("target").size().max() <= 2 and {"spearman_source_mean", "spearman_coexpression"} <= edges.attrs.keys()
+    assert edges.groupby(["head", "target"]).size().max() <= 2 and set(edges["head"]) == {0, 1}
+    assert edges.attrs["spearman"].keys() == {"0", "1"} and edges.attrs["spearman"]["0"].keys() == {"source_mean", "coexpression"}
+    with pytest.raises(ValueError, match="choose from mean, max, each; each, of one layer"):
+        model.attention_edges(cells, heads="each")
 
 
 def test_a_model_without_attention_says_so(planted_model, planted_cells):
