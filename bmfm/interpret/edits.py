@@ -117,6 +117,13 @@ def edited_inputs(tokens: Tokens, cells: np.ndarray, genes: np.ndarray, edit: Ed
     return Inputs(pd.RangeIndex(n), n, chunks, np.arange(n), np.ones(n, np.int64))
 
 
+def cells_at_a_time(inputs: Inputs, size: int) -> Iterator[tuple[int, Tokens]]:
+    """Number of the first cell, and tokens of at most `size` cells."""
+    for start, tokens in inputs.chunks():
+        for first in range(0, len(tokens), size):
+            yield start + first, tokens.take(np.arange(first, min(first + size, len(tokens))))
+
+
 def shown_genes(tokens: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cell, gene and value [nnz] of all genes that a model is shown, as tokens or in the summary, by ascending cell and gene."""
     row = np.repeat(np.arange(len(tokens)), np.diff(tokens.offsets))

@@ -5,23 +5,28 @@ normalised, so that those of a cell add up to what distinguishes the cell from t
 """
 
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.attributions import TOLERANCE, attribute
 from bmfm.interpret.baselines import cell_baseline, of_summary
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, join
-from bmfm.interpret.edits import Edit, edited_inputs, shown_genes
+from bmfm.interpret.edits import Edit, cells_at_a_time, edited_inputs, shown_genes
 from bmfm.interpret.options import ExplainOptions, known_options
-from bmfm.interpret.parts import read_part, write_part
+from bmfm.interpret.parts import Part, run_parts
 from bmfm.interpret.tables import group_tables
 from bmfm.interpret.targets import Target, read_target
+from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.batch import Batch
+
+OCCLUDED = 32
+"""Cells of a part, of occlusion."""
 
 
 class Found(NamedTuple):
@@ -74,7 +79,10 @@ def explain(predictor: Predictor, data: Any, target: str, **options: Any) -> Any
         raise KeyError(
             f"there is no .obs column {chosen.groupby!r} (groupby); there are {', '.join(map(str, cells.adata.obs.columns)) or 'none'}"
         )
-    found = _occlusion(predictor, cells, of, chosen) if chosen.method == "occlusion" else _gradients(predictor, cells, of, chosen)
+    parts = parts_of(predictor, cells, of, chosen)
+    every = join(run_parts(parts, chosen.parts, cells.inputs.n_rows, "cell", chosen.progress))
+    of_cells = {name.removeprefix("cells_"): x for name, x in every.items() if name.startswith("cells_")}
+    found = Found(every["row"], every["gene"], every["value"], of_cells)
     return _written(predictor, cells, of, chosen, found)
 
 
@@ -96,26 +104,21 @@ def _of_classes(predictor: Predictor, data: Any, target: Target, options: Explai
     return rows
 
 
-def _gradients(predictor: Predictor, cells: ChosenCells, target: Target, options: ExplainOptions) -> Found:
-    """By gradients, batch by batch."""
+def parts_of(predictor: Predictor, cells: ChosenCells, target: Target, options: ExplainOptions) -> Iterator[Part]:
+    """The run in parts of some cells each, see `_explain_batch`."""
+    if options.method == "occlusion":
+        for number, (start, tokens) in enumerate(cells_at_a_time(cells.inputs, OCCLUDED)):
+            yield Part(number, len(tokens), partial(_occlude, predictor, start, tokens, target, options))
+        return
     means = _mean_values(cells, len(predictor.tokenizer)) if options.baseline == "mean_cell" else None
-    pieces, of_cells = [], []
-    with _bar(cells.inputs.n_rows, "cell", options) as bar:
-        for number, (rows, batch) in enumerate(predictor.batches(cells.inputs, options.batch_size)):
-            part = read_part(options.parts, number)
-            if part is None:
-                part = _explain_batch(predictor, rows, batch, target, options, means)
-                write_part(options.parts, number, part)
-            of_cells.append({name.removeprefix("cells_"): x for name, x in part.items() if name.startswith("cells_")})
-            pieces.append({name: part[name] for name in ("row", "gene", "value")})
-            bar.update(len(rows))
-    entries = join(pieces)
-    return Found(entries["row"], entries["gene"], entries["value"], join(of_cells))
+    for number, (rows, batch) in enumerate(predictor.batches(cells.inputs, options.batch_size)):
+        yield Part(number, len(rows), partial(_explain_batch, predictor, rows, batch, target, options, means))
 
 
 def _explain_batch(
     predictor: Predictor, rows: np.ndarray, batch: Batch, target: Target, options: ExplainOptions, means: np.ndarray | None
 ) -> dict[str, np.ndarray]:
+    """What is found of a batch of cells by gradients: the fields of `Found`, those of cells as ``cells_NAME``."""
     baseline = cell_baseline(predictor, batch, options.baseline, means)
     found = attribute(predictor, batch, target, baseline.embeddings, options.method, options.n_steps, options.batch_size, options.precision)
     content, width = batch["content_index"], batch["input_ids"].shape[1]
@@ -131,37 +134,23 @@ def _explain_batch(
     return part | {f"cells_{name}": x.cpu().numpy() for name, x in numbers.items()}
 
 
-def _occlusion(predictor: Predictor, cells: ChosenCells, target: Target, options: ExplainOptions) -> Found:
-    """What the number loses without each gene."""
+def _occlude(predictor: Predictor, start: int, tokens: Tokens, target: Target, options: ExplainOptions) -> dict[str, np.ndarray]:
+    """What the number of some cells loses without each gene; as `_explain_batch`. Effects of single genes need not add up."""
     edit = Edit("delete") if options.baseline == "absent" else Edit("set", 0.0)
-    pieces, of_cells = [], []
-    with _bar(cells.inputs.n_rows, "cell", options) as bar:
-        for start, tokens in cells.inputs.chunks():
-            whole = edited_inputs(tokens, np.arange(len(tokens)), np.full((len(tokens), 1), -1), edit)
-            values = run_targets(predictor, whole, target, options)
-            columns = target.columns(torch.from_numpy(values)).numpy()
-            row, gene, _ = shown_genes(tokens)
-            edited = run_targets(predictor, edited_inputs(tokens, row, gene[:, None], edit), target, options)
-            lost = values[row, columns[row]] - edited[np.arange(len(row)), columns[row]]
-            pieces.append({"row": start + row, "gene": gene, "value": lost})
-            nan = np.full(len(tokens), np.nan, np.float32)  # effects of single genes need not add up
-            steps = np.bincount(row, minlength=len(tokens))
-            of_cells.append(
-                {
-                    "row": start + np.arange(len(tokens)),
-                    "values": values,
-                    "column": columns,
-                    "delta": nan,
-                    "difference": nan,
-                    "n_steps": steps,
-                }
-            )
-            bar.update(len(tokens))
-    entries = join(pieces)
-    return Found(entries["row"], entries["gene"], entries["value"], join(of_cells))
+    n = len(tokens)
+    values = _run_targets(predictor, edited_inputs(tokens, np.arange(n), np.full((n, 1), -1), edit), target, options)
+    columns = target.columns(torch.from_numpy(values)).numpy()
+    row, gene, _ = shown_genes(tokens)
+    edited = _run_targets(predictor, edited_inputs(tokens, row, gene[:, None], edit), target, options)
+    nan = np.full(n, np.nan, np.float32)
+    return {
+        "row": start + row, "gene": gene, "value": values[row, columns[row]] - edited[np.arange(len(row)), columns[row]],
+        "cells_row": start + np.arange(n), "cells_values": values, "cells_column": columns, "cells_delta": nan, "cells_difference": nan,
+        "cells_n_steps": np.bincount(row, minlength=n),
+    }  # fmt: skip
 
 
-def run_targets(predictor: Predictor, inputs: Any, target: Target, options: Any) -> np.ndarray:
+def _run_targets(predictor: Predictor, inputs: Any, target: Target, options: Any) -> np.ndarray:
     """All numbers of a target [n, K], float32."""
     values = np.empty((inputs.n_rows, len(target.classes)), np.float32)
     with torch.inference_mode():
@@ -225,7 +214,3 @@ def key_of(target: str, method: str) -> str:
 def without_slash(name: str) -> str:
     """A name as files of AnnData can have it."""
     return name.replace("/", "_")
-
-
-def _bar(n: int, unit: str, options: ExplainOptions) -> Any:
-    return tqdm(total=n, unit=unit, disable=options.progress is False, delay=0 if options.progress else 3)

@@ -9,53 +9,23 @@ the model makes of its input; whether cells would do the same has to be measured
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import false_discovery_control, ranksums
-from tqdm.auto import tqdm
 
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, gene_id
-from bmfm.interpret.edits import Edit, edited_inputs, shown_genes
-from bmfm.interpret.options import CellOptions, known_options
-from bmfm.interpret.parts import read_part, write_part
+from bmfm.interpret.edit_run import EditRun
+from bmfm.interpret.edits import Edit, shown_genes
+from bmfm.interpret.options import InSilicoOptions, known_options
+from bmfm.interpret.parts import run_parts
 from bmfm.interpret.shifts import Shifts, make_shifts
 from bmfm.perturbation.screen import LEAST_MATCHED, matched, nearest_in_expression
-from bmfm.tokenizers.base import Tokens
 
 N_BINS, N_NULL = 10, 2000
 """Bins of expression, and shifts of random genes that are drawn of each."""
-PAIRS = 1 << 16
-"""Pairs of a cell and an edit whose shifts are computed before they are added up."""
-
-
-@dataclass(frozen=True)
-class InSilicoOptions(CellOptions):
-    """How genes are edited.
-
-    Attributes
-    ----------
-    min_cells
-        Cells, at least, that must show a gene for it to be edited; genes that are asked for by name are edited in any case.
-    n_matched
-        Genes of like expression that each is compared with.
-    n_downstream
-        Of a decoder, genes that are named as moved most by each edit.
-    profiles
-        Of a decoder, return the mean changes of all genes, too.
-    parts
-        Folder of finished pieces, which the next run with the same options uses again; not of decoders, whose profiles are many.
-    """
-
-    min_cells: int = 10
-    n_matched: int = 50
-    n_downstream: int = 10
-    profiles: bool = False
-    parts: Path | None = None
 
 
 def perturb_in_silico(
@@ -94,7 +64,8 @@ def perturb_in_silico(
         and of the first of them ``matched_mean``, ``matched_sd``, ``z``, ``p``, ``fdr``, ``rank_p``, ``rank_fdr``. Of several genes together nothing is tested.
         Shifts are, of an embedding, with a goal ``goal_shift`` (the projection on the line, over its length: 1 is all the way)
         and ``goal_cosine`` (change of the cosine to the centroid of `end`), and always ``cosine_shift`` (1 - cosine to the unedited) and
-        ``distance``; ``log_odds``, ``value`` or ``profile_distance``; of a decoder ``downstream`` names the genes that move most.
+        ``distance``, and, where it is a mean of tokens, ``cosine_shift_others`` and ``distance_others``, the same without the places of the edited genes in either
+        mean: what became of all other genes; ``log_odds``, ``value`` or ``profile_distance``; of a decoder ``downstream`` names the genes that move most.
         ``attrs`` say what was read and left out. With ``profiles=True``, a second table [edits, V] in the same order: mean changes of all genes.
 
     Raises
@@ -115,7 +86,10 @@ def perturb_in_silico(
     cells = choose_cells(predictor, data, chosen, shifts.rows, room)
     expression, n_shown = _expression(cells, len(tokenizer))
     compared = _compared(sets, expression, n_shown, chosen)
-    found = _run(predictor, cells, compared, edit, shifts, chosen)
+    edited = np.full((len(compared), max(map(len, compared))), -1)
+    for i, ids in enumerate(compared):
+        edited[i, : len(ids)] = ids
+    found = _run(EditRun(predictor, cells.inputs, edited, edit, shifts, chosen), tokenizer.names)
     return _table(predictor, cells, compared, sets, expression, found, shifts, chosen)
 
 
@@ -161,105 +135,41 @@ class _Sums:
         [P] number of the edit and [P] the first shift, of every pair of an edit and a cell.
     n, total, squares
         [S], [S, K] and [S, K] of all K shifts.
+    downstream
+        [S] names of the genes that a decoder says are moved most, and their mean changes; None of other readouts.
     profile
-        [S, V] sums of the changes of decoded profiles; None of other readouts.
+        [S, V] mean changes of decoded profiles; None where they are not asked for.
     """
 
-    edit: list[np.ndarray]
-    shift: list[np.ndarray]
+    edit: np.ndarray
+    shift: np.ndarray
     n: np.ndarray
     total: np.ndarray
     squares: np.ndarray
-    profile: np.ndarray | None
+    downstream: list[str] | None = None
+    profile: np.ndarray | None = None
 
 
-def _run(
-    predictor: Predictor, cells: ChosenCells, sets: list[tuple[int, ...]], edit: Edit, shifts: Shifts, options: InSilicoOptions
-) -> _Sums:
-    """Shifts of every edit in every cell that it changes."""
-    k, width = len(shifts.names), max(map(len, sets))
-    genes = np.full((len(sets), width), -1)
-    for i, ids in enumerate(sets):
-        genes[i, : len(ids)] = ids
-    profile = np.zeros((len(sets), shifts.n_outputs), np.float32) if shifts.has_profile else None
-    sums = _Sums([], [], np.zeros(len(sets), np.int64), np.zeros((len(sets), k)), np.zeros((len(sets), k)), profile)
-    number = 0
-    with tqdm(total=cells.inputs.n_rows, unit="cell", disable=options.progress is False, delay=0 if options.progress else 3) as bar:
-        for _, tokens in cells.inputs.chunks():
-            # so few cells at a time that the pairs of a piece are bounded, whatever the number of genes
-            size = max(1, PAIRS // len(sets))
-            for first in range(0, len(tokens), size):
-                some = tokens.take(np.arange(first, min(first + size, len(tokens))))
-                parts = None if sums.profile is not None else options.parts
-                piece = read_part(parts, number)
-                if piece is None:
-                    piece = _shifts_of(predictor, some, genes, edit, shifts, options, sums.profile)
-                    write_part(parts, number, piece)
-                _add(piece, sums)
-                number += 1
-                bar.update(len(some))
+def _run(run: EditRun, names: Sequence[str]) -> _Sums:
+    """Shifts of every edit in every cell that it changes, added up part by part."""
+    n, k, has_profile = len(run.genes), len(run.shifts.names), run.shifts.has_profile
+    sums = _Sums(np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(n, np.int64), np.zeros((n, k)), np.zeros((n, k)))
+    edit, shift, downstream, profile = [], [], [], []
+    work = (n, "edit") if has_profile else (run.inputs.n_rows, "cell")
+    for part in run_parts(run.parts(), run.options.parts, *work, run.options.progress):
+        edit.append(part["edit"])
+        shift.append(part["values"][:, 0].astype(np.float32))
+        np.add.at(sums.n, part["edit"], 1)
+        np.add.at(sums.total, part["edit"], part["values"])
+        np.add.at(sums.squares, part["edit"], part["values"] ** 2)
+        if has_profile:
+            for moved, changes in zip(part["moved"].tolist(), part["moved_by"].tolist(), strict=True):
+                downstream.append(", ".join(f"{names[i]} {change:+.3g}" for i, change in zip(moved, changes, strict=True)))
+            profile += [part["profile"]] if run.options.profiles else []
+    sums.edit, sums.shift = np.concatenate(edit), np.concatenate(shift)
+    sums.downstream = downstream if has_profile else None
+    sums.profile = np.concatenate(profile) if profile else None
     return sums
-
-
-def _shifts_of(
-    predictor: Predictor,
-    tokens: Tokens,
-    genes: np.ndarray,
-    edit: Edit,
-    shifts: Shifts,
-    options: InSilicoOptions,
-    profile: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    """Number of the edit [P] and shifts [P, K] of all edits of some cells; changes of decoded profiles are added to the sums at once."""
-    cell, number = _pairs(tokens, genes, edit)
-    values = np.empty((len(cell), len(shifts.names)))
-    if len(cell):
-        none = np.full((len(tokens), 1), -1)
-        unedited = _outputs(predictor, edited_inputs(tokens, np.arange(len(tokens)), none, Edit("delete")), shifts, options)
-        for rows, batch in predictor.batches(edited_inputs(tokens, cell, genes[number], edit), options.batch_size):
-            with torch.inference_mode():
-                outputs = shifts.outputs(predictor.forward(batch, precision=options.precision))
-                before = unedited[torch.from_numpy(cell[rows]).to(outputs.device)]
-                values[rows] = shifts(before, outputs).double().cpu().numpy()
-            if profile is not None:
-                np.add.at(profile, number[rows], (outputs - before).float().cpu().numpy())
-    return {"edit": number.astype(np.int32), "values": values}
-
-
-def _add(piece: dict[str, np.ndarray], sums: _Sums) -> None:
-    """Add what was found of some cells."""
-    edit, values = piece["edit"], piece["values"]
-    sums.edit.append(edit)
-    sums.shift.append(values[:, 0].astype(np.float32))
-    np.add.at(sums.n, edit, 1)
-    np.add.at(sums.total, edit, values)
-    np.add.at(sums.squares, edit, values**2)
-
-
-def _outputs(predictor: Predictor, inputs: Any, shifts: Shifts, options: InSilicoOptions) -> torch.Tensor:
-    """What shifts are measured of, for every example [n, ...]."""
-    pieces, order = [], []
-    with torch.inference_mode():
-        for rows, batch in predictor.batches(inputs, options.batch_size):
-            pieces.append(shifts.outputs(predictor.forward(batch, precision=options.precision)))
-            order.append(rows)
-    every = torch.cat(pieces)
-    return every[torch.from_numpy(np.argsort(np.concatenate(order))).to(every.device)]
-
-
-def _pairs(tokens: Tokens, genes: np.ndarray, edit: Edit) -> tuple[np.ndarray, np.ndarray]:
-    """Cell and number of the edit, of all that change anything: where values are set every cell that shows some gene, else those that show one of these."""
-    row, gene, _ = shown_genes(tokens)
-    if edit.kind == "set":
-        cells = np.unique(row)
-        return np.repeat(cells, len(genes)), np.tile(np.arange(len(genes)), len(cells))
-    edit_of, of_gene = np.nonzero(genes >= 0)[0], genes[genes >= 0]
-    order = np.argsort(of_gene, kind="stable")
-    first, end = (np.searchsorted(of_gene[order], gene, side) for side in ("left", "right"))
-    cell = np.repeat(row, end - first)
-    place = np.arange(len(cell)) - np.repeat(np.cumsum(end - first) - (end - first), end - first) + np.repeat(first, end - first)
-    pairs = np.unique(np.stack([cell, edit_of[order][place]], 1), axis=0)
-    return pairs[:, 0], pairs[:, 1]
 
 
 def _table(
@@ -294,12 +204,12 @@ def _table(
     if len(single) > 3:
         of_single = table["expression"].to_numpy()[single]
         results = matched(mean[single, 0], of_single, min(options.n_matched, len(single) - 1))
-        results["rank_p"] = rank_sum(np.concatenate(sums.edit), np.concatenate(sums.shift), single, of_single, options.seed)
+        results["rank_p"] = rank_sum(sums.edit, sums.shift, single, of_single, options.seed)
         for name, values in results.items():
             table.loc[single, name] = values
-    profiles = None if sums.profile is None else pd.DataFrame(sums.profile / n, table["gene"].to_numpy(), list(names))
-    if profiles is not None:
-        table["downstream"] = _downstream(profiles, options.n_downstream)
+    profiles = None if sums.profile is None else pd.DataFrame(sums.profile, table["gene"].to_numpy(), list(names))
+    if sums.downstream is not None:
+        table["downstream"] = sums.downstream
     if sets is not None:
         place = {s: i for i, s in enumerate(compared)}
         table = table.iloc[list(dict.fromkeys(place[s] for s in sets))]
@@ -315,7 +225,7 @@ def _table(
         "readout": shifts.words, "n_cells": cells.inputs.n_rows, "n_genes_compared": len(compared), "n_genes_the_model_does_not_know": cells.n_unknown,
         "n_empty_cells": 0 if cells.inputs.empty is None else int(cells.inputs.empty.sum()),
     }  # fmt: skip
-    return (table, profiles.iloc[asked]) if options.profiles and profiles is not None else table
+    return table if profiles is None else (table, profiles.iloc[asked])
 
 
 def rank_sum(edit: np.ndarray, shift: np.ndarray, single: np.ndarray, expression: np.ndarray, seed: int) -> np.ndarray:
@@ -344,10 +254,3 @@ def rank_sum(edit: np.ndarray, shift: np.ndarray, single: np.ndarray, expression
             if len(own) > 1 and len(null) > 1:
                 p[i] = ranksums(own, null).pvalue
     return p
-
-
-def _downstream(profiles: pd.DataFrame, n: int) -> list[str]:
-    """Names of the `n` genes whose decoded value moves most by each edit, and their mean changes."""
-    change, names = profiles.to_numpy(), profiles.columns
-    top = np.argsort(-np.abs(change), 1, kind="stable")[:, :n]
-    return [", ".join(f"{names[i]} {change[row, i]:+.3g}" for i in genes) for row, genes in enumerate(top)]

@@ -79,7 +79,7 @@ class ExplainOptions(CellOptions):
     alpha, top
         The tables keep genes of an adjusted p below `alpha`, at most `top` a group; None keeps all genes.
     parts
-        Folder of finished batches, which the next run with the same options uses again.
+        Folder of finished parts, which the next run with the same options uses again.
     """
 
     method: str = "ig"
@@ -107,6 +107,31 @@ class ExplainOptions(CellOptions):
             raise ValueError(
                 f"baseline=absent: there is no path from no token to one; choose method=occlusion, or another baseline for {self.method}"
             )
+
+
+@dataclass(frozen=True)
+class InSilicoOptions(CellOptions):
+    """How genes are edited.
+
+    Attributes
+    ----------
+    min_cells
+        Cells, at least, that must show a gene for it to be edited; genes that are asked for by name are edited in any case.
+    n_matched
+        Genes of like expression that each is compared with.
+    n_downstream
+        Of a decoder, genes that are named as moved most by each edit.
+    profiles
+        Of a decoder, return the mean changes of all genes, too.
+    parts
+        Folder of finished parts, which the next run with the same options uses again.
+    """
+
+    min_cells: int = 10
+    n_matched: int = 50
+    n_downstream: int = 10
+    profiles: bool = False
+    parts: Path | None = None
 
 
 def known_options(kind: type[CellOptions], options: dict[str, Any]) -> dict[str, Any]:

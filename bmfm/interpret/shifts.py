@@ -13,6 +13,8 @@ from bmfm.inference.predictor import Predictor
 from bmfm.interpret.cells import choose_cells
 from bmfm.interpret.options import CellOptions
 from bmfm.interpret.targets import Target, read_target
+from bmfm.models.model import BmfmModel
+from bmfm.tokenizers.batch import Batch
 
 
 class Shifts(ABC):
@@ -50,26 +52,44 @@ class OfEmbedding(Shifts):
 
     Parameters
     ----------
+    of_others
+        Whether it is a mean over tokens, which has a meaning without those of the edited genes, too (see `embedding_of_others`): the last two names
+        are of that.
     goal
         Centroids [H] of the states that cells come from and are to go to.
     """
 
-    def __init__(self, goal: tuple[torch.Tensor, torch.Tensor] | None = None, words: str = "", rows: np.ndarray | None = None):
-        self.goal, self.rows = goal, rows
-        self.names = (*(("goal_shift", "goal_cosine") if goal is not None else ()), "cosine_shift", "distance")
+    def __init__(
+        self, of_others: bool, goal: tuple[torch.Tensor, torch.Tensor] | None = None, words: str = "", rows: np.ndarray | None = None
+    ):
+        self.of_others, self.goal, self.rows = of_others, goal, rows
+        others = ("cosine_shift_others", "distance_others") if of_others else ()
+        self.names = (*(("goal_shift", "goal_cosine") if goal is not None else ()), "cosine_shift", "distance", *others)
         self.words = "shift of the embedding" + words
 
     def outputs(self, outputs: Outputs) -> torch.Tensor:
         return outputs.pool().double()
 
     def __call__(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        shifts = [1 - functional.cosine_similarity(before, after), (after - before).norm(dim=1)]
+        shifts = list(distances(before, after).unbind(1))
         if self.goal is not None:
             start, end = self.goal
             line = end - start
             of_goal = [functional.cosine_similarity(x, end[None]) for x in (after, before)]
             shifts = [(after - before) @ line / (line @ line), of_goal[0] - of_goal[1], *shifts]
         return torch.stack(shifts, 1)
+
+
+def distances(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """1 - cosine and Euclidean distance [P, 2] of embeddings [P, H]."""
+    return torch.stack([1 - functional.cosine_similarity(before, after), (after - before).norm(dim=1)], 1)
+
+
+def embedding_of_others(model: BmfmModel, states: torch.Tensor, batch: Batch, genes: np.ndarray) -> torch.Tensor:
+    """Embeddings [R, H], float64, of cells with hidden states [R, L, H], pooled without the places of some genes [R, K] of each (-1 is none)."""
+    edited = (batch["input_ids"][:, :, None] == torch.from_numpy(genes).to(states.device)[:, None]).any(2)
+    others: Any = {**batch, "example_ids": batch["example_ids"].masked_fill(edited, -1)}
+    return model.pool(states.float(), others).double()
 
 
 class OfHead(Shifts):
@@ -123,7 +143,7 @@ def make_shifts(predictor: Predictor, data: Any, readout: str, goal: dict[str, s
     if goal is not None and readout != "embedding":
         raise ValueError(f"readout={readout}: a goal is a state of cells in the space of embeddings: choose readout=embedding")
     if readout == "embedding":
-        return OfEmbedding() if goal is None else _with_goal(predictor, data, goal, options, room)
+        return OfEmbedding(_is_of_tokens(predictor)) if goal is None else _with_goal(predictor, data, goal, options, room)
     if readout.startswith("head:"):
         return OfHead(read_target(predictor, readout, "log_odds"))
     heads = predictor.model.config.heads
@@ -165,4 +185,10 @@ def _with_goal(predictor: Predictor, data: Any, goal: dict[str, str], options: C
             f"{view.name}: cells of {goal['start']!r} and {goal['end']!r} have the same mean embedding: there is no way between them"
         )
     words = f" on the way from {goal['start']} to {goal['end']} ({column})"
-    return OfEmbedding((centroids[0], centroids[1]), words, rows["start"])
+    return OfEmbedding(_is_of_tokens(predictor), (centroids[0], centroids[1]), words, rows["start"])
+
+
+def _is_of_tokens(predictor: Predictor) -> bool:
+    """Whether the embedding of a model is pooled from all its tokens."""
+    pooling = predictor.model.check_pooling(None)
+    return not isinstance(pooling, int) and pooling != "pooler"

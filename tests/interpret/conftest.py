@@ -55,6 +55,14 @@ class Power(Sum):
     power = 7
 
 
+class Shared(Sum):
+    """The state of every token is its embedding and the sum of all of its example."""
+
+    def run(self, embeddings_BLH, batch, all_layers=False):
+        seen = self.attention_mask(batch)[..., None]
+        return HiddenStates(embeddings_BLH + (embeddings_BLH * seen).sum(1, keepdim=True))
+
+
 class Product(Sum):
     """That of [CLS] is the product of the first two genes."""
 

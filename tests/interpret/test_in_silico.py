@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy.stats import ranksums
 
+from bmfm.interpret import edit_run
 from bmfm.interpret.edits import Edit, edit_tokens
 from bmfm.interpret.in_silico import rank_sum
 from bmfm.tokenizers.base import Profiles, Tokens
-from tests.interpret.conftest import MARKERS, TOY_GENES, Sum, gene_weights, toy_model
+from tests.interpret.conftest import MARKERS, TOY_GENES, Shared, Sum, gene_weights, toy_model
 
 
 @pytest.mark.parametrize(("kind", "change"), [("delete", lambda v: -v), ("set=5", lambda v: 5 - v), ("scale=3", lambda v: 2 * v)])
@@ -74,6 +75,44 @@ def test_the_way_to_a_goal_is_that_of_the_embeddings(toy_cells):
         expected = (-shown[:, None] * vectors[i]) @ line / (line @ line) if len(shown) else np.zeros(1)
         assert table.loc[gene, "goal_shift"] == pytest.approx(expected.mean(), rel=1e-3, abs=1e-5)
         assert table.loc[gene, "n_cells"] == len(shown)
+
+
+@pytest.mark.parametrize(("kind", "change"), [("delete", lambda v: -v), ("set=5", lambda v: 5 - v)])
+def test_what_becomes_of_all_other_genes(toy_cells, kind, change):
+    """Where tokens keep their embeddings it is nothing; where all see the sum of all, it moves by what the edited gene's embedding does."""
+    for backbone, size in ((Sum, 0.0), (Shared, 1.0)):
+        model = toy_model(backbone)
+        model.model.config.pooling = "mean"
+        table = model.perturb_in_silico(toy_cells, TOY_GENES, kind, batch_size=4).set_index("gene")
+        first, end = model.tokenizer.plain_ids
+        vectors, values = model.model.embedding_table()[first:end].detach().numpy(), toy_cells.X[:, :-1]
+        for i, gene in enumerate(TOY_GENES):
+            edited = values[:, i] if kind == "set=5" else values[values[:, i] > 0, i]
+            expected = size * np.abs(change(edited)).mean() * np.linalg.norm(vectors[i])
+            assert table.loc[gene, "distance_others"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert table.loc[gene, "distance"] > 0
+    assert (table["cosine_shift_others"] > 0).all()
+
+
+def test_edits_read_off_a_decoder_go_on_where_they_were(toy_cells, tmp_path, monkeypatch):
+    model, of_edits, calls = toy_model(Sum), edit_run.EditRun.of_edits, []
+    options = {"readout": "decoder:wced", "min_cells": 1, "profiles": True}
+    whole, of_whole = model.perturb_in_silico(toy_cells, "all", "scale=2", **options)
+
+    def interrupted(self, edits):
+        calls.append(len(edits))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return of_edits(self, edits)
+
+    monkeypatch.setattr(edit_run, "EDITS", 5)
+    monkeypatch.setattr(edit_run.EditRun, "of_edits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.perturb_in_silico(toy_cells, "all", "scale=2", parts=tmp_path, **options)
+    table, profiles = model.perturb_in_silico(toy_cells, "all", "scale=2", parts=tmp_path, **options)
+    assert calls == [5, 5, 2, 2]
+    np.testing.assert_allclose(profiles.loc[of_whole.index], of_whole, rtol=1e-5)
+    assert table.set_index("gene").loc[whole["gene"], "downstream"].tolist() == whole["downstream"].tolist()
 
 
 def test_shifts_are_tested_against_genes_of_like_expression():
