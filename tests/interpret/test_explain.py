@@ -1,8 +1,10 @@
 """Attributions of the genes of cells, in an AnnData."""
 
 import anndata
+import matplotlib
 import numpy as np
 import pytest
+import scanpy as sc
 from scipy.stats import ttest_1samp
 
 import bmfm
@@ -114,6 +116,22 @@ def test_names_with_a_slash_are_written(planted_model, planted_cells, tmp_path):
 def test_what_is_not_there_is_named(planted_model, planted_cells, target, options, message):
     with pytest.raises(ValueError, match=message):
         planted_model.explain(planted_cells, target, **options)
+
+
+def test_scanpy_draws_what_was_found(planted_model, planted_cells, tmp_path):
+    """The lines of docs/explain.md."""
+    matplotlib.use("Agg")
+    planted_model.explain(planted_cells, "head:cell_type", method="grad_x_input").write_h5ad(tmp_path / "explained.h5ad")
+    found, key = anndata.read_h5ad(tmp_path / "explained.h5ad"), "grad_x_input_cell_type"
+    table = found.uns[key]["table"].query("direction == 'for'")
+    top = {name: list(genes[:3]) for name, genes in table.groupby("class")["gene"]}
+    looks = {"groupby": f"{key}_class", "layer": key, "cmap": "RdBu_r", "vcenter": 0, "show": False}
+    drawn = sc.pl.matrixplot(found, top, **looks, colorbar_title="mean attribution", return_fig=True).values_df
+    drawn = drawn.loc[:, ~drawn.columns.duplicated()]  # a gene may speak for two classes
+    for name, genes in top.items():
+        assert len(genes) == 3
+        np.testing.assert_allclose(drawn.loc[name, genes], found.varm[f"{key}_mean"].loc[genes, name], rtol=1e-5)
+    assert "heatmap_ax" in sc.pl.heatmap(found, top, **looks)
 
 
 @pytest.mark.slow
