@@ -42,9 +42,9 @@ class EditRun:
     options: InSilicoOptions
 
     def parts(self) -> Iterator[Part]:
-        """All parts. A result has ``edit`` [P], ``values`` [P, shifts] of every pair of an edit and a cell that it changes; of decoders ``edits`` [m], ``moved`` and
-        ``moved_by`` [m, n_downstream], ids of the genes that move most by each of these and their mean changes, and, where asked for, these of
-        all genes, ``profile`` [m, V]."""
+        """All parts. A result has ``edit`` [P], ``values`` [P, shifts] of every pair of an edit and a cell that it changes; of decoders ``moved`` and
+        ``moved_by`` [m, n_downstream], numbers of the genes that move most by each of these and their mean changes, and, where asked for, these of
+        all genes, ``profile`` [m, genes]."""
         n = len(self.genes)
         if self.shifts.has_profile:
             for number, first in enumerate(range(0, n, EDITS)):
@@ -61,7 +61,7 @@ class EditRun:
         found = {name: np.concatenate([piece[name] for piece in pieces]) for name in ("edit", "values")}
         profile /= np.maximum(np.bincount(found["edit"] - edits[0], minlength=len(edits)), 1)[:, None]
         moved = np.argsort(-np.abs(profile), 1, kind="stable")[:, : self.options.n_downstream]
-        found |= {"edits": edits, "moved": moved.astype(np.int32), "moved_by": np.take_along_axis(profile, moved, 1)}
+        found |= {"moved": moved.astype(np.int32), "moved_by": np.take_along_axis(profile, moved, 1)}
         return found | ({"profile": profile} if self.options.profiles else {})
 
     def _cells(self, n_edits: int) -> Iterator[tuple[int, Tokens]]:
@@ -69,7 +69,7 @@ class EditRun:
         return cells_at_a_time(self.inputs, max(1, PAIRS // n_edits))
 
     def shifts_of(self, tokens: Tokens, edits: np.ndarray, profile: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Number of the edit [P] and shifts of all pairs of some edits [m] and cells; changes of decoded profiles are added to `profile` [m, V]."""
+        """Number of the edit [P] and shifts of all pairs of some edits [m] and cells; changes of decoded profiles are added to `profile` [m, genes]."""
         predictor, shifts, options = self.predictor, self.shifts, self.options
         cell, number = pairs(tokens, self.genes[edits], self.edit)
         genes, values = self.genes[edits[number]], np.empty((len(cell), len(shifts.names)))

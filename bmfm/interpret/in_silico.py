@@ -23,6 +23,7 @@ from bmfm.interpret.options import InSilicoOptions, known_options
 from bmfm.interpret.parts import run_parts
 from bmfm.interpret.shifts import Shifts, make_shifts
 from bmfm.perturbation.screen import LEAST_MATCHED, matched, nearest_in_expression
+from bmfm.tokenizers.base import Tokenizer
 
 N_BINS, N_NULL = 10, 2000
 """Bins of expression, and shifts of random genes that are drawn of each."""
@@ -66,7 +67,7 @@ def perturb_in_silico(
         and ``goal_cosine`` (change of the cosine to the centroid of `end`), and always ``cosine_shift`` (1 - cosine to the unedited) and
         ``distance``, and, where it is a mean of tokens, ``cosine_shift_others`` and ``distance_others``, the same without the places of the edited genes in either
         mean: what became of all other genes; ``log_odds``, ``value`` or ``profile_distance``; of a decoder ``downstream`` names the genes that move most.
-        ``attrs`` say what was read and left out. With ``profiles=True``, a second table [edits, V] in the same order: mean changes of all genes.
+        ``attrs`` say what was read and left out. With ``profiles=True``, a second table [edits, genes] in the same order: mean changes of all genes.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def perturb_in_silico(
     edited = np.full((len(compared), max(map(len, compared))), -1)
     for i, ids in enumerate(compared):
         edited[i, : len(ids)] = ids
-    found = _run(EditRun(predictor, cells.inputs, edited, edit, shifts, chosen), tokenizer.names)
+    found = _run(EditRun(predictor, cells.inputs, edited, edit, shifts, chosen), _genes_of(tokenizer))
     return _table(predictor, cells, compared, sets, expression, found, shifts, chosen)
 
 
@@ -138,7 +139,7 @@ class _Sums:
     downstream
         [S] names of the genes that a decoder says are moved most, and their mean changes; None of other readouts.
     profile
-        [S, V] mean changes of decoded profiles; None where they are not asked for.
+        [S, genes] mean changes of decoded profiles; None where they are not asked for.
     """
 
     edit: np.ndarray
@@ -148,6 +149,11 @@ class _Sums:
     squares: np.ndarray
     downstream: list[str] | None = None
     profile: np.ndarray | None = None
+
+
+def _genes_of(tokenizer: Tokenizer) -> Sequence[str]:
+    """Names of the genes, without special tokens."""
+    return tokenizer.names[slice(*tokenizer.plain_ids)]
 
 
 def _run(run: EditRun, names: Sequence[str]) -> _Sums:
@@ -164,7 +170,7 @@ def _run(run: EditRun, names: Sequence[str]) -> _Sums:
         np.add.at(sums.squares, part["edit"], part["values"] ** 2)
         if has_profile:
             for moved, changes in zip(part["moved"].tolist(), part["moved_by"].tolist(), strict=True):
-                downstream.append(", ".join(f"{names[i]} {change:+.3g}" for i, change in zip(moved, changes, strict=True)))
+                downstream.append(", ".join(f"{names[i]} {change:+.3g}" for i, change in zip(moved, changes, strict=True) if change))
             profile += [part["profile"]] if run.options.profiles else []
     sums.edit, sums.shift = np.concatenate(edit), np.concatenate(shift)
     sums.downstream = downstream if has_profile else None
@@ -207,7 +213,7 @@ def _table(
         results["rank_p"] = rank_sum(sums.edit, sums.shift, single, of_single, options.seed)
         for name, values in results.items():
             table.loc[single, name] = values
-    profiles = None if sums.profile is None else pd.DataFrame(sums.profile, table["gene"].to_numpy(), list(names))
+    profiles = None if sums.profile is None else pd.DataFrame(sums.profile, table["gene"].to_numpy(), _genes_of(predictor.tokenizer))
     if sums.downstream is not None:
         table["downstream"] = sums.downstream
     if sets is not None:

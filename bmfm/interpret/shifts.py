@@ -29,7 +29,7 @@ class Shifts(ABC):
     rows
         Numbers of the cells that may be edited; None may be all.
     has_profile
-        Whether the outputs are a number for each gene of the model, whose mean changes are kept.
+        Whether the outputs are a number for each of the `n_outputs` genes of the model, whose mean changes are kept.
     """
 
     names: tuple[str, ...]
@@ -108,22 +108,28 @@ class OfHead(Shifts):
 
 
 class OfDecoder(Shifts):
-    """Changes of the decoded profile: of values, or of the logarithms of the shares of molecules where a head says these."""
+    """Changes of the decoded profile: of values, or of the logarithms of the shares of molecules where a head says these; without special tokens.
+
+    Parameters
+    ----------
+    genes
+        First id and end of the genes among the tokens that the head knows.
+    n_each
+        Numbers that it gives for each; the first is the value.
+    """
 
     names = ("profile_distance",)
     has_profile = True
 
-    def __init__(self, head: str, n_genes: int, n_each: int):
-        self.head, self.n_outputs, self.n_each = head, n_genes, n_each
+    def __init__(self, head: str, genes: tuple[int, int], n_each: int):
+        self.head, self.genes, self.n_each = head, slice(*genes), n_each
+        self.n_outputs = genes[1] - genes[0]
         self.words = f"change of the profile that {head} decodes"
 
     def outputs(self, outputs: Outputs) -> torch.Tensor:
         logits = outputs.logits(self.head).float()
-        return (
-            logits.view(len(logits), self.n_outputs, self.n_each)[..., 0]
-            if "outputs" in self._description(outputs)
-            else logits.log_softmax(1)
-        )
+        values = logits[:, :: self.n_each] if "outputs" in self._description(outputs) else logits.log_softmax(1)
+        return values[:, self.genes]
 
     def _description(self, outputs: Outputs) -> dict[str, Any]:
         return outputs.model.config.heads[self.head]
@@ -153,8 +159,7 @@ def make_shifts(predictor: Predictor, data: Any, readout: str, goal: dict[str, s
     if word != "decoder" or name not in decoders:
         there = ", ".join(f"decoder:{n}" for n in decoders) or "no decoder"
         raise ValueError(f"readout={readout!r}: choose embedding, head:NAME or decoder; this model has {there}")
-    n_genes = len(predictor.tokenizer)
-    return OfDecoder(name, n_genes, decoders[name]["size"] // n_genes)
+    return OfDecoder(name, predictor.tokenizer.plain_ids, decoders[name]["size"] // len(predictor.tokenizer))
 
 
 def _with_goal(predictor: Predictor, data: Any, goal: dict[str, str], options: CellOptions, room: int) -> OfEmbedding:

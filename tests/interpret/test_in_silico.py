@@ -35,12 +35,16 @@ def test_genes_that_are_edited_together(toy_cells):
 def test_a_decoder_names_what_moves(toy_cells):
     model = toy_model(Sum)
     table, profiles = model.perturb_in_silico(toy_cells, ["GENE2"], "scale=2", readout="decoder:wced", profiles=True)
+    assert list(profiles) == TOY_GENES
     genes = [2 * model.tokenizer.names.index(gene) for gene in TOY_GENES]
     shown = toy_cells.X[toy_cells.X[:, 2] > 0, 2].mean()
     expected = [gene_weights(model, "wced", gene)[2] * shown for gene in genes]
     np.testing.assert_allclose(profiles.loc["GENE2", TOY_GENES], expected, rtol=1e-3, atol=1e-4)
     most = profiles.loc["GENE2"].abs().idxmax()
     assert table["downstream"][0].startswith(f"{most} {profiles.loc['GENE2', most]:+.3g}, ")
+    nowhere = toy_cells.copy()
+    nowhere.X[:, 2] = 0
+    assert model.perturb_in_silico(nowhere, ["GENE2"], readout="decoder:wced")[["n_cells", "downstream"]].to_numpy().tolist() == [[0, ""]]
 
 
 def test_deleting_a_gene_that_no_cell_expresses_changes_nothing(planted_model, planted_cells):
