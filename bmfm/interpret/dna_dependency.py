@@ -17,12 +17,13 @@ import torch
 from bmfm.genome.alphabet import COMPLEMENT, N
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
+from bmfm.interpret.dna_sequences import read_sequences
 from bmfm.special import MASK
 from bmfm.tokenizers.base import Tokens
 from bmfm.variants.contributions import PICTURES, write_table
 from bmfm.variants.mutagenesis import ids_of_bases, tokens_of
 from bmfm.variants.questions import batches_of
-from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet, read_sequence_set
+from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet
 
 AT_ONCE = 1 << 22
 """Tokens of mutants that are made at a time."""
@@ -129,7 +130,7 @@ def dependency_map(
     if strands not in ("both", "forward"):
         raise ValueError(f"strands={strands!r} is unknown; choose both or forward")
     columns = ids_of_bases(predictor, "a dependency map")
-    of = read_sequence_set(sequences, **places)
+    of = read_sequences(predictor, sequences, **places)
     values = np.empty((len(of), of.length, of.length), np.float32)
     ways = [False, True] if strands == "both" else [False]
     with progress_bar(len(of) * len(ways) * of.length * (of.length if hide_target else 1), progress) as bar:

@@ -22,10 +22,11 @@ from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.dna_attributions import PathOptions, base_attributions, explained_columns
 from bmfm.interpret.dna_likelihood import information, information_logo, probabilities
+from bmfm.interpret.dna_sequences import read_sequences
 from bmfm.interpret.targets import Target, read_target
 from bmfm.variants.contributions import PICTURES, Contributions, draw_logos
 from bmfm.variants.mutagenesis import Mutagenesis, score_substitutions
-from bmfm.variants.sequence_sets import Sequences, SequenceSet, read_sequence_set
+from bmfm.variants.sequence_sets import Sequences, SequenceSet
 
 METHODS = ("mlm", "ism", "ig", "grad_x_input")
 RUNNING = ("strands", "batch_size", "precision", "progress")
@@ -88,7 +89,7 @@ def explain_sequences(
     Parameters
     ----------
     sequences, fasta, regions, length, context
-        See `variants.sequence_sets.read_sequence_set`.
+        See `variants.sequence_sets.read_sequence_set`; longer ones than the model was trained on are warned of.
     method
         See the module's text.
     target, contrast
@@ -108,7 +109,7 @@ def explain_sequences(
     names = RUNNING if method in ("mlm", "ism") else [f.name for f in fields(PathOptions) if f.name != "method"]
     if unknown := sorted(options.keys() - set(names)):
         raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}")
-    of = read_sequence_set(sequences, fasta, regions, length, context)
+    of = read_sequences(predictor, sequences, fasta=fasta, regions=regions, length=length, context=context)
     if method in ("ig", "grad_x_input"):
         found = base_attributions(predictor, of, target=str(target), contrast=contrast, method=method, **options)
         return DnaExplanation(found.contributions, method, report=found.report)
