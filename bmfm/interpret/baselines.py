@@ -48,10 +48,7 @@ def cell_baseline(predictor: Predictor, batch: Batch, kind: str, means: np.ndarr
     ValueError
         If the model reads no values.
     """
-    if "values" not in batch or "values" not in predictor.model.config.fields:
-        raise ValueError(
-            "this model reads no values of genes, so that there is no path along them: choose method=occlusion baseline=absent"
-        )
+    check_reads_values(predictor)
     content, values = batch["content_index"], batch["values"].clone()
     of_genes = None if means is None else torch.from_numpy(means).to(values)
     flat = values.view(-1)
@@ -71,6 +68,12 @@ def cell_baseline(predictor: Predictor, batch: Batch, kind: str, means: np.ndarr
         of_cls = predictor.model.embed(other).flatten(0, 1)[first]
         embeddings = embeddings.flatten(0, 1).index_copy(0, first, of_cls).view_as(embeddings)
     return CellBaseline(embeddings, of_profile)
+
+
+def check_reads_values(predictor: Predictor) -> None:
+    """ValueError for a model of the rank or the presence of genes, whose values can be no others."""
+    if "values" not in predictor.model.config.fields:
+        raise ValueError("this model reads no values of genes, which a baseline could change: choose method=occlusion baseline=absent")
 
 
 def of_summary(predictor: Predictor, batch: Batch, baseline: CellBaseline, found: Attributions) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.attributions import TOLERANCE, attribute
-from bmfm.interpret.baselines import cell_baseline, of_summary
+from bmfm.interpret.baselines import cell_baseline, check_reads_values, of_summary
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, join
 from bmfm.interpret.edits import Edit, cells_at_a_time, edited_inputs, shown_genes
 from bmfm.interpret.options import ExplainOptions, known_options
@@ -63,8 +63,8 @@ def explain(predictor: Predictor, data: Any, target: str, **options: Any) -> Any
     anndata.AnnData
         The explained cells, a copy, with KEY = method and target, as ``ig_cell_type``: ``layers[KEY]`` sparse [cells, genes], 0 where the model was not
         shown the gene, and ``layers["KEY_seen"]``, 1 where it was; ``obs["KEY_delta"]``, how far a cell's attributions are from adding up, ``obs["KEY_difference"]``,
-        what they should add up to, and ``obs["KEY_class"]``, the class that is explained; ``varm["KEY_mean"]``, means of the groups; ``uns[KEY]``: the ``table`` (see `tables.group_tables`) and how
-        it was made. Cells that show no gene the model knows are NaN in ``obs``, and in no group.
+        what they should add up to, and ``obs["KEY_class"]``, the class that is explained; ``varm["KEY_mean"]``, means of the groups; ``uns[KEY]``: the ``table`` (see `tables.group_tables`), the groups (``classes``, in the order of
+        these columns, whose names have no slash) and how it was made. Cells that show no gene the model knows are NaN in ``obs``, and in no group.
 
     Raises
     ------
@@ -73,6 +73,8 @@ def explain(predictor: Predictor, data: Any, target: str, **options: Any) -> Any
     """
     chosen = ExplainOptions(**known_options(ExplainOptions, options))
     of = read_target(predictor, target, chosen.contrast)
+    if chosen.method == "occlusion" and chosen.baseline == "zero_value":
+        check_reads_values(predictor)
     rows = None if chosen.classes is None else _of_classes(predictor, data, of, chosen)
     cells = choose_cells(predictor, data, chosen, rows)
     if chosen.groupby is not None and chosen.groupby not in cells.adata.obs:
@@ -187,11 +189,11 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
     of = predicted if options.groupby is None else [None if pd.isna(g) else str(g) for g in adata.obs[options.groupby]]
     groups = [None if e else g for g, e in zip(of, empty, strict=True)]
     means, table = group_tables(values, seen, groups, adata.var_names, options.alpha, options.top)
-    adata.varm[f"{key}_mean"] = means.rename(columns=without_slash)
+    adata.varm[f"{key}_mean"] = means.set_axis(_columns(list(means)), axis=1)
     n_incomplete = int((numbers["delta"] > TOLERANCE * np.abs(numbers["difference"]) + 1e-5).sum()) if options.method == "ig" else 0
     tokenizer = cell_tokenizer(predictor)
     adata.uns[key] = {
-        "table": table, "target": target.name, "method": options.method, "baseline": options.baseline, "contrast": target.contrast, "n_steps": options.n_steps,
+        "table": table, "classes": list(means), "target": target.name, "method": options.method, "baseline": options.baseline, "contrast": target.contrast, "n_steps": options.n_steps,
         "unit": "logits" if len(target.classes) > 1 else "numbers of the head", "values": str(tokenizer.values["kind"]),
         "n_cells": adata.n_obs, "n_empty_cells": int(empty.sum()), "n_incomplete_cells": n_incomplete, "n_doubled_cells": int((numbers["n_steps"] > options.n_steps).sum()) if options.method == "ig" else 0,
         "n_genes_the_model_does_not_know": cells.n_unknown, "n_genes_that_share_a_gene_with_one_before": cells.n_shared,
@@ -209,6 +211,16 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
 def key_of(target: str, method: str) -> str:
     """Under which results stand in an AnnData, whose keys have no slash."""
     return without_slash(f"{method}_{target.partition(':')[2]}")
+
+
+def _columns(classes: list[str]) -> list[str]:
+    """Names of columns of these classes, each another."""
+    columns: list[str] = []
+    for name in map(without_slash, classes):
+        while name in columns:
+            name += "_"
+        columns.append(name)
+    return columns
 
 
 def without_slash(name: str) -> str:

@@ -18,15 +18,14 @@ def plot_table(adata: Any, key: str, path: Path) -> None:
 
     about, means = adata.uns[key], adata.varm[f"{key}_mean"]
     means = means[~means.index.duplicated()]
-    table, classes = about["table"], list(means.columns)
-    class_of = table["class"].str.replace("/", "_")
+    table, classes = about["table"], list(about["classes"])
     n = max(1, len(classes))
     figure = plt.figure(figsize=(max(5, 2.1 * n), 5.5), layout="constrained")
     grid = figure.add_gridspec(2, n, height_ratios=[1, max(0.5, 0.12 * n)])
     chosen: list[str] = []
     for i, name in enumerate(classes):
         axis = figure.add_subplot(grid[0, i])
-        top = table[class_of == name].head(N_GENES)
+        top = table[table["class"] == name].head(N_GENES)
         places = np.arange(len(top))[::-1]
         axis.barh(
             places,
