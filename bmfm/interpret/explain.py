@@ -194,7 +194,7 @@ def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: 
     tokenizer = cell_tokenizer(predictor)
     adata.uns[key] = {
         "table": table, "classes": list(means), "target": target.name, "method": options.method, "baseline": options.baseline, "contrast": target.contrast, "n_steps": options.n_steps,
-        "unit": "logits" if len(target.classes) > 1 else "numbers of the head", "values": str(tokenizer.values["kind"]),
+        "unit": target.unit, "values": str(tokenizer.values["kind"]),
         "n_cells": adata.n_obs, "n_empty_cells": int(empty.sum()), "n_incomplete_cells": n_incomplete, "n_doubled_cells": int((numbers["n_steps"] > options.n_steps).sum()) if options.method == "ig" else 0,
         "n_genes_the_model_does_not_know": cells.n_unknown, "n_genes_that_share_a_gene_with_one_before": cells.n_shared,
         "n_genes_shown_that_var_lacks": len(outside), "n_genes_never_shown": int((np.asarray(seen.sum(0)).ravel() == 0).sum()) - cells.n_unknown - cells.n_shared,

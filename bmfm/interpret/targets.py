@@ -31,6 +31,8 @@ class Target:
         less the logarithm of the sum of their exponentials, the log-odds of its probability. ``none``: the logit.
     places
         [K] where the K numbers stand among the outputs of the head; None takes all of these.
+    is_share
+        Whether the head gives the logarithms of shares of molecules, up to a number that is the same for all genes of a cell and means nothing.
     scale, offset
         The numbers are ``offset + scale * output``, in the unit of the label.
     reversal
@@ -43,14 +45,22 @@ class Target:
     column: int | None = None
     contrast: str = "none"
     places: tuple[int, ...] | None = None
+    is_share: bool = False
     scale: float = 1.0
     offset: float = 0.0
     reversal: float = 1.0
+
+    @property
+    def unit(self) -> str:
+        """Of the numbers, and so of what is attributed to genes and bases."""
+        return "log share of molecules" if self.is_share else "logits" if len(self.classes) > 1 else "numbers of the head"
 
     def values(self, outputs: Outputs) -> torch.Tensor:
         """All K numbers of the examples of a batch [N, K], float32."""
         logits = outputs.logits(self.head)
         with torch.set_grad_enabled(outputs.grad):
+            if self.is_share:
+                logits = logits.float().log_softmax(1)
             if self.places is not None:
                 logits = logits[:, list(self.places)]
             values = logits.float() * self.scale + self.offset
@@ -79,7 +89,8 @@ def read_target(predictor: Predictor, target: str, contrast: str = "mean") -> Ta
     ----------
     target
         ``head:NAME``, a label head: of classes the predicted one of each example (``head:NAME:predicted`` says the same), of a
-        regression its number; ``head:NAME:CLASS``, one class for all; ``head:NAME:GENE``, what a head decodes of one gene from [CLS].
+        regression its number; ``head:NAME:CLASS``, one class for all; ``head:NAME:GENE``, what a head decodes of one gene from [CLS]: its value, its
+        change, or the logarithm of its share of the molecules.
     contrast
         See `Target`; heads whose classes exclude each other alone have one.
 
@@ -119,7 +130,7 @@ def read_target(predictor: Predictor, target: str, contrast: str = "mean") -> Ta
 
 
 def _of_gene(predictor: Predictor, target: str, name: str, gene: str, reversal: float) -> Target:
-    """What a head says of one gene; of heads that say several things of each, the first (the value, or the change)."""
+    """What a head says of one gene; of heads that say several things of each, the first (the value, or the change); of counts the log share."""
     head, names = predictor.model.config.heads[name], predictor.tokenizer.names
     first, end = predictor.tokenizer.plain_ids
     genes = {names[i]: i for i in range(first, end)}
@@ -127,4 +138,4 @@ def _of_gene(predictor: Predictor, target: str, name: str, gene: str, reversal: 
         said = f"does not know {gene!r}" if gene else "gives a number for each gene"
         raise ValueError(f"target={target!r}: the head {name!r} {said}; give head:{name}:GENE, as head:{name}:{names[first]}")
     n_outputs = head["size"] // len(names)
-    return Target(target, name, (gene,), 0, places=(genes[gene] * n_outputs,), reversal=reversal)
+    return Target(target, name, (gene,), 0, places=(genes[gene] * n_outputs,), is_share="outputs" not in head, reversal=reversal)

@@ -13,6 +13,7 @@ from bmfm.api import Model
 from bmfm.cli import compose
 from bmfm.files import ASSETS
 from bmfm.interpret.pictures import plot_table
+from bmfm.interpret.targets import read_target
 from bmfm.models.model import build
 from bmfm.tokenizers.rna import CellTokenizer
 from bmfm.train import train
@@ -75,6 +76,19 @@ def test_attributions_add_up_with_what_the_summary_says(planted_model, planted_c
     found.write_h5ad(tmp_path / "explained.h5ad")
     table = anndata.read_h5ad(tmp_path / "explained.h5ad").uns["ig_cell_type:b"]["table"]
     assert list(table["gene"]) == list(found.uns["ig_cell_type:b"]["table"]["gene"])
+
+
+def test_the_share_of_a_gene(planted_model, planted_cells):
+    """What is explained of a gene's counts is what its share of all molecules comes to."""
+    found = planted_model.explain(planted_cells, "head:counts:GENE3", max_cells=12)
+    cells = planted_cells[found.obs_names].copy()
+    ((_, batch),) = planted_model.batches(cells, 32)
+    logits = planted_model.forward(batch).logits("counts")
+    share = logits.exp()[:, planted_model.tokenizer.names.index("GENE3")] / logits.exp().sum(1)
+    target = read_target(planted_model, "head:counts:GENE3")
+    torch.testing.assert_close(target.values(planted_model.forward(batch))[:, 0], share.log())
+    np.testing.assert_allclose(found.to_df("ig_counts:GENE3").sum(axis=1), found.obs["ig_counts:GENE3_difference"], rtol=0.05, atol=1e-3)
+    assert found.uns["ig_counts:GENE3"]["unit"] == "log share of molecules" and found.obs["ig_counts:GENE3_difference"].abs().max() > 0.1
 
 
 def test_only_cells_of_some_classes(planted_model, planted_cells):
