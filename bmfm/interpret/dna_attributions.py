@@ -7,6 +7,7 @@ contribute is known too: ``(embedding of the other base - baseline) * mean gradi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.genome.alphabet import COMPLEMENT
+from bmfm.genome.alphabet import COMPLEMENT, N
 from bmfm.hashing import example_keys
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
@@ -212,12 +213,16 @@ class _Paths:
             self.bar.update(len(rows))
 
     def _baseline(self, batch: Batch, rows: np.ndarray, number: int) -> torch.Tensor:
+        """Where paths begin; N of single bases is N there, too, so that it contributes nothing."""
+        own = tokens_of(self.predictor, self.codes[rows])
         if self.options.baseline == "mask":
-            return with_content(self.predictor, batch, input_ids=torch.full_like(batch["input_ids"], MASK))
-        keys = example_keys(self.options.seed, number, rows)
-        shuffled = np.stack([shuffle_dinucleotides(self.codes[r], np.random.default_rng(int(k))) for r, k in zip(rows, keys, strict=True)])
-        ids = tokens_of(self.predictor, shuffled).ids
-        return with_content(self.predictor, batch, input_ids=_laid(batch, ids))
+            ids = np.full_like(own.ids, MASK)
+            if self.single:
+                ids = np.where(self.codes[rows].reshape(-1) == N, own.ids, ids)
+            return with_content(self.predictor, batch, input_ids=_laid(batch, ids))
+        keys = example_keys(self.options.seed, number, content_keys(self.codes[rows]))
+        shuffled = [shuffle_known(self.codes[r], np.random.default_rng(int(k))) for r, k in zip(rows, keys, strict=True)]
+        return with_content(self.predictor, batch, input_ids=_laid(batch, tokens_of(self.predictor, np.stack(shuffled)).ids))
 
     def _of_bases(self, batch: Batch, baseline: torch.Tensor, found: Attributions, rows: np.ndarray) -> np.ndarray:
         """Hypothetical contributions [rows, 4, L]; 0 where there is N. That of the base that is there is exactly what its token contributes."""
@@ -245,6 +250,19 @@ def _laid(batch: Batch, ids: np.ndarray) -> torch.Tensor:
     laid = batch["input_ids"].flatten().clone()
     laid[batch["content_index"]] = torch.from_numpy(ids).to(laid)
     return laid.view_as(batch["input_ids"])
+
+
+def content_keys(codes: np.ndarray) -> np.ndarray:
+    """A number of each sequence [n, L] that is the same wherever it stands, int64 [n]."""
+    return np.array([int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), "little", signed=True) for row in codes], np.int64)
+
+
+def shuffle_known(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`shuffle_dinucleotides` of each run of known bases by itself; N stays where it is."""
+    out, known = codes.copy(), np.flatnonzero(codes != N)
+    for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        out[run] = shuffle_dinucleotides(codes[run], rng)
+    return out
 
 
 def shuffle_dinucleotides(symbols: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bmfm.interpret.dna_attributions import base_attributions, shuffle_dinucleotides
+from bmfm.interpret.dna_attributions import base_attributions, shuffle_dinucleotides, shuffle_known
 from bmfm.interpret.dna_explain import explain_sequences
 from tests.conftest import HEADS, MODERNBERT, SMALL
 from tests.interpret.dna_toys import MOTIF, SITE, TEXT, toy_predictor
@@ -38,6 +38,17 @@ def test_the_planted_motif(toy):
     assert inside / np.abs(shuffled.contributions.attribution()).sum() > 0.99 and shuffled.report["complete"].all()
     again = base_attributions(toy, [TEXT], target="head:site", baseline="shuffled", n_shuffled=4, strands="forward", batch_size=3)
     np.testing.assert_allclose(again.contributions.hypothetical, shuffled.contributions.hypothetical, atol=1e-7)
+
+
+@pytest.mark.parametrize("baseline", ["mask", "shuffled"])
+def test_n_contributes_nothing_and_rows_are_alone(toy, baseline):
+    """Contributions add up without N, and what is said of a sequence does not depend on those before it."""
+    texts = [TEXT, TEXT[:3] + "NN" + TEXT[5:20] + "N" + TEXT[21:], TEXT[::-1]]
+    options = {"target": "head:letters", "baseline": baseline, "n_shuffled": 3, "strands": "forward"}
+    every, alone = base_attributions(toy, texts, **options), base_attributions(toy, texts[1:2], **options)
+    difference = every.report["value"] - every.report["baseline_value"]
+    np.testing.assert_allclose(every.contributions.attribution().sum(1), difference, atol=1e-5)
+    np.testing.assert_allclose(every.contributions.hypothetical[1:2], alone.contributions.hypothetical, atol=1e-6)
 
 
 def test_bases_share_what_their_token_contributes(tmp_path):
@@ -110,5 +121,9 @@ def test_shuffles_keep_dinucleotides():
     shuffled = shuffle_dinucleotides(symbols, rng)
     assert (shuffled != symbols).mean() > 0.5
     assert Counter(pairwise(shuffled)) == Counter(pairwise(symbols))
+    symbols[[3, 4, 50]] = 4
+    known = shuffle_known(symbols, rng)
+    assert (known == 4).nonzero()[0].tolist() == [3, 4, 50]
+    assert Counter(pairwise(known[5:50])) == Counter(pairwise(symbols[5:50])) and (known != symbols).mean() > 0.5
     for short in ([], [1], [0, 0, 3]):
         assert shuffle_dinucleotides(np.array(short, np.uint8), rng).tolist() == short
