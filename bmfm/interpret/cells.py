@@ -1,6 +1,5 @@
 """The cells that are explained, and where the genes of the model stand among those of their file."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +97,3 @@ def gene_id(predictor: Predictor, name: str) -> int:
     if number < 0:
         raise ValueError(f"the model does not know the gene {name!r} ({way})")
     return number
-
-
-def join(pieces: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays of the same names one after the other."""
-    every = list(pieces)
-    return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}

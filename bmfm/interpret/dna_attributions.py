@@ -91,7 +91,7 @@ def base_attributions(
     predictor: Predictor,
     sequences: Sequences | None = None,
     *,
-    target: str,
+    target: str | Target,
     contrast: str = "mean",
     fasta: Any = None,
     regions: Sequence[str] | str | Path | None = None,
@@ -116,7 +116,7 @@ def base_attributions(
         If there is no such target, the model knows no [MASK], or ``baseline=shuffled`` is asked of tokens that are longer than a base.
     """
     chosen = PathOptions(**options)
-    explained = read_target(predictor, target, contrast)
+    explained = target if isinstance(target, Target) else read_target(predictor, target, contrast)
     kind = Vocabulary(predictor.tokenizer).kind  # type: ignore[arg-type]
     if kind == "overlapping":
         raise ValueError("tokens of this model overlap, so that a base belongs to several: ask for in-silico mutagenesis (method=ism)")
@@ -156,7 +156,7 @@ def base_attributions(
             "complete": delta <= TOLERANCE * difference + LEAST,
         }
     )
-    return BaseAttributions(Contributions(hypothetical[:, :, inside], of, target, "base" if kind == "base" else "token"), report)
+    return BaseAttributions(Contributions(hypothetical[:, :, inside], of, explained.name, "base" if kind == "base" else "token"), report)
 
 
 def explained_columns(

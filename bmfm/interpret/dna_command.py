@@ -1,11 +1,14 @@
 """Explanations of models of DNA as the command line asks for them: files in, files out."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from bmfm.files import require_file
 from bmfm.genome.alphabet import N
+from bmfm.genome.regions import regions_file
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.work_key import work_key
 from bmfm.interpret.dna_dependency import dependency_map
 from bmfm.interpret.dna_explain import METHODS, RUNNING, DnaExplanation, explain_sequences
 from bmfm.interpret.dna_report import annotate, write_report
@@ -46,10 +49,15 @@ def explain_dna(config: Any, predictor: Predictor) -> None:
         return
     if method in ("ig", "grad_x_input"):
         running |= {name: config.attribution[name] for name in GRADIENTS} | {"seed": config.seed}
-    found = explain_sequences(predictor, **where, method=method, target=config.target, contrast=config.attribution.contrast, **running)
+    bed = regions_file(regions)
+    read_from = [where["fasta"], *([bed] if bed else [])]
+    parts = files[0].with_name(f".{files[0].name}.{work_key(config, predictor, read_from)}")
+    asked = {"method": method, "target": config.target, "contrast": config.attribution.contrast, "parts": parts}
+    found = explain_sequences(predictor, **where, **asked, **running)
     for file in files:
         for written in _write(file, found, config):
             print(f"written to {written}")
+    shutil.rmtree(parts, ignore_errors=True)
     _say(found)
 
 

@@ -10,8 +10,9 @@ grad_x_input The same with one gradient, at the sequence itself.
 Dependency maps, which are of pairs of bases, are a call of their own, `dna_dependency.dependency_map`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bmfm.inference.predictor import Predictor
 from bmfm.interpret.dna_attributions import PathOptions, base_attributions, explained_columns
 from bmfm.interpret.dna_likelihood import information, information_logo, probabilities
 from bmfm.interpret.dna_sequences import read_sequences
+from bmfm.interpret.parts import Part, join, run_parts
 from bmfm.interpret.targets import Target, read_target
 from bmfm.variants.contributions import PICTURES, Contributions, draw_logos
 from bmfm.variants.mutagenesis import Mutagenesis, score_substitutions
@@ -30,6 +32,8 @@ from bmfm.variants.sequence_sets import Sequences, SequenceSet
 
 METHODS = ("mlm", "ism", "ig", "grad_x_input")
 RUNNING = ("strands", "batch_size", "precision", "progress")
+SEQUENCES = 8
+"""Of a part, at least."""
 
 
 @dataclass
@@ -95,7 +99,8 @@ def explain_sequences(
     target, contrast
         See `targets.read_target`; ``mlm`` has none.
     options
-        ``strands`` (``both`` or ``forward``), ``batch_size``, ``precision``, ``progress``; and, of gradients, all of `dna_attributions.PathOptions`.
+        ``strands`` (``both`` or ``forward``), ``batch_size``, ``precision``, ``progress``; of gradients all of `dna_attributions.PathOptions`; and
+        ``parts``, a folder of finished parts, which the next run with the same options uses again.
 
     Raises
     ------
@@ -107,28 +112,39 @@ def explain_sequences(
     if (method == "mlm") != (target is None):
         raise ValueError("method=mlm asks the language model, and takes no target" if target else f"method={method}: give target=head:NAME")
     names = RUNNING if method in ("mlm", "ism") else [f.name for f in fields(PathOptions) if f.name != "method"]
-    if unknown := sorted(options.keys() - set(names)):
-        raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}")
+    if unknown := sorted(options.keys() - {*names, "parts"}):
+        raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}, parts")
     of = read_sequences(predictor, sequences, fasta=fasta, regions=regions, length=length, context=context)
-    if method in ("ig", "grad_x_input"):
-        found = base_attributions(predictor, of, target=str(target), contrast=contrast, method=method, **options)
-        return DnaExplanation(found.contributions, method, report=found.report)
+    explained = None if target is None else read_target(predictor, target, contrast)
+    folder, progress = options.pop("parts", None), options.pop("progress", None)
+    size = SEQUENCES if method in ("mlm", "ism") else max(SEQUENCES, options.get("batch_size", PathOptions.batch_size))
+
+    def parts() -> Iterator[Part]:
+        for number, first in enumerate(range(0, len(of), size)):
+            some = of.take(np.arange(first, min(first + size, len(of))))
+            yield Part(number, len(some), partial(_explain_some, predictor, some, method, explained, options))
+
+    found = join(run_parts(parts(), folder, len(of), "sequence", progress))
+    return _assembled(of, method, explained, found)
+
+
+def _explain_some(
+    predictor: Predictor, of: SequenceSet, method: str, target: Target | None, options: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """What is found of some sequences [m]: ``hypothetical`` [m, 4, L], or ``values`` [m, 4, L], scores of their substitutions; and columns of the report."""
+    options = options | {"progress": False}
+    if target is None:
+        return {"values": score_substitutions(predictor, of, None, **options)}
     if method == "ism":
-        return _by_mutagenesis(predictor, of, read_target(predictor, str(target), contrast), options)
-    scores = Mutagenesis(score_substitutions(predictor, of, None, **options), of, "llr")
-    contributions = replace(scores.contributions("centered"), score="log-probability")
-    probs = probabilities(scores)
-    return DnaExplanation(
-        contributions,
-        method,
-        scores.values,
-        {"probabilities": probs.astype(np.float32), "information": information(probs).astype(np.float32)},
-        [("information (bits)", information_logo(scores))],
-        pd.DataFrame({"name": of.names}),
-    )
+        return _by_mutagenesis(predictor, of, target, options)
+    found = base_attributions(predictor, of, target=target, method=method, **options)
+    columns = {f"report_{name}": found.report[name].to_numpy() for name in found.report if name not in ("name", "target")}
+    chosen = np.array([target.classes.index(name) for name in found.report["target"]])
+    is_base = np.full(len(of), found.contributions.resolution == "base")
+    return {"hypothetical": found.contributions.hypothetical, "column": chosen, "is_base": is_base} | columns
 
 
-def _by_mutagenesis(predictor: Predictor, of: SequenceSet, target: Target, options: dict[str, Any]) -> DnaExplanation:
+def _by_mutagenesis(predictor: Predictor, of: SequenceSet, target: Target, options: dict[str, Any]) -> dict[str, np.ndarray]:
     running = {name: options[name] for name in ("batch_size", "precision") if name in options}
     columns = explained_columns(predictor, target, of, options.get("strands", "both"), **running)
     values = np.empty((len(of), 4, of.length), np.float32)
@@ -139,6 +155,26 @@ def _by_mutagenesis(predictor: Predictor, of: SequenceSet, target: Target, optio
             return target.values(outputs)[:, column]
 
         values[rows] = score_substitutions(predictor, of.take(rows), number, **options)
-    contributions = Mutagenesis(values, of, target.name).contributions("centered")
-    report = pd.DataFrame({"name": of.names, "target": [target.classes[c] for c in columns]})
-    return DnaExplanation(contributions, "ism", values, report=report)
+    return {"values": values, "column": columns}
+
+
+def _assembled(of: SequenceSet, method: str, target: Target | None, found: dict[str, np.ndarray]) -> DnaExplanation:
+    report = pd.DataFrame({"name": of.names})
+    if target is not None:
+        report["target"] = [target.classes[c] for c in found["column"]]
+    for name, values in found.items():
+        if name.startswith("report_"):
+            report[name.removeprefix("report_")] = values
+    if "hypothetical" in found:
+        assert target is not None
+        resolution = "base" if found["is_base"].all() else "token"
+        return DnaExplanation(Contributions(found["hypothetical"], of, target.name, resolution), method, report=report)
+    values = found["values"]
+    if target is not None:
+        contributions = Mutagenesis(values, of, target.name).contributions("centered")
+        return DnaExplanation(contributions, method, values, report=report)
+    scores = Mutagenesis(values, of, "llr")
+    probs = probabilities(scores)
+    arrays = {"probabilities": probs.astype(np.float32), "information": information(probs).astype(np.float32)}
+    contributions = replace(scores.contributions("centered"), score="log-probability")
+    return DnaExplanation(contributions, method, values, arrays, [("information (bits)", information_logo(scores))], report)

@@ -47,6 +47,12 @@ def run_parts(parts: Iterable[Part], folder: Path | None, total: int, unit: str,
             bar.update(part.size)
 
 
+def join(pieces: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of the same names one after the other."""
+    every = list(pieces)
+    return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
+
+
 def write_part(folder: Path | None, number: int, part: dict[str, np.ndarray]) -> None:
     """Keep a result, whole or not at all; nothing where there is no folder."""
     if folder is not None:

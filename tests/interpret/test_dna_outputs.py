@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bmfm.genome.contigs import ContigNames
+from bmfm.interpret import dna_explain
 from bmfm.interpret.dna_annotation import Window, read_transcripts, read_variants_in
 from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.dna_dependency import dependency_map
@@ -130,7 +131,9 @@ def settings(files, **changed):
     )  # fmt: skip
 
 
-def test_the_command(toy, files, capsys):
+def test_the_command(toy, files, capsys, monkeypatch):
+    (files / "model").mkdir()
+    monkeypatch.setattr(toy, "folder", files / "model")
     outputs = [str(files / name) for name in ("e.npz", "e.tsv", "e.bed", "e.html", "e", "e.svg", "e.bw")]
     page = {"genes": str(files / "genes.gtf.gz"), "variants": str(files / "some.vcf")}
     options = {"page": page, "method": "ism", "target": "head:site"}
@@ -142,6 +145,7 @@ def test_the_command(toy, files, capsys):
     assert one_hot.shape == hypothetical.shape == (1, 4, 31) and hypothetical.dtype == np.float32
     np.testing.assert_allclose((one_hot * hypothetical).sum(1)[0], table["contribution"], atol=1e-6)
     assert (files / "e.regions.bed").read_text() == "chr1\t10\t41\tchr1:11-41\n"
+    assert not list(files.glob(".e.npz.*"))  # what an interrupted run would have gone on from
     start, end = (files / "e.bed").read_text().split("\t")[1:3]
     assert (int(start), int(end)) == (10 + SITE, 10 + SITE + len(MOTIF))
     text = (files / "e.html").read_text()
@@ -157,6 +161,28 @@ def test_the_command(toy, files, capsys):
     ):
         with pytest.raises(SystemExit, match=message):
             explain_dna(settings(files, **changed), toy)
+
+
+@pytest.mark.parametrize("method", ["mlm", "ism", "ig"])
+def test_an_interrupted_run_goes_on_where_it_was(toy, tmp_path, monkeypatch, method):
+    texts, some, calls = [TEXT, TEXT[::-1], TEXT[1:] + "C"] * 2, dna_explain._explain_some, []
+    options = {"method": method, "target": None if method == "mlm" else "head:letters", "strands": "forward", "batch_size": 2}
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return some(*arguments)
+
+    whole = explain_sequences(toy, texts, **options)
+    monkeypatch.setattr(dna_explain, "SEQUENCES", 2)
+    monkeypatch.setattr(dna_explain, "_explain_some", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        explain_sequences(toy, texts, parts=tmp_path, **options)
+    found = explain_sequences(toy, texts, parts=tmp_path, **options)
+    assert len(calls) == 4  # of three parts, one was there already
+    np.testing.assert_allclose(found.contributions.hypothetical, whole.contributions.hypothetical, atol=1e-7)
+    pd.testing.assert_frame_equal(found.report, whole.report)
 
 
 def test_bases_around_a_region_are_read_and_not_explained(toy, files):
