@@ -2,7 +2,7 @@
 
 ============ =========================================================================================================================
 mlm          Log-probabilities of the four bases where each is hidden, less their mean. Needs no label; masked models of single bases.
-ism          In-silico mutagenesis: what a target gains or loses by every substitution. Any model with a label head; 4 passes a base.
+ism          In-silico mutagenesis: what a target gains or loses by every substitution. Any model with a label head; 3 passes a base.
 ig           Integrated gradients of a target; fast, but a linear account of what is not linear. Any model with a label head.
 grad_x_input The same with one gradient, at the sequence itself.
 ============ =========================================================================================================================

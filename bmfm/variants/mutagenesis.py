@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.genome.alphabet import COMPLEMENT
+from bmfm.genome.alphabet import COMPLEMENT, N
 from bmfm.genome.representation import Encoded
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
@@ -217,16 +217,17 @@ def _by_masking(predictor: Predictor, codes: np.ndarray, places: np.ndarray, bat
 def _by_mutants(
     predictor: Predictor, codes: np.ndarray, places: np.ndarray, number: Number, batch_size: int, precision: str | None
 ) -> np.ndarray:
-    """A number with every base at some places [L] of sequences, float64 [n, 4, L]."""
-    n, length = len(codes), len(places)
-    mutants = np.repeat(codes, 4 * length, 0).reshape(n, 4, length, codes.shape[1])
-    for channel, code in enumerate(CODES):
-        mutants[:, channel, np.arange(length), places] = code
-    tokens = tokens_of(predictor, mutants.reshape(-1, codes.shape[1]))
-    out = np.empty(n * 4 * length)
-    for rows, batch in batches_of(predictor, tokens, batch_size):
+    """A number with every base at some places [L] of sequences, float64 [n, 4, L]; that of the sequence where the base is there, or N."""
+    own = codes[:, places]
+    row, channel, at = np.nonzero((own[:, None] != CODES[:, None]) & (own[:, None] != N))
+    mutants = codes[np.append(row, np.arange(len(codes)))]
+    mutants[np.arange(len(row)), places[at]] = CODES[channel]
+    out = np.empty(len(mutants))
+    for rows, batch in batches_of(predictor, tokens_of(predictor, mutants), batch_size):
         out[rows] = number(predictor.forward(batch, precision=precision)).detach().double().cpu().numpy()
-    return out.reshape(n, 4, length)
+    values = np.broadcast_to(out[len(row) :, None, None], (len(codes), 4, len(places))).copy()
+    values[row, channel, at] = out[: len(row)]
+    return values
 
 
 def tokens_of(predictor: Predictor, codes: np.ndarray) -> Tokens:
