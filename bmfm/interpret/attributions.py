@@ -160,25 +160,28 @@ class _Path:
         total = torch.zeros((len(rows), *self.inputs.shape[1:]), device=self.inputs.device)
         first = 0
         for some in rows.split(self.batch_size):
-            self._add(total[first : first + len(some)], some, total.new_tensor(nodes))
+            self._add(total[first : first + len(some)], some, nodes)
             first += len(some)
         return total
 
-    def _add(self, total: torch.Tensor, rows: torch.Tensor, nodes: torch.Tensor) -> None:
-        """Add the gradients of at most `batch_size` examples [m] at nodes [S, 2], as many of these at once as there is room for."""
-        inputs, baseline = self.inputs[rows], self.baseline[rows]
-        at_once = max(1, self.batch_size // len(rows))
-        path = inputs.new_empty((min(at_once, len(nodes)), *inputs.shape))  # made once, as pages of memory cost more than the sums in it
-        batch, n = None, len(nodes)
-        for some in nodes.split(at_once):
+    def _add(self, total: torch.Tensor, rows: torch.Tensor, nodes: list[tuple[float, float]]) -> None:
+        """Add the gradients of at most `batch_size` examples [m] at all nodes, as many of these at once as there is room for."""
+        inputs, baseline, n = self.inputs[rows], self.baseline[rows], len(nodes)
+        # weights go into what is derived, times n, so that small types of numbers hold them
+        weights = total.new_tensor([weight * n for _, weight in nodes])
+        at_once = min(n, max(1, self.batch_size // len(rows)))
+        path = inputs.new_empty((at_once, *inputs.shape))  # made once, as new memory costs more than what is computed in it
+        batch, columns, n_of_batch = self.batch, self.columns, 0
+        for first in range(0, n, at_once):
+            some = nodes[first : first + at_once]
             k = len(some)
-            if batch is None or k < at_once:
-                batch, columns = select_rows(self.batch, rows.repeat(k)), self.columns[rows].repeat(k)
-            for piece, place in zip(path, some[:, 0].tolist(), strict=False):
+            if k != n_of_batch:
+                batch, columns, n_of_batch = select_rows(self.batch, rows.repeat(k)), self.columns[rows].repeat(k), k
+            for piece, (place, _) in zip(path, some, strict=False):
                 torch.lerp(baseline, inputs, place, out=piece)
             outputs = self.predictor.forward(batch, path[:k].flatten(0, 1), grad=True, precision=self.precision)
-            # weights go into what is derived, times n, so that small types of numbers hold them
-            weighted = self.target.gradient(outputs, columns, some[:, 1].repeat_interleave(len(rows)) * n)
+            weighted = self.target.gradient(outputs, columns, weights[first : first + k].repeat_interleave(len(rows)))
+            del outputs  # or its graph would live until that of the next nodes is made
             for piece in weighted.unflatten(0, (k, len(rows))):  # one after the other: the sum is the same for whatever batch
                 total += piece
         total /= n
