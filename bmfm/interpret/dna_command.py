@@ -28,6 +28,8 @@ def explain_dna(config: Any, predictor: Predictor) -> None:
         raise SystemExit(f"bmfm: method={method}: models of DNA are explained by {', '.join(METHODS)} or dependency")
     outputs = [config.output] if isinstance(config.output, str) else list(config.output)
     files = [_free(output, config.overwrite, OF_PAIRS if method == "dependency" else OF_BASES) for output in outputs]
+    if method == "dependency" and config.target is not None:
+        raise SystemExit(f"bmfm: target={config.target}: a dependency map asks the language model, and has no target")
     if {config.page.genes, config.page.variants} != {None} and not any(file.suffix == ".html" for file in files):
         raise SystemExit("bmfm: page.genes and page.variants are shown by the page alone: add an output that ends in .html")
     for key in ("genes", "variants"):
@@ -70,7 +72,7 @@ def _write(file: Path, found: DnaExplanation, config: Any) -> list[Path]:
     elif file.suffix == ".html":
         seqlets = find_seqlets(found.contributions, **config.seqlets)
         annotation = annotate(found.contributions, config.page.genes, config.page.variants)
-        about = f"Model: {config.checkpoint}; method: {found.method}; genome: {Path(config.fasta).name}; strands: {config.strands}."
+        about = f"Model: {config.checkpoint}; method: {found.method}; genome: {Path(config.fasta).name}; strands: {config.strands}; context: {config.context:,} bases."
         write_report(file, found.contributions, about, seqlets, annotation, found.logos)
     else:
         found.save(file)

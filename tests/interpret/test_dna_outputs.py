@@ -157,6 +157,7 @@ def test_the_command(toy, files, capsys, monkeypatch):
     for changed, message in (
         ({"output": str(files / "e.npz")}, "exists already"),
         ({"output": str(files / "x.txt")}, "it must end in .npz"),
+        ({"output": str(files / "x.csv"), "method": "dependency", "target": "head:site"}, "has no target"),
         ({"output": str(files / "x.npz"), "page": page}, "shown by the page alone"),
     ):
         with pytest.raises(SystemExit, match=message):
