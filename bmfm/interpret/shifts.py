@@ -163,7 +163,7 @@ def make_shifts(predictor: Predictor, data: Any, readout: str, goal: dict[str, s
 
 
 def _with_goal(predictor: Predictor, data: Any, goal: dict[str, str], options: CellOptions, room: int) -> OfEmbedding:
-    """Centroids of the two states, over at most `max_cells` cells of each."""
+    """Centroids of the two states, over at most `max_cells` cells of each; without those that show no gene that the model knows."""
     if set(goal) != {"column", "start", "end"}:
         raise ValueError(f"goal has {', '.join(goal) or 'nothing'}: give column, start and end")
     view = AnnDataView(find_sources(data)[0])
@@ -179,12 +179,13 @@ def _with_goal(predictor: Predictor, data: Any, goal: dict[str, str], options: C
                 f"{view.name}: no cell has {goal[key]!r} in .obs[{column!r}] (goal.{key}); it holds {sorted(set(states))[:20]}"
             )
         inputs = choose_cells(predictor, data, options, rows[key], room).inputs
-        total: torch.Tensor | float = 0.0
+        pooled = []
         with torch.inference_mode():
-            for _, batch in predictor.batches(inputs, options.batch_size):
-                total = total + predictor.forward(batch, precision=options.precision).pool().double().sum(0)
-        assert isinstance(total, torch.Tensor)
-        centroids.append(total / inputs.n_rows)
+            for numbers, batch in predictor.batches(inputs, options.batch_size):
+                shows = np.ones(len(numbers), bool) if inputs.empty is None else ~inputs.empty[numbers]
+                embeddings = predictor.forward(batch, precision=options.precision).pool().double()
+                pooled.append(embeddings[torch.from_numpy(shows).to(embeddings.device)])
+        centroids.append(torch.cat(pooled).mean(0))
     if not (centroids[1] - centroids[0]).norm() > 0:
         raise ValueError(
             f"{view.name}: cells of {goal['start']!r} and {goal['end']!r} have the same mean embedding: there is no way between them"

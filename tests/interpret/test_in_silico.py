@@ -66,14 +66,16 @@ def test_planted_markers_move_the_class(planted_model, planted_cells):
 
 
 def test_the_way_to_a_goal_is_that_of_the_embeddings(toy_cells):
-    model, cells = toy_model(Sum), toy_cells.copy()
-    cells.obs["state"] = ["from"] * 4 + ["to"] * 5
+    model, cells = toy_model(Sum), toy_cells[[*range(9), 8]].copy()
+    cells.obs_names_make_unique()
+    cells.obs["state"] = ["from"] * 4 + ["to"] * 6
+    cells.X[9, :-1] = 0  # a cell that shows no gene of the model is of neither state
     goal = {"column": "state", "start": "from", "end": "to"}
     table = model.perturb_in_silico(cells, TOY_GENES, readout="embedding", goal=goal).set_index("gene")
     first, end = model.tokenizer.plain_ids
     vectors, values = model.model.embedding_table()[first:end].detach().double().numpy(), cells.X[:, :-1]
     embeddings = values @ vectors
-    line = embeddings[4:].mean(0) - embeddings[:4].mean(0)
+    line = embeddings[4:9].mean(0) - embeddings[:4].mean(0)
     for i, gene in enumerate(TOY_GENES):
         shown = values[:4, i][values[:4, i] > 0]
         expected = (-shown[:, None] * vectors[i]) @ line / (line @ line) if len(shown) else np.zeros(1)
