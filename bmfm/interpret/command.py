@@ -1,6 +1,5 @@
-"""Explanations as the command line asks for them: files in, files out, batches that an interrupted run finished are used again."""
+"""Explanations as the command line asks for them: files in, files out, parts that an interrupted run finished are used again, and workers share them."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,13 @@ from bmfm.cells.formats import find_sources
 from bmfm.files import require_file
 from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
-from bmfm.inference.predictor import Predictor
 from bmfm.inference.tables import write_rows
-from bmfm.inference.work_plan import work_plan
 from bmfm.interpret.attention import attention_edges
 from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.explain import explain, key_of
 from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.interpret.pictures import plot_table
+from bmfm.interpret.shared_run import SharedRun
 from bmfm.ledger import Ledger
 
 CELLS = (".h5ad", ".zarr")
@@ -30,8 +28,14 @@ EDGES = ("layer", "heads", "genes", "n_genes", "top_k", "min_cells")
 ALWAYS = ("max_cells", "seed", "batch_size", "max_tokens", "precision", "progress")
 
 
-def run_explain(config: Any) -> None:
-    """Explain what the omics of the model has."""
+def run_explain(config: Any, ledger: Ledger | None = None) -> None:
+    """Explain what the omics of the model has.
+
+    Parameters
+    ----------
+    ledger
+        Of a worker, which adds to it and writes nothing else.
+    """
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     is_dna = predictor.tokenizer.omics == "dna"
     needed, other = ("fasta", "data.path") if is_dna else ("data.path", "fasta")
@@ -39,60 +43,68 @@ def run_explain(config: Any) -> None:
         raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: give {needed}=..., and no {other}")
     method, baseline = ("mlm", "mask") if is_dna else ("ig", "zero_value")
     config.method, config.attribution.baseline = config.method or method, config.attribution.baseline or baseline
-    if is_dna:
-        explain_dna(config, predictor)
-        return
     commands = {"edit": edit_cells, "attention": attention_of_cells}
-    commands.get(config.method, explain_cells)(config, predictor)
+    command = explain_dna if is_dna else commands.get(config.method, explain_cells)
+    command(SharedRun(config, predictor, run_explain, ledger))
 
 
-def explain_cells(config: Any, predictor: Predictor) -> None:
+def explain_cells(shared: SharedRun) -> None:
     """Attributions of genes: an AnnData, a table, a picture, by the end of each output's name."""
-    files = _outputs(config, CELLS + TABLES + PICTURES)
+    config, files = shared.config, _outputs(shared, CELLS + TABLES + PICTURES)
     if config.target is None:
         raise SystemExit("bmfm: target=head:NAME is needed: what is explained")
-    parts = _parts(config, predictor, files)
-    adata = explain(
-        predictor, config.data.path, config.target, method=config.method, parts=parts, **_options(config, "attribution", ATTRIBUTION)
-    )
-    key = key_of(config.target, config.method)
-    for file in files:
-        if file.suffix in CELLS:
-            write_anndata(adata, file)
-        elif file.suffix in PICTURES:
-            plot_table(adata, key, file)
-        else:
-            write_rows(adata.uns[key]["table"], file)
-        print(f"written to {file}")
-    shutil.rmtree(parts, ignore_errors=True)
-    _say(adata, key)
+    key, options = key_of(config.target, config.method), _options(config, "attribution", ATTRIBUTION)
+
+    def compute(ledger: Ledger) -> Any:
+        return explain(shared.predictor, config.data.path, config.target, method=config.method, ledger=ledger, **options)
+
+    def write(adata: Any) -> None:
+        for file in files:
+            if file.suffix in CELLS:
+                write_anndata(adata, file)
+            elif file.suffix in PICTURES:
+                plot_table(adata, key, file)
+            else:
+                write_rows(adata.uns[key]["table"], file)
+            print(f"written to {file}")
+        _say(adata, key)
+
+    shared(files[0], _read_from(config), compute, write)
 
 
-def edit_cells(config: Any, predictor: Predictor) -> None:
+def edit_cells(shared: SharedRun) -> None:
     """Genes edited in silico: a table."""
-    files, edit = _outputs(config, TABLES), config.edit
+    config, files, edit = shared.config, _outputs(shared, TABLES), shared.config.edit
     goal = {name: edit.goal[name] for name in ("column", "start", "end") if edit.goal[name] is not None}
     genes = edit.genes if isinstance(edit.genes, str) else list(edit.genes)
+    read_from = _read_from(config)
     if isinstance(genes, str) and genes != "all":
-        genes = require_file(genes, "list of genes (edit.genes)").read_text().split()
-    parts = _parts(config, predictor, files)
+        read_from.append(require_file(genes, "list of genes (edit.genes)"))
+        genes = read_from[-1].read_text().split()
     options = _options(config, "edit", EDITING) | {"readout": config.target or "embedding", "goal": goal or None}
-    table = perturb_in_silico(predictor, config.data.path, genes, parts=parts, **options)
-    for file in files:
-        write_rows(table, file)
-        print(f"written to {file}")
-    shutil.rmtree(parts, ignore_errors=True)
-    about = table.attrs
-    print(
-        f"{about['readout']}: {len(table):,} edits of {about['n_cells']:,} cells, compared with {about['n_genes_compared']:,}; {int((table['fdr'] < 0.05).sum()):,} with an FDR below .05"
-    )
-    print(table.drop(columns="downstream", errors="ignore").head(10).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+    def compute(ledger: Ledger) -> Any:
+        return perturb_in_silico(shared.predictor, config.data.path, genes, ledger=ledger, **options)
+
+    def write(table: Any) -> None:
+        for file in files:
+            write_rows(table, file)
+            print(f"written to {file}")
+        about = table.attrs
+        print(
+            f"{about['readout']}: {len(table):,} edits of {about['n_cells']:,} cells, compared with {about['n_genes_compared']:,}; {int((table['fdr'] < 0.05).sum()):,} with an FDR below .05"
+        )
+        shown = table.drop(columns="downstream", errors="ignore").head(10)
+        print(shown.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+    shared(files[0], read_from, compute, write)
 
 
-def attention_of_cells(config: Any, predictor: Predictor) -> None:
+def attention_of_cells(shared: SharedRun) -> None:
     """Attention between genes: a table of edges."""
-    files = _outputs(config, TABLES)
-    table = attention_edges(predictor, config.data.path, **_options(config, "edges", EDGES))
+    config, files = shared.config, _outputs(shared, TABLES)
+    shared.check_alone()
+    table = attention_edges(shared.predictor, config.data.path, **_options(config, "edges", EDGES))
     for file in files:
         write_rows(table, file)
         print(f"written to {file}")
@@ -112,10 +124,9 @@ def _options(config: Any, group: str, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, ListConfig) else value for name, value in options.items()}
 
 
-def _parts(config: Any, predictor: Predictor, files: list[Path]) -> Path:
-    """The folder of finished pieces, beside the first output; another for another question."""
-    read_from = [*find_sources(config.data.path), *([config.data.orthologs] if config.data.orthologs else [])]
-    return Ledger.of_plan(files[0], work_plan(config, predictor, read_from)).folder
+def _read_from(config: Any) -> list[Any]:
+    """Files that cells come from."""
+    return [*find_sources(config.data.path), *([config.data.orthologs] if config.data.orthologs else [])]
 
 
 def _say(adata: Any, key: str) -> None:
@@ -136,12 +147,13 @@ def _say(adata: Any, key: str) -> None:
         print(f"{name}: {', '.join(of_class[of_class['direction'] == 'for']['gene'].head(10))}")
 
 
-def _outputs(config: Any, endings: tuple[str, ...]) -> list[Path]:
+def _outputs(shared: SharedRun, endings: tuple[str, ...]) -> list[Path]:
     """Outputs that can be written; says so and ends where one cannot."""
+    config = shared.config
     paths = [Path(output) for output in ([config.output] if isinstance(config.output, str) else config.output)]
     for path in paths:
         if path.suffix not in endings:
             raise SystemExit(f"bmfm: output={path}: with method={config.method} it must end in {', '.join(endings[:-1])} or {endings[-1]}")
-        if path.exists() and not config.overwrite:
+        if path.exists() and not config.overwrite and shared.ledger is None:
             raise SystemExit(f"bmfm: {path} exists already; choose another output, or overwrite=true")
     return paths

@@ -1,18 +1,17 @@
 """Explanations of models of DNA as the command line asks for them: files in, files out."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from bmfm.files import require_file
 from bmfm.genome.alphabet import N
 from bmfm.genome.regions import regions_file
-from bmfm.inference.predictor import Predictor
-from bmfm.inference.work_key import work_key
 from bmfm.interpret.dna_dependency import dependency_map
 from bmfm.interpret.dna_explain import METHODS, RUNNING, DnaExplanation, explain_sequences
 from bmfm.interpret.dna_report import annotate, write_report
 from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
+from bmfm.interpret.shared_run import SharedRun
+from bmfm.ledger import Ledger
 from bmfm.variants.contributions import PICTURES
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -21,46 +20,58 @@ OF_PAIRS = (".npz", *TABLES, *PICTURES)
 GRADIENTS = ("baseline", "n_shuffled", "n_steps")
 
 
-def explain_dna(config: Any, predictor: Predictor) -> None:
+def explain_dna(shared: SharedRun) -> None:
     """Explain the sequences of a FASTA file, or regions of it, and write each output by the end of its name."""
-    method = config.method
+    config, method = shared.config, shared.config.method
     if method not in (*METHODS, "dependency"):
         raise SystemExit(f"bmfm: method={method}: models of DNA are explained by {', '.join(METHODS)} or dependency")
-    outputs = [config.output] if isinstance(config.output, str) else list(config.output)
-    files = [_free(output, config.overwrite, OF_PAIRS if method == "dependency" else OF_BASES) for output in outputs]
-    if method == "dependency" and config.target is not None:
-        raise SystemExit(f"bmfm: target={config.target}: a dependency map asks the language model, and has no target")
-    if {config.page.genes, config.page.variants} != {None} and not any(file.suffix == ".html" for file in files):
+    if {config.page.genes, config.page.variants} != {None} and ".html" not in {Path(output).suffix for output in _names(config)}:
         raise SystemExit("bmfm: page.genes and page.variants are shown by the page alone: add an output that ends in .html")
     for key in ("genes", "variants"):
         if config.page[key] is not None:
             require_file(config.page[key], f"file of {key}")
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    files = [_free(output, shared, OF_PAIRS if method == "dependency" else OF_BASES) for output in _names(config)]
     regions = config.regions if config.regions is None or isinstance(config.regions, str) else list(config.regions)
     where = {"fasta": require_file(config.fasta, "FASTA file"), "regions": regions, "length": config.length, "context": config.context}
     running = {name: config[name] for name in RUNNING}
     if method == "dependency":
-        maps = dependency_map(predictor, **where, hide_target=config.dependency.hide_target, **running)
-        for file in files:
-            maps.save(file)
-            print(f"written to {file}")
-        strongest = maps.frame(config.dependency.min_distance).head(10)
-        print(f"strongest dependencies of bases at least {config.dependency.min_distance} apart, in bits of log2 odds:")
-        print(strongest.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
+        shared.check_alone()
+        if config.target is not None:
+            raise SystemExit(f"bmfm: target={config.target}: a dependency map asks the language model, and has no target")
+        _explain_pairs(shared, files, where | running)
         return
     if method in ("ig", "grad_x_input"):
         running |= {name: config.attribution[name] for name in GRADIENTS} | {"seed": config.seed}
+    asked = {"method": method, "target": config.target, "contrast": config.attribution.contrast}
+
+    def compute(ledger: Ledger) -> Any:
+        return explain_sequences(shared.predictor, **where, **asked, **running, ledger=ledger)
+
+    def write(found: DnaExplanation) -> None:
+        for file in files:
+            for written in _write(file, found, config):
+                print(f"written to {written}")
+        _say(found)
+
     bed = regions_file(regions)
-    read_from = [where["fasta"], *([bed] if bed else [])]
-    parts = files[0].with_name(f".{files[0].name}.{work_key(config, predictor, read_from)}")
-    asked = {"method": method, "target": config.target, "contrast": config.attribution.contrast, "parts": parts}
-    found = explain_sequences(predictor, **where, **asked, **running)
+    shared(files[0], [where["fasta"], *([bed] if bed else [])], compute, write)
+
+
+def _explain_pairs(shared: SharedRun, files: list[Path], options: dict[str, Any]) -> None:
+    """Dependency maps."""
+    about = shared.config.dependency
+    maps = dependency_map(shared.predictor, hide_target=about.hide_target, **options)
     for file in files:
-        for written in _write(file, found, config):
-            print(f"written to {written}")
-    shutil.rmtree(parts, ignore_errors=True)
-    _say(found)
+        maps.save(file)
+        print(f"written to {file}")
+    strongest = maps.frame(about.min_distance).head(10)
+    print(f"strongest dependencies of bases at least {about.min_distance} apart, in bits of log2 odds:")
+    print(strongest.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
+
+
+def _names(config: Any) -> list[str]:
+    """The outputs that are asked for."""
+    return [config.output] if isinstance(config.output, str) else list(config.output)
 
 
 def _write(file: Path, found: DnaExplanation, config: Any) -> list[Path]:
@@ -93,7 +104,7 @@ def _say(found: DnaExplanation) -> None:
         print(f"{n:,} sequences have contributions that do not add up within 5%: give more n_steps, or method=ism")
 
 
-def _free(output: str, overwrite: bool, endings: tuple[str, ...]) -> Path:
+def _free(output: str, shared: SharedRun, endings: tuple[str, ...]) -> Path:
     """An output that can be written; says so and ends where it cannot."""
     path = Path(output)
     if path.suffix not in endings:
@@ -102,6 +113,7 @@ def _free(output: str, overwrite: bool, endings: tuple[str, ...]) -> Path:
             f"bmfm: output={output}: it must end in {', '.join(named[:-1])} or {named[-1]}" + (", or in nothing" if "" in endings else "")
         )
     written = [Path(f"{path}.ohe.npz")] if not path.suffix else [path]
-    if written[0].exists() and not overwrite:
+    if written[0].exists() and not shared.config.overwrite and shared.ledger is None:
         raise SystemExit(f"bmfm: {written[0]} exists already; choose another output, or overwrite=true")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -24,7 +24,7 @@ from bmfm.inference.predictor import Predictor
 from bmfm.interpret.dna_attributions import PathOptions, base_attributions, explained_columns
 from bmfm.interpret.dna_likelihood import information, information_logo, probabilities
 from bmfm.interpret.dna_sequences import read_sequences
-from bmfm.interpret.parts import Part, join, run_parts
+from bmfm.interpret.parts import Part, join, run_parts, work_on
 from bmfm.interpret.targets import Target, read_target
 from bmfm.variants.contributions import PICTURES, Contributions, draw_logos
 from bmfm.variants.mutagenesis import Mutagenesis, score_substitutions
@@ -87,7 +87,7 @@ def explain_sequences(
     length: int | None = None,
     context: int = 0,
     **options: Any,
-) -> DnaExplanation:
+) -> Any:
     """What each base contributes.
 
     Parameters
@@ -100,7 +100,11 @@ def explain_sequences(
         See `targets.read_target`; ``mlm`` has none.
     options
         ``strands`` (``both`` or ``forward``), ``batch_size``, ``precision``, ``progress``; of gradients all of `dna_attributions.PathOptions`; and
-        ``parts``, a folder of finished parts, which the next run with the same options uses again.
+        ``ledger``, which keeps finished parts for the next run with the same options and for others that share the work; a worker returns nothing.
+
+    Returns
+    -------
+    DnaExplanation
 
     Raises
     ------
@@ -112,11 +116,11 @@ def explain_sequences(
     if (method == "mlm") != (target is None):
         raise ValueError("method=mlm asks the language model, and takes no target" if target else f"method={method}: give target=head:NAME")
     names = RUNNING if method in ("mlm", "ism") else [f.name for f in fields(PathOptions) if f.name != "method"]
-    if unknown := sorted(options.keys() - {*names, "parts"}):
-        raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}, parts")
+    if unknown := sorted(options.keys() - {*names, "ledger"}):
+        raise ValueError(f"{', '.join(unknown)}: method={method} has no such option; there are {', '.join(names)}, ledger")
     of = read_sequences(predictor, sequences, fasta=fasta, regions=regions, length=length, context=context)
     explained = None if target is None else read_target(predictor, target, contrast)
-    folder, progress = options.pop("parts", None), options.pop("progress", None)
+    ledger, progress = options.pop("ledger", None), options.pop("progress", None)
     size = SEQUENCES if method in ("mlm", "ism") else max(SEQUENCES, options.get("batch_size", PathOptions.batch_size))
 
     def parts() -> Iterator[Part]:
@@ -124,7 +128,9 @@ def explain_sequences(
             some = of.take(np.arange(first, min(first + size, len(of))))
             yield Part(number, len(some), partial(_explain_some, predictor, some, method, explained, options))
 
-    found = join(run_parts(parts(), folder, len(of), "sequence", progress))
+    if ledger is not None and ledger.is_worker:
+        return work_on(parts(), ledger)
+    found = join(run_parts(parts(), ledger, len(of), "sequence", progress))
     return _assembled(of, method, explained, found)
 
 

@@ -19,7 +19,7 @@ from bmfm.interpret.baselines import cell_baseline, check_reads_values, of_summa
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells
 from bmfm.interpret.edits import Edit, cells_at_a_time, edited_inputs, shown_genes
 from bmfm.interpret.options import ExplainOptions, known_options
-from bmfm.interpret.parts import Part, join, run_parts
+from bmfm.interpret.parts import Part, join, run_parts, work_on
 from bmfm.interpret.tables import group_tables
 from bmfm.interpret.targets import Target, read_target
 from bmfm.tokenizers.base import Tokens
@@ -82,7 +82,9 @@ def explain(predictor: Predictor, data: Any, target: str, **options: Any) -> Any
             f"there is no .obs column {chosen.groupby!r} (groupby); there are {', '.join(map(str, cells.adata.obs.columns)) or 'none'}"
         )
     parts = parts_of(predictor, cells, of, chosen)
-    every = join(run_parts(parts, chosen.parts, cells.inputs.n_rows, "cell", chosen.progress))
+    if chosen.ledger is not None and chosen.ledger.is_worker:
+        return work_on(parts, chosen.ledger)
+    every = join(run_parts(parts, chosen.ledger, cells.inputs.n_rows, "cell", chosen.progress))
     of_cells = {name.removeprefix("cells_"): x for name, x in every.items() if name.startswith("cells_")}
     found = Found(every["row"], every["gene"], every["value"], of_cells)
     return _written(predictor, cells, of, chosen, found)

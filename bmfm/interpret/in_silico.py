@@ -20,7 +20,7 @@ from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, gene
 from bmfm.interpret.edit_run import EditRun
 from bmfm.interpret.edits import Edit, shown_genes
 from bmfm.interpret.options import InSilicoOptions, known_options
-from bmfm.interpret.parts import run_parts
+from bmfm.interpret.parts import run_parts, work_on
 from bmfm.interpret.shifts import Shifts, make_shifts
 from bmfm.perturbation.screen import LEAST_MATCHED, matched, nearest_in_expression
 from bmfm.tokenizers.base import Tokenizer
@@ -90,7 +90,10 @@ def perturb_in_silico(
     edited = np.full((len(compared), max(map(len, compared))), -1)
     for i, ids in enumerate(compared):
         edited[i, : len(ids)] = ids
-    found = _run(EditRun(predictor, cells.inputs, edited, edit, shifts, chosen), _genes_of(tokenizer))
+    run = EditRun(predictor, cells.inputs, edited, edit, shifts, chosen)
+    if chosen.ledger is not None and chosen.ledger.is_worker:
+        return work_on(run.parts(), chosen.ledger)
+    found = _run(run, _genes_of(tokenizer))
     return _table(predictor, cells, compared, sets, expression, found, shifts, chosen)
 
 
@@ -162,7 +165,7 @@ def _run(run: EditRun, names: Sequence[str]) -> _Sums:
     sums = _Sums(np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(n, np.int64), np.zeros((n, k)), np.zeros((n, k)))
     edit, shift, downstream, profile = [], [], [], []
     work = (n, "edit") if has_profile else (run.inputs.n_rows, "cell")
-    for part in run_parts(run.parts(), run.options.parts, *work, run.options.progress):
+    for part in run_parts(run.parts(), run.options.ledger, *work, run.options.progress):
         edit.append(part["edit"])
         shift.append(part["values"][:, 0].astype(np.float32))
         np.add.at(sums.n, part["edit"], 1)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from bmfm.interpret.targets import CONTRASTS
+from bmfm.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class ExplainOptions(CellOptions):
         ``.obs`` column whose groups the tables are of; None takes the predicted class, and one group where there are no classes.
     alpha, top
         The tables keep genes of an adjusted p below `alpha`, at most `top` a group; None keeps all genes.
-    parts
-        Folder of finished parts, which the next run with the same options uses again.
+    ledger
+        Keeps finished parts, for the next run with the same options and for others that share the work; a worker returns nothing.
     """
 
     method: str = "ig"
@@ -90,7 +90,7 @@ class ExplainOptions(CellOptions):
     groupby: str | None = None
     alpha: float = 0.05
     top: int | None = 50
-    parts: Path | None = None
+    ledger: Ledger | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,15 +123,15 @@ class InSilicoOptions(CellOptions):
         Of a decoder, genes that are named as moved most by each edit.
     profiles
         Of a decoder, return the mean changes of all genes, too.
-    parts
-        Folder of finished parts, which the next run with the same options uses again.
+    ledger
+        Keeps finished parts, for the next run with the same options and for others that share the work; a worker returns nothing.
     """
 
     min_cells: int = 10
     n_matched: int = 50
     n_downstream: int = 10
     profiles: bool = False
-    parts: Path | None = None
+    ledger: Ledger | None = None
 
 
 def known_options(kind: type[CellOptions], options: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The command ``bmfm explain`` for models of cells."""
 
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ import pytest
 
 from bmfm.cli import compose
 from bmfm.explain import run_explain
-from bmfm.interpret import explain
+from bmfm.interpret import edit_run, explain, shared_run
 from tests.interpret.conftest import MARKERS
 
 
@@ -47,6 +49,28 @@ def test_an_interrupted_run_goes_on_where_it_was(planted_files, tmp_path, monkey
     run_explain(composed(planted_files, tmp_path / "whole.h5ad", "target=head:cell_type", "attribution.n_steps=4", "batch_size=30"))
     found, whole = (anndata.read_h5ad(tmp_path / name).layers["ig_cell_type"].toarray() for name in ("e.h5ad", "whole.h5ad"))
     np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize(("method", "target", "n"), [("ig", "head:cell_type", 3), ("occlusion", "head:cell_type", 3), ("edit", None, 2)])
+def test_what_workers_did_is_put_together(planted_files, tmp_path, monkeypatch, method, target, n):
+    """A worker adds all parts and writes no output; what is computed after that is none, and the same as alone."""
+    monkeypatch.setattr(edit_run, "PAIRS", 50 * 40)
+    settings = [f"method={method}", f"target={target or 'null'}", "attribution.n_steps=3", "batch_size=30"]
+    run_explain(composed(planted_files, tmp_path / "alone.csv", *settings))
+    config = composed(planted_files, tmp_path / "e.csv", *settings)
+
+    def never(*arguments):
+        raise AssertionError("computed twice")
+
+    def workers(config, run, ledger):
+        run(config, replace(ledger, is_worker=True))
+        assert ledger.n_finished() == n and not (tmp_path / "e.csv").exists()
+        for module, name in ((explain, "_explain_batch"), (explain, "_occlude"), (edit_run.EditRun, "shifts_of")):
+            monkeypatch.setattr(module, name, never)
+
+    monkeypatch.setattr(shared_run, "share", workers)
+    run_explain(config)
+    assert (tmp_path / "e.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
 
 
 def test_the_command_edits_genes(planted_files, planted_model, tmp_path, capsys):

@@ -10,11 +10,14 @@ from omegaconf import OmegaConf
 
 from bmfm.genome.contigs import ContigNames
 from bmfm.interpret import dna_explain
+from bmfm.interpret.command import run_explain
 from bmfm.interpret.dna_annotation import Window, read_transcripts, read_variants_in
 from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.dna_dependency import dependency_map
 from bmfm.interpret.dna_explain import explain_sequences
 from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
+from bmfm.interpret.shared_run import SharedRun
+from bmfm.ledger import Ledger
 from bmfm.variants.contributions import Contributions
 from bmfm.variants.sequence_sets import SequenceSet
 from tests.interpret.dna_toys import MOTIF, SITE, TEXT, toy_predictor
@@ -125,7 +128,7 @@ def settings(files, **changed):
             "checkpoint": "toy", "method": "mlm", "target": None, "seed": 0, "fasta": str(files / "genome.fa"), "regions": ["chr1:11-41"], "length": None, "context": 0,
             "attribution": {"contrast": "mean", "baseline": "mask", "n_steps": 50, "n_shuffled": 2}, "dependency": {"hide_target": False, "min_distance": 3},
             "strands": "forward", "seqlets": {"quantile": 0.5, "max_gap": 2, "min_length": 4}, "page": {"genes": None, "variants": None},
-            "batch_size": 16, "precision": None, "progress": False, "overwrite": False,
+            "batch_size": 16, "precision": None, "progress": False, "overwrite": False, "launcher": None,
         }
         | changed
     )  # fmt: skip
@@ -137,7 +140,7 @@ def test_the_command(toy, files, capsys, monkeypatch):
     outputs = [str(files / name) for name in ("e.npz", "e.tsv", "e.bed", "e.html", "e", "e.svg", "e.bw")]
     page = {"genes": str(files / "genes.gtf.gz"), "variants": str(files / "some.vcf")}
     options = {"page": page, "method": "ism", "target": "head:site"}
-    explain_dna(settings(files, output=outputs, **options), toy)
+    explain_dna(SharedRun(settings(files, output=outputs, **options), toy, run_explain))
     assert "head:site by ism: 1 sequences of 31 bases (resolution: base)" in capsys.readouterr().out
     table = pd.read_csv(files / "e.tsv", sep="\t")
     assert "".join(table["base"]) == TEXT and table["pos"].tolist() == list(range(11, 42))
@@ -152,7 +155,7 @@ def test_the_command(toy, files, capsys, monkeypatch):
     assert not re.search(r"https?://|<script|<link|<img", text) and text.count('class="variant"') == 4
     for words in ("ABC T1 (+)", "REF is not what the genome has here", "no SNV", f">{MOTIF}<", f">{-1 / 32:.4g}<", "4 alleles"):
         assert words in text, words
-    explain_dna(settings(files, output=str(files / "d.csv"), method="dependency"), toy)
+    explain_dna(SharedRun(settings(files, output=str(files / "d.csv"), method="dependency"), toy, run_explain))
     assert pd.read_csv(files / "d.csv").iloc[0][["i", "j", "pos_i"]].tolist() == [6, 21, 17]
     for changed, message in (
         ({"output": str(files / "e.npz")}, "exists already"),
@@ -161,7 +164,7 @@ def test_the_command(toy, files, capsys, monkeypatch):
         ({"output": str(files / "x.npz"), "page": page}, "shown by the page alone"),
     ):
         with pytest.raises(SystemExit, match=message):
-            explain_dna(settings(files, **changed), toy)
+            explain_dna(SharedRun(settings(files, **changed), toy, run_explain))
 
 
 @pytest.mark.parametrize("method", ["mlm", "ism", "ig"])
@@ -179,8 +182,8 @@ def test_an_interrupted_run_goes_on_where_it_was(toy, tmp_path, monkeypatch, met
     monkeypatch.setattr(dna_explain, "SEQUENCES", 2)
     monkeypatch.setattr(dna_explain, "_explain_some", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        explain_sequences(toy, texts, parts=tmp_path, **options)
-    found = explain_sequences(toy, texts, parts=tmp_path, **options)
+        explain_sequences(toy, texts, ledger=Ledger(tmp_path), **options)
+    found = explain_sequences(toy, texts, ledger=Ledger(tmp_path), **options)
     assert len(calls) == 4  # of three parts, one was there already
     np.testing.assert_allclose(found.contributions.hypothetical, whole.contributions.hypothetical, atol=1e-7)
     pd.testing.assert_frame_equal(found.report, whole.report)

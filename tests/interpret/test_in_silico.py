@@ -7,6 +7,7 @@ from scipy.stats import ranksums
 from bmfm.interpret import edit_run
 from bmfm.interpret.edits import Edit, edit_tokens
 from bmfm.interpret.in_silico import rank_sum
+from bmfm.ledger import Ledger
 from bmfm.tokenizers.base import Profiles, Tokens
 from tests.interpret.conftest import MARKERS, TOY_GENES, Shared, Sum, gene_weights, toy_model
 
@@ -114,8 +115,8 @@ def test_edits_read_off_a_decoder_go_on_where_they_were(toy_cells, tmp_path, mon
     monkeypatch.setattr(edit_run, "EDITS", 5)
     monkeypatch.setattr(edit_run.EditRun, "of_edits", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        model.perturb_in_silico(toy_cells, "all", "scale=2", parts=tmp_path, **options)
-    table, profiles = model.perturb_in_silico(toy_cells, "all", "scale=2", parts=tmp_path, **options)
+        model.perturb_in_silico(toy_cells, "all", "scale=2", ledger=Ledger(tmp_path), **options)
+    table, profiles = model.perturb_in_silico(toy_cells, "all", "scale=2", ledger=Ledger(tmp_path), **options)
     assert calls == [5, 5, 2, 2]
     np.testing.assert_allclose(profiles.loc[of_whole.index], of_whole, rtol=1e-5)
     assert table.set_index("gene").loc[whole["gene"], "downstream"].tolist() == whole["downstream"].tolist()
