@@ -24,7 +24,7 @@ from bmfm.inference.predictor import Predictor
 from bmfm.interpret.dna_attributions import PathOptions, base_attributions, explained_columns
 from bmfm.interpret.dna_likelihood import information, information_logo, probabilities
 from bmfm.interpret.dna_sequences import read_sequences
-from bmfm.interpret.parts import Part, join, run_parts, work_on
+from bmfm.interpret.parts import Part, check_finite, join, run_parts, work_on
 from bmfm.interpret.targets import Target, read_target
 from bmfm.variants.contributions import PICTURES, Contributions, draw_logos
 from bmfm.variants.mutagenesis import Mutagenesis, score_substitutions
@@ -165,6 +165,8 @@ def _by_mutagenesis(predictor: Predictor, of: SequenceSet, target: Target, optio
 
 
 def _assembled(of: SequenceSet, method: str, target: Target | None, found: dict[str, np.ndarray]) -> DnaExplanation:
+    numbers = found["hypothetical"] if "hypothetical" in found else np.where(of.bases[:, None] >= 0, found["values"], 0)
+    check_finite(numbers, "contributions of sequences", of.names)
     report = pd.DataFrame({"name": of.names})
     if target is not None:
         report["target"] = [target.classes[c] for c in found["column"]]

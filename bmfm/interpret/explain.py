@@ -19,7 +19,7 @@ from bmfm.interpret.baselines import cell_baseline, check_reads_values, of_summa
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells
 from bmfm.interpret.edits import Edit, cells_at_a_time, edited_inputs, shown_genes
 from bmfm.interpret.options import ExplainOptions, known_options
-from bmfm.interpret.parts import Part, join, run_parts, work_on
+from bmfm.interpret.parts import Part, check_finite, join, run_parts, work_on
 from bmfm.interpret.tables import group_tables
 from bmfm.interpret.targets import Target, read_target
 from bmfm.tokenizers.base import Tokens
@@ -175,6 +175,8 @@ def _mean_values(cells: ChosenCells, n_genes: int) -> np.ndarray:
 def _written(predictor: Predictor, cells: ChosenCells, target: Target, options: ExplainOptions, found: Found) -> Any:
     """The AnnData with what was found."""
     adata, key = cells.adata, key_of(target.name, options.method)
+    sums = np.bincount(found.row, found.value, adata.n_obs)
+    check_finite(sums + found.cells["values"][np.argsort(found.cells["row"])].sum(1), "attributions of cells", adata.obs_names)
     values = cells.matrix(found.row, found.gene, found.value).astype(np.float32)
     seen = cells.matrix(found.row, found.gene, np.ones(len(found.row), np.float32))
     seen.data[:] = 1

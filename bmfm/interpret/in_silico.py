@@ -20,7 +20,7 @@ from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, gene
 from bmfm.interpret.edit_run import EditRun
 from bmfm.interpret.edits import Edit, shown_genes
 from bmfm.interpret.options import InSilicoOptions, known_options
-from bmfm.interpret.parts import run_parts, work_on
+from bmfm.interpret.parts import check_finite, run_parts, work_on
 from bmfm.interpret.shifts import Shifts, make_shifts
 from bmfm.perturbation.screen import LEAST_MATCHED, matched, nearest_in_expression
 from bmfm.tokenizers.base import Tokenizer
@@ -226,6 +226,7 @@ def _table(
         tested = table[p].notna()
         if tested.any():
             table.loc[tested, fdr] = false_discovery_control(table.loc[tested, p])
+    check_finite(table[shifts.names[0]].to_numpy(), "shifts by edits", table["gene"].to_numpy())
     by = table["z"] if table["z"].notna().all() else table[shifts.names[0]]
     table = table.loc[by.abs().sort_values(ascending=False, kind="stable").index]
     asked = table.index

@@ -1,6 +1,6 @@
 """Long runs in parts that do not depend on each other, which a ledger keeps and several processes share."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,16 @@ def work_on(parts: Iterable[Part], ledger: Ledger) -> None:
     """Add to the ledger what is open of it, as one of several workers."""
     for _ in run_parts(parts, ledger, 0, "", False):
         pass
+
+
+def check_finite(numbers: np.ndarray, what: str, names: Sequence[str]) -> None:
+    """ValueError where numbers [n, ...] are infinite or not numbers, naming the first of n things."""
+    bad = np.flatnonzero(~np.isfinite(numbers).reshape(len(numbers), -1).all(1))
+    if len(bad):
+        raise ValueError(
+            f"{what} of {len(bad):,} of {len(numbers):,} are not finite (first: {names[bad[0]]!r}): the model's numbers are too large for its "
+            "precision, or its weights are damaged; try precision=bf16, or that of the weights"
+        )
 
 
 def join(pieces: Iterable[Shard]) -> Shard:

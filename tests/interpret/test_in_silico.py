@@ -150,3 +150,14 @@ def test_edits_of_tokens():
 def test_kinds_that_are_none(text):
     with pytest.raises(ValueError, match="give delete, set=VALUE or scale=FACTOR"):
         Edit.parse(text)
+
+
+def test_numbers_that_are_not_finite_are_no_result(toy_cells):
+    model = toy_model(Sum)
+    model.model.heads.decoder("score").weight.data.fill_(float("inf"))
+    for explain in (
+        lambda: model.explain(toy_cells, "head:score"),
+        lambda: model.perturb_in_silico(toy_cells, readout="head:score", min_cells=1),
+    ):
+        with pytest.raises(ValueError, match=r"are not finite \(first: '"):
+            explain()
