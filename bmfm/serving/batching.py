@@ -1,0 +1,1 @@
+"""Examples of several requests in one pass of the model."""
