@@ -71,8 +71,8 @@ class Service:
             lambda: whole(read_examples(engine.predictor, body, engine.limits.max_examples, **engine.reading), both)
         )
         results = await self.batcher.submit(key, piece)
-        counts = reply_counts(piece.inputs.counts)
-        self.metrics.count("bmfm_unknown_tokens_total", counts["unknown_tokens"])
+        counts = reply_counts(piece.inputs)
+        self.metrics.count("bmfm_unknown_total", counts.get("unknown_tokens", 0) + counts.get("unknown_genes", 0))
         return list(map(str, piece.inputs.names)), counts, results
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
 from bmfm.serving.errors import Refusal, message_of, of_input
+from bmfm.tokenizers.texts import by_number
 
 MOST_NAMED = 20
 """Items that an error names."""
@@ -133,10 +134,20 @@ def _read(read: Callable[[list[int]], Inputs], n: int) -> Inputs:
             except Exception as of_item:
                 if not of_input(of_item):
                     raise
-                items.append((i, message_of(of_item)))
+                items.append((i, _renumbered(message_of(of_item), i)))
             if len(items) == MOST_NAMED:
                 break
-        raise Refusal(422, message_of(error), items or ([(0, message_of(error))] if n == 1 else [])) from None
+        message = _of_request(message_of(error))
+        raise Refusal(422, message, items or ([(0, message)] if n == 1 else [])) from None
+
+
+def _renumbered(message: str, number: int) -> str:
+    """The words about an example that was read by itself, with its number in the request."""
+    return _of_request(message).replace(by_number(0), by_number(number)).replace("(row 0)", f"(row {number})")
+
+
+def _of_request(message: str) -> str:
+    return message.replace("AnnData in memory, X", "counts").replace("AnnData in memory", "counts")
 
 
 def materialised(inputs: Inputs) -> Inputs:

@@ -1,6 +1,5 @@
 """What the endpoints ask of a model: functions that the model's thread runs, without anything of HTTP."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from bmfm import __version__
 from bmfm.genome.alphabet import N, decode, read_text
 from bmfm.genome.reference import Reference
+from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
 from bmfm.interpret.dna_explain import explain_sequences
 from bmfm.interpret.explain import explain
@@ -166,9 +166,13 @@ class Engine:
         }
 
 
-def reply_counts(counts: Counter[str]) -> dict[str, int]:
-    """What was seen of a request, with the names of what was lost or unknown in any case."""
-    return {"unknown_tokens": 0, "truncated": 0} | {str(name): int(n) for name, n in counts.items()}
+def reply_counts(inputs: Inputs) -> dict[str, int]:
+    """What was seen of a request; of what was lost or unknown there is a number in any case: ``truncated`` cells, and ``unknown_genes`` of the request
+    or ``unknown_tokens`` of its sequences."""
+    counts = {str(name): int(n) for name, n in inputs.counts.items()}
+    if inputs.match is None:
+        return {"unknown_tokens": 0, "truncated": 0} | counts
+    return {"unknown_genes": int((inputs.match.ids < 0).sum()), "truncated": counts.get("truncated_cells", 0)} | counts
 
 
 def _card(folder: Path | None) -> dict[str, Any]:

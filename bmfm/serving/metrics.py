@@ -11,7 +11,7 @@ HELP = {
     "bmfm_requests_total": "Requests by path and status.",
     "bmfm_examples_total": "Examples that went through the model.",
     "bmfm_tokens_total": "Tokens that went through the model, without padding.",
-    "bmfm_unknown_tokens_total": "Tokens of DNA that the vocabulary does not hold.",
+    "bmfm_unknown_total": "Tokens of sequences, and genes of requests, that the vocabulary does not hold.",
     "bmfm_request_seconds": "Time from the first byte of a request to the last of its reply.",
     "bmfm_batch_requests": "Parts of requests that went through the model together.",
     "bmfm_batch_rows": "Rows that went through the model together.",
