@@ -13,6 +13,7 @@ from bmfm.exporting.formats import ONNX_FILE, OPSET, PROGRAM_FILE, quantize, wri
 from bmfm.exporting.network import EMBEDDING, STATES, Network, network_inputs, output_of
 from bmfm.exporting.onnx import open_session, run_session, write_record
 from bmfm.exporting.parity import Parity, Run, compare, real_examples
+from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
 from bmfm.storage.folders import BACKGROUND, CALIBRATION, TRAINING_DATA
 
@@ -56,14 +57,26 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
         partial = Path(made) / "folder"
         partial.mkdir()
-        record = _write(predictor, partial, format, precision, real_examples(predictor, examples))
+        record = _write(predictor, partial, format, precision, _read_examples(predictor, examples))
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
     return record
 
 
-def _write(predictor: Predictor, folder: Path, format: str, precision: str, examples: Any) -> dict[str, Any]:
+def _read_examples(predictor: Predictor, file: str | Path | None) -> Inputs:
+    try:
+        inputs = predictor.read(real_examples(predictor, file))
+        chunks = list(inputs.chunks())
+    except ValueError as error:
+        if file is not None:
+            raise
+        raise ValueError(f"the examples that ship do not suit this model ({error}): name a file of others by examples=FILE") from error
+    inputs.chunks = lambda: iter(chunks)
+    return inputs
+
+
+def _write(predictor: Predictor, folder: Path, format: str, precision: str, examples: Inputs) -> dict[str, Any]:
     record: dict[str, Any] = {"format": format, "precision": precision, "dtype": "float32", "pooling": predictor.model.config.pooling}
     if format == "safetensors_hf":
         parity = _write_transformers(predictor, folder, examples)
@@ -84,9 +97,9 @@ def _write(predictor: Predictor, folder: Path, format: str, precision: str, exam
     return record
 
 
-def _traced(predictor: Predictor, network: Network, examples: Any) -> list[torch.Tensor]:
+def _traced(predictor: Predictor, network: Network, examples: Inputs) -> list[torch.Tensor]:
     """Inputs of a batch of several examples."""
-    _, batch = next(predictor.batches(predictor.read(examples), 3))
+    _, batch = next(predictor.batches(examples, 3))
     return [t.cpu() for t in network_inputs(batch, network.inputs)]
 
 
@@ -117,7 +130,7 @@ def _write_program(network: Network, traced: list[torch.Tensor], folder: Path, p
     return run
 
 
-def _write_transformers(predictor: Predictor, folder: Path, examples: Any) -> Parity:
+def _write_transformers(predictor: Predictor, folder: Path, examples: Inputs) -> Parity:
     """A folder that transformers loads without this package, compared as transformers reads it."""
     if not is_hf_compatible(predictor.model):
         raise ValueError(

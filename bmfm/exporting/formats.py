@@ -37,6 +37,11 @@ def write_onnx(network: Network, examples: Sequence[torch.Tensor], file: Path) -
     ----------
     examples
         Inputs of at least two examples, which the graph is traced with.
+
+    Raises
+    ------
+    ValueError
+        If the graph holds for so many examples, or examples of this length, alone.
     """
     size = sum(p.numel() * p.element_size() for p in network.parameters())
     with torch.no_grad(), quiet():
@@ -51,6 +56,10 @@ def write_onnx(network: Network, examples: Sequence[torch.Tensor], file: Path) -
     for names, values in ((network.inputs, graph.inputs), (network.outputs, graph.outputs)):
         for name, value in zip(names, values, strict=True):
             value.name = name
+    if fixed := [str(value.name) for value in graph.inputs if any(isinstance(size, int) for size in value.shape or ())]:
+        raise ValueError(
+            f"the layers of this model fix the number or length of examples ({', '.join(fixed)}): it cannot be exported to ONNX"
+        )
     program.save(file, external_data=size > ONE_FILE)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from bmfm.exporting.network import EMBEDDING, STATES, network_inputs, output_of
 from bmfm.files import ASSETS
+from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
 from bmfm.models.heads import predicts_tokens
 
@@ -86,13 +87,12 @@ def real_examples(predictor: Predictor, file: str | Path | None = None) -> Any:
     return read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:N_EXAMPLES].copy()
 
 
-def compare(predictor: Predictor, run: Run, inputs: list[str], examples: Any) -> Parity:
+def compare(predictor: Predictor, run: Run, inputs: list[str], examples: Inputs) -> Parity:
     """Compare what `run` makes of examples with what the model makes of them, in batches of other sizes than the network was traced with."""
     parity = Parity()
     n_same: dict[str, list[int]] = {}
-    data = predictor.read(examples)
     for size in (1, 5):
-        for _, batch in islice(predictor.batches(data, size), N_EXAMPLES):
+        for _, batch in islice(predictor.batches(examples, size), N_EXAMPLES):
             with torch.inference_mode():
                 expected = _outputs(predictor, batch)
             found = run(network_inputs(batch, inputs))

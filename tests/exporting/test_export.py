@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import bmfm
+from bmfm.cli import compose, instantiate
 from bmfm.exporting.export import export
 from bmfm.exporting.formats import write_onnx
 from bmfm.exporting.network import Network, network_inputs
 from bmfm.exporting.parity import Parity
 from bmfm.files import ASSETS
-from tests.conformance.cases import Case, batch_of, model_of
+from tests.conformance.cases import Case, batch_of, model_of, tokenizer_of
 from tests.conftest import SLICE_FASTA
 
 pytest.importorskip("onnxscript")
@@ -175,6 +176,40 @@ def test_models_of_others_and_what_is_there_are_refused(tmp_path, bert_folder):
         export(bmfm.load("bmfm-dna-mini"), tmp_path)
 
 
+@pytest.mark.slow
+def test_a_graph_of_one_shape_is_no_export(tmp_path):
+    class Fixed(Network):
+        def forward(self, *tensors):
+            states, *others = super().forward(*tensors)
+            return states + torch.zeros(len(tensors[0]), 1, 1), *others
+
+    network = Fixed(bmfm.load("bmfm-dna-mini").model)
+    with pytest.raises(ValueError, match=r"fix the number or length of examples .input_ids"):
+        write_onnx(network, network_inputs(batch_of("dna"), network.inputs), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.slow
+def test_weights_of_large_models_lie_beside_the_graph(tmp_path, monkeypatch):
+    monkeypatch.setattr("bmfm.exporting.formats.ONE_FILE", 0)
+    model = bmfm.load("bmfm-dna-mini")
+    record = export(model, tmp_path / "dna")
+    assert record["precision"] == "fp32" and (tmp_path / "dna" / "model.onnx").stat().st_size < 500_000
+    exported = bmfm.load(tmp_path / "dna", backend="onnx")
+    np.testing.assert_allclose(exported.embed(SEQUENCES), model.embed(SEQUENCES), rtol=1e-4, atol=1e-5)
+    assert set(json.loads((tmp_path / "dna" / "export.json").read_text())["sha256"]) == {"model.onnx", "model.onnx.data"}
+
+
+@pytest.mark.slow
+def test_both_strands_of_a_convolution_are_a_graph(tmp_path):
+    """Of `model.reverse_complement=average`, whose mirror depends on the lengths of the examples."""
+    config = compose("train", ["model=conv", "model.reverse_complement=average", "model.hidden_size=32", "tokenizer=single_base"]).model
+    tokenizer = tokenizer_of("dna")
+    genes = {name: i for i, name in enumerate(tokenizer.names)}
+    model = instantiate(config, fields=tokenizer.fields, heads={}, genes=genes, _convert_="all").eval()
+    _same_as_the_graph(tmp_path, model, "dna")
+
+
 BACKBONES = ["modernbert-dna", "bert-rna", "llama-rna", "conv-dna", "hybrid-dna", "set-rna"]
 
 
@@ -182,13 +217,18 @@ BACKBONES = ["modernbert-dna", "bert-rna", "llama-rna", "conv-dna", "hybrid-dna"
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_is_a_graph(tmp_path, name):
     case = Case(*name.split("-"))
-    model, network = model_of(case), Network(model_of(case))
-    write_onnx(network, network_inputs(batch_of(case.omics), network.inputs), tmp_path / "model.onnx")
-    session = ort.InferenceSession(tmp_path / "model.onnx")
+    _same_as_the_graph(tmp_path, model_of(case), case.omics)
+
+
+def _same_as_the_graph(folder, model, omics):
+    """A model and its graph agree on batches of other sizes and widths than the graph was traced with."""
+    network = Network(model)
+    write_onnx(network, network_inputs(batch_of(omics), network.inputs), folder / "model.onnx")
+    session = ort.InferenceSession(folder / "model.onnx")
     for numbers in ((0, 1, 2, 3), (1,), (1, 3)):
-        batch = batch_of(case.omics, numbers, width=48)
+        batch = batch_of(omics, numbers, width=48)
         feed = {n: t.numpy() for n, t in zip(network.inputs, network_inputs(batch, network.inputs), strict=True)}
-        states, embedding, _ = session.run(None, feed)
+        states, embedding, *_ = session.run(None, feed)
         with torch.no_grad():
             expected, is_token = model.encode(batch), batch["sequence_ids"] > 0
         np.testing.assert_allclose(states[is_token], expected[is_token], rtol=1e-4, atol=2e-5)

@@ -27,7 +27,7 @@ def sequences(n, seed=0, longest=1500):
 
 
 def test_a_hundred_clients_get_the_offline_numbers(dna):
-    texts = sequences(200)
+    texts = sequences(200, longest=400)
     expected = dna.embed(texts)
     with serving(dna, max_batch=16, max_tokens=6000) as client, ThreadPoolExecutor(100) as clients:
 
