@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bmfm import __version__
+from bmfm.exporting.onnx import OnnxPredictor
 from bmfm.genome.alphabet import N, decode, read_text
 from bmfm.genome.reference import Reference
 from bmfm.inference.inputs import Inputs
@@ -124,6 +125,11 @@ class Engine:
 
     def explain(self, body: ExplainBody) -> list[dict[str, Any]]:
         """Contributions of the bases or genes of each example."""
+        if isinstance(self.predictor, OnnxPredictor) and (body.sequences is None or body.method not in (None, "mlm")):
+            raise Refusal(
+                422,
+                "this server runs an exported model, which explains DNA by method=mlm alone: ask one that runs the model itself (backend=torch)",
+            )
         options: dict[str, Any] = {"method": body.method} if body.method is not None else {}
         if body.sequences is not None:
             results = []

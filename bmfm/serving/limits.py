@@ -1,8 +1,10 @@
 """What stands between the network and the endpoints: bounds before a request is read, and an answer whatever happens."""
 
+import asyncio
 import logging
 import time
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,8 +22,8 @@ class LimitMiddleware:
     An error of ours about what was sent is 422, any other 500, of which the log has the kind and the place alone: its words may hold data.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics):
-        self.app, self.limits, self.metrics, self.n_requests = app, limits, metrics, 0
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, body_seconds: float = 60.0):
+        self.app, self.limits, self.metrics, self.body_seconds, self.n_requests = app, limits, metrics, body_seconds, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,6 +41,8 @@ class LimitMiddleware:
         self.n_requests += 1
         try:
             await self._answer(scope, receive, watched)
+        except ClientDisconnect:
+            status = 499  # nobody is there to be told
         except Exception as error:
             if not of_input(error):
                 LOGGER.error("%s: %s", path, place_of(error))
@@ -62,23 +66,38 @@ class LimitMiddleware:
         if declared.isdigit() and int(declared) > most:
             await self._refuse(too_large, scope, receive, send)
             return
-        body: list[bytes] = []
-        size, more = 0, scope["method"] == "POST"
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return  # the client went away
-            body.append(message.get("body", b""))
-            size, more = size + len(body[-1]), message.get("more_body", False)
-            if size > most:
-                await self._refuse(too_large, scope, receive, send)
-                return
-        await self.app(scope, _replay(b"".join(body), receive) if scope["method"] == "POST" else receive, send)
+        if scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self.body_seconds):
+                body = await _read(receive, most)
+        except TimeoutError:
+            await self._refuse(Refusal(408, f"the body did not come within {self.body_seconds:g} seconds"), scope, receive, send)
+            return
+        if len(body) > most:
+            await self._refuse(too_large, scope, receive, send)
+            return
+        await self.app(scope, _replay(body, receive), send)
 
     async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         # the rest of the body is not read, so that the connection cannot be used again
         headers = refusal.headers | {"Connection": "close"}
         await JSONResponse(refusal.body(), refusal.status, headers)(scope, receive, send)
+
+
+async def _read(receive: Receive, most: int) -> bytes:
+    """A body; of one that is longer than `most`, no more than shows that it is."""
+    parts, size = [], 0
+    while size <= most:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if not message.get("more_body", False):
+            break
+    return b"".join(parts)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -87,6 +87,8 @@ def test_a_graph_that_was_changed_is_refused(dna_mini, tmp_path):
         bmfm.load(copy, backend="onnx")
     with pytest.raises(FileNotFoundError, match="format=onnx"):
         bmfm.load("bmfm-dna-mini", backend="onnx")
+    with pytest.raises(FileNotFoundError, match=r'backend="onnx"'):
+        bmfm.load(dna_mini)
 
 
 @pytest.mark.slow

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from bmfm.serving.batching import Batcher, Limits
+from bmfm.serving.engine import Engine
 from bmfm.serving.errors import Refusal
+from bmfm.serving.limits import LimitMiddleware
 from bmfm.serving.metrics import Metrics
 from bmfm.serving.pieces import Piece, merge, split, whole
-from tests.serving.conftest import serving
+from tests.serving.conftest import TestClient, create_app, serving
 
 
 def sequences(n, seed=0, longest=1500):
@@ -141,6 +143,87 @@ def test_batches_are_of_one_key_and_keep_their_bounds(dna):
     assert all(n <= 8 and n * longest <= 1000 for _, n, longest in batches)
 
 
+def test_a_full_server_says_so(dna):
+    """A request that runs, one that waits, and one that finds no place; then there is a place again."""
+    is_running, may_go_on = Event(), Event()
+
+    class Slow(Engine):
+        def run(self, key, pieces):
+            is_running.set()
+            may_go_on.wait(10)
+            return super().run(key, pieces)
+
+    body = {"sequences": ["ACGT"]}
+    with TestClient(create_app(Slow(dna, Limits(max_queue=1, max_wait_ms=0)))) as client, ThreadPoolExecutor(2) as clients:
+        while client.get("/health").status_code != 200:
+            time.sleep(0.02)
+        asked = []
+        asked.append(clients.submit(client.post, "/embed", json=body))
+        assert is_running.wait(5)
+        asked.append(clients.submit(client.post, "/embed", json=body))
+        while _waiting(client) < 1:
+            time.sleep(0.02)
+        refused = client.post("/embed", json=body)
+        may_go_on.set()
+        assert [reply.result().status_code for reply in asked] == [200, 200]
+        assert refused.status_code == 429 and refused.headers["Retry-After"] == "1" and "waiting" in refused.json()["error"]["message"]
+        assert client.post("/embed", json=body).status_code == 200
+
+
+def _waiting(client) -> int:
+    return int(client.get("/metrics").text.split("\nbmfm_queue_rows ")[1].split()[0])
+
+
+def asked_of_middleware(receive, scope=None, app=None, **limits):
+    """What the bounds before the endpoints answer: status and body."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def ask():
+        middleware = LimitMiddleware(app or forbidden, Limits(**limits), Metrics(), body_seconds=0.05)
+        await middleware({"type": "http", "method": "POST", "path": "/embed", "headers": [], **(scope or {})}, receive, send)
+
+    asyncio.run(ask())
+    return (sent[0]["status"], sent[1]["body"].decode()) if sent else None
+
+
+async def forbidden(scope, receive, send):
+    raise AssertionError("the endpoints were asked")
+
+
+def test_a_body_that_does_not_come_is_not_waited_for():
+    async def never():
+        await asyncio.sleep(60)
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    assert asked_of_middleware(never)[0] == 408 and asked_of_middleware(gone) is None
+
+
+def test_a_body_that_is_said_to_be_too_large_is_not_read():
+    async def not_asked():
+        raise AssertionError("the body was read")
+
+    status, body = asked_of_middleware(not_asked, {"headers": [(b"content-length", b"2000000")]}, max_body_mb=1.0)
+    assert status == 413 and "1 MB (max_body_mb)" in body
+
+
+def test_what_fails_inside_is_told_without_its_words(caplog):
+    """Words of an error may hold data: the log has its kind and place."""
+
+    async def broken(scope, receive, send):
+        raise RuntimeError("patient 7")
+
+    async def empty():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    status, body = asked_of_middleware(empty, app=broken)
+    assert status == 500 and "patient" not in body + caplog.text and "RuntimeError at test_batching.py" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_process_that_is_told_to_stop_finishes_what_waits():
     with socket.socket() as free:
@@ -155,6 +238,8 @@ def test_a_process_that_is_told_to_stop_finishes_what_waits():
             _wait_until_healthy(process, address)
             with ThreadPoolExecutor(4) as clients:
                 body = {"sequences": ["ACGTTAGCAAC" * 20] * 2}
+                refused = httpx.post(f"{address}/embed", json={"sequences": ["MKVLPEFIQ"]})
+                assert refused.status_code == 422 and "MKVLPEFIQ" in refused.text
                 asked = [clients.submit(httpx.post, f"{address}/explain", json=body, timeout=120) for _ in range(3)]
                 time.sleep(1.0)
                 process.send_signal(signal.SIGTERM)
@@ -163,7 +248,11 @@ def test_a_process_that_is_told_to_stop_finishes_what_waits():
                     httpx.get(f"{address}/health")
                 assert [reply.result().status_code for reply in asked] == [200] * 3
             out, err = process.communicate(timeout=60)
-            assert process.returncode in (0, -signal.SIGTERM) and "Traceback" not in err and "ACGT" not in out + err
+            assert (
+                process.returncode in (0, -signal.SIGTERM)
+                and "Traceback" not in err
+                and not any(text in out + err for text in ("ACGT", "MKVL"))
+            )
         finally:
             process.kill()
 

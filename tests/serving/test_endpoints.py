@@ -154,6 +154,41 @@ def test_reports(dna_client, dna):
     assert buckets == sorted(buckets) and buckets[-1] == total > 0
 
 
+@pytest.mark.slow
+def test_an_exported_model_is_served_too(tmp_path, dna, dna_client, cells, body):
+    pytest.importorskip("onnxruntime")
+    import bmfm
+    from bmfm.exporting.export import export
+    from tests.serving.conftest import serving
+
+    variants = {
+        "pairs": [{"ref": "ACGTTAGCAAC" * 9, "alt": "ACGTTAGCAAC" * 4 + "G" + ("ACGTTAGCAAC" * 5)[1:]}],
+        "scores": ["llr", "embedding", "jsd"],
+    }
+    asked = [("/embed", {"sequences": SEQUENCES}), ("/score_variants", variants), ("/explain", {"sequences": SEQUENCES[:1]})]
+    for model, requests in ((dna, asked), (cells, [("/predict", body)])):
+        export(model, tmp_path / "onnx", overwrite=True)
+        with serving(bmfm.load(tmp_path / "onnx", backend="onnx")) as client, serving(model) as other:
+            for path, sent in requests:
+                found, expected = (c.post(path, json=sent).json() for c in (client, other))
+                _agree(found, expected)
+            refused = client.post("/explain", json={**requests[0][1], "method": "ig", "target": "head:x"})
+            assert refused.status_code == 422 and "backend=torch" in refused.text
+
+
+def _agree(found, expected):
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            _agree(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected, strict=True):
+            _agree(*pair)
+    else:
+        assert found == (pytest.approx(expected, rel=1e-3, abs=1e-4) if isinstance(expected, float) else expected)
+
+
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 """What clients rely on: ``python -m tests.serving.snapshot`` writes it anew."""
 
