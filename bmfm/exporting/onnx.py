@@ -20,10 +20,11 @@ from bmfm.inference.readers import reader_of
 from bmfm.inference.runner import Request, Results, RunOptions
 from bmfm.inference.work_key import digest
 from bmfm.models.backbones.base import HiddenStates
+from bmfm.models.backbones.huggingface import HuggingFaceBackbone
 from bmfm.models.config import BmfmConfig
 from bmfm.models.heads import predicts_tokens
-from bmfm.models.model import BmfmModel
-from bmfm.storage.config import read_config
+from bmfm.models.model import BmfmModel, backbone_of
+from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import FILES, on_disk, read_json
 from bmfm.tokenizers.batch import Batch
 from bmfm.variants.mutagenesis import Mutagenesis, mutagenesis
@@ -70,8 +71,16 @@ class OnnxPredictor(Predictor):
 
     def __init__(self, folder: Path, record: Mapping[str, Any]):
         self.folder, self.record, self.device = folder, record, torch.device("cpu")
-        with torch.device("meta"):
-            self.model = BmfmModel(BmfmConfig.from_dict(read_config(folder))).eval()
+        config = BmfmConfig.from_dict(read_config(folder))
+        if issubclass(backbone_of(config, folder), HuggingFaceBackbone):
+            raise ValueError(
+                f"{folder / 'config.json'}: backbone._target_ is a model of transformers, which is never exported: the folder is damaged"
+            )
+        try:
+            with torch.device("meta"):
+                self.model = BmfmModel(config).eval()
+        except Exception as error:
+            raise ValueError(f"{folder / 'config.json'} describes no model: {plain(f'{type(error).__name__}: {error}')}") from error
         self.tokenizer = read_tokenizer(folder)
         check_vocabulary(self.model, self.tokenizer, folder)
         self.reader = reader_of(self.tokenizer)

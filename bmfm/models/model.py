@@ -319,10 +319,7 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
     if "pooling" not in described:  # written before a model had its own, when the mean was over every token
         config.heads = {n: h | {"pooling": "mean_all"} if h.get("pooling") == "mean" else h for n, h in config.heads.items()}
     file = folder / "config.json"
-    outside = None if remote_code_is_allowed() else folder
-    backbone: type[Backbone] = find_class(config.backbone.get("_target_"), Backbone, f"{file}: backbone._target_", outside)
-    for name, settings in ({} if backbone.own_embeddings else config.fields).items():
-        find_class(settings.get("_target_"), FieldEncoder, f"{file}: fields.{name}._target_", outside)
+    backbone = backbone_of(config, folder)
     if config.backbone.get("source"):
         config.backbone["source"] = str(folder / CODE)
     weights = read_weights(folder)
@@ -336,6 +333,22 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
             raise ValueError(f"{file} describes no model that can be built: {plain(_line(error))}") from error
     load_strictly(model, weights, folder)
     return model
+
+
+def backbone_of(config: BmfmConfig, folder: Path) -> type[Backbone]:
+    """The class of the backbone that a folder's configuration names, once all classes that it names were looked at: none of them comes from the
+    folder itself.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and the key.
+    """
+    file, outside = folder / "config.json", None if remote_code_is_allowed() else folder
+    backbone: type[Backbone] = find_class(config.backbone.get("_target_"), Backbone, f"{file}: backbone._target_", outside)
+    for name, settings in ({} if backbone.own_embeddings else config.fields).items():
+        find_class(settings.get("_target_"), FieldEncoder, f"{file}: fields.{name}._target_", outside)
+    return backbone
 
 
 def _line(error: Exception) -> str:

@@ -36,7 +36,7 @@ class Limits:
     max_examples
         Examples of a request.
     max_slow
-        Examples of a request that takes many passes each: variants a thousand at most are these times ten, explanations these.
+        Examples of an explanation, which takes many passes for each; of variants ten times as many.
     max_requests
         Requests that are read at a time; more are refused (429).
     """

@@ -77,6 +77,22 @@ def test_what_a_graph_cannot_do_is_told(dna_mini):
         model.explain(SEQUENCES)
 
 
+def test_classes_of_an_exported_folder_are_looked_at_first(dna_mini, tmp_path):
+    import shutil
+
+    copy = Path(shutil.copytree(dna_mini, tmp_path / "copy"))
+    (copy / "evil.py").write_text("raise SystemExit('code of the folder was run')")
+    for target, words in (
+        ("evil.Backbone", "backbone._target_"),
+        ("os.system", "backbone._target_"),
+        ("bmfm.models.backbones.huggingface.HuggingFaceBackbone", "model of others|never exported"),
+    ):
+        config = json.loads((dna_mini / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"backbone": {"_target_": target}}))
+        with pytest.raises(ValueError, match=words):
+            bmfm.load(copy, backend="onnx")
+
+
 def test_a_graph_that_was_changed_is_refused(dna_mini, tmp_path):
     import shutil
 
@@ -107,6 +123,17 @@ def test_eight_bits_keep_embeddings_of_cells(tmp_path, cells):
     assert multiplied and set(multiplied) == {onnx.TensorProto.INT8}
     looked_up = [kinds[node.input[0]] for node in graph.node if node.op_type == "Gather" and node.input[0] in kinds]
     assert onnx.TensorProto.FLOAT in looked_up and onnx.TensorProto.INT8 not in looked_up
+
+
+@pytest.mark.slow
+def test_the_command_says_how_far_it_is(tmp_path, capsys):
+    from bmfm.export import export as command
+
+    command(compose("export", ["checkpoint=bmfm-dna-mini", f"output={tmp_path / 'out'}", f"examples={SLICE_FASTA}", "precision=int8"]))
+    assert "mlm agrees in 100.0%" in (said := capsys.readouterr().out) and "written to" in said
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix in (".onnx", ".json"))[-1] == "variant_calibration.json"
+    with pytest.raises(SystemExit, match="overwrite=true"):
+        command(compose("export", ["checkpoint=bmfm-dna-mini", f"output={tmp_path / 'out'}"]))
 
 
 @pytest.mark.slow
