@@ -21,9 +21,10 @@ from bmfm.inference.runner import Request, Results, RunOptions
 from bmfm.inference.work_key import digest
 from bmfm.models.backbones.base import HiddenStates
 from bmfm.models.backbones.huggingface import HuggingFaceBackbone
+from bmfm.models.classes import backbone_of
 from bmfm.models.config import BmfmConfig
 from bmfm.models.heads import predicts_tokens
-from bmfm.models.model import BmfmModel, backbone_of
+from bmfm.models.model import BmfmModel
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import FILES, on_disk, read_json
 from bmfm.tokenizers.batch import Batch

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bmfm.models.backbones.base import Backbone, HiddenStates
 from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_code
+from bmfm.models.classes import backbone_of
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, predicts_tokens
@@ -18,7 +19,6 @@ from bmfm.models.perturbation import PerturbationEncoder
 from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
-from bmfm.storage.remote_code import remote_code_is_allowed
 from bmfm.storage.weights import load_strictly, read_weights
 from bmfm.targets import class_path, find_class, make
 from bmfm.tokenizers.batch import Batch
@@ -333,22 +333,6 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
             raise ValueError(f"{file} describes no model that can be built: {plain(_line(error))}") from error
     load_strictly(model, weights, folder)
     return model
-
-
-def backbone_of(config: BmfmConfig, folder: Path) -> type[Backbone]:
-    """The class of the backbone that a folder's configuration names, once all classes that it names were looked at: none of them comes from the
-    folder itself.
-
-    Raises
-    ------
-    ValueError
-        Naming the file and the key.
-    """
-    file, outside = folder / "config.json", None if remote_code_is_allowed() else folder
-    backbone: type[Backbone] = find_class(config.backbone.get("_target_"), Backbone, f"{file}: backbone._target_", outside)
-    for name, settings in ({} if backbone.own_embeddings else config.fields).items():
-        find_class(settings.get("_target_"), FieldEncoder, f"{file}: fields.{name}._target_", outside)
-    return backbone
 
 
 def _line(error: Exception) -> str:
