@@ -114,7 +114,7 @@ def _write_graph(network: Network, traced: list[torch.Tensor], folder: Path, pre
 
     def run(tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         feed = {name: t.numpy() for name, t in zip(network.inputs, tensors, strict=True)}
-        return dict(zip(network.outputs, run_session(session, network.outputs, feed), strict=True))
+        return dict(zip(network.outputs, run_session(session, network.outputs, feed, precision == "int8"), strict=True))
 
     return run
 

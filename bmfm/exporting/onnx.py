@@ -12,7 +12,7 @@ import torch
 
 from bmfm.checkpoints.load import check_vocabulary, read_tokenizer
 from bmfm.exporting.formats import ONNX_FILE
-from bmfm.exporting.network import EMBEDDING, STATES, network_inputs, output_of
+from bmfm.exporting.network import EMBEDDING, PROFILE, STATES, network_inputs, output_of
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
@@ -134,7 +134,7 @@ class OnnxPredictor(Predictor):
         names = list(dict.fromkeys([name, *self._together]))
         inputs = [node.name for node in self.session.get_inputs()]
         feed = {n: t.numpy() for n, t in zip(inputs, network_inputs(batch, inputs), strict=True)}
-        return dict(zip(names, run_session(self.session, names, feed), strict=True))
+        return dict(zip(names, run_session(self.session, names, feed, self.record.get("precision") == "int8"), strict=True))
 
     def _check_layers(self, layers: Any) -> None:
         if len(layers):
@@ -208,13 +208,34 @@ def open_session(file: Path) -> Any:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def run_session(session: Any, names: list[str], feed: dict[str, np.ndarray]) -> list[torch.Tensor]:
-    """Some outputs of a graph; what they do not depend on is not computed."""
+def run_session(session: Any, names: list[str], feed: dict[str, np.ndarray], row_by_row: bool = False) -> list[torch.Tensor]:
+    """Some outputs of a graph; what they do not depend on is not computed.
+
+    Parameters
+    ----------
+    row_by_row
+        Run each example by itself, as wide as it is. So int8 graphs, which scale by the largest number that goes through together, say the same of an
+        example whatever is beside it.
+    """
     import onnxruntime
 
     options = onnxruntime.RunOptions()
     options.only_execute_path_to_fetches = True
-    return [torch.from_numpy(values) for values in session.run(names, feed, options)]
+    if not row_by_row:
+        return [torch.from_numpy(values) for values in session.run(names, feed, options)]
+    n, width = feed["input_ids"].shape
+    results: list[torch.Tensor] = []
+    for row in range(n):
+        used = min(width, -(-int(feed["attention_mask"][row].sum()) // 8) * 8)
+        of_row = {name: values[row : row + 1] if name in PROFILE else values[row : row + 1, :used] for name, values in feed.items()}
+        outputs = [torch.from_numpy(values) for values in session.run(names, of_row, options)]
+        results = results or [o.new_zeros(n, width, *o.shape[2:]) if o.ndim == 3 else o.new_zeros(n, *o.shape[1:]) for o in outputs]
+        for result, output in zip(results, outputs, strict=True):
+            if output.ndim == 3:
+                result[row, :used] = output[0]
+            else:
+                result[row] = output[0]
+    return results
 
 
 def _torch_is_needed(folder: Path | None) -> str:

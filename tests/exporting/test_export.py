@@ -115,6 +115,7 @@ def test_eight_bits_keep_embeddings_of_cells(tmp_path, cells):
     one, other = exported.embed(cells), model.embed(cells)
     cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     assert cosine.min() > 0.995 and record["parity"]["cosine"] > 0.995 and exported.counts == model.counts
+    assert all((exported.embed(cells[[i]].copy())[0] == one[i]).all() for i in range(cells.n_obs))  # whatever is beside it
     import onnx
 
     graph = onnx.load(tmp_path / "rna" / "model.onnx").graph
