@@ -49,6 +49,7 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 default_role = "code"  # docstrings name classes by single backquotes, from wherever they are
 
 html_theme = "pydata_sphinx_theme"

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
+import settings
+
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
@@ -60,7 +63,13 @@ def llms_text() -> str:
     return "# bmfm\n"
 
 
-WRITERS: dict[str, Callable[[], str]] = {page: copied(name) for name, page in COPIED.items()}
+WRITERS: dict[str, Callable[[], str]] = {
+    "commands.md": commands.commands_page,
+    "settings.md": settings.commands_page,
+    "choices.md": settings.choices_page,
+    "recipes.md": commands.recipes_page,
+    **{page: copied(name) for name, page in COPIED.items()},
+}
 """{page: what writes it}"""
 
 
