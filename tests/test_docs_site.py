@@ -62,4 +62,9 @@ def test_every_setting_of_conf_has_a_comment(tmp_path):
         ("path", "x", "where"), ("a", "1", "Of a, and `b` of B."), ("b", "", "Of a, and `b` of B."),
     ]  # fmt: skip
     assert settings.missing([read]) == ["conf/data/made_up.yaml:5: b.c", "conf/data/made_up.yaml:6: seed"]
-    assert (read.package, settings.type_of("???"), settings.type_of("1.0e-3"), settings.type_of("[a]")) == ("data", "required", "number", "list")
+    assert (read.package, settings.type_of("???"), settings.type_of("1.0e-3"), settings.type_of("[a]")) == (
+        "data",
+        "required",
+        "number",
+        "list",
+    )

@@ -50,7 +50,15 @@ def recipes_page() -> str:
     """Recipes with what they say of themselves; suites with their tasks."""
     recipes = sorted(p.stem for p in (settings.CONF / "recipe").glob("*.yaml"))
     parts = [RECIPES, "| recipe | what it is |", "|---|---|", *(f"| `{r}` | {_about('recipe', r)} |" for r in recipes)]
-    parts += ["", "## Suites", "", "`bmfm benchmark +suite=NAME` runs all tasks of a suite.", "", "| suite | title | tasks |", "|---|---|---|"]
+    parts += [
+        "",
+        "## Suites",
+        "",
+        "`bmfm benchmark +suite=NAME` runs all tasks of a suite.",
+        "",
+        "| suite | title | tasks |",
+        "|---|---|---|",
+    ]
     for file in sorted((settings.CONF / "suite").glob("*.yaml")):
         suite = yaml.safe_load(file.read_text(encoding="utf-8"))
         parts.append(f"| `{file.stem}` | {suite.get('title', '')} | {', '.join(f'`{t}`' for t in _tasks(suite))} |")

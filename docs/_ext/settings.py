@@ -138,7 +138,12 @@ def is_entry(setting: Setting, file: SettingsFile) -> bool:
 
 def missing(read_files: list[SettingsFile]) -> list[str]:
     """``file:line: key`` of keys without a meaning."""
-    return [f"conf/{f.name}.yaml:{s.line}: {s.path}" for f in read_files for s in f.settings if not (s.meaning or is_section(s, f) or is_entry(s, f))]
+    return [
+        f"conf/{f.name}.yaml:{s.line}: {s.path}"
+        for f in read_files
+        for s in f.settings
+        if not (s.meaning or is_section(s, f) or is_entry(s, f))
+    ]
 
 
 def type_of(default: str) -> str:
