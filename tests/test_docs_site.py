@@ -1,5 +1,7 @@
 """The site of the documentation: every page has its place, and it builds without a warning."""
 
+import base64
+import json
 import re
 import subprocess
 import sys
@@ -14,9 +16,16 @@ sys.path.insert(0, str(DOCS / "_ext"))
 import generate  # noqa: E402
 import settings  # noqa: E402
 
+from bmfm.cli import options  # noqa: E402
+
 PAGES = {
-    p for p in DOCS.rglob("*") if p.suffix in (".md", ".ipynb") and not any(part.startswith("_") for part in p.relative_to(DOCS).parts)
+    p
+    for p in DOCS.rglob("*")
+    if p.suffix in (".md", ".ipynb") and not any(part.startswith((".", "_", "generated")) for part in p.relative_to(DOCS).parts)
 }
+
+LARGEST = 200_000
+"""Bytes of a picture."""
 
 
 def listed(page):
@@ -33,8 +42,7 @@ def test_every_page_has_one_place():
     """A new page is named in a toctree: of a section in docs/tutorials, docs/howto, docs/reference, docs/explanation or docs/*.md."""
     generate.write(generate.GENERATED)
     places = [page for section in PAGES if section.suffix == ".md" for page in listed(section)]
-    pages = {p for p in PAGES if p != DOCS / "index.md"} - set(generate.GENERATED.iterdir())
-    assert pages - set(places) == set()
+    assert PAGES - {DOCS / "index.md"} - set(places) == set()
     assert sorted(p for p in set(places) if places.count(p) > 1) == []
 
 
@@ -68,3 +76,81 @@ def test_every_setting_of_conf_has_a_comment(tmp_path):
         "number",
         "list",
     )
+
+
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_tutorials_are_stored_with_what_they_print(path):
+    """Every cell has been run, its code compiles, and pictures are small and described; `docs.check_tutorials` runs them again."""
+    cells = json.loads(path.read_text())["cells"]
+    code = [c for c in cells if c["cell_type"] == "code"]
+    printed = [c for c in code if re.search(r"print\(|^!|plt\.subplots", "".join(c["source"]), re.M)]
+    assert all(c["outputs"] for c in printed) and len(printed) >= 3
+    assert not any(word in path.read_text() for word in ("Traceback", "/tmp/", str(ROOT), "\\u001b"))
+    for cell in code:
+        source = "".join(cell["source"]).replace("\\\n", "")
+        compile(re.sub(r"^!.*", "pass", source, flags=re.M), path.name, "exec")
+        pictures = [o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})]
+        for picture in pictures:
+            assert len(base64.b64decode(picture)) < LARGEST
+            assert len(cell["metadata"]["mystnb"]["image"]["alt"].split()) >= 5
+
+
+def test_what_counts_as_drift_of_a_tutorial():
+    from docs.check_tutorials import differences
+
+    assert differences("a 1,000 and 0.91", "a 1,010 and 0.93", 0.02) == []
+    assert differences("a 1,000", "a 1,300", 0.02) == ["1000.0 is now 1300.0"]
+    assert differences("3 cells", "3 genes", 0.02) and differences("3 cells", "3 cells and 4", 0.02)
+
+
+def test_pictures_are_small_and_described():
+    for page in (p for p in PAGES if p.suffix == ".md"):
+        for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", page.read_text()):
+            assert len(alt.split()) >= 4, (page, target)
+            assert (page.parent / target).stat().st_size < LARGEST, (page, target)
+        for block in re.findall(r"^```\{(?:image|figure)\}.*?^```", page.read_text(), re.M | re.S):
+            assert re.search(r"^:alt: (?:\S+ ){3,}", block, re.M), (page, block)
+
+
+def anchors(page):
+    """Anchors of a page's headings, as code hosts and MyST make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for title in re.findall(r"^#{1,4} (.+)$", text, re.M):
+        yield re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", sorted(p for p in PAGES if p.suffix == ".md"), ids=lambda p: p.stem)
+def test_anchors_of_links_exist(page):
+    for file, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+        target = (page.parent / file).resolve() if file else page
+        assert anchor in anchors(target), (file, anchor)
+
+
+def test_llms_txt_names_every_page():
+    """Sections and pages as the site has them, each with a sentence."""
+    lines = generate.llms_text().splitlines()
+    entries = [re.fullmatch(r"- \[(.+)\]\((\S+)\.html\)(?:: .+\.|: .+\?.*)?", line) for line in lines if line.startswith("- ")]
+    assert all(entries) and len({e[2] for e in entries}) == len(entries) > 50
+    assert {e[2] for e in entries} >= {"install", "tutorials/score_a_vcf", "generated/settings", "explanation/metrics"}
+    assert sum(line.startswith("## ") for line in lines) == 7
+
+
+PLAIN = [p for p in PAGES if p.suffix == ".md" and p.name != "own_task.md" and p.parent.name != "extend"]
+
+
+def test_settings_in_the_text_exist():
+    """Whatever looks like a setting with a dot, or like the choice of a group, in code within sentences, in any page but those on files of one's own."""
+    known = {f"{f.package}.{s.path}".lstrip(".") for f in settings.files() for s in f.settings}
+    groups = {p.parent.name for p in settings.CONF.glob("*/*.yaml")}
+    unknown = []
+    for page in PLAIN:
+        for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)):
+            for key, value in re.findall(r"(?:^|[ '+])\+*([a-z_]+(?:\.\w+)*)=([\w.-]+|\[[\w,]+\])", span):
+                if "." in key and re.sub(r"^(finetune|baselines)\.", "", key) == key and key not in known:
+                    unknown.append((page.name, span))
+                if key in groups and  not {*value.strip("[]").split(",")} <= {*options(key), "null", "NAME", "mine"}:
+                    unknown.append((page.name, span))
+    assert unknown == []
