@@ -39,7 +39,9 @@ def report(name: str, tokenizer: DnaTokenizer, windows: list[tuple[str, str]]) -
     cut = [(tokens(tokenizer, a), tokens(tokenizer, b)) for a, b in windows]
     counts = np.array([changed(a, b) for a, b in cut])
     bases = sum(len(a) for a, _ in windows) / sum(len(a) for a, _ in cut)
-    print(f"{name:22} {len(tokenizer.tokenizer):>6,} {bases:6.2f} {np.mean(counts):6.2f} {np.quantile(counts, 0.95):5.0f} {(counts > 5).mean():7.1%}")
+    print(
+        f"{name:22} {len(tokenizer.tokenizer):>6,} {bases:6.2f} {np.mean(counts):6.2f} {np.quantile(counts, 0.95):5.0f} {(counts > 5).mean():7.1%}"
+    )
 
 
 def tokens(tokenizer: DnaTokenizer, text: str) -> list[str]:

@@ -66,7 +66,13 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,
     # Tables of settings are wide: their pages have no list of sections at the right.
-    "secondary_sidebar_items": {"**": ["page-toc"], "generated/settings": [], "generated/choices": [], "generated/recipes": [], "generated/results": []},
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        "generated/settings": [],
+        "generated/choices": [],
+        "generated/recipes": [],
+        "generated/results": [],
+    },
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "tango",

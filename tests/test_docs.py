@@ -15,7 +15,11 @@ from bmfm.console import commands
 from tests.shown_code import BLOCK, renewed
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "generated"), *(ROOT / f / "README.md" for f in ("benchmarks", "docker", "leaderboard"))]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "generated"),
+    *(ROOT / f / "README.md" for f in ("benchmarks", "docker", "leaderboard")),
+]
 NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 SETS = {
     "train": ["dna_snp", "dna_haplotype", "rna_wced", "rna_rda", "rna_multitask", "dna_finetune", "rna_finetune", "dna_snp_113m"],
@@ -32,7 +36,9 @@ def shell_lines(page):
         blocks = [re.sub(r"^!", "", line) for line in text.replace("\\\n", " ").splitlines() if line.startswith("!")]
     else:
         blocks = re.findall(r"^```bash[^\n]*\n(.*?)^```", text, re.M | re.S)
-        blocks += [span.replace("; ", "\n") for row in re.findall(r"^\|.*\|$", text, re.M) for span in re.findall(r"`(bmfm \w+ [^`]+)`", row)]
+        blocks += [
+            span.replace("; ", "\n") for row in re.findall(r"^\|.*\|$", text, re.M) for span in re.findall(r"`(bmfm \w+ [^`]+)`", row)
+        ]
     for block in blocks:
         for line in block.replace("\\\n", " ").splitlines():
             yield from line.split("&& ")

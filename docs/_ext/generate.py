@@ -29,8 +29,8 @@ COPIED = {
 }
 """{file of the repository: the page of the site that it becomes}"""
 
-PICTURES = ("embed_cells.png", "score_a_vcf.png")
-"""Pictures of tutorials that the start page shows."""
+PICTURES = {"embed_cells.png": 0, "score_a_vcf.png": -1}
+"""Pictures of tutorials that the start page shows: {name of the tutorial: which of its pictures}."""
 
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)#\s]+)((?:#[^)\s]*)?(?:\s+\"[^\"]*\")?\))")
 
@@ -64,10 +64,11 @@ def copied(name: str) -> Callable[[], str]:
     return lambda: relinked((ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent, GENERATED)
 
 
-def first_picture(name: str) -> bytes:
-    """The first picture in the outputs of the tutorial of that name, as PNG."""
+def picture_of(name: str) -> bytes:
+    """A picture in the outputs of the tutorial of that name, as PNG."""
     cells = json.loads((DOCS / "tutorials" / f"{Path(name).stem}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return base64.b64decode(next(o["data"]["image/png"] for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})))
+    pictures = [o["data"]["image/png"] for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    return base64.b64decode(pictures[PICTURES[name]])
 
 
 def title_of(page: Path) -> str:
@@ -136,7 +137,7 @@ Coding agents begin with `docs/_skill/SKILL.md` in the repository. Pages are Mar
 def write(folder: Path) -> None:
     """Write all pages; one whose text is as before is left alone, so that Sphinx does not read it again."""
     folder.mkdir(exist_ok=True)
-    for name, content in [*((n, writer().encode()) for n, writer in WRITERS.items()), *((n, first_picture(n)) for n in PICTURES)]:
+    for name, content in [*((n, writer().encode()) for n, writer in WRITERS.items()), *((n, picture_of(n)) for n in PICTURES)]:
         file = folder / name
         if not file.is_file() or file.read_bytes() != content:
             file.write_bytes(content)

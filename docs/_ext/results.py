@@ -75,7 +75,7 @@ def zoo_page() -> str:
         card = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
         size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
         text = re.sub(r"^(#+) ", r"#\1 ", card.strip(), flags=re.M)
-        parts.append(text.replace("\n\n", f"\n\n`bmfm.load(\"{folder.name}\")`: {size:.1f} MB, in the package.\n\n", 1) + "\n")
+        parts.append(text.replace("\n\n", f'\n\n`bmfm.load("{folder.name}")`: {size:.1f} MB, in the package.\n\n', 1) + "\n")
     return "\n".join(parts)
 
 
