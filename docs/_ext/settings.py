@@ -168,13 +168,13 @@ def cell(text: str) -> str:
 def table(file: SettingsFile) -> str:
     """The settings of a file as a table."""
     prefix = f"{file.package}." if file.package else ""
-    rows = ["| setting | default | type | meaning |", "|---|---|---|---|"]
-    for s in file.settings:
+    rows = ["{.settings}", "| setting | default | type | meaning |", "|---|---|---|---|"]
+    for s in (s for s in file.settings if s.meaning or not is_section(s, file)):
         section = is_section(s, file)
         default = "" if section or not s.default else f"`{s.default}`".replace("|", "\\|")
         words = "section" if section else type_of(s.default)
         rows.append(f"| `{prefix}{s.path}` | {default} | {words} | {cell(s.meaning)} |")
-    return "\n".join(rows) if file.settings else "It has no settings."
+    return "\n".join(rows) if len(rows) > 3 else "It has no settings."
 
 
 def _checked() -> list[SettingsFile]:
