@@ -92,7 +92,7 @@ TINY = ["trainer.max_steps=2", "trainer.val_check_interval=2", "data.batch_size=
 
 def test_a_benchmark_hands_odd_places_on_to_training(odd_places, monkeypatch):
     """The model, the data root and the run's folder: checkpoints, adapters and logs are written and read below such names."""
-    monkeypatch.setattr("bmfm.evaluation.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
+    monkeypatch.setattr("bmfm.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
     suite = "+suite={name: s, title: t, tasks: [demo/core_promoter_tata]}"
     tiny = [f"+finetune.{t}" for t in (*TINY, "trainer.limit_val_batches=1")]
     places = {"checkpoint": odd_places / "model é", "data_root": odd_places, "run_dir": odd_places / "run"}

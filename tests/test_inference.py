@@ -6,6 +6,7 @@ import torch
 
 import bmfm
 from bmfm.files import ASSETS
+from bmfm.ledger import Ledger
 from tests.conftest import SLICE_FASTA
 
 
@@ -103,7 +104,7 @@ def test_options_that_do_not_exist(cells_model, adata):
 
 def test_a_damaged_part_is_made_again(cells_model, adata, tmp_path):
     model = bmfm.load(cells_model)
-    expected = model.embed(adata, parts=tmp_path)
+    expected = model.embed(adata, ledger=Ledger(tmp_path))
     part = next(tmp_path.glob("*.npz"))
     part.write_bytes(part.read_bytes()[:100])
-    np.testing.assert_array_equal(model.embed(adata, parts=tmp_path), expected)
+    np.testing.assert_array_equal(model.embed(adata, ledger=Ledger(tmp_path)), expected)

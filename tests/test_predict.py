@@ -142,6 +142,39 @@ class TestInterrupted:
         equal(run(cells_model, tmp_path / "in.h5ad", tmp_path / "out.h5ad"), expected)
         assert len(calls) == 2
 
+    @pytest.mark.parametrize("n_done", [3, 1, 0])
+    def test_workers_share_it(self, monkeypatch, small_chunks, cells_model, adata, expected, tmp_path, n_done, capsys):
+        """Whether they did all, died after some, or did nothing: the file is that of one process."""
+        adata.write_h5ad(tmp_path / "in.h5ad")
+        run_chunk, calls = runner.run_chunk, []
+
+        def dies_early(*args):
+            if len(calls) == n_done:
+                raise Interrupted("no memory")
+            calls.append(1)
+            return run_chunk(*args)
+
+        def launch(launcher, work, numbers, failed):
+            with monkeypatch.context() as patch:
+                patch.setattr(runner, "run_chunk", dies_early)
+                for number in numbers:
+                    try:
+                        yield work(number)
+                    except Interrupted as error:
+                        yield failed(number, str(error))
+
+        monkeypatch.setattr("bmfm.launch.LocalPool.__call__", launch)
+        of_parent = []
+        monkeypatch.setattr(runner, "run_chunk", lambda *args: of_parent.append(1) or run_chunk(*args))
+        found = run(cells_model, tmp_path / "in.h5ad", tmp_path / "out.h5ad", "launcher=local", "launcher.workers=2")
+        equal(found, expected)
+        assert (len(calls), len(of_parent)) == (n_done, 3 - n_done)
+        told = capsys.readouterr()
+        assert ("worker 1 ended early: no memory" in told.err) == (n_done < 3) and f"{n_done} more shards are finished" in told.out
+        run(cells_model, tmp_path / "in.h5ad", tmp_path / "alone.h5ad")
+        assert (tmp_path / "alone.h5ad").read_bytes() == (tmp_path / "out.h5ad").read_bytes()
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["alone.h5ad", "in.h5ad", "out.h5ad"]
+
     @pytest.mark.parametrize("changed", ["model", "options", "data", "zarr"])
     def test_parts_of_something_else_are_left(self, monkeypatch, small_chunks, cells_model, adata, expected, tmp_path, changed):
         from safetensors.numpy import load_file, save_file

@@ -20,12 +20,12 @@ from bmfm.cli import instantiate, override
 from bmfm.evaluation.checksums import write_json
 from bmfm.evaluation.examples.base import Examples
 from bmfm.evaluation.grid import Job, schedule_shared_first
-from bmfm.evaluation.launch import Launcher, n_cores
 from bmfm.evaluation.methods.base import Method
 from bmfm.evaluation.protocols.base import protocol_of
 from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.evaluation.task_metrics import to_record
 from bmfm.evaluation.task_spec import TaskSpec
+from bmfm.launch import Launcher, n_cores
 
 REPORTED = ("bmfm", "torch", "transformers", "numpy", "scikit-learn", "anndata", "scib-metrics", "scvi-tools", "harmonypy")
 """Packages whose versions a record states."""

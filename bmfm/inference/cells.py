@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from bmfm.cells.formats import TAKEN, find_sources
 from bmfm.cells.genes import read_orthologs
 from bmfm.cells.sources import Cells, open_source
-from bmfm.inference.inputs import CHUNK, Inputs
+from bmfm.inference.inputs import CHUNK, Inputs, every_chunk
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.rna import CellTokenizer
 from bmfm.tokenizers.truncation import Truncation
@@ -74,10 +74,10 @@ def read_cells(
     counted: Counter[str] = Counter()
     empty = np.zeros(len(cells), bool)
 
-    def chunks() -> Iterator[tuple[int, Tokens]]:
+    def chunks(needed: Callable[[int], bool] = every_chunk) -> Iterator[tuple[int, Tokens]]:
         cut = Truncation()
         counted.clear()
-        for start in range(0, len(cells), CHUNK):
+        for start in filter(needed, range(0, len(cells), CHUNK)):
             numbers = np.arange(start, min(start + CHUNK, len(cells)))
             tokens = tokenizer.encode(cells.batch(numbers), np.zeros(len(numbers), np.uint64), max_tokens)
             assert tokens.full_profile is not None
@@ -85,6 +85,8 @@ def read_cells(
             counted.update(tokens.counts)
             cut.add(tokens)
             yield start, replace(tokens, full_profile=None)
+        if needed is not every_chunk:
+            return  # the process that reads all of them says what there was
         if empty.all():
             raise ValueError(f"{sources[0].view.name}, {sources[0].key}: no cell has a count in any gene of the vocabulary")
         if empty.any():

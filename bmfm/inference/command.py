@@ -1,6 +1,5 @@
-"""A prediction as the command line asks for it: files in, a file out, parts that an interrupted one left are used again."""
+"""A prediction as the command line asks for it: files in, a file out; shards that an interrupted one left are used again, and workers share them."""
 
-import shutil
 import sys
 import warnings
 from abc import ABC, abstractmethod
@@ -17,11 +16,13 @@ from bmfm.genome.personal import PersonalGenome
 from bmfm.genome.reference import Reference
 from bmfm.genome.variants import variant_files
 from bmfm.inference.annotate import check_joined, write_anndata, write_annotated
-from bmfm.inference.donors import as_anndata, contigs_without_variants, predict_donors, read_donor_regions
+from bmfm.inference.donors import as_anndata, contigs_without_variants, predict_donors, read_donor_regions, work_on_donors
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.tables import read_inputs, write_table
-from bmfm.inference.work_key import work_key
+from bmfm.inference.work_plan import work_plan
+from bmfm.launch import share
+from bmfm.ledger import Ledger
 
 
 class _Files(ABC):
@@ -106,34 +107,44 @@ RUN_OPTIONS = ("batch_size", "max_tokens", "precision", "progress", "strands")
 FILES: dict[str, type[_Files]] = {"dna": _SequenceFiles, "rna": _CellFiles}
 
 
-def run(config: Any) -> None:
-    """Run a composed prediction; an interrupted one goes on where it was when it is started again."""
+def run(config: Any, ledger: Ledger | None = None) -> None:
+    """Run a composed prediction; an interrupted one goes on where it was when it is started again.
+
+    Parameters
+    ----------
+    ledger
+        Of a worker, which adds to it and writes nothing else.
+    """
     output = Path(config.output)
-    if output.exists() and not config.overwrite:
+    if ledger is None and output.exists() and not config.overwrite:
         raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
     is_of_donors = any(config.data[key] is not None for key in ("fasta", "variants", "samples"))
     if config.data.path is None and not is_of_donors:
         raise SystemExit("bmfm: data.path=... is needed, a file of sequences or cells; for donors data.fasta, data.variants and data.bed")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     if is_of_donors:
-        run_donors(config, predictor, output)
+        run_donors(config, predictor, output, ledger)
         return
     files = FILES[predictor.tokenizer.omics](config.data)
     if output.suffix not in files.suffixes:
         raise SystemExit(f"bmfm: output={output}: for {files.examples} it must end in {' or '.join(files.suffixes)}")
-    parts = output.with_name(f".{output.name}.{work_key(config, predictor, files.files())}")
-    options = {k: config[k] for k in RUN_OPTIONS} | {"parts": parts} | {k: config.data[k] for k in files.options}
     predictions_too = config.predictions if config.predictions != "auto" else bool(predictor.labels)
-    data = files.data()
-    with _plain_warnings():
-        embeddings, predictions = predictor.embed_and_predict(
-            data, bool(config.embeddings), bool(predictions_too), config.pooling, config.layer, **options
-        )
-    files.write(output, predictor, embeddings, predictions)
-    _end(output, parts, predictor.counts)
+    options = {k: config[k] for k in RUN_OPTIONS} | {k: config.data[k] for k in files.options}
+    asked = files.data(), bool(config.embeddings), bool(predictions_too), config.pooling, config.layer
+    if ledger is not None:
+        predictor.work(*asked, ledger=ledger, **options)
+        return
+    ledger = Ledger.of_plan(output, work_plan(config, predictor, files.files()))
+    share(config, run, ledger)
+    with _plain_warnings(), ledger.finishing() as is_ours:
+        if is_ours:
+            embeddings, predictions = predictor.embed_and_predict(*asked, ledger=ledger, **options)
+            files.write(output, predictor, embeddings, predictions)
+            _say(predictor.counts)
+    print(f"written to {output}")
 
 
-def run_donors(config: Any, predictor: Predictor, output: Path) -> None:
+def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
     """Predict for regions of a genome in each donor, see `donors`."""
     data = config.data
     if absent := [f"data.{key}=..." for key in ("fasta", "variants", "bed") if not data[key]]:
@@ -160,24 +171,29 @@ def run_donors(config: Any, predictor: Predictor, output: Path) -> None:
             "(data.variants takes a list or a pattern), leave out the regions, or set data.bare_contigs=reference"
         )
     paths = [data.variants] if isinstance(data.variants, str) else list(data.variants)
-    parts = output.with_name(f".{output.name}.{work_key(config, predictor, [data.fasta, data.bed, *variant_files(paths)])}")
     predictions = None if config.predictions == "auto" else bool(config.predictions)
-    options = {k: config[k] for k in RUN_OPTIONS} | {"parts": parts}
-    with _plain_warnings():
-        results = predict_donors(predictor, people, regions, bool(config.embeddings), predictions, config.pooling, config.layer, **options)
+    asked = predictor, people, regions, bool(config.embeddings), predictions, config.pooling, config.layer
+    options = {k: config[k] for k in RUN_OPTIONS}
+    if ledger is not None:
+        work_on_donors(*asked, ledger=ledger, **options)
+        return
+    ledger = Ledger.of_plan(output, work_plan(config, predictor, [data.fasta, data.bed, *variant_files(paths)]))
+    share(config, run, ledger)
     about = {"checkpoint": str(config.checkpoint), "fasta": str(data.fasta), "variants": ", ".join(map(str, paths)), "bed": str(data.bed)}
-    write_anndata(as_anndata(results, people.samples, regions, about), output)
-    print(f"{len(people.samples):,} donors, {len(regions):,} regions, {results.counts['sequences']:,} different sequences")
-    if results.n_lost:
-        print(f"{results.n_lost:,} copies of regions are deleted as a whole: they and their means are NaN")
-    _end(output, parts, results.counts)
-
-
-def _end(output: Path, parts: Path, counts: Mapping[str, int]) -> None:
-    """Remove finished parts and say what was seen."""
-    shutil.rmtree(parts, ignore_errors=True)
-    print("; ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()))
+    with _plain_warnings(), ledger.finishing() as is_ours:
+        if is_ours:
+            results = predict_donors(*asked, ledger=ledger, **options)
+            write_anndata(as_anndata(results, people.samples, regions, about), output)
+            print(f"{len(people.samples):,} donors, {len(regions):,} regions, {results.counts['sequences']:,} different sequences")
+            if results.n_lost:
+                print(f"{results.n_lost:,} copies of regions are deleted as a whole: they and their means are NaN")
+            _say(results.counts)
     print(f"written to {output}")
+
+
+def _say(counts: Mapping[str, int]) -> None:
+    """Say what was seen."""
+    print("; ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from bmfm.genome.personal import PersonalGenome
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import bed_rows, locate
 from bmfm.inference.predictor import Predictor
+from bmfm.ledger import Ledger
 
 DISTANCE = "embedding_distance"
 """The output of a model without label heads: Euclidean distance of the embedding of a copy to that of the reference."""
@@ -207,7 +208,7 @@ def predict_donors(
     predictions: bool | None = None,
     pooling: str | int | None = None,
     layer: int | None = None,
-    parts: Path | None = None,
+    ledger: Ledger | None = None,
     **options: Any,
 ) -> DonorPredictions:
     """Run a model on both copies of regions in all donors.
@@ -216,8 +217,8 @@ def predict_donors(
     ----------
     predictions
         Whether the outputs are those of label heads; None: where the model has some.
-    parts
-        Folder for finished parts, which the next run with the same folder uses again.
+    ledger
+        Where finished shards are kept, which others and the next run with it use.
     options
         Of `Predictor.embed_and_predict`.
 
@@ -228,12 +229,9 @@ def predict_donors(
     """
     predictions = bool(predictor.labels) if predictions is None else predictions
     blocks = []
-    for number, part in enumerate(_blocks(people, regions)):
-        found = donor_sequences(people, regions, part)
-        texts = pd.Series(found.texts, index=pd.Index(found.names, name="sequence"), dtype=object)
-        of_block = parts and parts / f"{number:04d}"
+    for found, texts, of_block in _blocks_of_sequences(people, regions, ledger):
         embedded, predicted = predictor.embed_and_predict(
-            texts, embeddings, predictions, pooling, layer, parts=of_block, alphabet="plain", **options
+            texts, embeddings, predictions, pooling, layer, ledger=of_block, alphabet="plain", **options
         )
         blocks.append(_of_copies(found, embedded, predicted))
         blocks[-1].counts.update(predictor.counts)
@@ -246,6 +244,33 @@ def predict_donors(
         np.concatenate([b.reference_number for b in blocks]),
         sum((b.counts for b in blocks), Counter()),
     )
+
+
+def work_on_donors(
+    predictor: Predictor,
+    people: PersonalGenome,
+    regions: DonorRegions,
+    embeddings: bool,
+    predictions: bool | None,
+    pooling: str | int | None,
+    layer: int | None,
+    ledger: Ledger,
+    **options: Any,
+) -> None:
+    """Do a worker's share of `predict_donors`."""
+    predictions = bool(predictor.labels) if predictions is None else predictions
+    for _, texts, of_block in _blocks_of_sequences(people, regions, ledger):
+        predictor.work(texts, embeddings, predictions, pooling, layer, ledger=of_block, alphabet="plain", **options)
+
+
+def _blocks_of_sequences(
+    people: PersonalGenome, regions: DonorRegions, ledger: Ledger | None
+) -> Iterator[tuple[DonorSequences, pd.Series, Ledger | None]]:
+    """The sequences of donors, block by block, as the Predictor takes them, and the ledger of each block."""
+    for number, part in enumerate(_blocks(people, regions)):
+        found = donor_sequences(people, regions, part)
+        texts = pd.Series(found.texts, index=pd.Index(found.names, name="sequence"), dtype=object)
+        yield found, texts, ledger and ledger.below(f"{number:04d}")
 
 
 def _of_copies(found: DonorSequences, embedded: np.ndarray | None, predicted: pd.DataFrame | None) -> DonorPredictions:

@@ -28,7 +28,8 @@ class Inputs:
     n_rows
         Rows of all chunks together.
     chunks
-        Gives (number of the chunk's first row, tokens of its rows), from the first on whenever it is called.
+        Gives (number of the chunk's first row, tokens of its rows), from the first on whenever it is called. With ``needed``, which tells by the
+        number of its first row whether a chunk is wanted, it leaves out the others without reading them, where it can.
     owner
         [n_rows] number of the example that each row belongs to, ascending.
     weight
@@ -48,7 +49,7 @@ class Inputs:
 
     names: pd.Index
     n_rows: int
-    chunks: Callable[[], Iterator[tuple[int, Tokens]]]
+    chunks: Callable[..., Iterator[tuple[int, Tokens]]]
     owner: np.ndarray
     weight: np.ndarray
     counts: Counter[str] = field(default_factory=Counter)
@@ -96,7 +97,12 @@ def cut_into_windows(tokens: Tokens, room: int) -> tuple[Tokens, np.ndarray]:
     return Tokens(tokens.ids, np.append(starts, tokens.offsets[-1:]), tokens.fields, per_example, counts=tokens.counts), owner
 
 
-def in_chunks(tokens: Tokens) -> Iterator[tuple[int, Tokens]]:
+def every_chunk(start: int) -> bool:
+    """That all chunks are wanted."""
+    return True
+
+
+def in_chunks(tokens: Tokens, needed: Callable[[int], bool] = every_chunk) -> Iterator[tuple[int, Tokens]]:
     """Tokens that are all there, `CHUNK` rows at a time."""
-    for start in range(0, len(tokens), CHUNK):
+    for start in filter(needed, range(0, len(tokens), CHUNK)):
         yield start, tokens.take(np.arange(start, min(start + CHUNK, len(tokens))))

@@ -1,7 +1,7 @@
 """The one path from data to what a trained model makes of them: embeddings, predictions, log-probabilities, states, gradients."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from bmfm.inference.frames import classes_of_bases, label_kinds, predictions_fra
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.readers import reader_of
-from bmfm.inference.runner import PRECISIONS, Request, Results, RunOptions, batches_by_length, collect
+from bmfm.inference.runner import PRECISIONS, Request, Results, RunOptions, batches_by_length, collect, work_on
 from bmfm.inference.token_scores import TokenLogProbs, TokenStates, score_inputs
 from bmfm.models.model import BmfmModel
 from bmfm.storage.folders import written_files
@@ -120,6 +120,21 @@ class Predictor:
         self, data: Any, embeddings: bool, predictions: bool, pooling: str | int | None = None, layer: int | None = None, **options: Any
     ) -> tuple[np.ndarray | None, pd.DataFrame | None]:
         """Both from one pass; None for what is not asked for. See `embed` and `predict`."""
+        requests = self._requests(embeddings, predictions, pooling, layer)
+        inputs, run_options = self._read(data, options)
+        results = self._collect(inputs, requests, run_options)
+        return results.of_examples.get("embedding"), self._predictions(inputs, results) if predictions else None
+
+    def work(
+        self, data: Any, embeddings: bool, predictions: bool, pooling: str | int | None = None, layer: int | None = None, **options: Any
+    ) -> None:
+        """Do a worker's share of `embed_and_predict`: the chunks of its ``ledger`` that are open, one after the other."""
+        requests = self._requests(embeddings, predictions, pooling, layer)
+        inputs, run_options = self._read(data, options)
+        for of_strand, wanted, strand_options in self._strands(inputs, requests, run_options):
+            work_on(of_strand, wanted, strand_options, self._runner(run_options))
+
+    def _requests(self, embeddings: bool, predictions: bool, pooling: str | int | None, layer: int | None) -> dict[str, Request]:
         if layer is not None and predictions:
             raise ValueError("layer chooses the states of embeddings: ask for predictions=false with it")
         if predictions and not self.labels:
@@ -134,9 +149,7 @@ class Predictor:
         if predictions:
             label_kinds(self.labels, self.folder)
             requests |= self._label_requests()
-        inputs, run_options = self._read(data, options)
-        results = self._collect(inputs, requests, run_options)
-        return results.of_examples.get("embedding"), self._predictions(inputs, results) if predictions else None
+        return requests
 
     def logits(self, data: Any, heads: Sequence[str] | None = None, **options: Any) -> dict[str, np.ndarray]:
         """Logits of label heads for whole examples in the order of the data, {head: float32 [n, size]}.
@@ -316,22 +329,29 @@ class Predictor:
             raise ValueError("strands=average: tokens belong to one strand; ask for the reverse complements of the sequences beside them")
         return inputs, run_options
 
-    def _collect(self, inputs: Inputs, requests: Mapping[str, Request], options: RunOptions) -> Results:
-        def forward(tokens: Tokens, all_layers: bool) -> Outputs:
-            return self.forward(self._batch(tokens), all_layers=all_layers, precision=options.precision)
+    def _runner(self, options: RunOptions) -> Callable[[Tokens, bool], Outputs]:
+        return lambda tokens, all_layers: self.forward(self._batch(tokens), all_layers=all_layers, precision=options.precision)
 
-        results = collect(inputs, requests, options, forward)
-        of_rows = {name: values for name, values in results.values.items() if not requests[name].per_token}
-        results.of_examples = {name: inputs.mean_of_windows(values) for name, values in of_rows.items()}
-        strands = options.strands or self.model.config.strands if of_rows else "forward"
-        if strands == "average":
+    def _strands(
+        self, inputs: Inputs, requests: Mapping[str, Request], options: RunOptions
+    ) -> Iterator[tuple[Inputs, Mapping[str, Request], RunOptions]]:
+        """What goes through the model: the inputs and, for means over both strands of what belongs to whole examples, the other strand."""
+        yield inputs, requests, options
+        of_rows = {name: request for name, request in requests.items() if not request.per_token}
+        if of_rows and (options.strands or self.model.config.strands) == "average":
             if inputs.other_strand is None:
                 raise ValueError("strands=average: these inputs have no other strand, as those of cells have none; choose strands=forward")
-            parts = options.parts and options.parts / "other_strand"
-            other = {name: requests[name] for name in of_rows}
-            strand = self._collect(inputs.other_strand(), other, replace(options, parts=parts, strands="forward"))
-            for name, values in strand.of_examples.items():
-                results.of_examples[name] = (results.of_examples[name] + values) / 2
+            yield inputs.other_strand(), of_rows, replace(options, ledger=options.ledger and options.ledger.below("other_strand"))
+
+    def _collect(self, inputs: Inputs, requests: Mapping[str, Request], options: RunOptions) -> Results:
+        strands = []
+        for of_strand, wanted, strand_options in self._strands(inputs, requests, options):
+            strands.append(collect(of_strand, wanted, strand_options, self._runner(options)))
+            of_rows = {name: values for name, values in strands[-1].values.items() if not wanted[name].per_token}
+            strands[-1].of_examples = {name: of_strand.mean_of_windows(values) for name, values in of_rows.items()}
+        results = strands[0]
+        for other in strands[1:]:
+            results.of_examples |= {name: (results.of_examples[name] + values) / 2 for name, values in other.of_examples.items()}
         return results
 
     def _label_requests(self) -> dict[str, Request]:

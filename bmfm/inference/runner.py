@@ -1,10 +1,8 @@
-"""Every example through the model: batches of like length, results in the order of the examples, finished parts kept."""
+"""Every example through the model: batches of like length, results in the order of the examples, finished chunks kept."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, NamedTuple, Self
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -12,6 +10,7 @@ import torch
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.readers import Reader
+from bmfm.ledger import Ledger
 from bmfm.models.config import check_strands
 from bmfm.tokenizers.base import Tokens
 
@@ -32,8 +31,8 @@ class RunOptions:
         ``fp32`` (None, too), ``bf16`` or ``fp16``.
     progress
         A bar on stderr; None shows one if there is work for more than three seconds.
-    parts
-        Folder for finished parts, which are used again by the next run with the same folder.
+    ledger
+        Where finished shards are kept, which others and the next run with it use.
     strands
         Of DNA, what embeddings and labels of whole examples are made of: ``forward``, the sequences as they are given; ``average``, the
         mean over both strands. None is the model's own, `BmfmConfig.strands`.
@@ -43,7 +42,7 @@ class RunOptions:
     max_tokens: int | None = None
     precision: str | None = None
     progress: bool | None = None
-    parts: Path | None = None
+    ledger: Ledger | None = None
     strands: str | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +65,7 @@ class RunOptions:
         """
         names = {f.name for f in fields(cls)}
         if unknown := sorted(options.keys() - names - set(reader.options)):
-            there = ", ".join([*sorted(names - {"parts"}), *reader.options])
+            there = ", ".join([*sorted(names - {"ledger"}), *reader.options])
             raise ValueError(f"{', '.join(unknown)}: no such option for a model of {reader.examples}; there are {there}")
         return cls(**{k: v for k, v in options.items() if k in names}), {k: v for k, v in options.items() if k not in names}
 
@@ -117,17 +116,10 @@ def collect(inputs: Inputs, requests: Mapping[str, Request], options: RunOptions
     results, pieces = Results(), {name: [] for name, request in requests.items() if request.per_token}  # type: ignore[var-annotated]
     ids: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
-    if options.parts is not None:
-        options.parts.mkdir(parents=True, exist_ok=True)
     with progress_bar(inputs.n_rows, options.progress) as bar:
         for start, tokens in inputs.chunks():
-            part = options.parts / f"{start}.npz" if options.parts is not None else None
-            chunk = _read_part(part, requests)
-            if chunk:
-                bar.update(len(tokens))
-            else:
-                chunk = run_chunk(tokens, requests, options.batch_size, forward, bar)
-                _write_part(part, chunk)
+            chunk = finished_chunk(start, tokens, requests, options, forward, bar)
+            assert chunk is not None
             for name, values in chunk.items():
                 if requests[name].per_token:
                     pieces[name].append(values)
@@ -141,6 +133,29 @@ def collect(inputs: Inputs, requests: Mapping[str, Request], options: RunOptions
         results.values |= {name: np.concatenate(values) for name, values in pieces.items()}
         results.ids, results.offsets = np.concatenate(ids), np.append(0, np.cumsum(np.concatenate(lengths)))
     return results
+
+
+def finished_chunk(
+    start: int, tokens: Tokens, requests: Mapping[str, Request], options: RunOptions, forward: Callable[[Tokens, bool], Outputs], bar: Any
+) -> dict[str, np.ndarray] | None:
+    """The requests for the rows of one chunk, {name: [n, ...] or, by token, [T, ...]}, from the ledger where that has them; None to a worker that
+    has nothing to do."""
+    begun = bar.n
+
+    def compute() -> dict[str, np.ndarray]:
+        return run_chunk(tokens, requests, options.batch_size, forward, bar)
+
+    chunk = compute() if options.ledger is None else options.ledger.get(start, compute)
+    bar.update(begun + len(tokens) - bar.n)
+    return chunk
+
+
+def work_on(inputs: Inputs, requests: Mapping[str, Request], options: RunOptions, forward: Callable[[Tokens, bool], Outputs]) -> None:
+    """Add to the ledger what is open of it, as one of several workers; see `collect`."""
+    assert options.ledger is not None
+    with progress_bar(inputs.n_rows, False) as bar:
+        for start, tokens in inputs.chunks(options.ledger.is_open):
+            finished_chunk(start, tokens, requests, options, forward, bar)
 
 
 def run_chunk(
@@ -159,24 +174,6 @@ def run_chunk(
                 results.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[places] = values
             bar.update(len(rows))
     return results
-
-
-def _write_part(part: Path | None, results: dict[str, np.ndarray]) -> None:
-    if part is not None:
-        partial = part.with_suffix(".partial.npz")
-        np.savez(partial, **results)  # type: ignore[arg-type]
-        partial.rename(part)
-
-
-def _read_part(part: Path | None, requests: Mapping[str, Request]) -> dict[str, np.ndarray]:
-    """Results of a finished part; none where there is no such file, it is damaged, or it holds something else."""
-    if part is None or not part.exists():
-        return {}
-    try:
-        results = dict(np.load(part, allow_pickle=False))
-    except (OSError, ValueError, EOFError, BadZipFile):
-        return {}
-    return results if results.keys() == requests.keys() else {}
 
 
 def progress_bar(n: int, shown: bool | None) -> Any:

@@ -12,12 +12,13 @@ from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.tables import write_rows
-from bmfm.inference.work_key import work_key
+from bmfm.inference.work_plan import work_plan
 from bmfm.interpret.attention import attention_edges
 from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.explain import explain, key_of
 from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.interpret.pictures import plot_table
+from bmfm.ledger import Ledger
 
 CELLS = (".h5ad", ".zarr")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -113,7 +114,7 @@ def _options(config: Any, group: str, names: tuple[str, ...]) -> dict[str, Any]:
 def _parts(config: Any, predictor: Predictor, files: list[Path]) -> Path:
     """The folder of finished pieces, beside the first output; another for another question."""
     read_from = [*find_sources(config.data.path), *([config.data.orthologs] if config.data.orthologs else [])]
-    return files[0].with_name(f".{files[0].name}.{work_key(config, predictor, read_from)}")
+    return Ledger.of_plan(files[0], work_plan(config, predictor, read_from)).folder
 
 
 def _say(adata: Any, key: str) -> None:

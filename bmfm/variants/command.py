@@ -1,4 +1,4 @@
-"""Scoring as the command line asks for it: shards that an interrupted one left are used again, and the output is the same to the byte."""
+"""Scoring as the command line asks for it: shards that an interrupted one left are used again, workers share them, and the output is the same to the byte."""
 
 import json
 import shutil
@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from bmfm import __version__
 from bmfm.files import require_file
 from bmfm.genome.reference import Reference
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
-from bmfm.inference.work_key import digest, work_key
+from bmfm.inference.work_plan import digest, work_plan
+from bmfm.launch import share
+from bmfm.ledger import Ledger, Shard
 from bmfm.variants.alleles import Alleles
 from bmfm.variants.options import ScoreOptions
 from bmfm.variants.outputs import Output, TableOutput, VcfOutput
@@ -24,10 +27,16 @@ from bmfm.variants.reading import Records, VcfFile, is_table, read_variants
 from bmfm.variants.scoring import Scorer, check_assembly, frame
 
 
-def run(config: Any) -> None:
-    """Score the variants of a composed configuration."""
+def run(config: Any, ledger: Ledger | None = None) -> None:
+    """Score the variants of a composed configuration.
+
+    Parameters
+    ----------
+    ledger
+        Of a worker, which adds to it and writes nothing else.
+    """
     outputs = [Path(o) for o in ([config.output] if isinstance(config.output, str) else config.output)]
-    if there := [o for o in outputs if o.exists() and not config.overwrite]:
+    if there := [o for o in outputs if o.exists() and not config.overwrite and ledger is None]:
         raise SystemExit(f"bmfm: {there[0]} exists already; choose another output, or overwrite=true")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     reference = Reference.from_fasta(config.fasta)
@@ -49,24 +58,28 @@ def run(config: Any) -> None:
     scorer = Scorer(predictor, reference, ScoreOptions(scores=tuple(config.scores), **{name: config[name] for name in names}))
     folder = outputs[0].with_name(f".{outputs[0].name}.parts")
     path = _variants(config.variants, folder)
-    parts = outputs[0].with_name(
-        f".{outputs[0].name}.{work_key(config, predictor, [path, reference.source, *([config.sample_vcf] if config.sample else [])])}"
-    )
-    parts.mkdir(parents=True, exist_ok=True)
-    header = None if is_table(path) else VcfFile(path).header
+    if ledger is not None:
+        _score_all(path, scorer, [], ledger, config)
+        return
     about = facts(config, predictor, scorer)
-    files = [_open(o, header, reference, config, about) for o in outputs]
-    counts = _score_all(path, scorer, files, parts, config)
-    for file in files:
-        file.close()
-    summary = {"counts": counts, "settings": about}
-    outputs[0].with_name(f"{outputs[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    shutil.rmtree(parts, ignore_errors=True)
+    ledger = Ledger.of_plan(
+        outputs[0], work_plan(config, predictor, [path, reference.source, *([config.sample_vcf] if config.sample else [])])
+    )
+    share(OmegaConf.merge(config, {"variants": str(path)}), run, ledger)
+    with ledger.finishing() as is_ours:
+        if is_ours:
+            header = None if is_table(path) else VcfFile(path).header
+            files = [_open(o, header, reference, config, about) for o in outputs]
+            counts = _score_all(path, scorer, files, ledger, config)
+            for file in files:
+                file.close()
+            summary = {"counts": counts, "settings": about}
+            outputs[0].with_name(f"{outputs[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+            print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
     shutil.rmtree(folder, ignore_errors=True)
-    print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
-    for file in files:
-        if file.path.exists():
-            print(f"written to {file.path}")
+    for output in outputs:
+        if output.exists():
+            print(f"written to {output}")
 
 
 def _open(path: Path, header: list[str] | None, reference: Reference, config: Any, about: dict[str, Any]) -> Output:
@@ -108,37 +121,41 @@ def facts(config: Any, predictor: Predictor, scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def _score_all(path: Path, scorer: Scorer, files: list[Output], parts: Path, config: Any) -> dict[str, int]:
-    """Every shard scored, or read where it was before, and written; returns the counts of what there was."""
+def _score_all(path: Path, scorer: Scorer, files: list[Output], ledger: Ledger, config: Any) -> dict[str, int]:
+    """Every shard scored, or read where it was before, and written; of a worker, those that are open. Returns the counts of what there was."""
     from tqdm.auto import tqdm
 
     counts: Counter[str] = Counter()
     with tqdm(total=100, unit="%", disable=not config.progress, delay=1, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
         for number, records in enumerate(read_variants(path, config.shard_size)):
+            if ledger.is_worker and not ledger.is_open(number):
+                continue
             alleles = scorer.prepare(records)
-            begun, share = bar.n, 100 * (records.end - records.begin)
-            table = _shard(parts / f"{number:05d}.parquet", records, alleles, scorer, lambda done, s=share: bar.update(s * done))  # type: ignore[misc]
-            bar.update(begun + share - bar.n)
+            begun, part = bar.n, 100 * (records.end - records.begin)
+            scores = _shard(ledger, number, alleles, scorer, lambda done, s=part: bar.update(s * done))  # type: ignore[misc]
+            if scores is None:
+                continue  # another worker has it
+            table = frame(records, alleles, pd.DataFrame(scores))
+            bar.update(begun + part - bar.n)
             _count(counts, records, alleles, table)
             check_assembly(counts, scorer.reference, str(path), config.max_ref_mismatch)
             first = np.searchsorted(alleles.record, np.arange(len(records) + 1))
             for file in files:
                 file.write(records, first, table)
             bar.set_postfix_str(f"{counts['alleles']:,} alleles")
-    if not counts["records"]:
+    if not counts["records"] and not ledger.is_worker:
         raise ValueError(f"{path}: it holds no records")
     return dict(counts)
 
 
-def _shard(part: Path, records: Records, alleles: Alleles, scorer: Scorer, done: Any) -> pd.DataFrame:
-    """The table of one shard, from its part where that is finished."""
-    if part.exists():
-        return frame(records, alleles, pd.read_parquet(part))
-    scores = scorer.score(alleles, done)
-    partial = part.with_suffix(".partial")
-    scores.to_parquet(partial)
-    partial.replace(part)
-    return frame(records, alleles, scores)
+def _shard(ledger: Ledger, number: int, alleles: Alleles, scorer: Scorer, done: Any) -> Shard | None:
+    """The scores of one shard, {column: [A]}, from the ledger where it has them."""
+
+    def compute() -> Shard:
+        scores = scorer.score(alleles, done)
+        return {column: scores[column].to_numpy(str if column == "method" else None) for column in scores}
+
+    return ledger.get(number, compute)
 
 
 def _count(counts: Counter[str], records: Records, alleles: Alleles, table: pd.DataFrame) -> None:

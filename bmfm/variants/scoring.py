@@ -15,7 +15,7 @@ from bmfm.genome.personal import PersonalGenome
 from bmfm.genome.reference import Reference
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
-from bmfm.inference.work_key import digest
+from bmfm.inference.work_plan import digest
 from bmfm.storage.folders import BACKGROUND, CALIBRATION
 from bmfm.variants.alleles import KINDS, LEAST_SIDE, NOT_DEFINED, SNV, STATUSES, Alleles, prepare
 from bmfm.variants.calibration import Calibration, allele_contexts, quantiles, random_variants

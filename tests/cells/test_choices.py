@@ -17,7 +17,7 @@ from bmfm.data.rna import RnaDataModule
 from bmfm.inference.annotate import annotate
 from bmfm.inference.cells import read_cells
 from bmfm.inference.frames import label_kinds, predictions_frame
-from bmfm.inference.work_key import digest
+from bmfm.inference.work_plan import digest
 from bmfm.tokenizers.rna import CellTokenizer
 from tests.conftest import cell_examples
 

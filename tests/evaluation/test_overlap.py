@@ -103,7 +103,7 @@ def seen_table(tmp_path):
 
 
 def test_the_report_and_the_command_line_tell(seen_table, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bmfm.evaluation.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
+    monkeypatch.setattr("bmfm.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
     (tmp_path / "mine" / "task" / "mine").mkdir(parents=True)
     (tmp_path / "mine" / "task" / "mine" / "seen.yaml").write_text(
         "# @package _global_\ndefaults: [/task/gue/prom_core_tata]\ntask: {name: mine/seen, title: Seen, files: [], how: none}\n"

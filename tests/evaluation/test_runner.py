@@ -20,7 +20,6 @@ from bmfm.evaluation.benchmark import benchmark, methods_of
 from bmfm.evaluation.examples.cells import CellExamples
 from bmfm.evaluation.examples.sequences import SequenceExamples
 from bmfm.evaluation.grid import Job, RunSettings, build_grid, schedule_shared_first, takes
-from bmfm.evaluation.launch import LocalPool, Slurm
 from bmfm.evaluation.methods.base import LabelMethod
 from bmfm.evaluation.methods.finetuned import FineTuned
 from bmfm.evaluation.methods.precomputed import PrecomputedEmbeddings
@@ -28,6 +27,7 @@ from bmfm.evaluation.methods.probe import Probe
 from bmfm.evaluation.protocols.base import protocol_of
 from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.files import ASSETS, cache_root
+from bmfm.launch import LocalPool, Slurm
 
 DNA = "+suite={name: demo_dna, title: t, tasks: [demo/core_promoter_tata]}"
 QUICK = ["seeds=[0]", "n_bootstrap=20", "launcher.workers=1"]
@@ -59,7 +59,7 @@ def here(run, jobs, failed):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr("bmfm.evaluation.launch.LocalPool.__call__", lambda self, run, jobs, failed: here(run, jobs, failed))
+    monkeypatch.setattr("bmfm.launch.LocalPool.__call__", lambda self, run, jobs, failed: here(run, jobs, failed))
 
     def _run(*overrides):
         return benchmark(compose("benchmark", [*QUICK, f"run_dir={tmp_path / 'run'}", *overrides]))

@@ -232,7 +232,7 @@ def test_a_checkpoint_beside_baselines_from_command_to_report(variant_task, tmp_
 
     monkeypatch.setattr("bmfm.evaluation.methods.variants.score_with", score)
     monkeypatch.setattr("bmfm.inference.load", lambda *args, **more: None)
-    monkeypatch.setattr("bmfm.evaluation.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
+    monkeypatch.setattr("bmfm.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
     table[["chrom", "pos", "ref", "alt"]].assign(PHRED=np.arange(80)).to_parquet(tmp_path / "cadd.parquet", index=False)
     suite = "+suite={name: s, title: t, tasks: [variants/cadd], modes: [variant_llr, variant_l2, variant_cosine]}"
     overrides = [suite, "checkpoint=bmfm-dna-mini", f"data_root={root}", f"run_dir={tmp_path / 'run'}", "n_bootstrap=10", "seeds=[0]"]

@@ -208,7 +208,7 @@ def test_parts_that_are_drawn_are_drawn_again(cells, tmp_path, monkeypatch):
         assert in_other_splits(task, [0, 1], root) == [task]
     assert in_other_splits(pbmc, [], root) == [pbmc]
 
-    monkeypatch.setattr("bmfm.evaluation.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
+    monkeypatch.setattr("bmfm.launch.LocalPool.__call__", lambda self, run, jobs, failed: map(run, jobs))
     (tmp_path / "mine" / "task" / "mine").mkdir(parents=True)
     (tmp_path / "mine" / "task" / "mine" / "few.yaml").write_text(
         "# @package _global_\ndefaults: [/task/demo/pbmc3k]\ntask: {name: mine/few, title: Few, files: [], how: none}\n"

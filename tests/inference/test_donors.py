@@ -80,6 +80,17 @@ def test_values_are_those_of_the_sequences_of_each_copy(labelled_model, files, t
     assert "noted genotype not called (read as the reference): 1" in printed
 
 
+def test_workers_share_the_blocks(dna_model, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(donors, "BLOCK_BASES", 1)
+    alone = run(dna_model, tmp_path / "alone.h5ad", *files)
+    run_chunk, calls = runner.run_chunk, []
+    monkeypatch.setattr(runner, "run_chunk", lambda *args: calls.append(1) or run_chunk(*args))
+    monkeypatch.setattr("bmfm.launch.LocalPool.__call__", lambda self, work, numbers, failed: map(work, numbers))
+    shared = run(dna_model, tmp_path / "shared.h5ad", *files, "launcher=local")
+    np.testing.assert_array_equal(alone.obsm["X_bmfm"], shared.obsm["X_bmfm"])
+    assert len(calls) == 4
+
+
 def test_without_heads_there_are_distances_and_an_interrupted_one_goes_on(dna_model, files, tmp_path, monkeypatch):
     monkeypatch.setattr(donors, "BLOCK_BASES", 1)  # a block for each region
     run_chunk, calls = runner.run_chunk, []

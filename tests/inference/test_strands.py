@@ -11,6 +11,7 @@ from bmfm.data.table import SequenceTable
 from bmfm.genome import alphabet
 from bmfm.inference import Predictor
 from bmfm.inference.parts import read_part
+from bmfm.ledger import Ledger
 from bmfm.models.config import BmfmConfig
 from bmfm.models.model import build
 from bmfm.tokenizers.texts import BOUNDARY, as_encoded, join_pairs, other_strands
@@ -54,8 +55,8 @@ def test_means_over_both_strands(model, tmp_path):
     logits = [model.logits(t, strands="forward")["y"] for t in (TEXTS, _other(TEXTS))]
     np.testing.assert_allclose(model.logits(TEXTS)["y"], np.mean(logits, 0), atol=1e-5)
     chance = torch.from_numpy(np.mean(logits, 0)).softmax(1)
-    np.testing.assert_allclose(model.predict(TEXTS, parts=tmp_path / "parts").iloc[:, -3:], chance, atol=1e-5)
-    np.testing.assert_allclose(model.predict(TEXTS, parts=tmp_path / "parts").iloc[:, -3:], chance, atol=1e-5)
+    np.testing.assert_allclose(model.predict(TEXTS, ledger=Ledger(tmp_path / "parts")).iloc[:, -3:], chance, atol=1e-5)
+    np.testing.assert_allclose(model.predict(TEXTS, ledger=Ledger(tmp_path / "parts")).iloc[:, -3:], chance, atol=1e-5)
     pairs = list(zip([t[:40] for t in TEXTS], _other(t[:20] for t in TEXTS), strict=True))
     other_pairs = list(zip(*(_other(column) for column in zip(*pairs, strict=True)), strict=True))
     embeddings = [model.embed(p, strands="forward", max_tokens=64) for p in (pairs, other_pairs)]

@@ -150,6 +150,17 @@ def test_an_interrupted_run_ends_with_the_same_bytes(base_folder, genome, source
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_workers_share_the_shards(base_folder, genome, source, tmp_path, monkeypatch):
+    run(base_folder, genome, source, f"[{tmp_path / 'alone.vcf.gz'},{tmp_path / 'alone.tsv.gz'}]", shard_size=20)
+    monkeypatch.setattr("bmfm.launch.LocalPool.__call__", lambda self, work, numbers, failed: map(work, numbers))
+    plain, calls = Scorer.score, []
+    monkeypatch.setattr(Scorer, "score", lambda self, alleles, done=None: calls.append(done) or plain(self, alleles, done))
+    run(base_folder, genome, source, f"[{tmp_path / 'shared.vcf.gz'},{tmp_path / 'shared.tsv.gz'}]", shard_size=20, launcher="local")
+    assert len(calls) == 4
+    for name in ("vcf.gz", "tsv.gz"):
+        assert (tmp_path / f"alone.{name}").read_bytes() == (tmp_path / f"shared.{name}").read_bytes()
+
+
 def test_layouts_of_others(base_folder, genome, source, tmp_path):
     run(base_folder, genome, source, tmp_path / "full.tsv")
     run(base_folder, genome, source, tmp_path / "cadd.tsv.gz", layout="cadd")

@@ -1,7 +1,6 @@
-"""What the finished parts of an interrupted prediction depend on: a model and data, known by content, and options."""
+"""What the shards of a prediction depend on: a model and data, known by content, and options."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from bmfm.storage.folders import find_folder
 WHOLE = 1 << 30
 """Bytes up to which a file is hashed whole."""
 
-ASIDE = ("checkpoint", "revision", "output", "progress", "overwrite", "device", "hydra")
+ASIDE = ("checkpoint", "revision", "output", "progress", "overwrite", "device", "launcher", "hydra")
 """Options that results do not depend on, or that content stands for."""
 
 
-def work_key(config: Any, predictor: Predictor, files: Iterable[str | Path]) -> str:
-    """What finished parts depend on, as 12 hexadecimal digits: model and data by content, options, version.
+def work_plan(config: Any, predictor: Predictor, files: Iterable[str | Path]) -> dict[str, Any]:
+    """What shards depend on: model and data by content, options, version.
 
     A model is known by the hashes of its files, wherever it lies; so are data, see `digest`.
 
@@ -38,8 +37,7 @@ def work_key(config: Any, predictor: Predictor, files: Iterable[str | Path]) -> 
     model = [(p.name, digest(p)) for folder in folders for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
     settings: Any = OmegaConf.to_container(config, resolve=True)
     data = [digest_tree(Path(file).expanduser()) for file in files]
-    key = [__version__, model, data, {k: v for k, v in settings.items() if k not in ASIDE}]
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return {"version": __version__, "model": model, "data": data, "options": {k: v for k, v in settings.items() if k not in ASIDE}}
 
 
 def digest(path: Path) -> str:

@@ -1,0 +1,228 @@
+"""Finished shards of long work, in a folder that several processes and machines share: nothing is done twice, and nothing is lost.
+
+A shard is a file that appears whole, or not at all. Who works on one holds a claim beside it, a file that one process alone can make and whose
+time it renews; the claim of a process that died, or has not been heard of for two minutes, is taken over. So any number of processes can work on the same
+folder, together or one after the other, and each may be killed at any moment. Shards are functions of what the folder's name stands for, a plan:
+should two processes ever compute the same one, they write the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+Shard = dict[str, np.ndarray]
+"""What a shard holds: arrays of numbers or texts, by name."""
+
+HEARTBEAT, SILENCE, PAUSE = 15.0, 120.0, 0.5
+"""Seconds between signs of life of a claim, after how many without one it is taken over, and between looks at one that another holds."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The shards of one plan.
+
+    Parameters
+    ----------
+    folder
+        Where they are; it is made. On a cluster a folder that all nodes see.
+    key
+        What the plan's content comes to; it is written into every shard, and shards with another are not taken.
+    is_worker
+        Whether this process only adds to the shards, and another one puts them together.
+    """
+
+    folder: Path
+    key: str = ""
+    is_worker: bool = False
+
+    @classmethod
+    def of_plan(cls, output: Path, plan: dict) -> Self:
+        """The ledger of a plan (what the shards depend on) beside the output file, ``.OUTPUT.KEY``, with the plan written down in it."""
+        text = json.dumps(plan, sort_keys=True, default=str, indent=1)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        ledger = cls(output.with_name(f".{output.name}.{key}"), key)
+        ledger.folder.mkdir(parents=True, exist_ok=True)
+        if not (ledger.folder / "plan.json").exists():
+            ledger._appear("plan.json", lambda file: file.write_text(text + "\n"))
+        return ledger
+
+    def below(self, name: str) -> Self:
+        """A ledger for a part of the work, in a folder of its own."""
+        return replace(self, folder=self.folder / name)
+
+    def get(self, name: str | int, compute: Callable[[], Shard]) -> Shard | None:
+        """A shard: read where it is finished, waited for where another process works on it, or else computed and written.
+
+        Returns
+        -------
+        None to a worker where there is nothing to do for it.
+
+        Raises
+        ------
+        OSError
+            Where the shard cannot be written; those that are finished stay.
+        """
+        while True:
+            if not self.is_worker and (found := self._read(self._file(name))) is not None:
+                return found
+            if self.is_worker and not self.is_open(name):
+                return None
+            with self._claim(name) as is_ours:
+                if is_ours and not self.is_finished(name):
+                    shard = compute()
+                    self._write(name, shard)
+                    return shard
+            if not is_ours and not self.is_worker:
+                time.sleep(PAUSE)
+
+    def is_finished(self, name: str | int) -> bool:
+        """Whether a shard is there and whole, by its table of contents, which is written last."""
+        return zipfile.is_zipfile(self._file(name))
+
+    def is_open(self, name: str | int) -> bool:
+        """Whether a shard is neither finished nor being worked on."""
+        return not self.is_finished(name) and not _is_held(self._file(name).with_suffix(".claim"))
+
+    def n_finished(self) -> int:
+        """How many shards are finished, those of parts of the work included."""
+        return sum(1 for _ in self.folder.rglob("*.npz"))
+
+    @contextmanager
+    def finishing(self) -> Iterator[bool]:
+        """Put the shards together, as one process at a time, and then remove them; False where another process did so meanwhile."""
+        while True:
+            with self._claim("output") as is_ours:
+                if is_ours:
+                    is_there = (self.folder / "plan.json").exists()
+                    yield is_there
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    return
+            time.sleep(PAUSE)
+
+    def _file(self, name: str | int) -> Path:
+        return self.folder / (f"{name:08d}.npz" if isinstance(name, int | np.integer) else f"{name}.npz")
+
+    def _read(self, file: Path) -> Shard | None:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                shard = dict(stored)
+            if str(shard.pop("plan", "")) == self.key:
+                return shard
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            pass
+        file.unlink(missing_ok=True)  # damaged, or of another plan: it is computed again
+        return None
+
+    def _write(self, name: str | int, shard: Shard) -> None:
+        def save(file: Path) -> None:
+            with file.open("wb") as stream:
+                np.savez(stream, plan=np.array(self.key), **shard)  # type: ignore[arg-type]
+
+        self._appear(self._file(name).name, save)
+
+    def _appear(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a file beside and give it its name once it is on the disk."""
+        partial = self.folder / f".{name}.{_me()}.partial"
+        try:
+            write(partial)
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(self.folder / name)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                error.errno,
+                f"{self.folder / name} cannot be written ({error.strerror}): finished shards are kept, so make room and start again",
+            ) from error
+
+    @contextmanager
+    def _claim(self, name: str | int) -> Iterator[bool]:
+        """Hold the claim of a shard, or False where another process does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        claim = self._file(name).with_suffix(".claim")
+        if _is_held(claim) or not _take(claim):
+            yield False
+            return
+        is_done = threading.Event()
+        threading.Thread(target=_renew, args=(claim, is_done), daemon=True).start()
+        try:
+            yield True
+        finally:
+            is_done.set()
+            claim.unlink(missing_ok=True)
+
+
+def _me() -> str:
+    """This process and thread, among those of all machines."""
+    return f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+
+
+def _take(claim: Path) -> bool:
+    """Make a claim, in place of one that nobody holds any more; False where another process was faster."""
+    try:
+        grave = claim.with_name(f".{claim.name}.{_me()}")
+        claim.rename(grave)  # of several, one succeeds
+        grave.unlink()
+    except FileNotFoundError:
+        pass
+    try:
+        with claim.open("x") as file:
+            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _renew(claim: Path, is_done: threading.Event) -> None:
+    while not is_done.wait(HEARTBEAT):
+        try:
+            os.utime(claim)
+        except FileNotFoundError:
+            return
+
+
+def _is_held(claim: Path) -> bool:
+    """Whether a claim is there and its process lives, as far as this machine can tell."""
+    try:
+        holder = json.loads(claim.read_text() or "{}")
+        renewed = claim.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    except ValueError:  # it is being written
+        return True
+    if holder.get("host") == socket.gethostname() and not _lives(int(holder["pid"])):
+        return False
+    return _now(claim.parent) - renewed < SILENCE
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _now(folder: Path) -> float:
+    """The time as the file system has it, whose clock may be another than that of this machine."""
+    probe = folder / f".clock.{_me()}"
+    probe.touch()
+    now = probe.stat().st_mtime
+    probe.unlink(missing_ok=True)
+    return now
