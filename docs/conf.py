@@ -23,9 +23,10 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "pages",  # docs/_ext/pages.py
+    "mathml",  # docs/_ext/mathml.py
 ]
 root_doc = "index"
-exclude_patterns = ["_ext", "_skill", "site", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_ext", "site", "**/.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 nitpicky = True
 nitpick_ignore_regex = [
@@ -52,6 +53,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 default_role = "code"  # docstrings name classes by single backquotes, from wherever they are
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "bmfm"
 html_static_path = ["_static"]
