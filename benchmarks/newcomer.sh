@@ -39,5 +39,5 @@ step "UMAP by cell type" map
 ls -l cells.png
 echo "DNA:"
 step "bmfm score" bmfm score checkpoint=bmfm-dna-mini 'fasta=${asset:genome/chr20_slice.fa.gz}' \
-  'variants=${asset:genome/chr20_slice.1000g.vcf.gz}' 'output=[scored.vcf.gz,by_frequency.png]' window=129
+  'variants=${asset:genome/chr20_slice.1000g.vcf.gz}' 'output=[scored.vcf.gz,by_frequency.png]' window=201
 ls -l by_frequency.png

@@ -74,7 +74,8 @@ def check(path: Path, write: bool) -> list[str]:
     stored = nbformat.read(path, 4)
     start = time.time()
     now = clean(run(nbformat.read(path, 4)))
-    print(f"{path.stem}: {time.time() - start:.0f} s", flush=True)
+    seconds = time.time() - start
+    print(f"{path.stem}: {seconds:.0f} s{f', more than {LONGEST}: is the machine busy?' if seconds > LONGEST else ''}", flush=True)
     found, tolerance = [], CLOSE
     for number, (before, after) in enumerate(zip(stored.cells, now.cells, strict=True)):
         if "train" in before.metadata.get("tags", []):

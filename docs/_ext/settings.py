@@ -46,10 +46,11 @@ COMMENT = re.compile(r"""^((?:[^"'#]|"[^"]*"|'[^']*')*?)(?:(?:^|\s)#\s?(.*))?$""
 
 
 def parts_of(line: str) -> tuple[str, str]:
-    """What stands before a comment, and the comment."""
+    """What stands before a comment, and the comment; one that is indented is a command, and becomes code."""
     match = COMMENT.match(line)
     assert match is not None, line
-    return match[1].rstrip(), (match[2] or "").strip()
+    comment = match[2] or ""
+    return match[1].rstrip(), f"`{comment.strip()}`" if comment.startswith("  ") else comment.strip()
 
 
 def read(file: Path) -> SettingsFile:
