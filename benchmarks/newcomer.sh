@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a newcomer waits for: from a clone to the first picture of cells and of variants, on data and with models that ship.
+# What a newcomer waits for: from a clone to the first picture of cells and of DNA, on data and with models that ship.
 #   bash benchmarks/newcomer.sh [REPOSITORY]
 # Prints the seconds of each step, and since the clone. Installing is mostly downloading PyTorch.
 set -euo pipefail
@@ -32,12 +32,12 @@ PYTHON
 step "clone" git clone -q "$repository" bmfm
 step "virtual environment" python3 -m venv venv
 source venv/bin/activate
-step "pip install" pip install -q -e bmfm
+step "pip install" pip install -q -e 'bmfm[interpret]'
 echo "cells:"
 step "bmfm predict" bmfm predict checkpoint=bmfm-rna-mini 'data.path=${asset:rna/pbmc3k.h5ad}' output=annotated.h5ad
 step "UMAP by cell type" map
 ls -l cells.png
 echo "DNA:"
-step "bmfm score" bmfm score checkpoint=bmfm-dna-mini 'fasta=${asset:genome/chr20_slice.fa.gz}' \
-  'variants=${asset:genome/chr20_slice.1000g.vcf.gz}' 'output=[scored.vcf.gz,by_frequency.png]' window=201
-ls -l by_frequency.png
+step "bmfm mutagenesis" bmfm mutagenesis checkpoint=bmfm-dna-mini 'fasta=${asset:genome/chr20_slice.fa.gz}' \
+  'regions=[chr20_slice:1-200]' 'output=[map.png,map.tsv]'
+ls -l map.png
