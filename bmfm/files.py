@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,28 @@ def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
     else:
         message += "; that folder does not exist either"
     raise FileNotFoundError(message)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all, on the disk by the end of ``with``, in place of one of the same name.
+
+    Raises
+    ------
+    OSError
+        Naming the file, if it cannot be written; what was there before stays.
+    """
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written ({error.strerror}); what was there before is kept") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 _GZIP = b"\x1f\x8b"

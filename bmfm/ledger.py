@@ -22,6 +22,8 @@ from typing import Self
 
 import numpy as np
 
+from bmfm.files import whole_file
+
 Shard = dict[str, np.ndarray]
 """What a shard holds: arrays of numbers or texts, by name."""
 
@@ -55,7 +57,8 @@ class Ledger:
         ledger = cls(output.with_name(f".{output.name}.{key}"), key)
         ledger.folder.mkdir(parents=True, exist_ok=True)
         if not (ledger.folder / "plan.json").exists():
-            ledger._appear("plan.json", lambda file: file.write_text(text + "\n"))
+            with whole_file(ledger.folder / "plan.json") as file:
+                file.write(text.encode() + b"\n")
         return ledger
 
     def below(self, name: str) -> Self:
@@ -128,33 +131,18 @@ class Ledger:
         return None
 
     def _write(self, name: str | int, shard: Shard) -> None:
-        def save(file: Path) -> None:
-            with file.open("wb") as stream:
-                np.savez(stream, plan=np.array(self.key), **shard)  # type: ignore[arg-type]
-
-        self._appear(self._file(name).name, save)
-
-    def _appear(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write a file beside and give it its name once it is on the disk."""
-        partial = self.folder / f".{name}.{_me()}.partial"
         try:
-            write(partial)
-            with partial.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(self.folder / name)
+            with whole_file(self._file(name)) as file:
+                np.savez(file, plan=np.array(self.key), **shard)  # type: ignore[arg-type]
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OSError(
-                error.errno,
-                f"{self.folder / name} cannot be written ({error.strerror}): finished shards are kept, so make room and start again",
-            ) from error
+            raise OSError(error.errno, f"{error.strerror}: finished shards are kept, so make room and start again") from error
 
     @contextmanager
     def _claim(self, name: str | int) -> Iterator[bool]:
         """Hold the claim of a shard, or False where another process does."""
         self.folder.mkdir(parents=True, exist_ok=True)
         claim = self._file(name).with_suffix(".claim")
-        if _is_held(claim) or not _take(claim):
+        if not _take(claim):
             yield False
             return
         is_done = threading.Event()
@@ -172,13 +160,24 @@ def _me() -> str:
 
 
 def _take(claim: Path) -> bool:
-    """Make a claim, in place of one that nobody holds any more; False where another process was faster."""
+    """Make a claim, in place of one that nobody holds any more; False where another process has it."""
+    if _make(claim):
+        return True
+    if _is_held(claim):
+        return False
+    grave = claim.with_name(f".{claim.name}.{_me()}")
     try:
-        grave = claim.with_name(f".{claim.name}.{_me()}")
         claim.rename(grave)  # of several, one succeeds
-        grave.unlink()
+        if _is_held(grave):  # another process was faster, and this is its claim
+            grave.rename(claim)
+            return False
     except FileNotFoundError:
-        pass
+        return False
+    grave.unlink(missing_ok=True)
+    return _make(claim)
+
+
+def _make(claim: Path) -> bool:
     try:
         with claim.open("x") as file:
             file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))

@@ -121,6 +121,14 @@ class DnaDataModule(BatchModule):
         self.parts = {part: self.make_part(part, source, EndlessSampler(len(source))) for part, source in sources.items()}
         self.too_short = {part: source.windows.too_short for part, source in sources.items()}
 
+    def where(self, number: int) -> str:
+        """A training window by its coordinates (1-based, inclusive) and strand."""
+        source = self.parts["train"].source
+        assert isinstance(source, GenomeWindows)
+        window = source.windows.draw(*np.divmod(np.array([number]), len(source)))
+        contig, start = self.reference.locate(int(window.start[0]))
+        return f"{contig}:{start + 1}-{start + int(window.end[0] - window.start[0])}({'-' if window.reverse[0] else '+'})"
+
     def report(self) -> None:
         """Print what became of the records of the VCF."""
         if self.variant_table is None:

@@ -257,6 +257,14 @@ class BatchModule(pl.LightningDataModule, ABC):
         """Batches without end, from number `first_batch` on."""
         return self._loader("train", BatchStream(len(self.parts["train"]), self.batch_size, *self._rank_and_world, self.first_batch))
 
+    def examples_of_batch(self, number: int) -> list[dict[str, Any]]:
+        """This device's examples of a training batch: their ``epoch``, ``place`` in it, and ``where`` each is."""
+        part = self.parts["train"]
+        stream = BatchStream(len(part), self.batch_size, *self._rank_and_world, number)
+        epochs, places = np.array(next(iter(stream)), np.int64).T
+        numbers = part.sampler(epochs, places)
+        return [{"epoch": int(e), "place": int(p), "where": self.where(int(n))} for e, p, n in zip(epochs, places, numbers, strict=True)]
+
     def train_dataloader(self) -> StepBatches:
         return StepBatches(self.training_batches(), self.trainer.accumulate_grad_batches if self.trainer else 1)
 

@@ -17,6 +17,7 @@ from bmfm.objectives.multitask import Objectives, add_up, weighted_mean
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.batch import Batch
 from bmfm.training.devices import of_every_device, rng_state, set_rng_state
+from bmfm.training.nonfinite import NonFinite
 from bmfm.training.optim import learning_rates
 from bmfm.training.predicted import label_tasks, scores_of_predictions
 
@@ -37,6 +38,8 @@ class LitModel(pl.LightningModule):
         whatever training computes in. None scores it in batches, as validation.
     test_precision
         What the test part is computed in where full precision does not exist, ``bf16`` or ``fp16``, as by FlashAttention.
+    nonfinite
+        What becomes of steps whose gradient is not finite; None ends the run.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class LitModel(pl.LightningModule):
         compile: bool = False,
         tokenizer: Tokenizer | None = None,
         test_precision: str | None = None,
+        nonfinite: NonFinite | None = None,
     ):
         super().__init__()
         self.model, self.objectives = model, objectives
         self.optimizer, self.schedule = optimizer, schedule
         self.encode = torch.compile(model.encode, dynamic=True) if compile else model.encode
         self.tokenizer, self.test_precision = tokenizer, test_precision
+        self.nonfinite = nonfinite or NonFinite()
         self._predicted: frozenset[str] = frozenset()
         self.batches_seen = 0
         self.counts: Counter[str] = Counter()
@@ -82,6 +87,24 @@ class LitModel(pl.LightningModule):
             self._log_step({name: (self._step_losses[name], n, weight) for name, (_, n, weight) in losses.items()})
         # Lightning divides the loss of a batch by the number of batches of the step, which the number of labels holds already.
         return weighted_mean(losses) * self.trainer.accumulate_grad_batches
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip gradients; those that are not finite, on whatever device, leave the weights of all as they are."""
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.trainer.precision == "16-mixed" or torch.isfinite(norm):  # half precision expects some, and leaves them out by itself
+            self.nonfinite.n_in_a_row = 0
+            if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+            else:
+                self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        seen, size = self.batches_seen, self.trainer.accumulate_grad_batches
+        self.nonfinite.met(self.global_step, self._step_losses, range(seen - size, seen), self.data, self.global_rank)
+        self.counts["skipped_steps"] += 1
+        optimizer.zero_grad(set_to_none=True)  # an optimiser does nothing to parameters without a gradient
 
     def _over_devices(self, label_counts: dict[str, float]) -> dict[str, torch.Tensor]:
         """By what a device divides each sum of a step's losses, so that every label of the global batch weighs the same.

@@ -4,15 +4,38 @@ import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from bmfm.files import whole_file
 
 DAMAGE = (
     RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile,
 )  # fmt: skip
 """What reading a damaged checkpoint ends in."""
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the one that is there, and puts it in its place once it is on the disk.
+
+    Lightning's own way goes by the system's folder for temporary files, which is often another disk: from there the checkpoint is copied, and a run that
+    is killed meanwhile is left with none.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.partial"):  # of a run that was killed
+            left.unlink(missing_ok=True)
+        try:
+            with whole_file(path) as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # which torch makes of a full disk
+            raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}); what was there before is kept") from error
 
 
 def begin_or_resume(folder: Path, resume: bool, overwrite: bool, is_main_process: bool) -> Path | None:

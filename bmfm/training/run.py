@@ -86,7 +86,8 @@ class Run:
 
         from bmfm.training.callbacks import LastCheckpoint
         from bmfm.training.module import LitModel
-        from bmfm.training.resume import begin_or_resume, check_checkpoint
+        from bmfm.training.nonfinite import NonFinite
+        from bmfm.training.resume import WholeCheckpoints, begin_or_resume, check_checkpoint
 
         is_main_process = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # an attribute that Lightning sets on a function
         resume_from = begin_or_resume(Path(config.run_dir), config.resume, config.overwrite, is_main_process)
@@ -98,12 +99,14 @@ class Run:
         no_fp32 = _plain(config)["model"].get("attention") == "flash_attention_2"
         precision = ("fp16" if str(config.trainer.precision).startswith("16") else "bf16") if no_fp32 else None
         optimizer = instantiate(config.optimizer, _partial_=True)
-        module = LitModel(model, objectives, optimizer, schedule, config.compile, data.tokenizer, precision)
+        nonfinite = NonFinite(config.nonfinite, Path(config.run_dir))
+        module = LitModel(model, objectives, optimizer, schedule, config.compile, data.tokenizer, precision, nonfinite)
         if resume_from:
             data.first_batch = check_checkpoint(resume_from, module)
         callbacks = sorted((instantiate(c) for c in config.callbacks.values() if c), key=lambda c: isinstance(c, LastCheckpoint))
         loggers = [instantiate(c) for c in config.logger.values() if c]
-        trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+        plugins = [WholeCheckpoints(), *(instantiate(c) for c in config.trainer.get("plugins") or ())]
+        trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="all")
         _check_strategy(trainer)
         return cls(config, data, objectives, model, module, trainer, resume_from)
 

@@ -13,6 +13,7 @@ import bmfm
 from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.cli import compose
 from bmfm.files import ASSETS
+from bmfm.ledger import Ledger
 from bmfm.models.lora import has_lora, merge_lora
 from bmfm.training.optim import adamw, depth_of
 from bmfm.training.seeds import mean_and_half_width
@@ -154,8 +155,8 @@ def test_an_interrupted_prediction_goes_on(tmp_path, dna_model, monkeypatch):
 
     monkeypatch.setattr(model, "forward", failing)
     with pytest.raises(KeyboardInterrupt):
-        model.embed(texts, parts=tmp_path / "parts")
-    np.testing.assert_array_equal(model.embed(texts, parts=tmp_path / "parts"), whole)
+        model.embed(texts, ledger=Ledger(tmp_path / "parts"))
+    np.testing.assert_array_equal(model.embed(texts, ledger=Ledger(tmp_path / "parts")), whole)
     assert sum(calls) == 4 * 3 + 6
 
 
