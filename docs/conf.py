@@ -32,8 +32,11 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Inventories of other projects would need a network; types of theirs are shown without a link.
     ("py:.*", r"(?!bmfm\b).*"),
-    # Types of parts that have no page of their own: the pages of the API are those of what is called by users.
-    ("py:(class|obj)", r"bmfm\..*"),
+    # Type variables, and what kernels alone take.
+    (
+        "py:.*",
+        r"bmfm\.evaluation\.protocols\.base\.Needed\w+|bmfm\.genome\.(copies\.Edits|vcf_filter\.VariantReport|windows\.WindowLayout)",
+    ),
 ]
 suppress_warnings = [
     "myst.header",  # a page may begin with a picture or a table
