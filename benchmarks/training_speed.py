@@ -1,60 +1,177 @@
-"""A recipe's training loop beside the bare model: forward, backward and optimiser on one batch.
+"""Training steps taken apart: data alone, the model alone on one batch, and whole steps of the training loop, with FLOPs and memory.
 
-Run: ``python benchmarks/training_speed.py [recipe ...]`` (default: dna_snp rna_mlm rna_wced).
+``python benchmarks/training_speed.py [SIZE ...] [--precision 32-true bf16-mixed] [--json OUT] [--compare SAVED]``
+
+The three are measured in turns, several times, and the best of each counts, because machines are noisy. The utilisation is the share of the rate that a
+multiplication of large matrices in the same precision reaches on the same device in the same run.
 """
 
 import argparse
+import json
+import resource
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
+from torch.utils.flop_counter import FlopCounterMode
 
 from bmfm.cli import compose
 from bmfm.objectives.multitask import weighted_mean
 from bmfm.training.report import read_curve
 from bmfm.training.run import assemble, train
 
-STEPS = 60
+SMALL = ["model.hidden_size=128", "model.intermediate_size=512", "model.num_attention_heads=2", "data.max_tokens=512"]
+CELLS = [*SMALL, "model.num_hidden_layers=2", "data.batch_size=16"]
+WINDOWS = ["data.windows.min_length=2500", "data.windows.max_length=2500"]
+SIZES = {
+    "rna_mlm": ["+recipe=rna_mlm", *CELLS],
+    "rna_wced": ["+recipe=rna_wced", *CELLS],
+    "dna_mlm": ["+recipe=dna_snp", *SMALL, *WINDOWS, "model.num_hidden_layers=4", "data.batch_size=8"],
+    "rna_counts": ["+recipe=rna_counts"],
+    "dna_mini": ["+recipe=dna_mini"],
+}
+"""{name: recipe and settings}; the first three are those that the published code was measured at. Other names are recipes."""
+
+ROUNDS, N_BATCHES, N_STEPS = 3, 6, 30
 
 
-def bare(recipe: str) -> float:
-    """Tokens a second without data or Lightning."""
-    config = compose("train", [f"+recipe={recipe}"])
-    data, objectives, model = assemble(config)
-    optimizer = instantiate(config.optimizer, model)
-    batch = data.prepare_batch(next(iter(data.training_batches())))
-    for step in range(STEPS // 2):
-        if step == 5:
-            start_time = time.perf_counter()
-        weighted_mean(objectives.losses(model, batch, model.encode(batch))).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    return batch["counts"]["tokens"] * (STEPS // 2 - 5) / (time.perf_counter() - start_time)
+class Parts:
+    """Data, model and optimiser of one size in one precision."""
+
+    def __init__(self, size: str, precision: str):
+        self.overrides = [*SIZES.get(size, [f"+recipe={size}"]), f"trainer.precision={precision}"]
+        self.config = compose("train", self.overrides)
+        self.precision = precision
+        self.data, self.objectives, self.model = assemble(self.config)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model.to(self.device)
+        self.optimizer = instantiate(self.config.optimizer, self.model)
+        self.batches = iter(self.data.training_batches())
+        self.batch = self.data.prepare_batch(next(self.batches))
+        if self.device == "cuda":
+            self.batch = self.data.transfer_batch_to_device(self.batch, torch.device("cuda"), 0)
+
+    def data_alone(self) -> float:
+        """Seconds a batch."""
+        start = time.perf_counter()
+        for _ in range(N_BATCHES):
+            self.data.prepare_batch(next(self.batches))
+        return (time.perf_counter() - start) / N_BATCHES
+
+    def backward(self) -> None:
+        half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        with torch.autocast(self.device, half) if half else nullcontext():
+            loss = weighted_mean(self.objectives.losses(self.model, self.batch, self.model.encode(self.batch)))
+        loss.backward()
+
+    def model_alone(self) -> float:
+        """Seconds a step on one batch, whose data are ready."""
+        for step in range(N_BATCHES + 1):
+            if step == 1:
+                self.wait()
+                start = time.perf_counter()
+            self.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.wait()
+        return (time.perf_counter() - start) / N_BATCHES
+
+    def whole_step(self) -> float:
+        """Seconds a step of the training loop, without its first ten."""
+        limits = [f"trainer.max_steps={N_STEPS}", f"trainer.val_check_interval={N_STEPS}", "trainer.limit_val_batches=1"]
+        quiet = ["callbacks.progress=null", "trainer.enable_progress_bar=false", "logistic_regression=false"]
+        with tempfile.TemporaryDirectory() as folder:
+            train(compose("train", [*self.overrides, *limits, *quiet, f"run_dir={folder}"]))
+            rates = [rate for _, rate in read_curve(Path(folder) / "csv")["train/tokens_per_second"][1:]]
+        return self.batch["counts"]["tokens"] / max(rates)
+
+    def flops(self) -> int:
+        """Of a forward and a backward pass, as torch counts them."""
+        with FlopCounterMode(display=False) as counter:
+            self.backward()
+        self.optimizer.zero_grad()
+        return counter.get_total_flops()
+
+    def matrix_rate(self, n: int = 2048) -> float:
+        """FLOPs a second of a product of two n x n matrices."""
+        a = torch.randn(n, n, device=self.device, dtype={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision))
+        best = float("inf")
+        for _ in range(4):
+            self.wait()
+            start = time.perf_counter()
+            a @ a
+            self.wait()
+            best = min(best, time.perf_counter() - start)
+        return 2 * n**3 / best
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def memory(self) -> float:
+        """Peak in GiB: of the GPU, or of this process up to now."""
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def loop(recipe: str) -> dict[str, float]:
-    """Means of what the throughput callback logs, without the first ten steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        limits = [
-            f"trainer.max_steps={STEPS}",
-            f"trainer.val_check_interval={STEPS}",
-            "trainer.limit_val_batches=1",
-            "callbacks.progress=null",
-        ]
-        train(compose("train", [f"+recipe={recipe}", f"run_dir={folder}", "trainer.enable_progress_bar=false", *limits]))
-        curves = read_curve(Path(folder) / "csv")
-    rows = {name.removeprefix("train/"): [v for _, v in points[1:]] for name, points in curves.items()}
-    return {name: sum(rows[name]) / len(rows[name]) for name in ("tokens_per_second", "data_share")}
+def measure(size: str, precision: str) -> dict:
+    """The figures of one size."""
+    parts = Parts(size, precision)
+    kinds = {"data": parts.data_alone, "model": parts.model_alone, "step": parts.whole_step}
+    seconds = dict.fromkeys(kinds, float("inf"))
+    for _ in range(ROUNDS):
+        for name, kind in kinds.items():
+            seconds[name] = min(seconds[name], kind())
+    counts, flops = parts.batch["counts"], parts.flops()
+    n = counts.get("cells", counts.get("examples", len(parts.batch["cls_index"])))
+    peak = parts.matrix_rate()
+    return {
+        "examples_per_batch": n,
+        "tokens_per_batch": counts["tokens"],
+        "parameters": sum(p.numel() for p in parts.model.parameters()),
+        **{f"{name}_examples_per_second": n / s for name, s in seconds.items()},
+        **{f"{name}_tokens_per_second": counts["tokens"] / s for name, s in seconds.items()},
+        "step_over_model": seconds["model"] / seconds["step"],
+        "gflops_per_batch": flops / 1e9,
+        "utilisation": flops / seconds["step"] / peak,
+        "matrix_gflops_per_second": peak / 1e9,
+        "peak_gib": parts.memory(),
+    }
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("recipes", nargs="*", default=["dna_snp", "rna_mlm", "rna_wced"])
-for recipe in parser.parse_args().recipes:
-    bare_rate, means = bare(recipe), loop(recipe)
-    print(
-        f"{recipe}: training loop {means['tokens_per_second']:,.0f} tokens/s; bare model {bare_rate:,.0f}; ratio "
-        f"{means['tokens_per_second'] / bare_rate:.2f}; share of a step spent on data {means['data_share']:.1%} (limit 5%)"
-    )
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", nargs="*", default=["rna_mlm", "dna_mlm"], help=f"{', '.join(SIZES)}, or a recipe")
+    parser.add_argument("--precision", nargs="+", default=["32-true"])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--compare", type=Path, help="what --json wrote before")
+    options = parser.parse_args()
+    saved = json.loads(options.compare.read_text()) if options.compare else {}
+    found = {}
+    for size in options.sizes:
+        for precision in options.precision:
+            key = f"{size}, {precision}"
+            f = found[key] = measure(size, precision)
+            print(
+                f"{key} ({f['parameters'] / 1e6:.2f} M parameters): a step {f['step_examples_per_second']:,.1f} examples/s, "
+                f"{f['step_tokens_per_second']:,.0f} tokens/s; data alone {f['data_examples_per_second']:,.0f}, model alone "
+                f"{f['model_examples_per_second']:,.1f} examples/s; step over model {f['step_over_model']:.2f}; {f['gflops_per_batch']:.1f} GFLOP a batch, "
+                f"{f['utilisation']:.0%} of a matrix product's {f['matrix_gflops_per_second']:,.0f} GFLOP/s; at most {f['peak_gib']:.2f} GiB"
+            )
+            if key in saved:
+                ratio = f["step_examples_per_second"] / saved[key]["step_examples_per_second"]
+                print(f"  {ratio:.2f} times the saved {saved[key]['step_examples_per_second']:,.1f} examples/s")
+        full = [found[f"{size}, {p}"]["step_examples_per_second"] for p in options.precision]
+        if len(full) > 1:
+            print(f"  {options.precision[-1]} is {full[-1] / full[0]:.2f} times as fast as {options.precision[0]}")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -20,8 +20,8 @@ FLOOR = ("special", "hashing", "files", "expressions", "metrics", "targets", "la
 """Modules of the root that every folder may import, and that import no folder."""
 
 FOLDERS = (
-    "genome", "cells", "storage", "tokenizers", "data", "objectives", "models", "checkpoints", "inference", "variants", "perturbation", "interpret", "training",
-    "evaluation", "experiments",
+    "genome", "cells", "storage", "tokenizers", "data", "objectives", "models", "checkpoints", "inference", "variants", "perturbation", "interpret",
+    "exporting", "serving", "training", "evaluation", "experiments",
 )  # fmt: skip
 """A folder imports the floor, itself, and what is before it here."""
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ class Predictor:
         requests: dict[str, Request] = {}
         if embeddings:
             self._check_layers([] if layer is None else [layer])
-            pool = partial(Outputs.pool, pooling=self.check_pooling(pooling), layer=layer)
+            pool = methodcaller("pool", self.check_pooling(pooling), layer)
             requests["embedding"] = Request(pool, all_layers=layer is not None)
         if predictions:
             label_kinds(self.labels, self.folder)
@@ -356,7 +357,7 @@ class Predictor:
 
     def _label_requests(self) -> dict[str, Request]:
         return {
-            f"label {name}": Request(partial(Outputs.logits, head=name), per_token=head["pooling"] == "token")
+            f"label {name}": Request(methodcaller("logits", name), per_token=head["pooling"] == "token")
             for name, head in self.labels.items()
         }
 

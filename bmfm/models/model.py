@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bmfm.models.backbones.base import Backbone, HiddenStates
 from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_code
+from bmfm.models.classes import backbone_of
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, predicts_tokens
@@ -18,7 +19,6 @@ from bmfm.models.perturbation import PerturbationEncoder
 from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
-from bmfm.storage.remote_code import remote_code_is_allowed
 from bmfm.storage.weights import load_strictly, read_weights
 from bmfm.targets import class_path, find_class, make
 from bmfm.tokenizers.batch import Batch
@@ -319,10 +319,7 @@ def read_folder(folder: Path, config: BmfmConfig | None = None) -> BmfmModel:
     if "pooling" not in described:  # written before a model had its own, when the mean was over every token
         config.heads = {n: h | {"pooling": "mean_all"} if h.get("pooling") == "mean" else h for n, h in config.heads.items()}
     file = folder / "config.json"
-    outside = None if remote_code_is_allowed() else folder
-    backbone: type[Backbone] = find_class(config.backbone.get("_target_"), Backbone, f"{file}: backbone._target_", outside)
-    for name, settings in ({} if backbone.own_embeddings else config.fields).items():
-        find_class(settings.get("_target_"), FieldEncoder, f"{file}: fields.{name}._target_", outside)
+    backbone = backbone_of(config, folder)
     if config.backbone.get("source"):
         config.backbone["source"] = str(folder / CODE)
     weights = read_weights(folder)

@@ -38,7 +38,8 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
         return {folder / SINGLE: None}
     index = folder / INDEX
     if not index.is_file():
-        raise FileNotFoundError(f"{folder} holds no {SINGLE} and no {INDEX}")
+        exported = '; it holds a graph, which bmfm.load(..., backend="onnx") reads' if (folder / "model.onnx").is_file() else ""
+        raise FileNotFoundError(f"{folder} holds no {SINGLE} and no {INDEX}{exported}")
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{index} has no 'weight_map' from the names of weights to files")

@@ -1,10 +1,36 @@
 """What the processes of a run tell one another, and the state of a process's random generators."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def choose_precision(precision: Any, accelerator: str) -> Any:
+    """What a run computes in: ``auto`` is bf16-mixed where the device multiplies bfloat16 faster than float32 (NVIDIA GPUs since Ampere, CPUs with
+    AVX512-BF16, AMX or ARM's bf16), and else 32-true; anything else is as it is.
+
+    Parameters
+    ----------
+    accelerator
+        Lightning's: ``cpu``, or another that takes the GPU where there is one.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    return "bf16-mixed" if cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"} else "32-true"
+
+
+def cpu_flags() -> set[str]:
+    """What this machine's CPU can do, as Linux lists it; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set())
 
 
 def of_every_device(value: Any) -> list:

@@ -85,12 +85,14 @@ class Run:
         from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
         from bmfm.training.callbacks import LastCheckpoint
+        from bmfm.training.devices import choose_precision
         from bmfm.training.module import LitModel
         from bmfm.training.nonfinite import NonFinite
         from bmfm.training.resume import WholeCheckpoints, begin_or_resume, check_checkpoint
 
         is_main_process = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # an attribute that Lightning sets on a function
         resume_from = begin_or_resume(Path(config.run_dir), config.resume, config.overwrite, is_main_process)
+        config.trainer.precision = choose_precision(config.trainer.precision, config.trainer.accelerator)
         pl.seed_everything(config.seed, verbose=False)
         data, objectives, model = assemble(config)
         if is_main_process:

@@ -298,7 +298,7 @@ class Scorer:
         """A folder of the cache that depends on model, genome, window and rule."""
         if self.predictor.folder is None:
             raise ValueError("a model that lies in no folder cannot be calibrated once and for all: save it, and load that")
-        weights = [digest(file) for file in sorted(self.predictor.folder.glob("*.safetensors"))]
+        weights = [digest(file) for file in sorted(self.predictor.folder.iterdir()) if file.suffix in (".safetensors", ".onnx", ".data")]
         options = {"window": self.window, "strands": self.options.strands, "rule": self.options.allele_model}
         return cached_folder(kind, {"format": 1, "model": weights, "fasta": fingerprint(self.reference.source)} | options | key, build)
 

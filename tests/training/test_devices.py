@@ -5,6 +5,7 @@ import torch
 
 from bmfm.models.model import build
 from bmfm.tokenizers import dna
+from bmfm.training.devices import choose_precision
 from tests.conftest import BERT, SMALL
 
 
@@ -51,3 +52,19 @@ def test_what_models_of_others_do_not_read_is_found(tmp_path):
     unread = set(backbone.frozen_parameters())
     assert {"network.pooler.dense.weight", "network.contact_head.regression.weight"} <= unread
     assert all("pooler" in name or "contact" in name or "position" in name for name in unread)
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"),
+    [("fpu avx512f avx512_bf16 amx_bf16", "bf16-mixed"), ("fpu avx512f", "32-true"), (None, "32-true")],
+)
+def test_precision_is_chosen_by_what_the_cpu_can_do(monkeypatch, flags, chosen):
+    from pathlib import Path
+
+    def read_text(self):
+        if flags is None:
+            raise FileNotFoundError
+        return f"processor : 0\nflags\t\t: {flags}\n"
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert choose_precision("auto", "cpu") == chosen and choose_precision("16-mixed", "cpu") == "16-mixed"

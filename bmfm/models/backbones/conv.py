@@ -160,7 +160,8 @@ def mirrored_places(batch: Batch) -> torch.Tensor:
     """Column [B, L] that each base has on the other strand; special tokens at the ends, and padding, stay where they are."""
     sequence_ids, input_ids = batch["sequence_ids"], batch["input_ids"]
     column = torch.arange(sequence_ids.shape[1], device=sequence_ids.device).expand_as(sequence_ids)
-    ends = torch.zeros(len(sequence_ids), int(sequence_ids.max()) + 1, dtype=torch.long, device=sequence_ids.device)
+    n_sequences = int(sequence_ids.max()) if batch.get("packed", True) else 1
+    ends = torch.zeros(sequence_ids.shape[0], n_sequences + 1, dtype=torch.long, device=sequence_ids.device)
     first = ends.scatter_reduce(1, sequence_ids, column, "amin", include_self=False).gather(1, sequence_ids)
     last = ends.scatter_reduce(1, sequence_ids, column, "amax", include_self=False).gather(1, sequence_ids)
     stays = (sequence_ids == 0) | (input_ids == CLS) | (input_ids == SEP)
