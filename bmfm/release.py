@@ -163,8 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
 
     def work() -> None:
+        from bmfm.training.transparency import unstated
+
         about = parsed.about.read_text(encoding="utf-8") if parsed.about else ""
         data = release(parsed.source, parsed.target, about, parsed.components, parsed.pretraining)
+        if lacking := unstated((parsed.target / "README.md").read_text(encoding="utf-8")):
+            print(f"{parsed.target / 'README.md'} does not state: {', '.join(lacking)}; write them into its table Transparency")
         size = sum(file.stat().st_size for file in parsed.target.rglob("*") if file.is_file())
         print(f"{parsed.target}: {size / 1e6:.1f} MB, trained on {', '.join(entry['file'] for entry in data)}")
 

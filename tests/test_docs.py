@@ -1,5 +1,6 @@
 """Commands and settings that the documentation shows exist: they compose."""
 
+import json
 import re
 import shlex
 from functools import cache
@@ -14,7 +15,12 @@ from bmfm.console import commands
 from tests.shown_code import BLOCK, renewed
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / f / "README.md" for f in ("benchmarks", "docker", "leaderboard"))]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "generated"),
+    *(ROOT / f / "README.md" for f in ("benchmarks", "docker", "leaderboard")),
+]
+NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 SETS = {
     "train": ["dna_snp", "dna_haplotype", "rna_wced", "rna_rda", "rna_multitask", "dna_finetune", "rna_finetune", "dna_snp_113m"],
     "tokenize": ["dna_tokenizer"],
@@ -22,16 +28,31 @@ SETS = {
 ADDED = {"data.split.column", "data.census", "objectives.label.columns", "objectives.label.class_weights", "model.lora"}
 
 
+def shell_lines(page):
+    """Lines of a page's shell blocks; of a notebook, those after an exclamation mark; and commands in code within a table."""
+    text = page.read_text()
+    if page.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) + "\n" for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+        blocks = [re.sub(r"^!", "", line) for line in text.replace("\\\n", " ").splitlines() if line.startswith("!")]
+    else:
+        blocks = re.findall(r"^```bash[^\n]*\n(.*?)^```", text, re.M | re.S)
+        blocks += [
+            span.replace("; ", "\n") for row in re.findall(r"^\|.*\|$", text, re.M) for span in re.findall(r"`(bmfm \w+ [^`]+)`", row)
+        ]
+    for block in blocks:
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from line.split("&& ")
+
+
 def shown_commands():
-    """Of every page, the commands of its shell blocks, as lists of words."""
-    for page in PAGES:
-        for block in re.findall(r"^```bash[^\n]*\n(.*?)^```", page.read_text(), re.M | re.S):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line.split("&& ")[-1], comments=True)
-                if words[:2] == ["python", "-m"] and words[2].startswith("bmfm."):
-                    words = ["bmfm", words[2].removeprefix("bmfm."), *words[3:]]
-                if words[:1] == ["bmfm"]:
-                    yield pytest.param(words[1], words[2:], id=f"{page.name}: {line.strip()[:60]}")
+    """Of every page, the commands that it shows, as lists of words."""
+    for page in [*PAGES, *NOTEBOOKS]:
+        for line in shell_lines(page):
+            words = shlex.split(line, comments=True)
+            if words[:2] == ["python", "-m"] and words[2].startswith("bmfm."):
+                words = ["bmfm", words[2].removeprefix("bmfm."), *words[3:]]
+            if words[:1] == ["bmfm"] and words[1:2] and not words[1].startswith("-"):
+                yield pytest.param(words[1], words[2:], id=f"{page.name}: {line.strip()[:60]}")
 
 
 @pytest.mark.parametrize(("command", "words"), shown_commands())
@@ -42,6 +63,8 @@ def test_commands_exist(command, words):
         return  # not one of Hydra's
     if "--config-dir" in words:
         return  # of the page on tasks of one's own, which is run by its own test
+    if "--cfg" in words:
+        words = [w for w in words if w not in ("--cfg", "job")]
     overrides = [readable(w) for w in words if not w.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(overrides)
     compose(command, [next(o.sweep_string_iterator()) and f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else o.input_line for o in parsed])  # fmt: skip

@@ -1,6 +1,7 @@
 """The models that ship: small, loaded by name, trained on what their cards say, and on no test cell."""
 
 import json
+import re
 
 import anndata
 import numpy as np
@@ -13,6 +14,7 @@ import bmfm
 from bmfm.data.splits import split_examples
 from bmfm.evaluation.checksums import content_hash
 from bmfm.files import ASSETS
+from bmfm.training.transparency import ITEMS, unstated
 
 MODELS = sorted(path.name for path in (ASSETS / "models").iterdir())
 
@@ -29,6 +31,15 @@ def test_it_is_small_and_says_what_it_was_trained_on(name):
     shipped = [entry for entry in training_data if entry["file"].startswith("bmfm/assets/")]
     assert len(training_data) > len(shipped) > 0
     assert [content_hash([ASSETS.parent.parent / entry["file"]]) for entry in shipped] == [entry["sha256"] for entry in shipped]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_its_card_states_every_item(name):
+    """Data, splits, licence, hardware, hours, energy, evaluation, limits and out-of-scope use; numbers where they are numbers."""
+    card = (ASSETS / "models" / name / "README.md").read_text()
+    assert unstated(card) == []
+    assert re.search(r"^\| hours \| \d", card, re.M) and re.search(r"^\| energy \| about \d+ Wh, an estimate", card, re.M)
+    assert unstated(card.replace("| hours |", "| time |")) == ["hours"] and unstated("# A model") == list(ITEMS)
 
 
 def test_cells_of_one_type_are_near_one_another():

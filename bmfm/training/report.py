@@ -11,6 +11,7 @@ from bmfm.models.model import BmfmModel
 from bmfm.objectives.multitask import Objectives
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.dna import SequenceTokenizer
+from bmfm.training import transparency
 
 
 def read_curve(log_folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -152,9 +153,15 @@ def save_model(
 
 
 def write_card(
-    model: BmfmModel, folder: Path, config: dict, metrics: dict[str, float], facts: dict[str, str], sources: dict[str, str]
+    model: BmfmModel,
+    folder: Path,
+    config: dict,
+    metrics: dict[str, float],
+    facts: dict[str, str],
+    sources: dict[str, str],
+    seconds: float | None = None,
 ) -> None:
-    """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved."""
+    """Write the model card, ``README.md``; once more when figures have come that were not known when the model was saved, as the time that training took."""
     from bmfm.checkpoints.transformers_format import is_hf_compatible
 
     plain, omics = is_hf_compatible(model), "rna" if "values" in model.config.fields else "dna"
@@ -186,7 +193,8 @@ that was written from a variant, `_reference` all others.
 
 | metric | value |
 |---|---|
-{"".join(f"| {name} | {value:.4f} |{chr(10)}" for name, value in metrics.items())}"""
+{"".join(f"| {name} | {value:.4f} |{chr(10)}" for name, value in metrics.items())}
+{transparency.table(omics, config, seconds)}"""
     )
 
 

@@ -181,7 +181,7 @@ def train(config: "DictConfig") -> dict[str, float]:
             report.write_metrics(metrics, folder)
     facts = run.data.facts()
     with _spare_the_run("the model card"):
-        report.write_card(run.model, folder / "model", run.settings, metrics, facts, run.data.card)
+        report.write_card(run.model, folder / "model", run.settings, metrics, facts, run.data.card, seconds)
     with _spare_the_run("the loss curve"):
         report.plot_loss(curves, folder / "loss.png", config.name)
     with _spare_the_run("the summary"):
