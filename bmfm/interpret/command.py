@@ -9,13 +9,13 @@ from bmfm.cells.formats import find_sources
 from bmfm.files import require_file
 from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
+from bmfm.inference.shared_run import SharedRun
 from bmfm.inference.tables import write_rows
 from bmfm.interpret.attention import attention_edges
 from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.explain import explain, key_of
 from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.interpret.pictures import plot_table
-from bmfm.interpret.shared_run import SharedRun
 from bmfm.ledger import Ledger
 
 CELLS = (".h5ad", ".zarr")

@@ -6,11 +6,11 @@ from typing import Any
 from bmfm.files import require_file
 from bmfm.genome.alphabet import N
 from bmfm.genome.regions import regions_file
+from bmfm.inference.shared_run import SharedRun
 from bmfm.interpret.dna_dependency import dependency_map
 from bmfm.interpret.dna_explain import METHODS, RUNNING, DnaExplanation, explain_sequences
 from bmfm.interpret.dna_report import annotate, write_report
 from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
-from bmfm.interpret.shared_run import SharedRun
 from bmfm.ledger import Ledger
 from bmfm.variants.contributions import PICTURES
 

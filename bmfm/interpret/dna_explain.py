@@ -21,10 +21,10 @@ import pandas as pd
 
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.run_parts import Part, check_finite, join, run_parts, work_on
 from bmfm.interpret.dna_attributions import PathOptions, base_attributions, explained_columns
 from bmfm.interpret.dna_likelihood import information, information_logo, probabilities
 from bmfm.interpret.dna_sequences import read_sequences
-from bmfm.interpret.parts import Part, check_finite, join, run_parts, work_on
 from bmfm.interpret.targets import Target, read_target
 from bmfm.variants.contributions import PICTURES, Contributions, draw_logos
 from bmfm.variants.mutagenesis import Mutagenesis, score_substitutions

@@ -9,10 +9,10 @@ import torch
 
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.run_parts import Part
 from bmfm.interpret.attributions import select_rows
 from bmfm.interpret.edits import Edit, cells_at_a_time, edited_inputs, shown_genes
 from bmfm.interpret.options import InSilicoOptions
-from bmfm.interpret.parts import Part
 from bmfm.interpret.shifts import OfEmbedding, Shifts, distances, embedding_of_others
 from bmfm.tokenizers.base import Tokens
 

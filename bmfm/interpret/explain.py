@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.run_parts import Part, check_finite, join, run_parts, work_on
 from bmfm.interpret.attributions import TOLERANCE, attribute
 from bmfm.interpret.baselines import cell_baseline, check_reads_values, of_summary
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells
 from bmfm.interpret.edits import Edit, cells_at_a_time, edited_inputs, shown_genes
 from bmfm.interpret.options import ExplainOptions, known_options
-from bmfm.interpret.parts import Part, check_finite, join, run_parts, work_on
 from bmfm.interpret.tables import group_tables
 from bmfm.interpret.targets import Target, read_target
 from bmfm.tokenizers.base import Tokens

@@ -16,11 +16,11 @@ import pandas as pd
 from scipy.stats import false_discovery_control, ranksums
 
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.run_parts import check_finite, run_parts, work_on
 from bmfm.interpret.cells import ChosenCells, cell_tokenizer, choose_cells, gene_id
 from bmfm.interpret.edit_run import EditRun
 from bmfm.interpret.edits import Edit, shown_genes
 from bmfm.interpret.options import InSilicoOptions, known_options
-from bmfm.interpret.parts import check_finite, run_parts, work_on
 from bmfm.interpret.shifts import Shifts, make_shifts
 from bmfm.perturbation.screen import LEAST_MATCHED, matched, nearest_in_expression
 from bmfm.tokenizers.base import Tokenizer

@@ -1,14 +1,18 @@
 """Responses and screens as the command line asks for them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bmfm.cells.formats import find_sources
 from bmfm.files import require_file
 from bmfm.inference.annotate import write_anndata
 from bmfm.inference.loading import load
+from bmfm.inference.shared_run import SharedRun
 from bmfm.inference.tables import write_rows
+from bmfm.ledger import Ledger
 from bmfm.perturbation.picture import plot_ranks
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
@@ -48,17 +52,32 @@ def run_responses(config: Any) -> None:
     print(f"written to {output}")
 
 
-def run_screen(config: Any) -> None:
-    """Rank genes by their predicted effect on a readout, and write each output by the end of its name."""
+def run_screen(config: Any, ledger: Ledger | None = None) -> None:
+    """Rank genes by their predicted effect on a readout, and write each output by the end of its name.
+
+    Parameters
+    ----------
+    ledger
+        Of a worker, which adds to it and writes nothing else.
+    """
     outputs = [config.output] if isinstance(config.output, str) else list(config.output)
-    files = [_free(output, config.overwrite, TABLES + PICTURES) for output in outputs]
+    files = [_free(output, config.overwrite or ledger is not None, TABLES + PICTURES) for output in outputs]
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     genes = config.genes
     if isinstance(genes, str):
         genes = require_file(genes, "list of genes (genes)").read_text().split()
     names = ("condition", "control", "context", *READING)
     options = {name: config.data[name] for name in names} | {name: config[name] for name in ("kind", "n_cells", "seed", *RUNNING)}
-    table = screen(predictor, config.data.path, config.readout, genes, config.min_expressed, config.n_matched, **_plain(options))
+    asked = predictor, config.data.path, config.readout, genes, config.min_expressed, config.n_matched
+    read_from = [*find_sources(config.data.path), *([config.data.orthologs] if config.data.orthologs else [])]
+    read_from += [config.genes] if isinstance(config.genes, str) else []
+    SharedRun(config, predictor, run_screen, ledger)(
+        files[0], read_from, lambda kept: screen(*asked, ledger=kept, **_plain(options)), lambda table: _say_screen(table, files)
+    )
+
+
+def _say_screen(table: pd.DataFrame, files: Sequence[Path]) -> None:
+    """Write a screen, and say what came out first."""
     for file in files:
         _write(table, file)
         print(f"written to {file}")

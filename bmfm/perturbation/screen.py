@@ -7,7 +7,8 @@ and ``fdr`` the adjusted p (Benjamini and Hochberg, 1995). What is ranked is wha
 compared with baselines on measured screens before it is believed (`bmfm benchmark +suite=perturbation`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,17 @@ from scipy.stats import false_discovery_control, t
 
 from bmfm.cells.conditions import Condition
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.run_parts import Part, join, run_parts, work_on
+from bmfm.ledger import Ledger, Shard
 from bmfm.perturbation.asked import Asked
 from bmfm.perturbation.controls import Controls, read_controls
 from bmfm.perturbation.options import ResponseOptions
-from bmfm.perturbation.readouts import make_readout
+from bmfm.perturbation.readouts import Readout, make_readout
 from bmfm.perturbation.responses import changes, kind_of, response_head
 from bmfm.tokenizers.rna import CellTokenizer
+
+GENES_A_PART = 200
+"""Genes whose effects are kept together where a screen is interrupted, or shared by workers."""
 
 LEAST_MATCHED = 20
 """Genes of like expression, at least, from which a spread can be told."""
@@ -34,6 +40,7 @@ def screen(
     genes: Sequence[str] | None = None,
     min_expressed: float = 0.05,
     n_matched: int = 100,
+    ledger: Ledger | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Predicted effects of perturbing genes, one row a gene and context, the largest effect in either direction first.
@@ -50,6 +57,8 @@ def screen(
         Share of the control cells of a context that must express a gene for it to be screened, or to be compared with.
     n_matched
         Genes of like expression that each is compared with.
+    ledger
+        Where effects of finished genes are kept, `GENES_A_PART` at a time; a worker adds to it, and its table has no rows.
     options
         Those of `options.ResponseOptions`.
 
@@ -79,26 +88,47 @@ def screen(
                 "lower min_expressed"
             )
         names = [predictor.tokenizer.names[i] for i in compared]
-        asked = Asked([Condition((gene,)) for gene in names], [kind] * len(names), np.full(len(names), context))
-        effect, error = np.empty(len(names)), np.empty(len(names))
-        for change in changes(predictor, controls, asked, chosen):
-            values = measure(change, controls)
-            effect[change.number], error[change.number] = (
-                values.mean(),
-                values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan,
-            )
+        parts = _parts(names, lambda some, context=context: _effects(predictor, controls, some, kind, context, measure, chosen))  # type: ignore[misc]
+        of_context = ledger and ledger.below(f"{context:04d}")
+        if of_context is not None and of_context.is_worker:
+            work_on(parts, of_context)
+            continue
+        found = join(run_parts(parts, of_context, len(names), "gene", chosen.progress))
+        effect, error = found["effect"], found["error"]
         of_compared = expression[np.searchsorted(ids, compared)]
         table = pd.DataFrame({"gene": names, "context": name, "effect": effect, "se": error, "expression": of_compared})
         table = table.join(pd.DataFrame(matched(effect, of_compared, min(n_matched, len(names) - 1))))
         if genes is not None:
             table = table[np.isin(compared, list(wanted.values()))]
         tables.append(table)
+    if not tables:  # of a worker
+        return pd.DataFrame()
     result = pd.concat(tables, ignore_index=True)
     result["fdr"] = _adjusted(result["p"].to_numpy())
     result["in_readout"] = result["gene"].isin(measure.own)
     result["perturbed_in_training"] = result["gene"].isin(head.get("trained_targets", ()))
     result.attrs["readout"] = measure.words
     return result.reindex(result["z"].abs().sort_values(ascending=False, kind="stable").index).reset_index(drop=True)
+
+
+def _parts(names: Sequence[str], effects: Callable[[Sequence[str]], Shard]) -> Iterator[Part]:
+    """The genes of a context in parts."""
+    for number, start in enumerate(range(0, len(names), GENES_A_PART)):
+        some = names[start : start + GENES_A_PART]
+        yield Part(number, len(some), partial(effects, some))
+
+
+def _effects(
+    predictor: Predictor, controls: Controls, names: Sequence[str], kind: str, context: int, measure: Readout, options: ResponseOptions
+) -> Shard:
+    """Means over control cells of what perturbing each gene does to the readout, and their standard errors, [n] each."""
+    asked = Asked([Condition((gene,)) for gene in names], [kind] * len(names), np.full(len(names), context))
+    effect, error = np.empty(len(names)), np.empty(len(names))
+    for change in changes(predictor, controls, asked, options):
+        values = measure(change, controls)
+        effect[change.number] = values.mean()
+        error[change.number] = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return {"effect": effect, "error": error}
 
 
 def _ids(predictor: Predictor, genes: Sequence[str] | None) -> dict[str, int]:

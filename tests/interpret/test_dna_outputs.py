@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bmfm.genome.contigs import ContigNames
+from bmfm.inference.shared_run import SharedRun
 from bmfm.interpret import dna_explain
 from bmfm.interpret.command import run_explain
 from bmfm.interpret.dna_annotation import Window, read_transcripts, read_variants_in
@@ -16,7 +17,6 @@ from bmfm.interpret.dna_command import explain_dna
 from bmfm.interpret.dna_dependency import dependency_map
 from bmfm.interpret.dna_explain import explain_sequences
 from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
-from bmfm.interpret.shared_run import SharedRun
 from bmfm.ledger import Ledger
 from bmfm.variants.contributions import Contributions
 from bmfm.variants.sequence_sets import SequenceSet

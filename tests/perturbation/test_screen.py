@@ -6,6 +6,7 @@ from scipy.stats import false_discovery_control, t
 
 import bmfm
 from bmfm.cli import compose
+from bmfm.perturbation import screen as module
 from bmfm.perturbation.screen import matched
 from bmfm.screen import run_screen
 from tests.perturbation.conftest import GENES, TARGETS
@@ -72,6 +73,15 @@ def test_the_command_writes_table_and_picture(screen_model, screen_file, tmp_pat
     np.testing.assert_allclose(table["fdr"], false_discovery_control(table["p"]))
     assert (tmp_path / "ranks.png").stat().st_size > 10_000
     assert "mean change of GENE11" in capsys.readouterr().out
+    made, whole = [], module._effects  # by workers, in parts of ten genes: the same table
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "GENES_A_PART", 10)
+        patch.setattr(module, "_effects", lambda *a: made.append(len(a[2])) or whole(*a))
+        patch.setattr("bmfm.launch.LocalPool.__call__", lambda self, work, numbers, failed: map(work, numbers))
+        shared = [*chosen, "readout={genes: [GENE11]}", "n_cells=10", "n_matched=25", "progress=false", f"output={tmp_path / 'shared.tsv'}"]
+        run_screen(compose("screen", [*shared, "launcher=local"]))
+    assert max(made) == 10 and sum(made) == len(table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "shared.tsv", sep="\t"), table, atol=1e-6)
 
 
 @pytest.mark.parametrize(
