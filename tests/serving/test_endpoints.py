@@ -119,6 +119,8 @@ REFUSED = [
     ("dna", "/score_variants", {"pairs": [{"ref": "ACGT", "alt": "ACGT"}, {"ref": "ACGT", "alt": "AC?T"}]}, 422, [0, 1]),
     ("dna", "/score_variants", {}, 422, []),
     ("dna", "/explain", {"sequences": ["ACGT"] * 17}, 413, []),
+    ("dna", "/explain", {"sequences": ["ACGT", "ACGT" * 10_000]}, 422, [1]),
+    ("cells", "/embed", {"genes": ["CD3D", 5], "counts": [[1, 2]]}, 422, []),
     ("dna", "/nothing", {}, 404, []),
     ("cells", "/embed", {"genes": ["CD3D", "LYZ"], "counts": [[1, 2], [1]]}, 422, [1]),
     ("cells", "/embed", {"genes": ["CD3D", "LYZ"], "counts": [[1, 2], [1, -2], [1.5, 0]]}, 422, [1, 2]),
