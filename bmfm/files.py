@@ -33,6 +33,12 @@ def fingerprint(path: Path) -> dict:
     return {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of the bytes of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
     """The path (of a folder, if that is allowed), or a FileNotFoundError that says what was expected and names near matches in the same folder."""
     from difflib import get_close_matches
@@ -71,7 +77,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be written ({error.strerror}); what was there before is kept") from error
+        raise OSError(error.errno, f"{path} cannot be written ({error.strerror or error}); what was there before is kept") from error
     finally:
         partial.unlink(missing_ok=True)
 

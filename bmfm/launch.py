@@ -171,7 +171,7 @@ class Ray:
 
         is_ours = not ray.is_initialized()
         if is_ours:
-            ray.init(self.address, log_to_driver=False, include_dashboard=False if self.address is None else None)
+            ray.init(self.address or "local", log_to_driver=False, include_dashboard=False if self.address is None else None)
         try:
             remote = ray.remote(max_retries=self.retries, **self.settings)(task)
             job_of = {remote.remote(job): job for job in jobs}
@@ -219,6 +219,7 @@ def share(config: Any, run: Callable[[Any, Ledger], None], ledger: Ledger) -> No
 def _work(run: Callable[[Any, Ledger], None], settings: dict, ledger: Ledger, number: int) -> dict:
     from omegaconf import OmegaConf
 
-    with redirect_stdout(sys.stderr):
-        run(OmegaConf.create(settings), ledger)
+    if ledger.is_there():  # or else another command put the shards together while this worker waited for its place
+        with redirect_stdout(sys.stderr):
+            run(OmegaConf.create(settings), ledger)
     return {"worker": number}

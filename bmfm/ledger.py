@@ -27,6 +27,8 @@ from bmfm.files import whole_file
 Shard = dict[str, np.ndarray]
 """What a shard holds: arrays of numbers or texts, by name."""
 
+PLAN = "plan.json"
+
 HEARTBEAT, SILENCE, PAUSE = 15.0, 120.0, 0.5
 """Seconds between signs of life of a claim, after how many without one it is taken over, and between looks at one that another holds."""
 
@@ -56,8 +58,8 @@ class Ledger:
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         ledger = cls(output.with_name(f".{output.name}.{key}"), key)
         ledger.folder.mkdir(parents=True, exist_ok=True)
-        if not (ledger.folder / "plan.json").exists():
-            with whole_file(ledger.folder / "plan.json") as file:
+        if not ledger.is_there():
+            with whole_file(ledger.folder / PLAN) as file:
                 file.write(text.encode() + b"\n")
         return ledger
 
@@ -98,6 +100,10 @@ class Ledger:
         """Whether a shard is neither finished nor being worked on."""
         return not self.is_finished(name) and not _is_held(self._file(name).with_suffix(".claim"))
 
+    def is_there(self) -> bool:
+        """Whether there is a plan still: nobody has put its shards together."""
+        return (self.folder / PLAN).exists()
+
     def n_finished(self) -> int:
         """How many shards are finished, those of parts of the work included."""
         return sum(1 for _ in self.folder.rglob("*.npz"))
@@ -108,8 +114,8 @@ class Ledger:
         while True:
             with self._claim("output") as is_ours:
                 if is_ours:
-                    is_there = (self.folder / "plan.json").exists()
-                    yield is_there
+                    yield self.is_there()
+                    (self.folder / PLAN).unlink(missing_ok=True)  # first: the claim must not go before what says that there is work
                     shutil.rmtree(self.folder, ignore_errors=True)
                     return
             time.sleep(PAUSE)
@@ -181,7 +187,7 @@ def _make(claim: Path) -> bool:
     try:
         with claim.open("x") as file:
             file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # another has it, or has just removed the folder, as all is done
         return False
     return True
 
@@ -192,20 +198,23 @@ def _renew(claim: Path, is_done: threading.Event) -> None:
             os.utime(claim)
         except FileNotFoundError:
             return
+        except OSError:  # a file system that is away for a moment
+            continue
 
 
 def _is_held(claim: Path) -> bool:
     """Whether a claim is there and its process lives, as far as this machine can tell."""
     try:
-        holder = json.loads(claim.read_text() or "{}")
-        renewed = claim.stat().st_mtime
-    except FileNotFoundError:
+        text = claim.read_text(errors="replace")
+        silent = _now(claim.parent) - claim.stat().st_mtime
+    except FileNotFoundError:  # it, or the whole folder, is gone
         return False
-    except ValueError:  # it is being written
-        return True
-    if holder.get("host") == socket.gethostname() and not _lives(int(holder["pid"])):
-        return False
-    return _now(claim.parent) - renewed < SILENCE
+    try:
+        holder = json.loads(text)
+        is_dead = holder["host"] == socket.gethostname() and not _lives(holder["pid"])
+    except (ValueError, TypeError, KeyError):  # it is being written, or was damaged: its age alone counts
+        is_dead = False
+    return not is_dead and silent < SILENCE
 
 
 def _lives(pid: int) -> bool:

@@ -3,11 +3,13 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -119,6 +121,54 @@ def test_the_one_that_puts_together_waits_for_a_shard_that_is_being_computed(tmp
     assert computed(log) == list(range(N))
 
 
+@pytest.mark.parametrize("text", ["", "\0" * 40, "[]", '{"host": 1}'])
+def test_a_damaged_claim_is_held_for_two_minutes_and_no_longer(tmp_path, text):
+    claim = tmp_path / "00000000.claim"
+    claim.write_text(text)
+    assert not Ledger(tmp_path).is_open(0)
+    os.utime(claim, (time.time() - module.SILENCE - 1,) * 2)
+    assert Ledger(tmp_path).is_open(0)
+
+
+def test_a_folder_that_another_removes_meanwhile_is_no_error(tmp_path, monkeypatch):
+    """Who waits looks at claims while the one that puts together removes them."""
+    ledger, plain = Ledger.of_plan(tmp_path / "o", {}), module._now
+    (ledger.folder / "output.claim").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+
+    def now(folder):
+        shutil.rmtree(folder)
+        return plain(folder)
+
+    monkeypatch.setattr(module, "_now", now)
+    with ledger.finishing() as is_ours:
+        assert not is_ours
+    assert not ledger.folder.exists() and not module._make(ledger.folder / "0.claim")
+
+
+def test_the_plan_goes_before_the_claim_on_it(tmp_path, monkeypatch):
+    """Or another, which waits for the claim, would begin all anew."""
+    ledger, left = Ledger.of_plan(tmp_path / "o", {}), []
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: left.extend(p.name for p in folder.iterdir()))
+    with ledger.finishing():
+        pass
+    assert left == ["output.claim"]
+
+
+def test_workers_that_come_when_all_is_done_do_nothing(tmp_path):
+    ledger = Ledger.of_plan(tmp_path / "o", {})
+    (ledger.folder / "plan.json").unlink()
+    launcher = {"_target_": "tests.test_ledger.InThisProcess"}
+    share(OmegaConf.create({"log": str(tmp_path / "log"), "dies": False, "launcher": launcher}), work, ledger)
+    assert not (tmp_path / "log").exists() and ledger.n_finished() == 0
+
+
+class InThisProcess:
+    n_workers = 1
+
+    def __call__(self, run, jobs, failed):
+        return (run(job) for job in jobs)
+
+
 def _finish(folder, output):
     ledger = Ledger.of_plan(output, {"a": 1})
     with ledger.finishing() as is_ours:
@@ -160,9 +210,10 @@ ledger.get(1, lambda: {{"x": np.zeros(100_000)}})
 
 def work(config, ledger):
     """What the launchers' workers do; one of them dies."""
-    if config.dies and (Path(config.log).parent / "dead").exists() is False:
-        (Path(config.log).parent / "dead").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    if config.dies:
+        with suppress(FileExistsError):
+            Path(config.log).with_name("dead").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
     square(ledger, Path(config.log), 0.01)
 
 

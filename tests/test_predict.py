@@ -245,3 +245,19 @@ def test_other_layouts_become_what_the_suffix_says(cells_model, tmp_path, layout
     assert np.array_equal(found.X.toarray() if sp.issparse(found.X) else found.X, matrix)
     np.testing.assert_allclose(found.obsm["X_bmfm"], bmfm.load(cells_model).embed(adata_of(matrix)), atol=1e-5)
     assert found.obs_names.tolist() == [f"cell{i}" for i in range(30)] and found.var_names.tolist() == GENES
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_table_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, ending):
+    from bmfm.inference.tables import write_rows
+
+    class Refusing:
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    file = tmp_path / f"t{ending}"
+    write_rows(pd.DataFrame({"a": [1]}), file)
+    before = file.read_bytes()
+    with pytest.raises(Exception, match=r"no text|Could not convert"):
+        write_rows(pd.DataFrame({"a": [*range(200_000), Refusing()]}), file)
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [file.name]

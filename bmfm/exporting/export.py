@@ -11,7 +11,7 @@ from bmfm import __version__
 from bmfm.checkpoints.transformers_format import is_hf_compatible, to_transformers
 from bmfm.exporting.formats import ONNX_FILE, OPSET, PROGRAM_FILE, quantize, write_onnx, write_program
 from bmfm.exporting.network import EMBEDDING, STATES, Network, network_inputs, output_of
-from bmfm.exporting.onnx import open_session, run_session, write_record
+from bmfm.exporting.onnx import RECORD, open_session, run_session, write_record
 from bmfm.exporting.parity import Parity, Run, compare, real_examples
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
@@ -51,8 +51,14 @@ def export(
         raise ValueError(f"format={format!r} is unknown; choose from {', '.join(FORMATS)}")
     if precision not in PRECISIONS or (precision == "int8" and format != "onnx"):
         raise ValueError(f"precision={precision} with format={format}: int8 is for format=onnx; choose precision=fp32")
+    if predictor.device.type != "cpu":
+        raise ValueError('models are exported from the CPU: load this one with device="cpu"')
     if folder.exists() and not overwrite:
         raise FileExistsError(f"output={folder} is there already; choose another folder, or overwrite=true")
+    if folder.exists() and not (folder / RECORD).is_file():
+        raise FileExistsError(
+            f"output={folder} is there already and holds no exported model, which alone overwrite=true replaces; choose another folder"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
         partial = Path(made) / "folder"

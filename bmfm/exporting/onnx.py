@@ -1,6 +1,5 @@
 """An exported ONNX model as a `Predictor`: the same inputs, options, embeddings, predictions and counts, by onnxruntime on CPUs."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 from bmfm.checkpoints.load import check_vocabulary, read_tokenizer
 from bmfm.exporting.formats import ONNX_FILE
 from bmfm.exporting.network import EMBEDDING, PROFILE, STATES, network_inputs, output_of
+from bmfm.files import sha256_of_file
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
@@ -58,7 +58,7 @@ def load_onnx(name: str | Path, revision: str | None = None) -> "OnnxPredictor":
             )
     record = read_json(folder / RECORD)
     for file, expected in dict(record.get("sha256") or {}).items():
-        if Path(file).name != file or not (folder / file).is_file() or sha256(folder / file) != expected:
+        if Path(file).name != file or not (folder / file).is_file() or sha256_of_file(folder / file) != expected:
             raise ValueError(f"{folder / file} is absent or not as {RECORD} knows it: copy the folder again, or export the model again")
     return OnnxPredictor(folder, record)
 
@@ -242,13 +242,7 @@ def _torch_is_needed(folder: Path | None) -> str:
     return f"{folder} is an exported model, a graph from inputs to outputs alone; load the model folder that it was exported from (without backend=onnx)"
 
 
-def sha256(file: Path) -> str:
-    """The checksum of a whole file."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write what is known of an exported model, with the checksums of its files."""
     files = sorted(p for p in folder.iterdir() if p.suffix in (".onnx", ".data", ".pt2", ".safetensors"))
-    (folder / RECORD).write_text(json.dumps({**record, "sha256": {p.name: sha256(p) for p in files}}, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps({**record, "sha256": {p.name: sha256_of_file(p) for p in files}}, indent=1) + "\n")

@@ -73,7 +73,7 @@ def real_examples(predictor: Predictor, file: str | Path | None = None) -> Any:
             return read_sequences(file)[1][:N_EXAMPLES]
         from anndata import read_h5ad
 
-        return read_h5ad(file)[:N_EXAMPLES].copy()
+        return read_h5ad(file, backed="r")[:N_EXAMPLES].to_memory()
     if predictor.tokenizer.omics == "dna":
         from bmfm.genome.fasta import read_records
 

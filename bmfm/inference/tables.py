@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bmfm.files import whole_file
 from bmfm.inference.sequences import read_regions_of_fasta, read_sequences
 
 
@@ -62,8 +63,9 @@ def write_table(output: Path, names: pd.Index, embeddings: np.ndarray | None, pr
 
 
 def write_rows(table: pd.DataFrame, output: Path) -> None:
-    """A table without its index, as Parquet, TSV or CSV by the suffix of `output`."""
-    if output.suffix == ".parquet":
-        table.to_parquet(output, index=False)
-    else:
-        table.to_csv(output, index=False, sep="\t" if output.suffix == ".tsv" else ",")
+    """A table without its index, as Parquet, TSV or CSV by the suffix of `output`; the file appears whole or not at all."""
+    with whole_file(output) as file:
+        if output.suffix == ".parquet":
+            table.to_parquet(file, index=False)
+        else:
+            table.to_csv(file, index=False, sep="\t" if output.suffix == ".tsv" else ",")

@@ -7,6 +7,7 @@ from typing import Any
 
 from bmfm import __version__
 from bmfm.checkpoints.adapters import adapter_base
+from bmfm.files import sha256_of_file
 from bmfm.inference.predictor import Predictor
 from bmfm.storage.folders import find_folder
 
@@ -44,8 +45,7 @@ def digest(path: Path) -> str:
     """SHA-256 of a file; of one above 1 GiB, of its size, its time, and 16 MiB at 16 places from its beginning to its end."""
     stat, block = path.stat(), 1 << 24
     if stat.st_size <= WHOLE:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of_file(path)
     sampled = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     with path.open("rb") as file:
         for i in range(16):

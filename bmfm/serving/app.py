@@ -18,7 +18,7 @@ from bmfm import __version__
 from bmfm.serving.batching import Batcher
 from bmfm.serving.bodies import EmbedBody, ExplainBody, PredictBody, VariantsBody, check_omics, read_examples
 from bmfm.serving.engine import Engine, reply_counts
-from bmfm.serving.errors import Refusal, place_of
+from bmfm.serving.errors import Refusal, message_of, place_of
 from bmfm.serving.limits import LimitMiddleware
 from bmfm.serving.metrics import Metrics
 from bmfm.serving.pieces import whole
@@ -33,6 +33,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"description": "Too much is waiting."},
     503: {"description": "The server is stopping."},
 }
+OF_EXAMPLES = ("sequences", "counts", "cell_ids", "variants", "pairs")
+"""Lists of bodies that have an entry an example."""
+
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {ARROW: {}}}, **ERRORS}
 
 
@@ -57,7 +60,7 @@ class Service:
         try:
             await self.batcher.submit_job(self.engine.warm_up)
         except Exception as error:  # /health says 503 from now on
-            LOGGER.error("the model cannot be run: %s", place_of(error))
+            LOGGER.error("the model cannot be run: %s: %s", place_of(error), message_of(error))  # nobody's data are in these words
             return
         self.is_ready = True
         self.metrics.set("bmfm_ready", 1)
@@ -149,7 +152,10 @@ def _add_model(app: FastAPI, service: Service) -> None:
     async def explain(body: ExplainBody) -> Response:
         """What each base, or gene, contributes to what is expected, or predicted."""
         n = check_omics(service.engine.predictor, body, limits.max_slow)
-        await run_in_threadpool(lambda: read_examples(service.engine.predictor, body, limits.max_slow, **service.engine.reading))
+        inputs = await run_in_threadpool(lambda: read_examples(service.engine.predictor, body, limits.max_slow, **service.engine.reading))
+        if long := np.flatnonzero(np.bincount(inputs.owner, minlength=n) > 1).tolist():
+            words = f"longer than the context of {service.engine.predictor.max_tokens:,} tokens: explain parts of it"
+            raise Refusal(422, f"{len(long):,} of {n:,} sequences are too long: sequence {long[0]} is {words}", [(i, words) for i in long])
         results = await service.batcher.submit_job(lambda: service.engine.explain(body))
         return JSONResponse({"ids": body.cell_ids or list(map(str, range(n))), "explanations": results})
 
@@ -162,7 +168,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         words = [(".".join(str(part) for part in e["loc"][1:]), e["loc"], e["msg"]) for e in error.errors()[:20]]
-        items = [(loc[2], f"{path}: {text}") for path, loc, text in words if len(loc) > 2 and isinstance(loc[2], int)]
+        items = [
+            (loc[2], f"{path}: {text}") for path, loc, text in words if len(loc) > 2 and loc[1] in OF_EXAMPLES and isinstance(loc[2], int)
+        ]
         message = "; ".join(f"{path or 'body'}: {text}" for path, _, text in words[:3])
         return await refused(request, Refusal(422, message, items))
 

@@ -1,7 +1,8 @@
 """Bodies of requests, and the examples that they hold."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -127,18 +128,21 @@ def _read(read: Callable[[list[int]], Inputs], n: int) -> Inputs:
     except Exception as error:
         if not of_input(error):
             raise
-        items = []
-        for i in range(n if n > 1 else 0):
-            try:
-                materialised(read([i]))
-            except Exception as of_item:
-                if not of_input(of_item):
-                    raise
-                items.append((i, _renumbered(message_of(of_item), i)))
-            if len(items) == MOST_NAMED:
-                break
-        message = _of_request(message_of(error))
-        raise Refusal(422, message, items or ([(0, message)] if n == 1 else [])) from None
+        raise Refusal(422, _of_request(message_of(error)), list(islice(_failing(read, range(n), error), MOST_NAMED))) from None
+
+
+def _failing(read: Callable[[list[int]], Inputs], rows: range, error: Exception) -> Iterator[tuple[int, str]]:
+    """Examples that fail by themselves, of some that fail together, and why: found by halves, as most examples of a request are good."""
+    if len(rows) == 1:
+        yield rows[0], _renumbered(message_of(error), rows[0])
+        return
+    for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+        try:
+            materialised(read(list(half)))
+        except Exception as of_half:
+            if not of_input(of_half):
+                raise
+            yield from _failing(read, half, of_half)
 
 
 def _renumbered(message: str, number: int) -> str:

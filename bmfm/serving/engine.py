@@ -14,6 +14,7 @@ from bmfm.genome.alphabet import N, decode, read_text
 from bmfm.genome.reference import Reference
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.runner import RunOptions
 from bmfm.interpret.dna_explain import explain_sequences
 from bmfm.interpret.explain import explain
 from bmfm.serving.batching import Limits
@@ -52,7 +53,12 @@ class Engine:
         precision: str | None = None,
         reading: Mapping[str, Any] | None = None,
     ):
-        self.predictor, self.limits, self.reference, self.precision = predictor, limits, reference, precision
+        self.predictor, self.limits, self.reference, self.precision = (
+            predictor,
+            limits,
+            reference,
+            RunOptions(precision=precision).precision,
+        )
         self.reading = dict(reading or {}) if predictor.tokenizer.omics == "rna" else {}
 
     def key(self, what: str, pooling: str | int | None, strands: str | None) -> Key:

@@ -78,7 +78,27 @@ class LimitMiddleware:
         if len(body) > most:
             await self._refuse(too_large, scope, receive, send)
             return
-        await self.app(scope, _replay(body, receive), send)
+        await self._while_there(scope, body, receive, send)
+
+    async def _while_there(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Ask the endpoint as long as the client waits: what has not begun of a request that nobody waits for is not run."""
+        has_begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        gone = asyncio.create_task(_gone(receive))
+        answer = asyncio.ensure_future(self.app(scope, _replay(body, gone), noted))
+        try:
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and not has_begun:
+                raise ClientDisconnect
+            await answer
+        finally:
+            answer.cancel()
+            gone.cancel()
 
     async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         # the rest of the body is not read, so that the connection cannot be used again
@@ -100,8 +120,14 @@ async def _read(receive: Receive, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A body that was read, and then whatever comes."""
+async def _gone(receive: Receive) -> None:
+    """Until the client is there no more."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _replay(body: bytes, gone: asyncio.Task[None]) -> Receive:
+    """A body that was read, and then the end of the connection."""
     is_given = False
 
     async def replayed() -> Message:
@@ -109,6 +135,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         if not is_given:
             is_given = True
             return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
+        await asyncio.wait({gone})
+        return {"type": "http.disconnect"}
 
     return replayed

@@ -206,6 +206,14 @@ def test_models_of_others_and_what_is_there_are_refused(tmp_path, bert_folder):
         export(bmfm.load("bmfm-dna-mini"), tmp_path)
 
 
+def test_folders_of_other_things_are_never_replaced(tmp_path):
+    """As the folder of the model itself."""
+    (tmp_path / "model.safetensors").write_bytes(b"weeks of work")
+    with pytest.raises(FileExistsError, match="holds no exported model"):
+        export(bmfm.load("bmfm-dna-mini", device="cpu"), tmp_path, overwrite=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"weeks of work"
+
+
 @pytest.mark.slow
 def test_a_graph_of_one_shape_is_no_export(tmp_path):
     class Fixed(Network):

@@ -29,9 +29,9 @@ def sequences(n, seed=0, longest=1500):
 
 
 def test_a_hundred_clients_get_the_offline_numbers(dna):
-    texts = sequences(200, longest=400)
+    texts = sequences(200, longest=120)
     expected = dna.embed(texts)
-    with serving(dna, max_batch=16, max_tokens=6000) as client, ThreadPoolExecutor(100) as clients:
+    with serving(dna, max_batch=16, max_tokens=2000) as client, ThreadPoolExecutor(100) as clients:
 
         def ask(number):
             return client.post("/embed", json={"sequences": texts[2 * number : 2 * number + 2]}).json()["embeddings"]
@@ -46,7 +46,7 @@ def test_a_hundred_clients_get_the_offline_numbers(dna):
 
 @pytest.mark.parametrize("strands", [False, True])
 def test_pieces_are_cut_and_joined_without_a_change(dna, strands):
-    requests = [sequences(n, seed=n, longest=700) for n in (1, 5, 8)]
+    requests = [sequences(n, seed=n, longest=700) for n in (1, 4, 5)]
     options = {"strands": "average"} if strands else {}
     pieces = [piece for texts in requests for piece in split(whole(dna.read(texts), strands), 2)]
     assert max(piece.n_rows for piece in pieces if piece.n_examples > 1) <= 2 and len(pieces) > 3
@@ -203,6 +203,57 @@ def test_a_body_that_does_not_come_is_not_waited_for():
     assert asked_of_middleware(never)[0] == 408 and asked_of_middleware(gone) is None
 
 
+def test_of_a_client_that_went_away_nothing_more_is_run(dna):
+    ran, is_running, may_go_on = [], Event(), Event()
+
+    def run(key, pieces):
+        is_running.set()
+        may_go_on.wait(10)
+        ran.append(key)
+        return [0] * len(pieces)
+
+    async def scenario():
+        batcher = batcher_of(run, max_wait_ms=0)
+        messages = iter([{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}])
+        metrics = Metrics()
+
+        async def receive():
+            return next(messages)
+
+        async def app(scope, receive, send):
+            assert (await receive())["type"] == "http.request"
+            await batcher.submit("of the one that went", one(dna))
+
+        async def send(message):
+            raise AssertionError("nobody is there")
+
+        first = asyncio.create_task(batcher.submit("first", one(dna)))
+        while not is_running.is_set():
+            await asyncio.sleep(0.01)
+        middleware = LimitMiddleware(app, Limits(), metrics)
+        await asyncio.wait_for(middleware({"type": "http", "method": "POST", "path": "/embed", "headers": []}, receive, send), 5)
+        may_go_on.set()
+        await first
+        await batcher.close()
+        return metrics.text()
+
+    assert 'status="499"} 1' in asyncio.run(scenario()) and ran == ["first"]
+
+
+def test_a_model_that_cannot_run_is_told(dna, caplog):
+    class Broken(Engine):
+        def warm_up(self):
+            raise ValueError("there is no such kernel")
+
+    with TestClient(create_app(Broken(dna, Limits()))) as client:
+        while not caplog.records:
+            time.sleep(0.01)
+        assert client.get("/health").status_code == 503
+    assert "cannot be run" in caplog.text and "no such kernel" in caplog.text
+    with pytest.raises(ValueError, match="precision='bf17' is unknown"):
+        Engine(dna, Limits(), precision="bf17")
+
+
 def test_a_body_that_is_said_to_be_too_large_is_not_read():
     async def not_asked():
         raise AssertionError("the body was read")
@@ -217,8 +268,10 @@ def test_what_fails_inside_is_told_without_its_words(caplog):
     async def broken(scope, receive, send):
         raise RuntimeError("patient 7")
 
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
     async def empty():
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return next(messages, None) or await asyncio.sleep(60)
 
     status, body = asked_of_middleware(empty, app=broken)
     assert status == 500 and "patient" not in body + caplog.text and "RuntimeError at test_batching.py" in caplog.text

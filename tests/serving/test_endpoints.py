@@ -68,7 +68,7 @@ def test_scores_of_variants(dna, dna_client):
     import bmfm
 
     model = bmfm.load("bmfm-dna-mini")
-    table = pd.DataFrame({"chrom": "chr20", "pos": [100000, 150001, 150001], "ref": ["A", "C", "CTA"], "alt": ["G", "T", "C"]})
+    table = pd.DataFrame({"chrom": "chr20", "pos": [100000, 150001], "ref": ["A", "CTA"], "alt": ["G", "C"]})
     reply = dna_client.post("/score_variants", json={"variants": table.to_dict("records")}).json()["columns"]
     expected = model.score_variants(table, SLICE_FASTA)
     assert reply["status"] == expected["status"].tolist()
@@ -80,17 +80,17 @@ def test_pairs_of_sequences_are_variants_of_their_own_genome(dna_client, tmp_pat
     import bmfm
 
     rng = np.random.default_rng(0)
-    texts = ["".join(rng.choice(list("ACGT"), 400)) for _ in range(2)]
+    texts = ["".join(rng.choice(list("ACGT"), 120)) for _ in range(2)]
     (tmp_path / "g.fa").write_text("".join(f">pair{i}\n{text}\n" for i, text in enumerate(texts)))
-    alt = "ACGT"["ACGT".index(texts[0][150]) - 1]
+    alt = "ACGT"["ACGT".index(texts[0][50]) - 1]
     pairs = [
-        {"ref": texts[0], "alt": texts[0][:150] + alt + texts[0][151:]},
-        {"ref": texts[1], "alt": texts[1][:200] + "ACCA" + texts[1][200:]},
+        {"ref": texts[0], "alt": texts[0][:50] + alt + texts[0][51:]},
+        {"ref": texts[1], "alt": texts[1][:70] + "ACCA" + texts[1][70:]},
     ]
     reply = dna_client.post("/score_variants", json={"pairs": pairs}).json()["columns"]
     model = bmfm.load("bmfm-dna-mini")
-    snv = model.score_variants([f"pair0:151:{texts[0][150]}:{alt}"], tmp_path / "g.fa")
-    indel = model.score_variants([f"pair1:200:{texts[1][199]}:{texts[1][199]}ACCA"], tmp_path / "g.fa", allele_model="pll")
+    snv = model.score_variants([f"pair0:51:{texts[0][50]}:{alt}"], tmp_path / "g.fa")
+    indel = model.score_variants([f"pair1:70:{texts[1][69]}:{texts[1][69]}ACCA"], tmp_path / "g.fa", allele_model="pll")
     assert reply["method"] == ["base", "pll"] and reply["kind"] == ["SNV", "INS"]
     np.testing.assert_allclose(reply["llr"], [snv["llr"][0], indel["llr"][0]], rtol=1e-4, atol=1e-5)
 
@@ -119,6 +119,8 @@ REFUSED = [
     ("dna", "/score_variants", {"pairs": [{"ref": "ACGT", "alt": "ACGT"}, {"ref": "ACGT", "alt": "AC?T"}]}, 422, [0, 1]),
     ("dna", "/score_variants", {}, 422, []),
     ("dna", "/explain", {"sequences": ["ACGT"] * 17}, 413, []),
+    ("dna", "/explain", {"sequences": ["ACGT", "ACGT" * 10_000]}, 422, [1]),
+    ("cells", "/embed", {"genes": ["CD3D", 5], "counts": [[1, 2]]}, 422, []),
     ("dna", "/nothing", {}, 404, []),
     ("cells", "/embed", {"genes": ["CD3D", "LYZ"], "counts": [[1, 2], [1]]}, 422, [1]),
     ("cells", "/embed", {"genes": ["CD3D", "LYZ"], "counts": [[1, 2], [1, -2], [1.5, 0]]}, 422, [1, 2]),
