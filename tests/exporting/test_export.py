@@ -33,7 +33,9 @@ def cells():
 @pytest.fixture(scope="session")
 def dna_mini(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx") / "dna"
-    export(bmfm.load("bmfm-dna-mini"), folder)
+    few = folder.with_name("few.fa")
+    few.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate(SEQUENCES[:3])))
+    export(bmfm.load("bmfm-dna-mini"), folder, examples=few)
     return folder
 
 

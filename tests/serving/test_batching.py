@@ -19,7 +19,8 @@ from bmfm.serving.engine import Engine
 from bmfm.serving.errors import Refusal
 from bmfm.serving.limits import LimitMiddleware
 from bmfm.serving.metrics import Metrics
-from bmfm.serving.pieces import Piece, merge, split, whole
+from bmfm.serving.pieces import Piece, join_tokens, merge, split, whole
+from bmfm.tokenizers.base import Profiles, Tokens
 from tests.serving.conftest import TestClient, create_app, serving
 
 
@@ -54,6 +55,17 @@ def test_pieces_are_cut_and_joined_without_a_change(dna, strands):
     np.testing.assert_allclose(together, np.concatenate([dna.embed(texts, **options) for texts in requests]), rtol=1e-5, atol=2e-6)
 
 
+def test_tokens_are_joined_with_all_genes_of_their_cells():
+    """Two cells of one request and one of another: tokens 1 2 | 3 | 4 5, and profiles of 1, 2 and 3 genes."""
+    shown = Profiles(np.array([7, 8, 9, 7, 8, 9]), np.arange(6, dtype=np.float32), np.array([0, 1, 3, 6]))
+    tokens = Tokens(np.array([1, 2, 3, 4, 5], np.int32), np.array([0, 2, 3, 5]), {"values": np.arange(5.0)}, shown_profile=shown)
+    joined = join_tokens([tokens.take(np.array([0, 1])), tokens.take(np.array([2]))])
+    assert joined.ids.tolist() == [1, 2, 3, 4, 5] and joined.offsets.tolist() == [0, 2, 3, 5]
+    assert joined.fields["values"].tolist() == [0, 1, 2, 3, 4] and joined.shown_profile.values.tolist() == [0, 1, 2, 3, 4, 5]
+    assert joined.shown_profile.gene_ids.tolist() == [7, 8, 9, 7, 8, 9] and joined.shown_profile.offsets.tolist() == [0, 1, 3, 6]
+
+
+@pytest.mark.slow
 def test_cells_are_joined_with_all_their_genes():
     """Of a model that reads a summary of all genes, beside those that are shown."""
     import anndata
