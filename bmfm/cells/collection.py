@@ -62,13 +62,22 @@ class Layout:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder that appears whole or not at all; one process at a time."""
+    """Write a folder that appears whole or not at all; one process at a time.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; says that what is finished stays.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         partial.rename(folder)
+    except OSError as error:
+        said = f"{folder} cannot be written ({error.strerror}); what is finished is kept, so make room and start again"
+        raise OSError(error.errno, said) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
