@@ -19,7 +19,6 @@ from scipy.stats import chisquare
 
 from bmfm.cells import collection as module
 from bmfm.cells.formats import find_sources
-from bmfm.cells.genes import GeneVocabulary
 from bmfm.cells.sharding import run
 from bmfm.cli import compose
 from bmfm.data.rna import RnaDataModule
@@ -28,7 +27,7 @@ from bmfm.files import ASSETS
 from bmfm.tokenizers.rna import CellTokenizer
 
 N = 150
-GENES = GeneVocabulary.of_genes(anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad", backed="r").var_names[:1500])
+GENES = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad", backed="r").var_names[:1500].tolist()
 
 
 @pytest.fixture(scope="module")
