@@ -47,7 +47,7 @@ class Layout:
     """
 
     cells: int = 65_536
-    chunk: int = 65_536
+    chunk: int = 1 << 18
     shard: int = 1 << 25
 
     def __post_init__(self) -> None:
@@ -212,7 +212,7 @@ def _write_array(group: Any, name: str, values: np.ndarray, layout: Layout) -> N
 
     array = group.create_array(
         name, shape=values.shape, dtype=values.dtype, chunks=(layout.chunk,), shards=(layout.shard,),
-        compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
+        compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
     )  # fmt: skip
     if len(values):
         array[:] = values
