@@ -150,7 +150,7 @@ def test_cells_keep_the_genes_that_their_file_measures(files, collection):
     names = np.array(data.tokenizer.vocabulary.names)
     cells = data.cells.batch(np.arange(4 * N))
     raw = {name: (k, row) for k, part in enumerate(files[1]) for row, name in enumerate(part.obs_names)}
-    matrices = [(p.layers["counts"] if "counts" in p.layers else p.X).tocsr()[:, p.var_names.isin(GENES)] for p in files[1]]
+    matrices = [(p.layers.get("counts", p.X)).tocsr()[:, p.var_names.isin(GENES)] for p in files[1]]
     assert len(cells.gene_panels) == 2
     for number, cell in enumerate(data.cells.names):
         k, row = raw[cell]
