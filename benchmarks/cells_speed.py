@@ -1,6 +1,8 @@
 """Cells to batches: fused kernels beside a plain numpy version of the same, and streaming from a file larger than asked.
 
-Run: ``python benchmarks/cells_speed.py [--stream-cells 1000000]``. Real counts (the cells that ship), one process.
+Run: ``python benchmarks/cells_speed.py [--stream-cells 1000000]``. Real counts (the cells that ship), one process. With
+``--collection 4`` instead: four files of so many cells together, and the collection that ``bmfm shard_cells`` makes of them, read through to
+batches in the same run.
 """
 
 import argparse
@@ -106,12 +108,69 @@ class Peak(threading.Thread):
             time.sleep(0.02)
 
 
+def bytes_read() -> int:
+    """Bytes that this process has asked for so far, from the disk or from memory that holds parts of it."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def through_to_batches(name: str, path: Path, seconds: float, loaded: bool) -> None:
+    """Cells a second of one core through the loader, for a time; what is read for what is used, and the greatest memory."""
+    watch, start_time = Peak(), time.perf_counter()
+    watch.start()
+    data = module(MaskedValues(Masking(), {"mse": 1.0, "is_zero": 1.0}), CellTokenizer(), str(path), storage="disk")
+    opened = time.perf_counter() - start_time
+    stream, n, used, start, cpu = iter(data.training_batches()), 0, 0, bytes_read(), time.process_time()
+    sampler, lengths = data.parts["train"].sampler, data.cells.sources[0].matrix
+    values_a_cell = lengths.n_values / lengths.shape[0]
+    size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) / len(data.cells)
+    start_time = time.perf_counter()
+    while time.perf_counter() - start_time < seconds and n < len(sampler):
+        if loaded:
+            n += data.prepare_batch(next(stream))["counts"]["cells"]
+        else:
+            places = np.arange(n, min(n + 64, len(sampler)))
+            n += len(data.cells.take(sampler(np.zeros_like(places), places)))
+    taken, cpu = time.perf_counter() - start_time, time.process_time() - cpu
+    used, watch.on = n * size, False
+    what = "batches" if loaded else "cells in random order"
+    print(
+        f"{name}, {what}: {n:,} cells of {values_a_cell:,.0f} genes, {n / taken:,.0f} cells/s ({n / cpu:,.0f} a second of CPU time), "
+        f"{(bytes_read() - start) / used:.2f} bytes read for each stored byte of a cell that was used, peak memory {watch.peak / 1e9:.2f} GB, opened in {opened:.1f} s"
+    )
+
+
+def collection(path: Path, folder: Path, n_files: int, n_cells: int, seconds: float) -> None:
+    """Files of cells, and the collection made of them."""
+    from bmfm.cells.sharding import run
+    from bmfm.cli import compose
+
+    files, shuffled = folder / "files", folder / "collection"
+    files.mkdir()
+    for number in range(n_files):
+        tile(path, files / f"cells_{number}.h5ad", n_cells // n_files)
+    start_time = time.perf_counter()
+    run(compose("shard_cells", [f"path={files}", f"output={shuffled}", "progress=false"]))
+    print(f"written in {time.perf_counter() - start_time:.0f} s: {n_cells / (time.perf_counter() - start_time):,.0f} cells/s")
+    for name, at in (("h5ad files", files), ("collection", shuffled)):
+        print(f"{name}: {sum(p.stat().st_size for p in at.rglob('*') if p.is_file()) / 1e9:.2f} GB")
+    for loaded in (False, True):
+        for name, at in (("h5ad files", files), ("collection", shuffled)):
+            through_to_batches(name, at, seconds, loaded)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stream-cells", type=int, default=1_000_000)
     parser.add_argument("--scratch", default=None)
+    parser.add_argument("--collection", type=int, metavar="FILES", help="measure a collection made of so many files instead")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement of the collection")
     args = parser.parse_args()
     path = ASSETS / "rna" / "pbmc3k.h5ad"
+    if args.collection:
+        with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+            collection(path, Path(scratch), args.collection, args.stream_cells, args.seconds)
+        return
     masked = lambda: MaskedValues(Masking(), {"mse": 1.0, "is_zero": 1.0})  # noqa: E731
     decoded = lambda: WholeCellDecoder(["input", "non_input"], {"mse": 1.0, "is_zero": 1.0})  # noqa: E731
     plain = plain_rate(path, [])

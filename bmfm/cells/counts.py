@@ -107,7 +107,9 @@ def _align(indptr, indices, data, gene_ids, vocab_size, ids, counts, offsets):
     return n
 
 
-def align(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_ids: np.ndarray, vocab_size: int) -> Counts:
+def align(
+    indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_ids: np.ndarray, vocab_size: int, dtype: type = np.float32
+) -> Counts:
     """Rows of a CSR matrix in the genes of a vocabulary.
 
     Parameters
@@ -116,8 +118,11 @@ def align(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_ids: n
         As scipy has them; a row may hold several entries of one column, which are added as scipy adds them.
     gene_ids
         Vocabulary id of each column, -1 for none; several columns may share one, their counts are added.
+    dtype
+        Of the counts.
     """
-    ids, counts = np.empty(len(indices), np.int32), np.empty(len(indices), np.float32)
+    ids = np.empty(len(indices), np.int32)
+    counts: np.ndarray = np.empty(len(indices), dtype)
     offsets = np.zeros(len(indptr), np.int64)
     n = _align(indptr, indices, data, gene_ids, vocab_size, ids, counts, offsets)
     return Counts(ids[:n].copy() if n < 0.7 * len(ids) else ids[:n], counts[:n].copy() if n < 0.7 * len(ids) else counts[:n], offsets)
@@ -192,7 +197,7 @@ def _gather(source_ids, source_counts, source_offsets, rows, ids, counts, offset
 def gather(source: Counts, rows: np.ndarray) -> Counts:
     """Some rows [B], in the order asked for."""
     size = int((source.offsets[rows + 1] - source.offsets[rows]).sum())
-    out = Counts(np.empty(size, np.int32), np.empty(size, np.float32), np.zeros(len(rows) + 1, np.int64))
+    out = Counts(np.empty(size, np.int32), np.empty(size, source.counts.dtype), np.zeros(len(rows) + 1, np.int64))
     _gather(source.ids, source.counts, source.offsets, rows, out.ids, out.counts, out.offsets)
     return out
 

@@ -1,6 +1,7 @@
 """What users have of cells, opened as one AnnData each: .h5ad, zarr, .h5mu, 10x, objects in memory or backed by a file."""
 
 import glob
+import json
 import warnings
 from functools import cached_property
 from inspect import signature
@@ -28,6 +29,14 @@ _CONVERT = {
 
 def _is_zarr(folder: Path) -> bool:
     return any((folder / mark).exists() for mark in (".zgroup", "zarr.json", ".zattrs"))
+
+
+def groups_of_collection(folder: Path) -> list[str] | None:
+    """The groups of a collection, as ``bmfm shard_cells`` and annbatch write them, in their order; None where the folder is none."""
+    mark = folder / "zarr.json"
+    if not mark.is_file() or json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
+        return None
+    return [str(p) for p in sorted(folder.glob("dataset_*"), key=lambda p: (len(p.name), p.name))]
 
 
 def _matrices(folder: Path) -> list[str]:
@@ -74,7 +83,7 @@ def _inside(folder: Path) -> list[str]:
         raise ValueError(f"{str(folder)!r} holds the same cells several times, to go by their names ({', '.join(twice[:3])}): name one")
     if rest := [p.name for p in there if p not in found]:
         warnings.warn(f"{str(folder)!r}: {len(rest)} files are no cells by their names and left out (first: {rest[0]})", stacklevel=3)
-    return list(map(str, found))
+    return [path for p in found for path in ((groups_of_collection(p) if p.is_dir() else None) or [str(p)])]
 
 
 _CUT = "it was cut or damaged, copy or download it again"
@@ -116,6 +125,8 @@ def find_sources(data: Any) -> list[Any]:
         if not matches:
             raise FileNotFoundError(f"{str(data)!r}: no file matches this pattern")
         return list(matches)
+    if path.is_dir() and (groups := groups_of_collection(path)) is not None:
+        return list(groups)
     if path.is_dir() and not _is_zarr(path) and not _is_10x_folder(path):
         return list(_inside(path))
     return [data]
@@ -221,6 +232,12 @@ class AnnDataView:
         if self.adata is not None:
             return self.adata.uns.get(key)
         return read_quietly(self.group["uns"][key]) if key in self.group.get("uns", ()) else None
+
+    def varm(self, key: str) -> Any:
+        """An entry of ``.varm``; None where there is none."""
+        if self.adata is not None:
+            return self.adata.varm.get(key)
+        return read_quietly(self.group["varm"][key]) if key in self.group.get("varm", ()) else None
 
     def whole(self):
         """Everything, as an AnnData in memory; an object that was given is copied."""

@@ -16,6 +16,9 @@ from bmfm.cells.formats import AnnDataView
 from bmfm.cells.genes import GeneMatch, GeneVocabulary, human_names, other_features
 from bmfm.cells.matrix import Matrix
 
+GENE_PANEL = "gene_panel"
+"""Where the cells of a collection come from files with different genes: the column of .obs with the number of each cell's set of genes,
+and the matrix in .varm with a column for each set."""
 VELOCITY = ("spliced", "unspliced", "ambiguous")
 """Layers with a part of the counts."""
 
@@ -115,6 +118,23 @@ def _no_counts(view: AnnDataView, whole: bool, seen: list[str], wrong: list[str]
     )
 
 
+def checked_rows(
+    view: AnnDataView, key: str, matrix: Matrix, start: int, stop: int, whole: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows [start, stop) as `Matrix.rows` gives them; a ValueError names file, cell and gene of a value that is no count."""
+    indptr, indices, data = matrix.rows(start, stop)
+    place, fault = first_fault(data, whole)
+    if fault:
+        row = start + int(np.searchsorted(indptr, place, "right")) - 1
+        remedy = ("name the matrix of raw counts by counts=layers/NAME (data.counts), or say expects=normalised (data.expects) if these "
+                  "values are meant" if fault == FRACTION else "correct or remove the cell")  # fmt: skip
+        raise ValueError(
+            f"{matrix.name}: value {data[place]:.6g} of cell {view.obs.index[row]!r} (row {row}), gene "
+            f"{view.var(key).index[indices[place]]!r}, {FAULTS[fault]}; {remedy}"
+        )
+    return indptr, indices, data
+
+
 @dataclass
 class CellSource:
     """The cells of one AnnData, in the genes of a vocabulary.
@@ -152,9 +172,24 @@ class CellSource:
     @cached_property
     def gene_panel_mask(self) -> np.ndarray:
         """Which genes of the vocabulary the file has, ``bool`` [V]."""
+        return self._mask_of(np.ones(len(self.match.ids), bool))
+
+    def _mask_of(self, measured: np.ndarray) -> np.ndarray:
+        """Which genes of the vocabulary are among these columns of the matrix, bool [V]."""
         out = np.zeros(self.vocab_size, bool)
-        out[self.match.ids[self.match.ids >= 0]] = True
+        out[self.match.ids[measured & (self.match.ids >= 0)]] = True
         return out
+
+    @cached_property
+    def panel_masks(self) -> list[np.ndarray]:
+        """The distinct sets of genes that its cells were measured by, each ``bool`` [V]: one, but for collections of different files."""
+        panels = self.view.varm(GENE_PANEL) if GENE_PANEL in self.view.obs and self.key == "X" else None
+        return [self.gene_panel_mask] if panels is None else [self._mask_of(np.asarray(p, bool)) for p in np.asarray(panels).T]
+
+    @property
+    def panel_of_cell(self) -> np.ndarray:
+        """Which of `panel_masks` is that of each cell, [n]."""
+        return self.view.obs[GENE_PANEL].to_numpy() if len(self.panel_masks) > 1 else np.zeros(len(self), np.int32)
 
     def read(self, start: int, stop: int) -> Counts:
         """Cells [start, stop) from the file, checked.
@@ -164,16 +199,7 @@ class CellSource:
         ValueError
             On a value that is no count; names file, cell and gene.
         """
-        indptr, indices, data = self.matrix.rows(start, stop)
-        place, fault = first_fault(data, self.whole_numbers)
-        if fault:
-            row = start + int(np.searchsorted(indptr, place, "right")) - 1
-            remedy = ("name the matrix of raw counts by counts=layers/NAME (data.counts), or say expects=normalised (data.expects) if these "
-                      "values are meant" if fault == FRACTION else "correct or remove the cell")  # fmt: skip
-            raise ValueError(
-                f"{self.matrix.name}: value {data[place]:.6g} of cell {self.view.obs.index[row]!r} (row {row}), gene "
-                f"{self.view.var(self.key).index[indices[place]]!r}, {FAULTS[fault]}; {remedy}"
-            )
+        indptr, indices, data = checked_rows(self.view, self.key, self.matrix, start, stop, self.whole_numbers)
         return align(indptr, indices, data, self.match.ids, self.vocab_size)
 
     def load(self, rows: int = 65536) -> None:
@@ -306,7 +332,7 @@ class Cells:
 
     def batch(self, numbers: np.ndarray) -> CellBatch:
         """The cells of these numbers [B], in this order, as a tokenizer takes them."""
-        return CellBatch(self.take(numbers), self.source_of(numbers), self.gene_panels)
+        return CellBatch(self.take(numbers), self.panel_of(numbers), self.gene_panels)
 
     @cached_property
     def totals(self) -> np.ndarray:
@@ -360,11 +386,32 @@ class Cells:
         return np.concatenate(parts)
 
     @cached_property
+    def _panels(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Which genes each panel has, bool [P, V], and the panel of each cell, int32 [n]; None where every source is a panel of its own."""
+        if all(len(s.panel_masks) == 1 for s in self.sources):
+            return np.stack([s.gene_panel_mask for s in self.sources]), None
+        numbers: dict[bytes, int] = {}
+        masks: list[np.ndarray] = []
+        of_cells = []
+        for source in self.sources:
+            for mask in source.panel_masks:
+                if numbers.setdefault(np.packbits(mask).tobytes(), len(masks)) == len(masks):
+                    masks.append(mask)
+            mine = np.array([numbers[np.packbits(mask).tobytes()] for mask in source.panel_masks], np.int32)
+            of_cells.append(mine[source.panel_of_cell])
+        return np.stack(masks), np.concatenate(of_cells)
+
+    @property
     def gene_panel_mask(self) -> np.ndarray:
-        """Which genes each source measures, ``bool`` [S, V]."""
-        return np.stack([s.gene_panel_mask for s in self.sources])
+        """Which genes each panel measures, ``bool`` [P, V]; a source is one, and a collection those of the files that it was made of."""
+        return self._panels[0]
+
+    def panel_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Number of the panel of each cell."""
+        of_cells = self._panels[1]
+        return self.source_of(numbers) if of_cells is None else of_cells[numbers].astype(np.int64)
 
     @cached_property
     def gene_panels(self) -> list[np.ndarray]:
-        """Ids of the genes that each source measures, ``int32``, ascending."""
+        """Ids of the genes that each panel has, ``int32``, ascending."""
         return [np.flatnonzero(mask).astype(np.int32) for mask in self.gene_panel_mask]

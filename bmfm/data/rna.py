@@ -11,7 +11,7 @@ from bmfm.cells.formats import find_sources
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
 from bmfm.cells.sources import Cells, CellSource, genes_of, open_source
 from bmfm.data.module import BatchModule
-from bmfm.data.samplers import ShuffledSampler
+from bmfm.data.samplers import BlockSampler, Sampler, ShuffledSampler
 from bmfm.data.sources import CellExamples
 from bmfm.data.splits import split_examples
 from bmfm.data.tables import read_table
@@ -175,16 +175,21 @@ class RnaDataModule(BatchModule):
         self.note("cells left out by data.leave_out", found)
         return is_named
 
-    def _training_sampler(self) -> ShuffledSampler:
+    def _training_sampler(self) -> Sampler:
         """Training cells, shuffled in groups of blocks where they come from disk, and balanced if that is asked for."""
         train = self.numbers["train"]
-        blocks = None if self.cells.in_memory else self.cells.block_of(train)
-        classes = None
         if self.balance:
             import pandas as pd
 
             classes, _ = pd.factorize(pd.Series(self.cells.column(self.balance))[train])
-        return ShuffledSampler(train, self.seed, blocks, self.buffer_blocks, classes)
+            blocks = None if self.cells.in_memory else self.cells.block_of(train)
+            return ShuffledSampler(train, self.seed, blocks, self.buffer_blocks, classes)
+        if self.cells.in_memory:
+            return ShuffledSampler(train, self.seed)
+        sizes = np.zeros(self.cells.first_block[-1], np.int64)
+        for start in range(0, len(train), 1 << 20):
+            sizes += np.bincount(self.cells.block_of(train[start : start + (1 << 20)]), minlength=len(sizes))
+        return BlockSampler(train, sizes, self.seed, self.buffer_blocks)
 
     def _note_truncation(self) -> None:
         """Say what `max_tokens` leaves out of training cells, from some of them."""
