@@ -9,7 +9,8 @@ import pytest
 
 from bmfm.cli import compose
 from bmfm.explain import run_explain
-from bmfm.interpret import edit_run, explain, shared_run
+from bmfm.inference import shared_run
+from bmfm.interpret import edit_run, explain
 from tests.interpret.conftest import MARKERS
 
 
