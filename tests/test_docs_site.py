@@ -131,6 +131,7 @@ def test_anchors_of_links_exist(page):
 
 def test_llms_txt_names_every_page():
     """Sections and pages as the site has them, each with a sentence."""
+    generate.write(generate.GENERATED)
     lines = generate.llms_text().splitlines()
     entries = [re.fullmatch(r"- \[(.+)\]\((\S+)\.html\)(?:: .+\.|: .+\?.*)?", line) for line in lines if line.startswith("- ")]
     assert all(entries) and len({e[2] for e in entries}) == len(entries) > 50

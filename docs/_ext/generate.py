@@ -15,6 +15,8 @@ import commands
 import results
 import settings
 
+from bmfm.files import whole_file
+
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
@@ -140,7 +142,8 @@ def write(folder: Path) -> None:
     for name, content in [*((n, writer().encode()) for n, writer in WRITERS.items()), *((n, picture_of(n)) for n in PICTURES)]:
         file = folder / name
         if not file.is_file() or file.read_bytes() != content:
-            file.write_bytes(content)
+            with whole_file(file) as whole:  # two builds may run at once
+                whole.write(content)
 
 
 if __name__ == "__main__":
