@@ -16,12 +16,11 @@ from bmfm.genome.personal import PersonalGenome
 from bmfm.genome.reference import Reference
 from bmfm.genome.variants import variant_files
 from bmfm.inference.annotate import check_joined, write_anndata, write_annotated
-from bmfm.inference.donors import as_anndata, contigs_without_variants, predict_donors, read_donor_regions, work_on_donors
+from bmfm.inference.donors import DonorPredictions, as_anndata, contigs_without_variants, predict_donors, read_donor_regions, work_on_donors
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.shared_run import SharedRun
 from bmfm.inference.tables import read_inputs, write_table
-from bmfm.inference.work_plan import work_plan
-from bmfm.launch import share
 from bmfm.ledger import Ledger
 
 
@@ -131,17 +130,18 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
     predictions_too = config.predictions if config.predictions != "auto" else bool(predictor.labels)
     options = {k: config[k] for k in RUN_OPTIONS} | {k: config.data[k] for k in files.options}
     asked = files.data(), bool(config.embeddings), bool(predictions_too), config.pooling, config.layer
-    if ledger is not None:
-        predictor.work(*asked, ledger=ledger, **options)
-        return
-    ledger = Ledger.of_plan(output, work_plan(config, predictor, files.files()))
-    share(config, run, ledger)
-    with _plain_warnings(), ledger.finishing() as is_ours:
-        if is_ours:
-            embeddings, predictions = predictor.embed_and_predict(*asked, ledger=ledger, **options)
-            files.write(output, predictor, embeddings, predictions)
-            _say(predictor.counts)
-    print(f"written to {output}")
+
+    def compute(kept: Ledger) -> Any:
+        return (predictor.work if kept.is_worker else predictor.embed_and_predict)(*asked, ledger=kept, **options)
+
+    def write(found: Any) -> None:
+        files.write(output, predictor, *found)
+        _say(predictor.counts)
+
+    with _plain_warnings():
+        SharedRun(config, predictor, run, ledger)(output, files.files(), compute, write)
+    if ledger is None:
+        print(f"written to {output}")
 
 
 def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
@@ -174,21 +174,22 @@ def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger |
     predictions = None if config.predictions == "auto" else bool(config.predictions)
     asked = predictor, people, regions, bool(config.embeddings), predictions, config.pooling, config.layer
     options = {k: config[k] for k in RUN_OPTIONS}
-    if ledger is not None:
-        work_on_donors(*asked, ledger=ledger, **options)
-        return
-    ledger = Ledger.of_plan(output, work_plan(config, predictor, [data.fasta, data.bed, *variant_files(paths)]))
-    share(config, run, ledger)
     about = {"checkpoint": str(config.checkpoint), "fasta": str(data.fasta), "variants": ", ".join(map(str, paths)), "bed": str(data.bed)}
-    with _plain_warnings(), ledger.finishing() as is_ours:
-        if is_ours:
-            results = predict_donors(*asked, ledger=ledger, **options)
-            write_anndata(as_anndata(results, people.samples, regions, about), output)
-            print(f"{len(people.samples):,} donors, {len(regions):,} regions, {results.counts['sequences']:,} different sequences")
-            if results.n_lost:
-                print(f"{results.n_lost:,} copies of regions are deleted as a whole: they and their means are NaN")
-            _say(results.counts)
-    print(f"written to {output}")
+
+    def compute(kept: Ledger) -> Any:
+        return (work_on_donors if kept.is_worker else predict_donors)(*asked, ledger=kept, **options)
+
+    def write(results: DonorPredictions) -> None:
+        write_anndata(as_anndata(results, people.samples, regions, about), output)
+        print(f"{len(people.samples):,} donors, {len(regions):,} regions, {results.counts['sequences']:,} different sequences")
+        if results.n_lost:
+            print(f"{results.n_lost:,} copies of regions are deleted as a whole: they and their means are NaN")
+        _say(results.counts)
+
+    with _plain_warnings():
+        SharedRun(config, predictor, run, ledger)(output, [data.fasta, data.bed, *variant_files(paths)], compute, write)
+    if ledger is None:
+        print(f"written to {output}")
 
 
 def _say(counts: Mapping[str, int]) -> None:

@@ -16,8 +16,8 @@ from bmfm.files import require_file
 from bmfm.genome.reference import Reference
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
-from bmfm.inference.work_plan import digest, work_plan
-from bmfm.launch import share
+from bmfm.inference.shared_run import SharedRun
+from bmfm.inference.work_plan import digest
 from bmfm.ledger import Ledger, Shard
 from bmfm.variants.alleles import Alleles
 from bmfm.variants.options import ScoreOptions
@@ -58,24 +58,25 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
     scorer = Scorer(predictor, reference, ScoreOptions(scores=tuple(config.scores), **{name: config[name] for name in names}))
     folder = outputs[0].with_name(f".{outputs[0].name}.parts")
     path = _variants(config.variants, folder)
-    if ledger is not None:
-        _score_all(path, scorer, [], ledger, config)
-        return
     about = facts(config, predictor, scorer)
-    ledger = Ledger.of_plan(
-        outputs[0], work_plan(config, predictor, [path, reference.source, *([config.sample_vcf] if config.sample else [])])
-    )
-    share(OmegaConf.merge(config, {"variants": str(path)}), run, ledger)
-    with ledger.finishing() as is_ours:
-        if is_ours:
-            header = None if is_table(path) else VcfFile(path).header
-            files = [_open(o, header, reference, config, about) for o in outputs]
-            counts = _score_all(path, scorer, files, ledger, config)
-            for file in files:
-                file.close()
-            summary = {"counts": counts, "settings": about}
-            outputs[0].with_name(f"{outputs[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-            print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
+
+    def compute(kept: Ledger) -> tuple[list[Output], dict[str, int]]:
+        header = None if is_table(path) else VcfFile(path).header
+        files = [] if kept.is_worker else [_open(o, header, reference, config, about) for o in outputs]
+        return files, _score_all(path, scorer, files, kept, config)
+
+    def write(found: tuple[list[Output], dict[str, int]]) -> None:
+        files, counts = found
+        for file in files:
+            file.close()
+        summary = {"counts": counts, "settings": about}
+        outputs[0].with_name(f"{outputs[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
+
+    read_from = [path, reference.source, *([config.sample_vcf] if config.sample else [])]
+    SharedRun(OmegaConf.merge(config, {"variants": str(path)}), predictor, run, ledger)(outputs[0], read_from, compute, write)
+    if ledger is not None:
+        return
     shutil.rmtree(folder, ignore_errors=True)
     for output in outputs:
         if output.exists():
