@@ -137,6 +137,7 @@ def _job(job):
     return job | {"status": "ok"}
 
 
+@pytest.mark.slow  # tests/test_ledger.py has a worker that dies
 def test_a_dead_process_takes_its_own_job_alone():
     jobs = [{"key": i, "what": what} for i, what in enumerate(["work", "die", "work", "raise", "work"])]
     records = {r["key"]: r for r in LocalPool(2)(_job, jobs, lambda job, why: job | {"status": why})}

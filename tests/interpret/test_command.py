@@ -52,7 +52,10 @@ def test_an_interrupted_run_goes_on_where_it_was(planted_files, tmp_path, monkey
     np.testing.assert_array_equal(found, whole)
 
 
-@pytest.mark.parametrize(("method", "target", "n"), [("ig", "head:cell_type", 3), ("occlusion", "head:cell_type", 3), ("edit", None, 2)])
+@pytest.mark.parametrize(
+    ("method", "target", "n"),
+    [("ig", "head:cell_type", 3), pytest.param("occlusion", "head:cell_type", 3, marks=pytest.mark.slow), ("edit", None, 2)],
+)
 def test_what_workers_did_is_put_together(planted_files, tmp_path, monkeypatch, method, target, n):
     """A worker adds all parts and writes no output; what is computed after that is none, and the same as alone."""
     monkeypatch.setattr(edit_run, "PAIRS", 50 * 40)

@@ -268,7 +268,9 @@ except ValueError as error:
 """
 
 
-@pytest.mark.parametrize("where", ["module", "package", "current", "current by name", "current by path"])
+@pytest.mark.parametrize(
+    "where", ["module", "current", *(pytest.param(w, marks=pytest.mark.slow) for w in ("package", "current by name", "current by path"))]
+)
 def test_code_of_the_folder_is_not_run(tmp_path, named, where):
     """Neither where Python would find it: with the folder as the current one, beside it, or on the path of modules."""
     mark = tmp_path / "mark"

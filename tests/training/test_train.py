@@ -109,7 +109,8 @@ def test_model_loads_in_plain_transformers_with_the_same_logits(whole_runs):
     torch.testing.assert_close(ours[mask > 0], theirs[mask > 0], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("omics", ["dna", pytest.param("rna", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/conformance goes on after every step of every recipe
+@pytest.mark.parametrize("omics", ["dna", "rna"])
 def test_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_runs, tmp_path, omics):
     whole, _ = whole_runs[omics]
     settings = [*TINY[omics], f"{DROPOUT[omics]}=0.1", "trainer.max_steps=12"]
