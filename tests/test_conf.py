@@ -192,7 +192,11 @@ def _composed(choice: str, folder: Path, annotated: Path, models: dict) -> list[
     return [*{o.split("=")[0]: o for o in (*base, choice, *more)}.values(), *SMALL_MODEL, *SHRUNK_RNA]
 
 
-@pytest.mark.parametrize("choice", GROUPS)
+CONFORMING = ("model", "objective", "tokenizer", "values")
+"""Groups each of whose choices tests/conformance holds to more than a step."""
+
+
+@pytest.mark.parametrize("choice", [pytest.param(c, marks=pytest.mark.slow) if c.split("=")[0] in CONFORMING else c for c in GROUPS])
 def test_every_choice_of_every_group_takes_a_step(tmp_path, choice, annotated, models, monkeypatch):
     """Untrained heads say what their baselines say, and two small steps lead nowhere: the loss is near that of the baselines."""
     if choice == "data=census":  # the query itself needs the network
