@@ -2,11 +2,11 @@
 
 import sys
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,91 +19,16 @@ from bmfm.inference.annotate import check_joined, write_anndata, write_annotated
 from bmfm.inference.donors import DonorPredictions, as_anndata, contigs_without_variants, predict_donors, read_donor_regions, work_on_donors
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.sequence_run import SequenceRun
 from bmfm.inference.shared_run import SharedRun
-from bmfm.inference.tables import read_inputs, write_table
+from bmfm.inference.tables import write_tables
 from bmfm.ledger import Ledger
-
-
-class _Files(ABC):
-    """How data of one omics come from files and results go to one.
-
-    Attributes
-    ----------
-    examples
-        What they are called.
-    suffixes
-        Of outputs.
-    options
-        Settings of the group ``data`` that the reader takes.
-    """
-
-    examples: ClassVar[str]
-    suffixes: ClassVar[tuple[str, ...]]
-    options: ClassVar[tuple[str, ...]]
-
-    def __init__(self, config: Any):
-        self.config = config
-        if config.path is None:
-            raise SystemExit(
-                f"bmfm: this needs data.path=..., a file of {self.examples}; of donors, data.fasta, data.variants and data.bed"
-            )
-        self.paths = [config.path] if isinstance(config.path, str) else list(config.path)
-
-    @abstractmethod
-    def data(self) -> Any:
-        """What the Predictor takes."""
-
-    @abstractmethod
-    def files(self) -> list[Any]:
-        """Files and folders that the data come from."""
-
-    @abstractmethod
-    def write(self, output: Path, predictor: Predictor, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
-        """Write results, and say what was read and written otherwise than it is called."""
-
-
-class _CellFiles(_Files):
-    examples, suffixes = "cells", (".h5ad", ".zarr")
-    options = ("counts", "gene_column", "orthologs", "expects", "min_matched", "depth_target", "order")
-
-    def data(self) -> Any:
-        data = self.config.path if isinstance(self.config.path, str) else self.paths
-        check_joined(find_sources(data))
-        return data
-
-    def files(self) -> list[Any]:
-        return [*find_sources(self.paths), *([self.config.orthologs] if self.config.orthologs else [])]
-
-    def write(self, output: Path, predictor: Predictor, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
-        with _plain_warnings():
-            written = write_annotated(find_sources(self.paths), output, embeddings, predictions)
-        for file, match in (predictor.match if isinstance(predictor.match, dict) else {"genes": predictor.match}).items():
-            print(f"{file}: {match}")
-        for name, where in written.items():
-            expected = "obsm/X_bmfm" if name == "embedding" else f"obs/{name}"
-            if "/" in name:
-                print(f"{name} is written to {where}: names in files of AnnData have no slash")
-            elif where != expected:
-                print(f"{name} is written to {where}: {expected} was there already")
-
-
-class _SequenceFiles(_Files):
-    examples, suffixes, options = "sequences", (".csv", ".tsv", ".parquet"), ("alphabet",)
-
-    def data(self) -> Any:
-        return read_inputs(self.config)
-
-    def files(self) -> list[Any]:
-        return [*self.paths, *([self.config.bed] if self.config.bed else [])]
-
-    def write(self, output: Path, predictor: Predictor, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
-        write_table(output, predictor.inputs.names, embeddings, predictions)
-
 
 RUN_OPTIONS = ("batch_size", "max_tokens", "precision", "progress", "strands")
 """Settings of the Predictor, whatever the data are."""
-
-FILES: dict[str, type[_Files]] = {"dna": _SequenceFiles, "rna": _CellFiles}
+CELL_OPTIONS = ("counts", "gene_column", "orthologs", "expects", "min_matched", "depth_target", "order")
+"""Settings of the group ``data`` that the reader of cells takes."""
+CELL_FILES, TABLES = (".h5ad", ".zarr"), (".csv", ".tsv", ".parquet")
 
 
 def run(config: Any, ledger: Ledger | None = None) -> None:
@@ -123,25 +48,76 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     if is_of_donors:
         run_donors(config, predictor, output, ledger)
-        return
-    files = FILES[predictor.tokenizer.omics](config.data)
-    if output.suffix not in files.suffixes:
-        raise SystemExit(f"bmfm: output={output}: for {files.examples} it must end in {' or '.join(files.suffixes)}")
-    predictions_too = config.predictions if config.predictions != "auto" else bool(predictor.labels)
-    options = {k: config[k] for k in RUN_OPTIONS} | {k: config.data[k] for k in files.options}
-    asked = files.data(), bool(config.embeddings), bool(predictions_too), config.pooling, config.layer
+    elif predictor.tokenizer.omics == "dna":
+        run_sequences(config, predictor, output, ledger)
+    else:
+        run_cells(config, predictor, output, ledger)
+    if ledger is None:
+        print(f"written to {output}")
+
+
+def run_sequences(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
+    """Predict for the sequences of FASTA files or tables, some at a time."""
+    _check_suffix(output, TABLES, "sequences")
+    options = {k: config[k] for k in ("batch_size", "precision", "strands")}
+    of = SequenceRun(predictor, config.data, _asked(config, predictor), config.max_tokens, options, config.progress)
+    counts = of.check() if ledger is None else {}
+    bed = [config.data.bed] if config.data.bed else []
 
     def compute(kept: Ledger) -> Any:
-        return (predictor.work if kept.is_worker else predictor.embed_and_predict)(*asked, ledger=kept, **options)
+        return of.work(kept) if kept.is_worker else of.tables(kept, counts["sequences"])
+
+    with _plain_warnings():
+        SharedRun(config, predictor, run, ledger)(output, [*_paths(config), *bed], compute, partial(write_tables, output=output))
+    if ledger is None:
+        _say(counts)
+
+
+def run_cells(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
+    """Predict for cells, and write what is found into a copy of their file."""
+    _check_suffix(output, CELL_FILES, "cells")
+    data = config.data.path if isinstance(config.data.path, str) else _paths(config)
+    check_joined(find_sources(data))
+    options = {k: config[k] for k in RUN_OPTIONS} | {k: config.data[k] for k in CELL_OPTIONS}
+    orthologs = [config.data.orthologs] if config.data.orthologs else []
+
+    def compute(kept: Ledger) -> Any:
+        return (predictor.work if kept.is_worker else predictor.embed_and_predict)(data, *_asked(config, predictor), ledger=kept, **options)
 
     def write(found: Any) -> None:
-        files.write(output, predictor, *found)
+        _write_cells(output, predictor, find_sources(data), *found)
         _say(predictor.counts)
 
     with _plain_warnings():
-        SharedRun(config, predictor, run, ledger)(output, files.files(), compute, write)
-    if ledger is None:
-        print(f"written to {output}")
+        SharedRun(config, predictor, run, ledger)(output, [*find_sources(_paths(config)), *orthologs], compute, write)
+
+
+def _paths(config: Any) -> list[str]:
+    return [config.data.path] if isinstance(config.data.path, str) else list(config.data.path)
+
+
+def _asked(config: Any, predictor: Predictor) -> tuple[bool, bool, Any, Any]:
+    predictions = bool(predictor.labels) if config.predictions == "auto" else bool(config.predictions)
+    return bool(config.embeddings), predictions, config.pooling, config.layer
+
+
+def _check_suffix(output: Path, suffixes: tuple[str, ...], examples: str) -> None:
+    if output.suffix not in suffixes:
+        raise SystemExit(f"bmfm: output={output}: for {examples} it must end in {' or '.join(suffixes)}")
+
+
+def _write_cells(output: Path, predictor: Predictor, sources: Any, embeddings: np.ndarray | None, predictions: pd.DataFrame | None) -> None:
+    """Write results, and say what was read and written otherwise than it is called."""
+    with _plain_warnings():
+        written = write_annotated(sources, output, embeddings, predictions)
+    for file, match in (predictor.match if isinstance(predictor.match, dict) else {"genes": predictor.match}).items():
+        print(f"{file}: {match}")
+    for name, where in written.items():
+        expected = "obsm/X_bmfm" if name == "embedding" else f"obs/{name}"
+        if "/" in name:
+            print(f"{name} is written to {where}: names in files of AnnData have no slash")
+        elif where != expected:
+            print(f"{name} is written to {where}: {expected} was there already")
 
 
 def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
@@ -157,8 +133,7 @@ def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger |
         )
     if predictor.tokenizer.omics != "dna":
         raise SystemExit(f"bmfm: {config.checkpoint} is a model of {predictor.reader.title}: sequences of donors need one of DNA")
-    if output.suffix not in _CellFiles.suffixes:
-        raise SystemExit(f"bmfm: output={output}: for donors it must end in {' or '.join(_CellFiles.suffixes)}")
+    _check_suffix(output, CELL_FILES, "donors")
     reference = Reference.from_fasta(data.fasta)
     regions = read_donor_regions(data.bed, reference)
     people = PersonalGenome.from_vcf(data.variants, reference, data.samples, data.unphased)
@@ -188,8 +163,6 @@ def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger |
 
     with _plain_warnings():
         SharedRun(config, predictor, run, ledger)(output, [data.fasta, data.bed, *variant_files(paths)], compute, write)
-    if ledger is None:
-        print(f"written to {output}")
 
 
 def _say(counts: Mapping[str, int]) -> None:
