@@ -163,7 +163,7 @@ def _layout(
 def _without_overfull(file: Path, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The columns of the header; a ValueError where a row has more cells than that."""
     more = [c for c in table if c not in columns]
-    overfull = np.flatnonzero(table[more].fillna("").ne("").any(axis=1)) if more else []
+    overfull = np.flatnonzero(table[more].fillna("").ne("").any(axis=1)) if more else np.empty(0, np.int64)
     if len(overfull):
         remedy = "Give every column a name"
         if len(more) == 1:
@@ -172,7 +172,7 @@ def _without_overfull(file: Path, table: pd.DataFrame, columns: list[str]) -> pd
             f"{file}: row {int(table.index[overfull[0]]) + 2} has more cells than the header has names ({', '.join(map(str, columns))}), so that "
             f"which is which is not known. {remedy}"
         )
-    return table[columns]
+    return table.drop(columns=more)
 
 
 def read_as_written(file: Path, column: str, sequences: Sequence[str | int]) -> np.ndarray:

@@ -103,10 +103,10 @@ def _of_table(path: Path, data: Any) -> Iterator[pd.Series | pd.DataFrame]:
             table = table.set_index(name, drop=False)
         first = table[sequence] if sequence else table.iloc[:, 0]
         rows = pd.DataFrame({"sequence": first, "second": table[second]}) if second else first
-        bases = np.cumsum(first.str.len() + (table[second].str.len() if second else 0))
+        bases = (first.str.len() + (table[second].str.len() if second else 0)).to_numpy().cumsum()
         begin = 0
         while begin < len(rows):
-            before = bases.iloc[begin - 1] if begin else 0
+            before = bases[begin - 1] if begin else 0
             end = max(begin + 1, int(np.searchsorted(bases, before + BLOCK_BASES, "right")))
             yield rows.iloc[begin:end]
             begin = end
