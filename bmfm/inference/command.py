@@ -4,7 +4,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from bmfm.inference.sequence_run import SequenceRun
 from bmfm.inference.shared_run import SharedRun
 from bmfm.inference.tables import write_tables
 from bmfm.ledger import Ledger
+from bmfm.places import Place, check_outputs, place, with_local_inputs
 
 RUN_OPTIONS = ("batch_size", "max_tokens", "precision", "progress", "strands")
 """Settings of the Predictor, whatever the data are."""
@@ -39,25 +39,30 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
     ledger
         Of a worker, which adds to it and writes nothing else.
     """
-    output = Path(config.output)
-    if ledger is None and output.exists() and not config.overwrite:
-        raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
+    output = free_output(config, ledger)
+    asked, config = config, with_local_inputs(config)
     is_of_donors = any(config.data[key] is not None for key in ("fasta", "variants", "samples"))
     if config.data.path is None and not is_of_donors:
         raise SystemExit("bmfm: data.path=... is needed, a file of sequences or cells; for donors data.fasta, data.variants and data.bed")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
-    if is_of_donors:
-        run_donors(config, predictor, output, ledger)
-    elif predictor.tokenizer.omics == "dna":
-        run_sequences(config, predictor, output, ledger)
-    else:
-        run_cells(config, predictor, output, ledger)
+    of_kind = run_donors if is_of_donors else run_sequences if predictor.tokenizer.omics == "dna" else run_cells
+    of_kind(SharedRun(config, predictor, run, ledger, asked), output)
     if ledger is None:
         print(f"written to {output}")
 
 
-def run_sequences(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
+def free_output(config: Any, ledger: Ledger | None) -> Place:
+    """The one output of a command; says so and ends where it is there already and must not be replaced."""
+    output = place(config.output)
+    check_outputs([output])
+    if ledger is None and not config.overwrite and output.exists():
+        raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
+    return output
+
+
+def run_sequences(shared: SharedRun, output: Place) -> None:
     """Predict for the sequences of FASTA files or tables, some at a time."""
+    config, predictor, ledger = shared.config, shared.predictor, shared.ledger
     _check_suffix(output, TABLES, "sequences")
     options = {k: config[k] for k in ("batch_size", "precision", "strands")}
     of = SequenceRun(predictor, config.data, _asked(config, predictor), config.max_tokens, options, config.progress)
@@ -68,13 +73,14 @@ def run_sequences(config: Any, predictor: Predictor, output: Path, ledger: Ledge
         return of.work(kept) if kept.is_worker else of.tables(kept, counts["sequences"])
 
     with _plain_warnings():
-        SharedRun(config, predictor, run, ledger)(output, [*_paths(config), *bed], compute, partial(write_tables, output=output))
+        shared([output], [*_paths(config), *bed], compute, lambda found, files: write_tables(found, files[0]))
     if ledger is None:
         _say(counts)
 
 
-def run_cells(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
+def run_cells(shared: SharedRun, output: Place) -> None:
     """Predict for cells, and write what is found into a copy of their file."""
+    config, predictor = shared.config, shared.predictor
     _check_suffix(output, CELL_FILES, "cells")
     data = config.data.path if isinstance(config.data.path, str) else _paths(config)
     check_joined(find_sources(data))
@@ -84,12 +90,12 @@ def run_cells(config: Any, predictor: Predictor, output: Path, ledger: Ledger | 
     def compute(kept: Ledger) -> Any:
         return (predictor.work if kept.is_worker else predictor.embed_and_predict)(data, *_asked(config, predictor), ledger=kept, **options)
 
-    def write(found: Any) -> None:
-        _write_cells(output, predictor, find_sources(data), *found)
+    def write(found: Any, files: list[Path]) -> None:
+        _write_cells(files[0], predictor, find_sources(data), *found)
         _say(predictor.counts)
 
     with _plain_warnings():
-        SharedRun(config, predictor, run, ledger)(output, [*find_sources(_paths(config)), *orthologs], compute, write)
+        shared([output], [*find_sources(_paths(config)), *orthologs], compute, write)
 
 
 def _paths(config: Any) -> list[str]:
@@ -101,7 +107,7 @@ def _asked(config: Any, predictor: Predictor) -> tuple[bool, bool, Any, Any]:
     return bool(config.embeddings), predictions, config.pooling, config.layer
 
 
-def _check_suffix(output: Path, suffixes: tuple[str, ...], examples: str) -> None:
+def _check_suffix(output: Place, suffixes: tuple[str, ...], examples: str) -> None:
     if output.suffix not in suffixes:
         raise SystemExit(f"bmfm: output={output}: for {examples} it must end in {' or '.join(suffixes)}")
 
@@ -120,9 +126,9 @@ def _write_cells(output: Path, predictor: Predictor, sources: Any, embeddings: n
             print(f"{name} is written to {where}: {expected} was there already")
 
 
-def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger | None) -> None:
+def run_donors(shared: SharedRun, output: Place) -> None:
     """Predict for regions of a genome in each donor, see `donors`."""
-    data = config.data
+    config, predictor, data = shared.config, shared.predictor, shared.config.data
     if absent := [f"data.{key}=..." for key in ("fasta", "variants", "bed") if not data[key]]:
         raise SystemExit(
             f"bmfm: predictions for donors need {', '.join(absent)}, too; for regions of the reference alone give data.path=FASTA data.bed=BED"
@@ -154,15 +160,15 @@ def run_donors(config: Any, predictor: Predictor, output: Path, ledger: Ledger |
     def compute(kept: Ledger) -> Any:
         return (work_on_donors if kept.is_worker else predict_donors)(*asked, ledger=kept, **options)
 
-    def write(results: DonorPredictions) -> None:
-        write_anndata(as_anndata(results, people.samples, regions, about), output)
+    def write(results: DonorPredictions, files: list[Path]) -> None:
+        write_anndata(as_anndata(results, people.samples, regions, about), files[0])
         print(f"{len(people.samples):,} donors, {len(regions):,} regions, {results.counts['sequences']:,} different sequences")
         if results.n_lost:
             print(f"{results.n_lost:,} copies of regions are deleted as a whole: they and their means are NaN")
         _say(results.counts)
 
     with _plain_warnings():
-        SharedRun(config, predictor, run, ledger)(output, [data.fasta, data.bed, *variant_files(paths)], compute, write)
+        shared([output], [data.fasta, data.bed, *variant_files(paths)], compute, write)
 
 
 def _say(counts: Mapping[str, int]) -> None:
