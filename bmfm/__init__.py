@@ -3,6 +3,37 @@
 __version__ = "0.1.0"
 
 
+def _find_room_for_kernels() -> None:
+    """Name a folder to numba where it would refuse to import our kernels, as it finds none to keep them in once they are compiled: in
+    containers whose package and home are both read-only. It is in ``$BMFM_CACHE``, or one of this process."""
+    import os
+
+    def can_be_written(folder: str) -> bool:
+        while not os.path.exists(folder):
+            folder = os.path.dirname(folder)
+        return os.access(folder, os.W_OK)
+
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if (
+        "NUMBA_CACHE_DIR" in os.environ
+        or can_be_written(os.path.dirname(os.path.abspath(__file__)))
+        or can_be_written(os.path.abspath(home))
+    ):
+        return
+    if kept := os.environ.get("BMFM_CACHE"):
+        os.environ["NUMBA_CACHE_DIR"] = os.path.join(kept, "numba")
+        return
+    import atexit
+    import shutil
+    import tempfile
+
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="bmfm-numba-")
+    atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
+
+
+_find_room_for_kernels()
+
+
 def load(name, backend="torch", **options):
     """A model with its tokenizer, ready to embed, predict and score: a `bmfm.api.Model`; options as of `bmfm.inference.load`.
 

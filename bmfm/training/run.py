@@ -106,7 +106,14 @@ class Run:
         plugins = [WholeCheckpoints(), *(instantiate(c) for c in config.trainer.get("plugins") or ())]
         trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="all")
         module = _module_for(trainer)(
-            model, objectives, optimizer, schedule, compile=config.compile, tokenizer=data.tokenizer, test_precision=precision, nonfinite=nonfinite
+            model,
+            objectives,
+            optimizer,
+            schedule,
+            compile=config.compile,
+            tokenizer=data.tokenizer,
+            test_precision=precision,
+            nonfinite=nonfinite,
         )
         if resume_from:
             data.first_batch = check_checkpoint(resume_from, module)
@@ -115,7 +122,8 @@ class Run:
     def fit(self) -> float:
         """Train; returns how many seconds it took."""
         start_time = time.perf_counter()
-        self.trainer.fit(self.module, self.data, ckpt_path=self.resume_from, weights_only=True if self.resume_from else None)
+        with _dead_workers_named(self.data.num_workers):
+            self.trainer.fit(self.module, self.data, ckpt_path=self.resume_from, weights_only=True if self.resume_from else None)
         self.module.finish(self.model)
         return time.perf_counter() - start_time
 
@@ -213,9 +221,28 @@ def _module_for(trainer: "pl.Trainer") -> "type[LitModel]":
 
     if not isinstance(trainer.strategy, sharding.ShardedStrategy):
         name = type(trainer.strategy).__name__
-        raise ValueError(f"trainer.strategy: {name} is not supported; choose trainer=ddp, or trainer=fsdp2, which cuts parameters over devices")
+        raise ValueError(
+            f"trainer.strategy: {name} is not supported; choose trainer=ddp, or trainer=fsdp2, which cuts parameters over devices"
+        )
     sharding.check(trainer)
     return sharding.ShardedLitModel
+
+
+@contextmanager
+def _dead_workers_named(n: int) -> Iterator[None]:
+    """Say what becomes of a run one of whose processes that read data has died, which PyTorch notices wherever training is."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not str(cause).startswith("DataLoader worker"):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise ChildProcessError(
+            f"a process that reads data died, and training with it ({str(cause).splitlines()[0].strip()}). Killed most often means that memory ran out (dmesg says so): "
+            f"choose data.num_workers below {n}, or 0, which shows errors of the data in full; then go on from the last checkpoint by resume=true"
+        ) from error
 
 
 @contextmanager

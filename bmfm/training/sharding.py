@@ -104,7 +104,9 @@ class ShardedLitModel(LitModel):
 
     def __init__(self, model: BmfmModel, *args: Any, compile: bool = False, **options: Any):
         if any(isinstance(module, TokenEmbedding) and module.frozen for module in model.modules()):
-            raise ValueError("model.pretrained_genes.freeze=true: rows of a table that is cut over devices cannot be frozen; choose trainer=ddp")
+            raise ValueError(
+                "model.pretrained_genes.freeze=true: rows of a table that is cut over devices cannot be frozen; choose trainer=ddp"
+            )
         super().__init__(deepcopy(model), *args, **options)
         self.compile_layers = compile
 
@@ -142,7 +144,9 @@ def check(trainer: pl.Trainer) -> None:
     if strategy.param_dtype is not None and trainer.precision != "bf16-mixed":
         raise ValueError(f"trainer.strategy.param_dtype={strategy.param_dtype} needs trainer.precision=bf16-mixed")
     if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # as Lightning has it
-        raise ValueError("callbacks=ema keeps a whole copy of the weights, which trainer=fsdp2 has nowhere; choose trainer=ddp or callbacks=default")
+        raise ValueError(
+            "callbacks=ema keeps a whole copy of the weights, which trainer=fsdp2 has nowhere; choose trainer=ddp or callbacks=default"
+        )
 
 
 def whole(value: Any, keep: bool) -> Any:
