@@ -7,21 +7,16 @@ def _find_room_for_kernels() -> None:
     """Name a folder to numba where it would refuse to import our kernels, as it finds none to keep them in once they are compiled: in
     containers whose package and home are both read-only. It is in ``$BMFM_CACHE``, or one of this process."""
     import os
+    from pathlib import Path
 
-    def can_be_written(folder: str) -> bool:
-        while not os.path.exists(folder):
-            folder = os.path.dirname(folder)
-        return os.access(folder, os.W_OK)
+    def can_be_written(folder: Path) -> bool:
+        return os.access(next(f for f in (folder, *folder.parents) if f.exists()), os.W_OK)
 
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if (
-        "NUMBA_CACHE_DIR" in os.environ
-        or can_be_written(os.path.dirname(os.path.abspath(__file__)))
-        or can_be_written(os.path.abspath(home))
-    ):
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    if "NUMBA_CACHE_DIR" in os.environ or can_be_written(Path(__file__).absolute().parent) or can_be_written(home):
         return
     if kept := os.environ.get("BMFM_CACHE"):
-        os.environ["NUMBA_CACHE_DIR"] = os.path.join(kept, "numba")
+        os.environ["NUMBA_CACHE_DIR"] = str(Path(kept) / "numba")
         return
     import atexit
     import shutil
