@@ -108,6 +108,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
+        if error.errno is None:  # of what is written, rather than of the disk
+            raise
         raise OSError(error.errno, f"{path} cannot be written ({error.strerror or error}); what was there before is kept") from error
     finally:
         partial.unlink(missing_ok=True)
