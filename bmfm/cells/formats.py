@@ -18,7 +18,9 @@ from bmfm.cells.soma import Experiment, is_soma, is_url
 from bmfm.files import require_file
 
 SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
-TAKEN = "an AnnData, a DataFrame of cells x genes, or paths of .h5ad, zarr, .h5mu, 10x .h5, 10x .mtx folders or SOMA experiments, one or a list"
+TAKEN = (
+    "an AnnData, a DataFrame of cells x genes, or paths of .h5ad, zarr, .h5mu, 10x .h5, 10x .mtx folders or SOMA experiments, one or a list"
+)
 _CONVERT = {
     ".loom": "scanpy.read_loom(PATH).write_h5ad(...), which needs loompy",
     ".csv": "scanpy.read_csv(PATH).write_h5ad(...)",

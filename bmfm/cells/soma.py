@@ -7,7 +7,7 @@ A layer ``data`` of the measurement is what AnnData calls X, a measurement ``raw
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ BUFFER = 64 << 20
 """Bytes that a column is read with at a time."""
 
 
-def is_url(source: Any) -> bool:
+def is_url(source: Any) -> TypeGuard[str]:
     """Whether it is the address of something that is no file of this machine."""
     return isinstance(source, str) and "://" in source
 
@@ -49,7 +49,9 @@ class Experiment:
 
     def __init__(self, uri: str):
         self.uri = uri
-        self._opened: dict[int, Any] = {}  # by process: what a forked one inherits is kept, as closing it would wait for threads that are not there
+        self._opened: dict[
+            int, Any
+        ] = {}  # by process: what a forked one inherits is kept, as closing it would wait for threads that are not there
         measurements = list(self.handle.ms)
         names = [m for m in measurements if m != RAW]
         if MEASUREMENT not in names and len(names) != 1:
