@@ -44,6 +44,10 @@ class LimitMiddleware:
             await self._answer(scope, receive, watched)
         except ClientDisconnect:
             status = 499  # nobody is there to be told
+        except asyncio.CancelledError:  # the time for requests is over
+            if status:
+                raise
+            await self._refuse(Refusal(503, "the server is stopping, and this takes too long: ask another"), scope, receive, watched)
         except Exception as error:
             if not of_input(error):
                 LOGGER.error("%s: %s", path, place_of(error))
