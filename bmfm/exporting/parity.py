@@ -96,7 +96,11 @@ def windows_of(file: str | Path, room: int) -> list[str]:
     path = require_file(file, "FASTA file of examples")
     with open_whole(path) as source:
         is_fastq = source.read(1) == b"@"
-    pieces = (text for _, text in read_records(path)) if is_fastq else (piece.decode("latin-1") for name, piece in fasta_pieces(path) if name is None)
+    pieces = (
+        (text for _, text in read_records(path))
+        if is_fastq
+        else (piece.decode("latin-1") for name, piece in fasta_pieces(path) if name is None)
+    )
     windows: list[str] = []
     for piece in pieces:
         text = "".join(piece.split())

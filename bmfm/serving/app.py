@@ -59,7 +59,9 @@ class Service:
         is_finished = await self.batcher.close(END_SECONDS)
         warming.cancel()
         if not is_finished:
-            LOGGER.error("a call of the model was still running %g seconds after the requests ended: the process ends without it", END_SECONDS)
+            LOGGER.error(
+                "a call of the model was still running %g seconds after the requests ended: the process ends without it", END_SECONDS
+            )
 
     async def _warm_up(self) -> None:
         try:
