@@ -31,8 +31,8 @@ def open_matrix(view: AnnDataView, key: str) -> Matrix:
     ValueError
         If it is not: the file is damaged.
     """
-    matrix = Matrix(view.matrix(key), f"{view.name}, {key}", view.obs.index)
-    for have, want, what in ((matrix.shape[0], len(view.obs), "rows for {} cells in obs"), (matrix.shape[1], len(view.var(key)), "columns for {} genes in var")):  # fmt: skip
+    matrix = Matrix(view.matrix(key), f"{view.name}, {key}", view.table.name_of)
+    for have, want, what in ((matrix.shape[0], len(view.table), "rows for {} cells in obs"), (matrix.shape[1], len(view.var(key)), "columns for {} genes in var")):  # fmt: skip
         if have != want:
             raise ValueError(f"{matrix.name} is damaged: it has {have:,} {what.format(f'{want:,}')}; copy the file again, or make it again")
     return matrix
@@ -71,7 +71,7 @@ def find_counts(view: AnnDataView, where: str, whole: bool) -> str:
         matrix = open_matrix(view, key)
         if odd := matrix.odd_value(whole):
             value, row, column, fault = odd
-            cell = f"cell {view.obs.index[row]!r}, gene {view.var(key).index[column]!r}" if column < matrix.shape[1] else f"row {row}"
+            cell = f"cell {view.table.name_of(row)!r}, gene {view.var(key).index[column]!r}" if column < matrix.shape[1] else f"row {row}"
             seen.append(f"{key} (has {value:.5g}: {cell})")
             if fault != FRACTION:
                 wrong.append(f"{matrix.name}: value {value:.5g} of {cell.replace(', gene', f' (row {row}), gene')}, {FAULTS[fault]}")
@@ -129,7 +129,7 @@ def checked_rows(
         remedy = ("name the matrix of raw counts by counts=layers/NAME (data.counts), or say expects=normalised (data.expects) if these "
                   "values are meant" if fault == FRACTION else "correct or remove the cell")  # fmt: skip
         raise ValueError(
-            f"{matrix.name}: value {data[place]:.6g} of cell {view.obs.index[row]!r} (row {row}), gene "
+            f"{matrix.name}: value {data[place]:.6g} of cell {view.table.name_of(row)!r} (row {row}), gene "
             f"{view.var(key).index[indices[place]]!r}, {FAULTS[fault]}; {remedy}"
         )
     return indptr, indices, data
@@ -183,13 +183,13 @@ class CellSource:
     @cached_property
     def panel_masks(self) -> list[np.ndarray]:
         """The distinct sets of genes that its cells were measured by, each ``bool`` [V]: one, but for collections of different files."""
-        panels = self.view.varm(GENE_PANEL) if GENE_PANEL in self.view.obs and self.key == "X" else None
+        panels = self.view.varm(GENE_PANEL) if GENE_PANEL in self.view.table.columns and self.key == "X" else None
         return [self.gene_panel_mask] if panels is None else [self._mask_of(np.asarray(p, bool)) for p in np.asarray(panels).T]
 
     @property
     def panel_of_cell(self) -> np.ndarray:
         """Which of `panel_masks` is that of each cell, [n]."""
-        return self.view.obs[GENE_PANEL].to_numpy() if len(self.panel_masks) > 1 else np.zeros(len(self), np.int32)
+        return self.view.table.column(GENE_PANEL).to_numpy() if len(self.panel_masks) > 1 else np.zeros(len(self), np.int32)
 
     def read(self, start: int, stop: int) -> Counts:
         """Cells [start, stop) from the file, checked.
@@ -230,7 +230,7 @@ def open_source(
         raise ValueError(f"expects={expects!r} (data.expects) is unknown; choose counts or normalised")
     if isinstance(min_matched, str) or not 0 <= min_matched <= 1:
         raise ValueError(f"min_matched={min_matched!r} (data.min_matched) must be a share of genes, from 0 to 1")
-    if not len(view.obs):
+    if not len(view.table):
         raise ValueError(f"{view.name} holds no cell")
     key = find_counts(view, counts, whole)
     var = view.var(key)
@@ -359,12 +359,12 @@ class Cells:
     def name_of(self, number: int) -> str:
         """The name of a cell and of its file, for messages."""
         source = int(self.source_of(np.array([number]))[0])
-        return f"{self.sources[source].view.obs.index[number - int(self.first[source])]!r} of {self.sources[source].name}"
+        return f"{self.sources[source].view.table.name_of(number - int(self.first[source]))!r} of {self.sources[source].name}"
 
     @property
     def names(self) -> pd.Index:
         """``.obs_names`` of all cells; those of several files, or of one, may repeat."""
-        indices = [s.view.obs.index for s in self.sources]
+        indices = [s.view.table.names for s in self.sources]
         return indices[0] if len(indices) == 1 else indices[0].append(indices[1:])
 
     def column(self, name: str) -> np.ndarray:
@@ -379,10 +379,10 @@ class Cells:
             return np.array([s.name for s in self.sources], object)[self.source_of(np.arange(len(self)))]
         parts = []
         for source in self.sources:
-            obs = source.view.obs
-            if name not in obs:
-                raise KeyError(f"{source.view.name} has no .obs column {name!r}; it has {', '.join(map(str, obs.columns)) or 'none'}")
-            parts.append(obs[name].astype(object).to_numpy())
+            table = source.view.table
+            if name not in table.columns:
+                raise KeyError(f"{source.view.name} has no .obs column {name!r}; it has {', '.join(map(str, table.columns)) or 'none'}")
+            parts.append(table.column(name).astype(object).to_numpy())
         return np.concatenate(parts)
 
     @cached_property

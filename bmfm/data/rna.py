@@ -35,7 +35,7 @@ class RnaDataModule(BatchModule):
     Parameters
     ----------
     path
-        .h5ad files or zarr folders: one, a list, a pattern, a folder; or `anndata.AnnData` objects, and what else
+        .h5ad files, zarr folders or SOMA experiments: one, a list, a pattern, a folder; or `anndata.AnnData` objects, and what else
         `cells.formats.find_sources` takes.
     census
         A callable that opens more sources with the vocabulary, see `cells.census`.
@@ -214,13 +214,14 @@ class RnaDataModule(BatchModule):
     def where(self, number: int) -> str:
         """File and name of a cell."""
         source = int(self.cells.source_of(np.array([number]))[0])
-        name = self.sources[source].view.obs.index[number - int(self.cells.first[source])]
+        name = self.sources[source].view.table.name_of(number - int(self.cells.first[source]))
         return f"{self.sources[source].name}, cell {name!r}"
 
     @property
     def column_names(self) -> list[str]:
         """Columns that the ``.obs`` of every file has."""
-        return [str(c) for c in self.sources[0].view.obs.columns if all(c in s.view.obs for s in self.sources)]
+        tables = [s.view.table for s in self.sources]
+        return [str(c) for c in tables[0].columns if all(c in table.columns for table in tables)]
 
     def column(self, name: str, as_text: bool = False) -> np.ndarray:
         """An ``.obs`` column of all cells."""

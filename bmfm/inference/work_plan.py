@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfm import __version__
+from bmfm.cells.soma import is_url
 from bmfm.checkpoints.adapters import adapter_base
 from bmfm.files import sha256_of_file
 from bmfm.inference.predictor import Predictor
@@ -40,7 +41,8 @@ def work_plan(config: Any, predictor: Predictor, files: Iterable[str | Path], as
     folders = [predictor.folder] if predictor.folder else [checkpoint, find_folder(adapter_base(checkpoint))]
     model = [(p.name, digest(p)) for folder in folders for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
     settings: Any = OmegaConf.to_container(asked, resolve=True)
-    data = [digest_tree(Path(file).expanduser()) for file in files]
+    # of an address nothing but itself is known
+    data = [[(file, "")] if is_url(file) else digest_tree(Path(file).expanduser()) for file in files]
     return {"version": __version__, "model": model, "data": data, "options": {k: v for k, v in settings.items() if k not in ASIDE}}
 
 
