@@ -1,7 +1,7 @@
 """Labelled DNA sequences in tables, as a Lightning data module: CSV, TSV or Parquet in, batches out."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,13 @@ from bmfm.data.sources import EitherStrand, TokenizedSequences
 from bmfm.data.spec import DataSpec
 from bmfm.data.splits import split_examples
 from bmfm.data.stream import PARTS
-from bmfm.data.tables import find_tables, read_as_written, read_table, suffix_of
+from bmfm.data.tables import BLOCK, find_tables, read_as_written, read_sequence_table, suffix_of
 from bmfm.expressions import evaluate
 from bmfm.genome.representation import Encoded
 from bmfm.special import UNK
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.dna import refuse_unknown
-from bmfm.tokenizers.texts import join_pairs, one_after_the_other, other_strands
+from bmfm.tokenizers.texts import join_pairs, other_strands
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -101,17 +101,18 @@ class SequenceTable(BatchModule):
         symbols, n_replaced = self._symbols()
         if n_replaced:
             self.note("characters read as N", f"{n_replaced:,}")
-        self.tokens, self.is_cut = self._cut(self._tokenize(symbols))
+        whole = self._tokenize(symbols, lambda some: some)
+        self.tokens, self.is_cut = self._cut(whole)
         self.numbers = self._split()
         self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, symbols))
         if self.reverse_complement:
-            tokens, is_cut = self._cut(self._tokenize(one_after_the_other(symbols, other_strands(symbols))))
+            tokens, is_cut = self._cut(_joined([whole, self._tokenize(symbols, other_strands)]))
             self.parts["train"].source = EitherStrand(tokens, is_cut, symbols, self.reverse_complement)
 
     def _read(self) -> pd.DataFrame:
         tables = []
         for part, file in find_tables(self.path).items():
-            table = read_table(file, [*self.text, *self._groups()], self._sequences)
+            table = read_sequence_table(file, [*self.text, *self._groups()], self._sequences)
             self.sequence = self.sequence or str(table.columns[0])
             for name, expression in (self.derived or {}).items():
                 table[name] = self._derive(table, name, str(expression), file)
@@ -144,16 +145,25 @@ class SequenceTable(BatchModule):
     def _symbols(self) -> tuple[Encoded, int]:
         """Symbols of all rows, and how many characters were read as N."""
         columns = [str(self.sequence), *([self.second] if self.second else [])]
-        read = [self._read_texts(column) for column in columns]
-        symbols = read[0][0] if len(read) == 1 else join_pairs(read[0][0], read[1][0])
-        return symbols, sum(n for _, n in read)
+        blocks, n_replaced = [], 0
+        for first in range(0, len(self.table), BLOCK):
+            read = [self._read_texts(column, first) for column in columns]
+            blocks.append(read[0][0] if len(read) == 1 else join_pairs(read[0][0], read[1][0]))
+            n_replaced += sum(n for _, n in read)
+        symbols = np.concatenate([block.symbols for block in blocks])
+        return Encoded(symbols, np.append(0, np.cumsum(np.concatenate([np.diff(block.offsets) for block in blocks])))), n_replaced
 
-    def _tokenize(self, symbols: Encoded) -> Tokens:
-        """Tokens of sequences, however long."""
-        whole = self.tokenizer.encode(symbols, np.zeros(len(symbols), np.uint64), 1 << 40)
+    def _tokenize(self, symbols: Encoded, of: Callable[[Encoded], Encoded]) -> Tokens:
+        """Tokens of what `of` makes of sequences, however long."""
+        blocks = []
+        for first in range(0, len(symbols), BLOCK):
+            offsets = symbols.offsets[first : first + BLOCK + 1]
+            some = of(Encoded(symbols.symbols[offsets[0] : offsets[-1]], offsets - offsets[0]))
+            blocks.append(self.tokenizer.encode(some, np.zeros(len(some), np.uint64), 1 << 40))
+        whole = _joined(blocks)
         what = f"column {self.sequence}" + (f" and {self.second}" if self.second else "")
         refuse_unknown(int((whole.ids == UNK).sum()), len(whole.ids), what)
-        return Tokens(whole.ids, whole.offsets)
+        return whole
 
     def _cut(self, whole: Tokens) -> tuple[Tokens, np.ndarray]:
         """Tokens of all rows, cut to `max_tokens`, and which rows were cut [n] bool."""
@@ -169,12 +179,12 @@ class SequenceTable(BatchModule):
         shown = np.arange(len(whole.ids)) - np.repeat(whole.offsets[:-1], whole.lengths) < room
         return Tokens(whole.ids[shown], np.concatenate([[0], np.cumsum(np.minimum(whole.lengths, room))])), is_cut
 
-    def _read_texts(self, column: str) -> tuple[Any, int]:
-        """The sequences of a column as symbols, and how many characters were read as N."""
-        texts = self.table[column].tolist()
+    def _read_texts(self, column: str, first: int) -> tuple[Any, int]:
+        """Some sequences of a column as symbols, and how many characters were read as N."""
+        texts = self.table[column].iloc[first : first + BLOCK].tolist()
         if any("U" in text or "u" in text for text in texts):
             self.note(f"column {column}", "RNA: U is read as T")
-        return self.tokenizer.read_texts(texts, self.alphabet, lambda n: f"column {column}, row {n + 1} of all")
+        return self.tokenizer.read_texts(texts, self.alphabet, lambda n: f"column {column}, row {first + n + 1} of all")
 
     def _split(self) -> dict[str, np.ndarray]:
         """Numbers of the rows of each part: by their files, or by `split` where these leave it open."""
@@ -260,3 +270,9 @@ class SequenceTable(BatchModule):
     def facts(self) -> dict[str, str]:
         """What a run's summary says of its data."""
         return {f"{p} sequences": f"{len(n):,}" for p, n in self.numbers.items()} | self.notes
+
+
+def _joined(blocks: Sequence[Tokens]) -> Tokens:
+    """Tokens of one block after the other, without further fields."""
+    lengths = np.concatenate([block.lengths for block in blocks])
+    return Tokens(np.concatenate([block.ids for block in blocks]), np.append(0, np.cumsum(lengths)))
