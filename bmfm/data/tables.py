@@ -60,7 +60,7 @@ def read_table(
     file = require_file(path, "table (CSV, TSV or Parquet)")
     is_parquet = suffix_of(file) == ".parquet"
     with _named(file):
-        table = pd.read_parquet(file) if is_parquet else _read_lines(file, text, sequences, ids)
+        table = pd.read_parquet(file, page_checksum_verification=True) if is_parquet else _read_lines(file, text, sequences, ids)
     _names(file, table, ids, "data.id")
     for name in _names(file, table, sequences, "data.sequence"):
         table[name] = check_texts(table[name], partial(_cell, file, name, 1 if is_parquet else 2))
@@ -137,7 +137,7 @@ def _cell(file: Path, column: str, first: int, number: int) -> str:
 def _parquet_blocks(file: Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file, pre_buffer=False) as stored:
+    with pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as stored:
         head = stored.schema_arrow.empty_table().to_pandas()
         columns = dict.fromkeys([*_names(file, head, sequences, "data.sequence"), *_names(file, head, ids, "data.id")])
         for batch in stored.iter_batches(n_rows, columns=list(columns), use_threads=False):
@@ -151,7 +151,7 @@ def _parquet_without(file: Path, leave_out: list[str]) -> tuple[list[str], pd.Da
 
     columns = list(pq.read_schema(file).empty_table().to_pandas())
     others = [c for c in columns if c not in leave_out]
-    return columns, pd.read_parquet(file, columns=others) if others else pd.DataFrame()
+    return columns, pd.read_parquet(file, columns=others, page_checksum_verification=True) if others else pd.DataFrame()
 
 
 def _lines_without(file: Path, text: Sequence[str], sequences: Sequence[str | int], leave_out: list[str]) -> tuple[list[str], pd.DataFrame]:
@@ -167,9 +167,20 @@ def _lines_without(file: Path, text: Sequence[str], sequences: Sequence[str | in
     return columns, _without_overfull(file, table, columns)
 
 
+def read_text(file: Path) -> bytes:
+    """The bytes of a table of text, decompressed by its suffix or its beginning, without blank lines at the end.
+
+    Raises
+    ------
+    ValueError
+        Naming file and row, of a NUL byte.
+    """
+    with _lines(file) as stream:
+        return stream.read()
+
+
 def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str | int]) -> pd.DataFrame:
-    with _lines(file) as stream:  # all at once: whether a column is one of numbers, all of its cells say
-        data = stream.read()
+    data = read_text(file)  # all at once: whether a column is one of numbers, all of its cells say
     options, columns = _layout(file, io.BytesIO(data), text, sequences, ids)
     return _without_overfull(file, pd.read_csv(io.BytesIO(data), **options), columns)
 
@@ -232,17 +243,18 @@ def _lines(file: Path) -> Iterator[BinaryIO]:
         from pandas.io.common import get_handle
 
         with get_handle(file, "rb", compression="infer", is_text=False) as opened:
-            yield io.BufferedReader(_WithoutBlankEnd(opened.handle))  # type: ignore[assignment, arg-type]
+            yield io.BufferedReader(_WithoutBlankEnd(opened.handle, file))  # type: ignore[assignment, arg-type]
         return
     with open_whole(file) as stream:
-        yield io.BufferedReader(_WithoutBlankEnd(stream), 1 << 20)  # type: ignore[assignment]
+        yield io.BufferedReader(_WithoutBlankEnd(stream, file), 1 << 20)  # type: ignore[assignment]
 
 
 class _WithoutBlankEnd(io.RawIOBase):
-    """A stream without the line ends and spaces at its end."""
+    """A stream without the line ends and spaces at its end; a ValueError names the row of a NUL byte, behind which pandas would leave out the
+    rest of the cell."""
 
-    def __init__(self, stream: BinaryIO):
-        self.stream, self.blank, self.ready = stream, b"", memoryview(b"")
+    def __init__(self, stream: BinaryIO, file: Path):
+        self.stream, self.file, self.blank, self.ready, self.row = stream, file, b"", memoryview(b""), 1
 
     def readable(self) -> bool:
         return True
@@ -252,6 +264,12 @@ class _WithoutBlankEnd(io.RawIOBase):
             data = self.stream.read(1 << 20)
             if not data:
                 return 0
+            if (at := data.find(b"\0")) >= 0:
+                row = self.row + data.count(b"\n", 0, at)
+                raise ValueError(
+                    f"{self.file}: row {row} holds a NUL byte: it is damaged, or UTF-16 (to have UTF-8: iconv -f UTF-16 -t UTF-8)"
+                )
+            self.row += data.count(b"\n")
             if text := data.rstrip(b"\r\n "):
                 self.ready, self.blank = memoryview(self.blank + text), data[len(text) :]
             else:

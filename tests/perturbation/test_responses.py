@@ -165,8 +165,7 @@ def test_control_cells_without_a_context_are_named(model, screen_cells):
         model.predict_responses(cells, ["GENE0"], **READING)
 
 
-@pytest.mark.parametrize("unit", ["lognorm", "counts"])
-def test_rows_are_kept_and_shared(model, screen_file, tmp_path, monkeypatch, unit):
+def test_rows_are_kept_and_shared(model, screen_file, tmp_path, monkeypatch, unit="counts"):
     asked = screen_file, GENES[:3]
     alone = model.predict_responses(*asked, unit=unit, **READING)
     monkeypatch.setattr(responses, "PART", 100)  # of 80 cells each, so that a perturbation is a part
