@@ -1,9 +1,10 @@
 """Labelled DNA sequences in tables, as a Lightning data module: CSV, TSV or Parquet in, batches out."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from bmfm.data.sources import EitherStrand, TokenizedSequences
 from bmfm.data.spec import DataSpec
 from bmfm.data.splits import split_examples
 from bmfm.data.stream import PARTS
-from bmfm.data.tables import BLOCK, find_tables, read_as_written, read_sequence_table, suffix_of
+from bmfm.data.tables import BLOCK, find_tables, on_disk, read_as_written, read_sequence_table, suffix_of
 from bmfm.expressions import evaluate
 from bmfm.genome.representation import Encoded
 from bmfm.special import UNK
@@ -98,15 +99,12 @@ class SequenceTable(BatchModule):
         self.tokenizer = as_tokenizer(tokenizer)
         self.table = self._read()
         self.limit_max_tokens()
-        symbols, n_replaced = self._symbols()
-        if n_replaced:
-            self.note("characters read as N", f"{n_replaced:,}")
-        whole = self._tokenize(symbols, lambda some: some)
-        self.tokens, self.is_cut = self._cut(whole)
+        symbols = self._symbols()
+        self.tokens, self.is_cut = self._tokenize(_blocks(symbols))
         self.numbers = self._split()
         self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, symbols))
         if self.reverse_complement:
-            tokens, is_cut = self._cut(_joined([whole, self._tokenize(symbols, other_strands)]))
+            tokens, is_cut = self._tokenize(chain(_blocks(symbols), map(other_strands, _blocks(symbols))))
             self.parts["train"].source = EitherStrand(tokens, is_cut, symbols, self.reverse_complement)
 
     def _read(self) -> pd.DataFrame:
@@ -142,42 +140,51 @@ class SequenceTable(BatchModule):
             warnings.warn(f"data.derived.{name}={expression!r}: {message}", stacklevel=2)
         return values
 
-    def _symbols(self) -> tuple[Encoded, int]:
-        """Symbols of all rows, and how many characters were read as N."""
+    def _symbols(self) -> Encoded:
+        """Symbols of all rows."""
         columns = [str(self.sequence), *([self.second] if self.second else [])]
-        blocks, n_replaced = [], 0
-        for first in range(0, len(self.table), BLOCK):
-            read = [self._read_texts(column, first) for column in columns]
-            blocks.append(read[0][0] if len(read) == 1 else join_pairs(read[0][0], read[1][0]))
-            n_replaced += sum(n for _, n in read)
-        symbols = np.concatenate([block.symbols for block in blocks])
-        return Encoded(symbols, np.append(0, np.cumsum(np.concatenate([np.diff(block.offsets) for block in blocks])))), n_replaced
+        lengths: list[np.ndarray] = []
+        n_replaced = 0
 
-    def _tokenize(self, symbols: Encoded, of: Callable[[Encoded], Encoded]) -> Tokens:
-        """Tokens of what `of` makes of sequences, however long."""
-        blocks = []
-        for first in range(0, len(symbols), BLOCK):
-            offsets = symbols.offsets[first : first + BLOCK + 1]
-            some = of(Encoded(symbols.symbols[offsets[0] : offsets[-1]], offsets - offsets[0]))
-            blocks.append(self.tokenizer.encode(some, np.zeros(len(some), np.uint64), 1 << 40))
-        whole = _joined(blocks)
-        what = f"column {self.sequence}" + (f" and {self.second}" if self.second else "")
-        refuse_unknown(int((whole.ids == UNK).sum()), len(whole.ids), what)
-        return whole
+        def blocks() -> Iterator[np.ndarray]:
+            nonlocal n_replaced
+            for first in range(0, len(self.table), BLOCK):
+                read = [self._read_texts(column, first) for column in columns]
+                block = read[0][0] if len(read) == 1 else join_pairs(read[0][0], read[1][0])
+                n_replaced += sum(n for _, n in read)
+                lengths.append(np.diff(block.offsets))
+                yield block.symbols
 
-    def _cut(self, whole: Tokens) -> tuple[Tokens, np.ndarray]:
-        """Tokens of all rows, cut to `max_tokens`, and which rows were cut [n] bool."""
+        symbols = on_disk(blocks(), np.uint8)
+        if n_replaced:
+            self.note("characters read as N", f"{n_replaced:,}")
+        return Encoded(symbols, _offsets(lengths))
+
+    def _tokenize(self, blocks: Iterable[Encoded]) -> tuple[Tokens, np.ndarray]:
+        """Tokens of sequences, cut to `max_tokens`, and which were cut [n] bool."""
         room = self.max_tokens - self.tokenizer.n_cls - 1
-        is_cut = whole.lengths > room
-        if not is_cut.any():
-            return whole, is_cut
-        longest = int(whole.lengths.max()) + self.tokenizer.n_cls + 1
-        message = f"{int(is_cut.sum()):,} of {len(is_cut):,} sequences are longer than {self.max_tokens} tokens; data.max_tokens={longest} keeps all"
-        self.note("truncated", message)
-        if is_cut.mean() > 0.01:
-            warnings.warn(f"{is_cut.mean():.1%} of inputs lose their end: {message}", stacklevel=3)
-        shown = np.arange(len(whole.ids)) - np.repeat(whole.offsets[:-1], whole.lengths) < room
-        return Tokens(whole.ids[shown], np.concatenate([[0], np.cumsum(np.minimum(whole.lengths, room))])), is_cut
+        lengths: list[np.ndarray] = []
+        n_unknown = 0
+
+        def cut() -> Iterator[np.ndarray]:
+            nonlocal n_unknown
+            for block in blocks:
+                whole = self.tokenizer.encode(block, np.zeros(len(block), np.uint64), 1 << 40)
+                lengths.append(whole.lengths)
+                n_unknown += int((whole.ids == UNK).sum())
+                yield whole.ids[np.arange(len(whole.ids)) - np.repeat(whole.offsets[:-1], whole.lengths) < room]
+
+        ids = on_disk(cut(), np.int32)
+        every = np.concatenate([np.empty(0, np.int64), *lengths])
+        refuse_unknown(n_unknown, int(every.sum()), f"column {self.sequence}" + (f" and {self.second}" if self.second else ""))
+        is_cut = every > room
+        if is_cut.any():
+            longest = int(every.max()) + self.tokenizer.n_cls + 1
+            message = f"{int(is_cut.sum()):,} of {len(is_cut):,} sequences are longer than {self.max_tokens} tokens; data.max_tokens={longest} keeps all"
+            self.note("truncated", message)
+            if is_cut.mean() > 0.01:
+                warnings.warn(f"{is_cut.mean():.1%} of inputs lose their end: {message}", stacklevel=3)
+        return Tokens(ids, _offsets([np.minimum(every, room)])), is_cut
 
     def _read_texts(self, column: str, first: int) -> tuple[Any, int]:
         """Some sequences of a column as symbols, and how many characters were read as N."""
@@ -272,7 +279,12 @@ class SequenceTable(BatchModule):
         return {f"{p} sequences": f"{len(n):,}" for p, n in self.numbers.items()} | self.notes
 
 
-def _joined(blocks: Sequence[Tokens]) -> Tokens:
-    """Tokens of one block after the other, without further fields."""
-    lengths = np.concatenate([block.lengths for block in blocks])
-    return Tokens(np.concatenate([block.ids for block in blocks]), np.append(0, np.cumsum(lengths)))
+def _offsets(lengths: Sequence[np.ndarray]) -> np.ndarray:
+    return np.append(0, np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths])))
+
+
+def _blocks(symbols: Encoded) -> Iterator[Encoded]:
+    """The sequences, `BLOCK` at a time."""
+    for first in range(0, len(symbols), BLOCK):
+        offsets = symbols.offsets[first : first + BLOCK + 1]
+        yield Encoded(symbols.symbols[offsets[0] : offsets[-1]], offsets - offsets[0])

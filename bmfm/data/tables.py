@@ -1,9 +1,12 @@
 """Reading of tables: CSV, TSV and Parquet, to the letter where that matters."""
 
+import errno
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,24 +71,57 @@ def read_table(
 
 
 def read_sequence_table(path: str | Path, text: Sequence[str], sequences: Sequence[str | int]) -> pd.DataFrame:
-    """As `read_table`, with the sequences as texts of Arrow, which take a byte a base and eight a row, rather than as objects of Python."""
-    import pyarrow as pa
-
+    """As `read_table`, with the sequences as texts of Arrow in a temporary file, which take no memory, rather than as objects of Python."""
     file = require_file(path, "table (CSV, TSV or Parquet)")
-    texts: dict[str, list[Any]] = {}
-    for block in table_blocks(file, sequences, [], BLOCK):
-        for name in block:
-            texts.setdefault(name, []).append(pa.array(block[name], pa.large_string()))
-    if not texts:
+    texts = _arrow_on_disk(table_blocks(file, sequences, [], BLOCK))
+    if texts is None:
         return read_table(file, text, sequences)
     with _named(file):
         if suffix_of(file) == ".parquet":
-            columns, table = _parquet_without(file, list(texts))
+            columns, table = _parquet_without(file, texts.column_names)
         else:
-            columns, table = _lines_without(file, text, sequences, list(texts))
-    for name, blocks in texts.items():
-        table[name] = pd.arrays.ArrowExtensionArray(pa.chunked_array(blocks).combine_chunks())
+            columns, table = _lines_without(file, text, sequences, texts.column_names)
+    for name in texts.column_names:
+        table[name] = pd.arrays.ArrowExtensionArray(texts[name])
     return table[columns]
+
+
+def _arrow_on_disk(blocks: Iterator[pd.DataFrame]) -> Any:
+    """Columns of texts as a table of Arrow, whose file goes when nobody has the table any more; None without blocks."""
+    import pyarrow as pa
+
+    first = next(blocks, None)
+    if first is None:
+        return None
+    schema = pa.schema([(name, pa.large_string()) for name in first])
+    with tempfile.NamedTemporaryFile(prefix="bmfm-") as kept:
+        with pa.OSFile(kept.name, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for block in chain([first], blocks):
+                writer.write_table(pa.Table.from_pandas(block, schema, preserve_index=False))
+        return pa.ipc.open_file(pa.memory_map(kept.name)).read_all()
+
+
+def on_disk(pieces: Iterable[np.ndarray], dtype: Any) -> np.ndarray:
+    """Arrays one after the other, in a temporary file that goes when nobody has the array any more: the system reads and drops its pages.
+
+    Raises
+    ------
+    OSError
+        Naming the folder for temporary files (``TMPDIR``), where it is full.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            for piece in pieces:
+                file.write(np.ascontiguousarray(piece, dtype).data)
+            file.flush()
+            # writable for who must, without a change to the file
+            return np.memmap(file, dtype, "c").view(np.ndarray) if file.tell() else np.empty(0, dtype)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            error.errno, f"{tempfile.gettempdir()} has no room for the tokens of the table: set TMPDIR to another folder"
+        ) from error
 
 
 def table_blocks(path: str | Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
