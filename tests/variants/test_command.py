@@ -1,6 +1,7 @@
 """Files in, files out: nothing is lost, reordered or changed beside the scores; what was interrupted ends with the same bytes."""
 
 import gzip
+import io
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from bmfm.cli import compose
 from bmfm.genome.alphabet import decode
 from bmfm.score import score
+from bmfm.variants import command
 from bmfm.variants.outputs import as_cadd
 from bmfm.variants.scoring import Scorer, score_variants
 from tests.conftest import vcf
@@ -218,8 +220,6 @@ def test_unsorted_and_tables_keep_their_order(base_folder, genome, text, tmp_pat
 
 
 def test_a_pipe_is_read(base_folder, genome, source, tmp_path, monkeypatch):
-    import io
-
     data = gzip.decompress(source.read_bytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     run(base_folder, genome, "-", tmp_path / "out.vcf")
@@ -242,3 +242,12 @@ def test_a_killed_process_goes_on_where_it_was(base_folder, genome, source, tmp_
     assert not (tmp_path / "cut.vcf.gz").exists()
     subprocess.run(command_line, check=True, capture_output=True)
     assert (tmp_path / "cut.vcf.gz").read_bytes() == (tmp_path / "whole.vcf.gz").read_bytes()
+
+
+def test_what_comes_through_pipes_is_kept_apart(tmp_path, monkeypatch):
+    kept = []
+    for content in (b"one", b"two", b"one"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        kept.append(command._variants("-", tmp_path / "out.vcf"))
+    assert [path.read_bytes() for path in kept] == [b"one", b"two", b"one"] and kept[0] == kept[2]
+    assert len(list(tmp_path.iterdir())) == 2
