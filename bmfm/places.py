@@ -26,6 +26,9 @@ FETCHED = "fetched"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """What to install for a kind of store, where fsspec does not say it in these words."""
 
+TILEDB = ("__group", "__tiledb_group.tdb")
+"""What a group of TileDB has in it."""
+
 NOT_FETCHED = ("output", "run_dir", "launcher", "hydra", "trainer", "logger", "callbacks")
 """Settings whose URLs are no inputs."""
 
@@ -306,12 +309,17 @@ def with_local_inputs(config: Any) -> Any:
     return config if local == plain else OmegaConf.create(local)
 
 
+def _is_of_tiledb(url: str) -> bool:
+    """Whether this is a group of TileDB, as SOMA experiments are, which TileDB reads where it is."""
+    return url.startswith("tiledb://") or (not any(c in url for c in "*?[") and bool(set(TILEDB) & set(StorePath(url.rstrip("/")).names())))
+
+
 def _localised(value: Any, name: str) -> Any:
     if isinstance(value, dict):
         return {k: _localised(v, f"{name}.{k}") for k, v in value.items()}
     if isinstance(value, list):
         return [_localised(v, name) for v in value]
-    if not isinstance(value, str) or not is_url(value):
+    if not isinstance(value, str) or not is_url(value) or _is_of_tiledb(value):
         return value
     if not any(c in value for c in "*?["):
         return str(fetch(value, f"{name}: file or folder"))
