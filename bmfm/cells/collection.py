@@ -22,7 +22,8 @@ import pandas as pd
 from bmfm.cells.counts import Counts, align, by_gene, concatenate, gather
 from bmfm.cells.formats import AnnDataView
 from bmfm.cells.groups import MANIFEST
-from bmfm.cells.sources import GENE_PANEL, checked_rows, open_matrix
+from bmfm.cells.raw_counts import checked_rows, open_matrix
+from bmfm.cells.sources import GENE_PANEL
 from bmfm.cells.unified import FILE, FileOfCells, Union
 from bmfm.files import whole_file
 from bmfm.hashing import example_keys

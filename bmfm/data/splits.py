@@ -44,7 +44,7 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
     seed = split_seed(split)
     keys = example_keys(seed, 0, np.arange(n))
     if by == "random":
-        return _cut(np.argsort(keys, kind="stable"), shares)
+        return _cut_by_keys(keys, shares)
     codes, _ = pd.factorize(pd.Series(column(split["column"])).astype(str))
     if by == "stratified":
         cuts = [
@@ -83,6 +83,19 @@ def _cut(order: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray
     n_validation, n_test = (round(shares[p] * len(order)) for p in ("validation", "test"))
     cuts = np.split(order, [n_validation, n_validation + n_test])
     return dict(zip(("validation", "test", "train"), (np.sort(c) for c in cuts), strict=True))
+
+
+def _cut_by_keys(keys: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """As `_cut` of their order, without sorting all of them."""
+    n_validation, n_test = (round(shares[p] * len(keys)) for p in ("validation", "test"))
+    n_held = n_validation + n_test
+    smallest = np.sort(np.partition(keys, n_held - 1)[:n_held]) if n_held else keys[:0]
+    is_held = keys <= smallest[-1] if n_held else np.zeros(len(keys), bool)
+    held = np.flatnonzero(is_held)
+    if len(held) != n_held:  # keys that are alike
+        return _cut(np.argsort(keys, kind="stable"), shares)
+    order = held[np.argsort(keys[held], kind="stable")]
+    return {"validation": np.sort(order[:n_validation]), "test": np.sort(order[n_validation:]), "train": np.flatnonzero(~is_held)}
 
 
 def _by_value(split: Mapping, values: np.ndarray, column: str) -> dict[str, np.ndarray]:
