@@ -241,7 +241,7 @@ def write_collection(work: Path, union: Union, seed: int, layout: Layout, facts:
         done(min(layout.cells, union.n_cells - run * layout.cells))
     dtype = next(kind for kind in (np.uint8, np.uint16, np.uint32) if runs.greatest() <= np.iinfo(kind).max)
     zarr.open_group(target, mode="a", zarr_format=3).attrs.update(ENCODING)
-    sizes, n_values = [], 0
+    sizes, n_values, n_empty = [], 0, 0
     for number in range(runs.n_groups):
         folder = target / f"dataset_{number}"
         if not folder.exists():
@@ -249,6 +249,7 @@ def write_collection(work: Path, union: Union, seed: int, layout: Layout, facts:
         matrix: Any = zarr.open_group(folder, mode="r")["X"]
         sizes.append(int(matrix.attrs["shape"][0]))
         n_values += matrix["data"].shape[0]
+        n_empty += int((np.diff(matrix["indptr"][:]) == 0).sum())
         done(sizes[-1])
     assert sum(sizes) == union.n_cells
     manifest = {
@@ -256,6 +257,7 @@ def write_collection(work: Path, union: Union, seed: int, layout: Layout, facts:
         "genes": len(union.genes),
         "groups": sizes,
         "values": n_values,
+        "cells_without_counts": n_empty,
         "dtype": np.dtype(dtype).name,
         "seed": seed,
         **facts,

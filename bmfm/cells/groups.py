@@ -41,6 +41,7 @@ class Collection(CellStore):
         self.sizes = np.array(manifest["groups"], np.int64)
         self.first = np.concatenate([[0], np.cumsum(self.sizes)])
         self._n_values: int | None = manifest.get("values")
+        self.has_empty = bool(manifest.get("cells_without_counts", True))
         self._opened: OrderedDict[int, Any] = OrderedDict()
         n_there = len(list(folder.glob("dataset_*")))
         if n_there != len(self.sizes):
@@ -148,7 +149,7 @@ class GroupRows(RowReader):
         self.shape = len(collection.table), len(collection.var("X"))
         self.dtype, self.n_values = np.dtype(collection.group(0)[1]["data"].dtype), collection.count_values()
 
-    def _lengths(self, group: int, start: int, stop: int) -> np.ndarray:
+    def _row_begins(self, group: int, start: int, stop: int) -> np.ndarray:
         """Where rows of a group begin, and the last ends."""
         arrays = self.collection.group(group)[1]
         indptr = arrays["indptr"][start : stop + 1]
@@ -156,9 +157,11 @@ class GroupRows(RowReader):
             raise ValueError(f"{self.collection.folder / f'dataset_{group}'} is damaged: its indptr does not cut its values into rows; copy it again, or make it again")  # fmt: skip
         return indptr
 
-    def lengths(self) -> np.ndarray:
-        """How many genes each cell has counts of, int32 [n]."""
-        return np.concatenate([np.diff(self._lengths(g, 0, int(n))).astype(np.int32) for g, n in enumerate(self.collection.sizes)])
+    def empty(self) -> np.ndarray:
+        """Which cells have no count in any gene, bool [n]."""
+        if not self.collection.has_empty:
+            return np.zeros(self.shape[0], bool)
+        return np.concatenate([np.diff(self._row_begins(g, 0, int(n))) == 0 for g, n in enumerate(self.collection.sizes)])
 
     def __getitem__(self, rows: slice) -> sp.csr_matrix:
         start, stop, _ = rows.indices(self.shape[0])
@@ -166,7 +169,7 @@ class GroupRows(RowReader):
             return sp.csr_matrix((0, self.shape[1]), dtype=self.dtype)
         parts = []
         for group, first, last in self.collection.parts(start, stop):
-            indptr = self._lengths(group, first, last)
+            indptr = self._row_begins(group, first, last)
             span, arrays = slice(int(indptr[0]), int(indptr[-1])), self.collection.group(group)[1]
             parts.append(
                 sp.csr_matrix((arrays["data"][span], arrays["indices"][span], indptr - indptr[0]), shape=(last - first, self.shape[1]))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.cells.counts import CellBatch, Counts, align, concatenate, gather
+from bmfm.cells.counts import CellBatch, Counts, align, concatenate, gather, gather_from
 from bmfm.cells.formats import AnnDataView
 from bmfm.cells.genes import GeneMatch, GeneVocabulary, human_names, other_features
 from bmfm.cells.groups import MANIFEST, GroupRows
@@ -244,11 +244,8 @@ class Cells:
         source = self.source_of(numbers)
         row = (numbers - self.first[source]) % self.block
         order = np.argsort(blocks, kind="stable")
-        cuts = np.flatnonzero(np.diff(blocks[order])) + 1
-        parts = [gather(self._block(int(blocks[part[0]])), row[part]) for part in np.split(order, cuts)]
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return gather(concatenate(parts), back)
+        places = np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1)
+        return gather_from([self._block(int(blocks[at[0]])) for at in places], [row[at] for at in places], places)
 
     def batch(self, numbers: np.ndarray) -> CellBatch:
         """The cells of these numbers [B], in this order, as a tokenizer takes them."""
@@ -276,7 +273,7 @@ class Cells:
         if self._all is not None:
             return np.diff(self._all.offsets) == 0
         if "totals" not in self.__dict__ and all(source.has_all_genes for source in self.sources):
-            return np.concatenate([source.matrix.stored.lengths() == 0 for source in self.sources])
+            return np.concatenate([source.matrix.stored.empty() for source in self.sources])
         return self.totals == 0
 
     def name_of(self, number: int) -> str:

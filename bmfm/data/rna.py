@@ -160,7 +160,7 @@ class RnaDataModule(BatchModule):
         parts = split_examples(self.split, len(self.cells), self.cells.column)
         excluded = empty | self._left_out()
         kind = np.int64 if self.cells.in_memory or len(empty) > np.iinfo(np.int32).max else np.int32
-        numbers = {part: cells[~excluded[cells]].astype(kind) for part, cells in parts.items()}
+        numbers = {part: _without(cells, excluded, kind) for part, cells in parts.items()}
         if not len(numbers["train"]):
             raise ValueError(f"data.split leaves no training cells: {dict(self.split)}")
         return numbers
@@ -264,3 +264,9 @@ class RnaDataModule(BatchModule):
             aligned = ", in use aligned" if self.tokenizer.lowers_depth else ""
             facts["read depth"] = depth["mode"] + (f"{aligned} to {depth['target']:,.0f}" if depth["target"] else "")
         return facts | self.notes
+
+
+def _without(cells: np.ndarray, excluded: np.ndarray, kind: type) -> np.ndarray:
+    """Numbers of cells that are not excluded, in a type of whole numbers, made a part at a time."""
+    parts = [cells[start : start + (1 << 20)] for start in range(0, max(len(cells), 1), 1 << 20)]
+    return np.concatenate([part[~excluded[part]].astype(kind) for part in parts])
