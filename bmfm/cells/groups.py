@@ -66,6 +66,9 @@ class Collection(CellStore):
                 ) from None
             if arrays["indptr"].shape[0] != self.sizes[number] + 1:
                 raise ValueError(f"{path} is damaged: it holds {arrays['indptr'].shape[0] - 1:,} cells, and {MANIFEST} says {self.sizes[number]:,}; copy it again, or make it again")  # fmt: skip
+            if arrays["data"].shape[0] > self.sizes[number]:  # zarr leaves files of nothing but zeros out, which there are none of then
+                for name, array in arrays.items():
+                    _require_files(array, f"{path}: its {name}")
             self._opened[number] = group, arrays
             while len(self._opened) > OPEN:
                 self._opened.popitem(last=False)
@@ -102,6 +105,14 @@ class Collection(CellStore):
         import anndata
 
         return anndata.concat([anndata.io.read_zarr(self.folder / f"dataset_{g}") for g in range(len(self.sizes))], merge="same")
+
+
+def _require_files(array: Any, what: str) -> None:
+    """Raise a ValueError if files of an array are not there, which zarr would read as zeros."""
+    size = (array.shards or array.chunks)[0]
+    n, there = -(-array.shape[0] // size), array.nchunks_initialized // (size // array.chunks[0])
+    if there < n:
+        raise ValueError(f"{what} lack {n - there:,} of {n:,} files: it was cut or damaged, copy or download it again")
 
 
 class GroupTable(CellTable):

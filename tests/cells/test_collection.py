@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from scipy.stats import chisquare
 
 from bmfm.cells import collection as module
 from bmfm.cells import sources as sources_module
-from bmfm.cells.formats import find_sources
+from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.genes import GeneVocabulary
 from bmfm.cells.sharding import run
 from bmfm.cells.sources import Cells, open_source
@@ -190,6 +191,24 @@ def test_cells_keep_the_genes_that_their_file_measures(files, collection):
         k, row = raw[cell]
         assert set(names[cells.gene_panels[cells.source_ids[number]]]) == set(GENES) & set(files[1][k].var_names)
         assert cells.counts.totals[number] == matrices[k][row].sum()
+
+
+def test_damage_is_told(collection, tmp_path):
+    """A group that is absent, one of another collection, and one that lost a file of its counts."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(collection, damaged)
+    (damaged / "dataset_2").rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match=r"holds 3 groups, and collection\.json names 4"):
+        AnnDataView(damaged)
+    shutil.copytree(damaged / "dataset_1", damaged / "dataset_2")
+    view = AnnDataView(damaged)
+    with pytest.raises(ValueError, match=r"dataset_2 is damaged: it holds \d+ cells, and collection\.json says"):
+        view.matrix("X")[300:310]
+    shutil.rmtree(damaged / "dataset_2")
+    shutil.copytree(tmp_path / "aside", damaged / "dataset_2")
+    sorted((damaged / "dataset_2" / "X" / "indices" / "c").iterdir())[0].unlink()
+    with pytest.raises(ValueError, match=r"dataset_2: its indices lack 1 of \d files"):
+        AnnDataView(damaged).matrix("X")[300:310]
 
 
 def test_what_a_pass_found_is_kept(collection, monkeypatch, cache):
