@@ -230,7 +230,7 @@ def check_files(config) -> None:
         setting = data.get(key)
         paths = [setting] if isinstance(setting, str) else setting.values() if isinstance(setting, Mapping) else setting or []
         for path in filter(None, paths):
-            if not any(c in path for c in "*?["):
+            if "://" not in path and not any(c in path for c in "*?["):
                 require_file(path, f"data.{key}: {what}", folder=key == "path")
 
 

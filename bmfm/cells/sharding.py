@@ -51,6 +51,7 @@ def run(config: Any) -> None:
         raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
     _check_unfinished(output, plan)
     ledger = Ledger.of_plan(output, plan)
+    assert isinstance(ledger.folder, Path)
     with ledger.finishing() as is_there:
         if not is_there:
             print(f"another process has written {output} meanwhile")

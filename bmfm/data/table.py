@@ -18,6 +18,7 @@ from bmfm.data.stream import PARTS
 from bmfm.data.tables import find_tables, read_as_written, read_table, suffix_of
 from bmfm.expressions import evaluate
 from bmfm.genome.representation import Encoded
+from bmfm.special import UNK
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.dna import refuse_unknown
 from bmfm.tokenizers.texts import join_pairs, one_after_the_other, other_strands
@@ -150,7 +151,8 @@ class SequenceTable(BatchModule):
     def _tokenize(self, symbols: Encoded) -> Tokens:
         """Tokens of sequences, however long."""
         whole = self.tokenizer.encode(symbols, np.zeros(len(symbols), np.uint64), 1 << 40)
-        refuse_unknown([whole.ids], f"column {self.sequence}" + (f" and {self.second}" if self.second else ""))
+        what = f"column {self.sequence}" + (f" and {self.second}" if self.second else "")
+        refuse_unknown(int((whole.ids == UNK).sum()), len(whole.ids), what)
         return Tokens(whole.ids, whole.offsets)
 
     def _cut(self, whole: Tokens) -> tuple[Tokens, np.ndarray]:

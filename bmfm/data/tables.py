@@ -1,10 +1,11 @@
 """Reading of tables: CSV, TSV and Parquet, to the letter where that matters."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -56,16 +57,46 @@ def read_table(
     """
     file = require_file(path, "table (CSV, TSV or Parquet)")
     is_parquet = suffix_of(file) == ".parquet"
-    try:
+    with _named(file):
         table = pd.read_parquet(file) if is_parquet else _read_lines(file, text, sequences, ids)
-    except (ValueError, OSError) as error:  # of pandas and pyarrow, which name no file
-        if str(error).startswith(str(file)):
-            raise
-        raise ValueError(f"{file}: cannot be read as a table of the kind that its name says: {error}") from error
     _names(file, table, ids, "data.id")
     for name in _names(file, table, sequences, "data.sequence"):
         table[name] = check_texts(table[name], partial(_cell, file, name, 1 if is_parquet else 2))
     return table
+
+
+def table_blocks(path: str | Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
+    """The columns of sequences and ids as `read_table` gives them, `n_rows` rows at a time: no more of the file is in memory.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As `read_table`, when the block is reached.
+    """
+    file = require_file(path, "table (CSV, TSV or Parquet)")
+    is_parquet = suffix_of(file) == ".parquet"
+    blocks = _parquet_blocks(file, sequences, ids, n_rows) if is_parquet else _line_blocks(file, sequences, ids, n_rows)
+    first = 1 if is_parquet else 2
+    while True:
+        with _named(file):
+            block = next(blocks, None)
+        if block is None:
+            return
+        for name in _names(file, block, sequences, "data.sequence"):
+            block[name] = check_texts(block[name], partial(_cell, file, name, first))
+        yield block
+        first += len(block)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Name the file in errors of pandas and pyarrow, which do not."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise ValueError(f"{file}: cannot be read as a table of the kind that its name says: {error}") from error
 
 
 def _names(file: Path, table: pd.DataFrame, columns: Sequence[str | int], option: str) -> list[str]:
@@ -80,32 +111,68 @@ def _cell(file: Path, column: str, first: int, number: int) -> str:
     return f"{file}: row {number + first}, column {column}"
 
 
+def _parquet_blocks(file: Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file, pre_buffer=False) as stored:
+        head = stored.schema_arrow.empty_table().to_pandas()
+        columns = dict.fromkeys([*_names(file, head, sequences, "data.sequence"), *_names(file, head, ids, "data.id")])
+        for batch in stored.iter_batches(n_rows, columns=list(columns), use_threads=False):
+            # an index that pandas kept is no column, and whole numbers are such whether or not one of them is missing
+            yield batch.select(list(columns)).to_pandas(integer_object_nulls=True)
+
+
 def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str | int]) -> pd.DataFrame:
-    data = _read_bytes(file).rstrip(b"\r\n ")  # blank lines at the end; an empty cell has quotes or a separator
+    with _lines(file) as stream:  # all at once: whether a column is one of numbers, all of its cells say
+        data = stream.read()
+    options, columns = _layout(file, io.BytesIO(data), text, sequences, ids)
+    return _without_overfull(file, pd.read_csv(io.BytesIO(data), **options), columns)
+
+
+def _line_blocks(file: Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
+    with _lines(file) as stream:
+        options, columns = _layout(file, stream, (), sequences, ids)
+    kept = list(options["converters"])
+    columns = [c for c in columns if c in kept]
+    with _lines(file) as stream, pd.read_csv(stream, usecols=kept, chunksize=n_rows, **options) as blocks:
+        for block in blocks:
+            yield _without_overfull(file, block, columns)
+
+
+def _layout(
+    file: Path, data: Any, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str | int]
+) -> tuple[dict[str, Any], list[str]]:
+    """Options of `pandas.read_csv`, and the names in the header."""
     options: dict[str, Any] = {
         "sep": "\t" if suffix_of(file) in (".tsv", ".txt", ".tab") else ",",
         "encoding": "utf-8-sig",
         "skip_blank_lines": not sequences,  # in a table of one column, an empty line is a missing sequence
     }
-    head = pd.read_csv(BytesIO(data), nrows=1, **options)
+    head = pd.read_csv(data, nrows=1, **options)
+    columns = list(head.columns)
     letters = [*_names(file, head, sequences, "data.sequence"), *_names(file, head, ids, "data.id")]
     options |= {"dtype": {c: str for c in text if c not in letters}, "converters": dict.fromkeys(letters, str)}
-    if isinstance(head.index, pd.RangeIndex):
-        return pd.read_csv(BytesIO(data), **options)
-    # pandas takes the first columns for an index where the first line has more cells than the header
-    more = [f"cell {len(head.columns) + i + 1}" for i in range(head.index.nlevels)]
-    options["converters"] |= dict.fromkeys(more, str.strip)
-    table = pd.read_csv(BytesIO(data), header=0, names=[*head.columns, *more], index_col=False, **options)
-    overfull = np.flatnonzero(table[more].fillna("").ne("").any(axis=1))
+    if not isinstance(head.index, pd.RangeIndex):
+        # pandas takes the first columns for an index where the first line has more cells than the header
+        more = [f"cell {len(columns) + i + 1}" for i in range(head.index.nlevels)]
+        options["converters"] |= dict.fromkeys(more, str.strip)
+        options |= {"header": 0, "names": [*columns, *more], "index_col": False}
+    return options, columns
+
+
+def _without_overfull(file: Path, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The columns of the header; a ValueError where a row has more cells than that."""
+    more = [c for c in table if c not in columns]
+    overfull = np.flatnonzero(table[more].fillna("").ne("").any(axis=1)) if more else np.empty(0, np.int64)
     if len(overfull):
         remedy = "Give every column a name"
         if len(more) == 1:
             remedy += "; names of rows, as R writes them, too: write.csv, or write.table(..., col.names=NA)"
         raise ValueError(
-            f"{file}: row {int(overfull[0]) + 2} has more cells than the header has names ({', '.join(map(str, head.columns))}), so that "
+            f"{file}: row {int(table.index[overfull[0]]) + 2} has more cells than the header has names ({', '.join(map(str, columns))}), so that "
             f"which is which is not known. {remedy}"
         )
-    return table[list(head.columns)]
+    return table.drop(columns=more)
 
 
 def read_as_written(file: Path, column: str, sequences: Sequence[str | int]) -> np.ndarray:
@@ -113,14 +180,40 @@ def read_as_written(file: Path, column: str, sequences: Sequence[str | int]) -> 
     return _read_lines(file, (), sequences, [column])[column].to_numpy(object)
 
 
-def _read_bytes(file: Path) -> bytes:
+@contextmanager
+def _lines(file: Path) -> Iterator[BinaryIO]:
+    """The bytes of a table of lines, decompressed, without blank lines at the end; an empty cell has quotes or a separator."""
     if file.suffix.lower() in (".bz2", ".xz", ".zip", ".zst"):
         from pandas.io.common import get_handle
 
         with get_handle(file, "rb", compression="infer", is_text=False) as opened:
-            return opened.handle.read()  # type: ignore[return-value]
+            yield io.BufferedReader(_WithoutBlankEnd(opened.handle))  # type: ignore[assignment, arg-type]
+        return
     with open_whole(file) as stream:
-        return stream.read()
+        yield io.BufferedReader(_WithoutBlankEnd(stream), 1 << 20)  # type: ignore[assignment]
+
+
+class _WithoutBlankEnd(io.RawIOBase):
+    """A stream without the line ends and spaces at its end."""
+
+    def __init__(self, stream: BinaryIO):
+        self.stream, self.blank, self.ready = stream, b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            data = self.stream.read(1 << 20)
+            if not data:
+                return 0
+            if text := data.rstrip(b"\r\n "):
+                self.ready, self.blank = memoryview(self.blank + text), data[len(text) :]
+            else:
+                self.blank += data
+        n = min(len(buffer), len(self.ready))
+        buffer[:n], self.ready = self.ready[:n], self.ready[n:]
+        return n
 
 
 def find_tables(path: Any) -> dict[str, Path]:
