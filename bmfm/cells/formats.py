@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from bmfm.cells.groups import MANIFEST, Collection
 from bmfm.cells.matrix import RowsOf
 from bmfm.cells.obs import CellStore, CellTable, FrameTable, StoredTable, read_quietly
-from bmfm.cells.soma import Experiment, is_soma, is_url
+from bmfm.cells.soma import Experiment, is_soma
 from bmfm.files import require_file
+from bmfm.places import is_experiment
 
 SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
 TAKEN = (
@@ -123,7 +124,7 @@ def find_sources(data: Any) -> list[Any]:
     """
     if isinstance(data, list | tuple):
         return [found for part in data for found in find_sources(part)]
-    if not isinstance(data, str | Path) or is_url(data):
+    if not isinstance(data, str | Path) or is_experiment(data):
         return [data]
     path = Path(data).expanduser()
     if path.exists() and not path.is_dir():
@@ -159,8 +160,8 @@ class AnnDataView:
         if isinstance(source, str | Path):
             self.name = str(source)
             path = Path(source).expanduser()
-            if is_url(source) or is_soma(path):
-                self.store = Experiment(source if is_url(source) else str(path))
+            if is_experiment(source) or is_soma(path):
+                self.store = Experiment(source if is_experiment(source) else str(path))
             elif (path / MANIFEST).is_file():
                 self.store = Collection(path)
             else:

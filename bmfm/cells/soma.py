@@ -7,7 +7,7 @@ A layer ``data`` of the measurement is what AnnData calls X, a measurement ``raw
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,6 @@ NAMES = {"obs": ("obs_id", "barcode", "index"), "var": ("var_id", "feature_id", 
 """Columns that hold the names of cells and genes, likeliest first; without any, their `JOIN` is the name."""
 BUFFER = 64 << 20
 """Bytes that a column is read with at a time."""
-
-
-def is_url(source: Any) -> TypeGuard[str]:
-    """Whether it is the address of something that is no file of this machine."""
-    return isinstance(source, str) and "://" in source
 
 
 def is_soma(folder: Path) -> bool:
