@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from bmfm.cells.groups import MANIFEST, Collection
 from bmfm.cells.matrix import RowsOf
-from bmfm.cells.obs import CellTable, FrameTable, StoredTable, read_quietly
-from bmfm.cells.soma import Experiment, is_soma, is_url
+from bmfm.cells.obs import CellStore, CellTable, FrameTable, StoredTable, read_quietly
+from bmfm.cells.soma import Experiment, is_soma
 from bmfm.files import require_file
+from bmfm.places import is_experiment
 
 SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
 TAKEN = (
@@ -36,7 +38,10 @@ def _is_zarr(folder: Path) -> bool:
 
 
 def groups_of_collection(folder: Path) -> list[str] | None:
-    """The groups of a collection, as ``bmfm shard_cells`` and annbatch write them, in their order; None where the folder is none."""
+    """The groups of a collection that annbatch wrote, in their order, or one that ``bmfm shard_cells`` wrote, which is read as a whole; None where the
+    folder is none."""
+    if (folder / MANIFEST).is_file():
+        return [str(folder)]
     mark = folder / "zarr.json"
     if not mark.is_file() or json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
         return None
@@ -119,7 +124,7 @@ def find_sources(data: Any) -> list[Any]:
     """
     if isinstance(data, list | tuple):
         return [found for part in data for found in find_sources(part)]
-    if not isinstance(data, str | Path) or is_url(data):
+    if not isinstance(data, str | Path) or is_experiment(data):
         return [data]
     path = Path(data).expanduser()
     if path.exists() and not path.is_dir():
@@ -151,13 +156,16 @@ class AnnDataView:
     def __init__(self, source: Any):
         self.adata: Any = None
         self.group: Any = None
-        self.soma: Experiment | None = None
+        self.store: CellStore | None = None
         if isinstance(source, str | Path):
             self.name = str(source)
-            if is_url(source) or is_soma(Path(source).expanduser()):
-                self.soma = Experiment(str(source) if is_url(source) else str(Path(source).expanduser()))
+            path = Path(source).expanduser()
+            if is_experiment(source) or is_soma(path):
+                self.store = Experiment(source if is_experiment(source) else str(path))
+            elif (path / MANIFEST).is_file():
+                self.store = Collection(path)
             else:
-                self._open(Path(source).expanduser())
+                self._open(path)
         else:
             self.name = "AnnData in memory"
             self.adata = _as_anndata(source)
@@ -206,8 +214,8 @@ class AnnDataView:
 
     def keys(self) -> list[str]:
         """Matrices that may hold counts, likeliest first: ``X``, ``raw``, layers named as counts are, other layers by name."""
-        if self.soma is not None:
-            first, layers = self.soma.keys()
+        if self.store is not None:
+            first, layers = self.store.keys()
             held = [f"layers/{k}" for k in layers]
         elif self.adata is not None:
             held = [f"layers/{k}" for k in self.adata.layers]
@@ -221,8 +229,8 @@ class AnnDataView:
 
     def matrix(self, key: str):
         """The matrix of a key, as `Matrix` takes it."""
-        if self.soma is not None:
-            return self.soma.matrix(key)
+        if self.store is not None:
+            return self.store.matrix(key)
         if self.adata is None:
             return self.group["raw/X" if key == "raw" else key]
         if key == "X" and self.adata.isbacked and self.adata.is_view:
@@ -230,8 +238,8 @@ class AnnDataView:
         return self.adata.X if key == "X" else self.adata.raw.X if key == "raw" else self.adata.layers[key.removeprefix("layers/")]
 
     def var(self, key: str) -> pd.DataFrame:
-        if self.soma is not None:
-            return self.soma.var(key)
+        if self.store is not None:
+            return self.store.var(key)
         if self.adata is not None:
             return self.adata.raw.var if key == "raw" else self.adata.var
         return read_quietly(self.group["raw/var" if key == "raw" else "var"])
@@ -239,8 +247,8 @@ class AnnDataView:
     @cached_property
     def table(self) -> CellTable:
         """What is known of the cells, of which a file's columns are read where they are asked for."""
-        if self.soma is not None:
-            return self.soma.table
+        if self.store is not None:
+            return self.store.table
         return FrameTable(self.adata.obs) if self.adata is not None else StoredTable(self.group["obs"])
 
     @cached_property
@@ -252,7 +260,7 @@ class AnnDataView:
         """An entry of ``.uns``; None where there is none."""
         if self.adata is not None:
             return self.adata.uns.get(key)
-        if self.soma is not None:
+        if self.store is not None:
             return None
         return read_quietly(self.group["uns"][key]) if key in self.group.get("uns", ()) else None
 
@@ -260,8 +268,8 @@ class AnnDataView:
         """An entry of ``.varm``; None where there is none."""
         if self.adata is not None:
             return self.adata.varm.get(key)
-        if self.soma is not None:
-            return None
+        if self.store is not None:
+            return self.store.varm(key)
         return read_quietly(self.group["varm"][key]) if key in self.group.get("varm", ()) else None
 
     def whole(self):
@@ -270,8 +278,8 @@ class AnnDataView:
 
         if self.adata is not None:
             return self.adata.to_memory(copy=True)
-        if self.soma is not None:
-            return self.soma.whole()
+        if self.store is not None:
+            return self.store.whole()
         if self.group.name not in ("/", ""):
             return anndata.io.read_elem(self.group)
         path = Path(self.name).expanduser()

@@ -115,7 +115,7 @@ class Matrix:
 
     def _within(self, indices: np.ndarray, indptr: np.ndarray, first: int) -> np.ndarray:
         """The indices of rows (CSR) or columns (CSC) from `first` on, if all lie within the matrix; kernels do not look."""
-        size = self.shape[self.format == "csr"]
+        size = self.shape[self.format != "csc"]
         if len(indices) and (indices.min() < 0 or indices.max() >= size):
             place = int(np.flatnonzero((indices < 0) | (indices >= size))[0])
             major = first + int(np.searchsorted(indptr, place, "right")) - 1
@@ -145,7 +145,8 @@ class Matrix:
         if self.format == "dense":
             part = self.stored[start:stop]
             part = part.tocsr() if sp.issparse(part) else sp.csr_matrix(_native(part))
-            return part.indptr.astype(np.int64), part.indices, _native(part.data)
+            indptr = part.indptr.astype(np.int64)
+            return indptr, self._within(part.indices, indptr, start), _native(part.data)
         whole = self._as_csr
         lo, hi = whole.indptr[start], whole.indptr[stop]
         return (whole.indptr[start : stop + 1] - lo).astype(np.int64), whole.indices[lo:hi], whole.data[lo:hi]
