@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bmfm.cells.matrix import RowsOf
-from bmfm.files import require_file
+from bmfm.files import naming, require_file
 
 SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
 TAKEN = "an AnnData, a DataFrame of cells x genes, or paths of .h5ad, zarr, .h5mu, 10x .h5 or 10x .mtx folders, one or a list"
@@ -34,8 +34,11 @@ def _is_zarr(folder: Path) -> bool:
 def groups_of_collection(folder: Path) -> list[str] | None:
     """The groups of a collection, as ``bmfm shard_cells`` and annbatch write them, in their order; None where the folder is none."""
     mark = folder / "zarr.json"
-    if not mark.is_file() or json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
+    if not mark.is_file():
         return None
+    with naming(mark):
+        if json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
+            return None
     return [str(p) for p in sorted(folder.glob("dataset_*"), key=lambda p: (len(p.name), p.name))]
 
 
@@ -167,8 +170,12 @@ class AnnDataView:
             except Exception as error:
                 raise ValueError(f"{path} is a folder but no zarr AnnData ({error})") from None
         else:
-            self._open_hdf5(require_file(path, "AnnData file (.h5ad or zarr)"))
-        if self.group is not None and not _is_current(self.group):
+            file = require_file(path, "AnnData file (.h5ad or zarr)")
+            with naming(file):
+                self._open_hdf5(file)
+        with naming(self.name):
+            is_current = self.group is None or _is_current(self.group)
+        if not is_current:
             import anndata
 
             self.group = None
@@ -204,14 +211,16 @@ class AnnDataView:
                 ["raw"] if self.adata.raw is not None else []
             )
         else:
-            held = [f"layers/{k}" for k in self.group.get("layers", ())]
-            first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
+            with naming(self.name):
+                held = [f"layers/{k}" for k in self.group.get("layers", ())]
+                first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
         return first + sorted(held, key=lambda k: (_rank(k.removeprefix("layers/")), k))
 
     def matrix(self, key: str):
         """The matrix of a key, as `Matrix` takes it."""
         if self.adata is None:
-            return self.group["raw/X" if key == "raw" else key]
+            with naming(self.name, key):
+                return self.group["raw/X" if key == "raw" else key]
         if key == "X" and self.adata.isbacked and self.adata.is_view:
             return RowsOf(self.adata)
         return self.adata.X if key == "X" else self.adata.raw.X if key == "raw" else self.adata.layers[key.removeprefix("layers/")]
@@ -219,25 +228,30 @@ class AnnDataView:
     def var(self, key: str) -> pd.DataFrame:
         if self.adata is not None:
             return self.adata.raw.var if key == "raw" else self.adata.var
-        return read_quietly(self.group["raw/var" if key == "raw" else "var"])
+        return self._element("raw/var" if key == "raw" else "var")
 
     @cached_property
     def obs(self) -> pd.DataFrame:
         if self.adata is not None:
             return self.adata.obs
-        return read_quietly(self.group["obs"])
+        return self._element("obs")
 
     def uns(self, key: str) -> Any:
         """An entry of ``.uns``; None where there is none."""
         if self.adata is not None:
             return self.adata.uns.get(key)
-        return read_quietly(self.group["uns"][key]) if key in self.group.get("uns", ()) else None
+        return self._element(f"uns/{key}")
 
     def varm(self, key: str) -> Any:
         """An entry of ``.varm``; None where there is none."""
         if self.adata is not None:
             return self.adata.varm.get(key)
-        return read_quietly(self.group["varm"][key]) if key in self.group.get("varm", ()) else None
+        return self._element(f"varm/{key}")
+
+    def _element(self, path: str) -> Any:
+        """An element of the file; None where there is none."""
+        with naming(self.name, path):
+            return read_quietly(self.group[path]) if path in self.group else None
 
     def whole(self):
         """Everything, as an AnnData in memory; an object that was given is copied."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.files import open_whole, require_file
+from bmfm.files import naming, open_whole, require_file
 from bmfm.tokenizers.texts import check_texts
 
 FILE_NAMES = {"train": ("train",), "validation": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -56,16 +56,17 @@ def read_table(
     """
     file = require_file(path, "table (CSV, TSV or Parquet)")
     is_parquet = suffix_of(file) == ".parquet"
-    try:
-        table = pd.read_parquet(file) if is_parquet else _read_lines(file, text, sequences, ids)
-    except (ValueError, OSError) as error:  # of pandas and pyarrow, which name no file
-        if str(error).startswith(str(file)):
-            raise
-        raise ValueError(f"{file}: cannot be read as a table of the kind that its name says: {error}") from error
+    with naming(file, remedy="it is no table of the kind that its name says, or it was damaged"):
+        table = _read_parquet(file) if is_parquet else _read_lines(file, text, sequences, ids)
     _names(file, table, ids, "data.id")
     for name in _names(file, table, sequences, "data.sequence"):
         table[name] = check_texts(table[name], partial(_cell, file, name, 1 if is_parquet else 2))
     return table
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    """A Parquet file; pages that have a checksum are held against it."""
+    return pd.read_parquet(file, page_checksum_verification=True)
 
 
 def _names(file: Path, table: pd.DataFrame, columns: Sequence[str | int], option: str) -> list[str]:
@@ -82,6 +83,9 @@ def _cell(file: Path, column: str, first: int, number: int) -> str:
 
 def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str | int]) -> pd.DataFrame:
     data = _read_bytes(file).rstrip(b"\r\n ")  # blank lines at the end; an empty cell has quotes or a separator
+    if (at := data.find(b"\0")) >= 0:  # pandas would leave out the rest of the cell
+        row = data.count(b"\n", 0, at) + 1
+        raise ValueError(f"{file}: row {row} holds a NUL byte: it is damaged, or UTF-16 (to have UTF-8: iconv -f UTF-16 -t UTF-8)")
     options: dict[str, Any] = {
         "sep": "\t" if suffix_of(file) in (".tsv", ".txt", ".tab") else ",",
         "encoding": "utf-8-sig",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.files import require_file
+from bmfm.files import naming, open_whole, require_file
 from bmfm.genome.vcf_header import read_header
 from bmfm.genome.vcf_stream import cut_at_records, read_pieces
 
@@ -81,10 +81,12 @@ def is_table(path: Path) -> bool:
 
 def read_table(path: Path) -> pd.DataFrame:
     """A table of variants; texts stay as they are."""
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
     separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    with naming(path, remedy="it is no table of the kind that its name says, or it was damaged"):
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        with open_whole(path) as lines:
+            return pd.read_csv(lines, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
 
 def _of_texts(texts: Sequence[Any]) -> pd.DataFrame:
@@ -187,7 +189,7 @@ class VcfFile:
         with ThreadPoolExecutor(2) as pool:
             pieces = read_pieces(self.path, pool, 4)
             _, rest = read_header(self.path, pieces)
-            for data, at in cut_at_records(pieces, rest, lambda piece: piece.rfind(b"\n") + 1):
+            for data, at in cut_at_records(pieces, rest, lambda piece: piece.rfind(b"\n") + 1, self.path):
                 yield [line.removesuffix(b"\r") for line in data.split(b"\n") if line not in (b"", b"\r")], min(1.0, at / size)
 
     def _records(self, lines: list[bytes], last: int, begin: float, end: float) -> Records:
