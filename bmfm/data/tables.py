@@ -82,10 +82,7 @@ def _cell(file: Path, column: str, first: int, number: int) -> str:
 
 
 def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str | int]) -> pd.DataFrame:
-    data = _read_bytes(file).rstrip(b"\r\n ")  # blank lines at the end; an empty cell has quotes or a separator
-    if (at := data.find(b"\0")) >= 0:  # pandas would leave out the rest of the cell
-        row = data.count(b"\n", 0, at) + 1
-        raise ValueError(f"{file}: row {row} holds a NUL byte: it is damaged, or UTF-16 (to have UTF-8: iconv -f UTF-16 -t UTF-8)")
+    data = read_text(file).rstrip(b"\r\n ")  # blank lines at the end; an empty cell has quotes or a separator
     options: dict[str, Any] = {
         "sep": "\t" if suffix_of(file) in (".tsv", ".txt", ".tab") else ",",
         "encoding": "utf-8-sig",
@@ -115,6 +112,21 @@ def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int],
 def read_as_written(file: Path, column: str, sequences: Sequence[str | int]) -> np.ndarray:
     """A column of a CSV or TSV to the letter, object [n]; `sequences` as for `read_table`, so that the rows are the same."""
     return _read_lines(file, (), sequences, [column])[column].to_numpy(object)
+
+
+def read_text(file: Path) -> bytes:
+    """The bytes of a table of text, decompressed by its suffix or its beginning.
+
+    Raises
+    ------
+    ValueError
+        Naming file and row, of a NUL byte: pandas would leave out the rest of the cell.
+    """
+    data = _read_bytes(file)
+    if (at := data.find(b"\0")) >= 0:
+        row = data.count(b"\n", 0, at) + 1
+        raise ValueError(f"{file}: row {row} holds a NUL byte: it is damaged, or UTF-16 (to have UTF-8: iconv -f UTF-16 -t UTF-8)")
+    return data
 
 
 def _read_bytes(file: Path) -> bytes:

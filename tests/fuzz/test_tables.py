@@ -66,7 +66,7 @@ def check_table(folder: Path) -> bool:
             same([str(x) for x in read["label"] if not pd.isna(x)], [x for x in theirs["label"] if x is not None], "labels")
         return True
     raw = OPEN.get(file.suffix, bytes)(file.read_bytes())
-    rows = oracle(lambda: _by_csv(raw, "\t" if ".tsv" in file.name else ","))
+    rows = oracle(lambda: by_csv(raw, "\t" if ".tsv" in file.name else ","))
     if rows is not None:
         header, *rows = rows
         same([str(c) for c in read.columns], header, "columns")
@@ -74,7 +74,7 @@ def check_table(folder: Path) -> bool:
     return True
 
 
-def _by_csv(raw: bytes, separator: str) -> list[list[str]] | None:
+def by_csv(raw: bytes, separator: str) -> list[list[str]] | None:
     """Header and rows by Python's csv; None where the file is not so plain that all readers agree."""
     text = raw.decode("utf-8-sig").rstrip("\r\n ")
     rows = [row or [""] for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)]
