@@ -61,7 +61,7 @@ def check_scored(folder: Path) -> bool:
         )
     elif ".bcf" not in file.name:
         rows = oracle(lambda: by_csv(raw, "\t" if ".tsv" in file.name else ","))
-        if rows is not None and "" not in sum(rows, []):
+        if rows is not None and not any("" in row for row in rows):
             frame = pd.DataFrame(rows[1:], columns=[name.lower() for name in rows[0]])
             same(len(records), len(frame), "rows")
             if {"chrom", "pos", "ref", "alt"} <= set(frame.columns):
