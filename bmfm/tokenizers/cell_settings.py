@@ -1,6 +1,5 @@
 """Settings of the cell tokenizer: what they are where they are not given, the classes that they name, and which fit together."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,7 +106,7 @@ class CellSettings:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:
@@ -134,8 +133,8 @@ def _check_read_depth(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"tokenizer.read_depth.rate={settings['rate']!r} must be a probability, from 0 to 1")
     if settings["mode"] == "align" and not target:
         raise ValueError("tokenizer.read_depth.mode=align needs tokenizer.read_depth.target, a total of counts")
-    if target is not None and (isinstance(target, str | bool) or not (target == 0 or 0 < target < math.inf)):
+    if target is not None and not (_is_number(target) and target >= 0):
         raise ValueError(f"tokenizer.read_depth.target={target!r} must be a total of counts above 0")
-    is_pair = isinstance(share, list | tuple) and len(share) == 2 and all(isinstance(x, int | float) for x in share)
+    is_pair = isinstance(share, list | tuple) and len(share) == 2 and all(map(_is_number, share))
     if not is_pair or not 0 < share[0] <= share[1] < 1:
         raise ValueError(f"tokenizer.read_depth.share={share!r} must be two numbers above 0 and below 1, the lesser first, as [0.2,0.8]")

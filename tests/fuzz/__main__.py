@@ -18,6 +18,8 @@ import traceback
 from pathlib import Path
 from random import Random
 
+SECONDS = 20.0
+"""Of the processor, for one case; ten times as many on the clock end the process."""
 ROOM = 3 << 30
 """Bytes that a reader may ask for beyond what is there when it begins."""
 
@@ -48,14 +50,14 @@ class Record:
         self.counts = {"executions": 0, "read": 0, "refused": 0}
         self.faults: dict[str, dict] = {}
 
-    def run(self, target, random: Random, case: object) -> None:
+    def run(self, target, random: Random, case: object, seconds: float) -> None:
         from tests.fuzz.harness import Hang
         from tests.fuzz.harness import run as run_case
 
         self.counts["executions"] += 1
-        faulthandler.dump_traceback_later(120, exit=True)  # a hang in C
+        faulthandler.dump_traceback_later(10 * seconds, exit=True)  # a hang in C
         try:
-            self.counts["read" if run_case(target, random) else "refused"] += 1
+            self.counts["read" if run_case(target, random, seconds) else "refused"] += 1
         except (Exception, Hang) as error:
             root = error.__cause__ or error
             frames = [f for f in traceback.extract_tb(root.__traceback__) if "/bmfm/" in f.filename]
@@ -79,7 +81,7 @@ def loop(target, seconds: float, seed: int, running: Path | None, record: Record
     while time.monotonic() < end:
         if running:
             running.write_text(str(case))
-        record.run(target, Random(case), case)
+        record.run(target, Random(case), case, SECONDS)
         case += 1
 
 
@@ -89,7 +91,7 @@ def guided(target, seconds: float, running: Path | None, record: Record) -> None
     def one(data: bytes) -> None:
         if running:
             running.write_bytes(data)
-        record.run(target, Bytes(data), data.hex())
+        record.run(target, Bytes(data), data.hex(), SECONDS)
 
     atheris.Setup(
         [sys.argv[0], f"-max_total_time={int(seconds)}", "-max_len=256", "-len_control=0", "-verbosity=0", "-print_final_stats=0"], one
@@ -132,7 +134,7 @@ def main() -> int:
         random = Bytes(bytes.fromhex(options.case)) if options.engine == "atheris" else Random(int(options.case))
         print("read" if run_case(target, random) else "refused")
         return 0
-    record.run(target, Random(options.seed), options.seed)  # imports and kernels, before memory is limited
+    record.run(target, Random(options.seed), options.seed, 600.0)  # imports and kernels, before memory is limited
     limit_memory()
     began = time.monotonic()
 

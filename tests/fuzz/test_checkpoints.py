@@ -84,7 +84,9 @@ def _folder(process: int, omics: str) -> Files:
         else:
             tokenizer = DnaTokenizer.from_pretrained("dna_demo")
             heads = {"mlm": {"size": len(tokenizer), "transform": True, "tied": "input_ids"}}
-            to_transformers(build({"input_ids": {"size": len(tokenizer)}}, heads, MODERNBERT, max_position_embeddings=64, **TINY)).save_pretrained(name)
+            to_transformers(
+                build({"input_ids": {"size": len(tokenizer)}}, heads, MODERNBERT, max_position_embeddings=64, **TINY)
+            ).save_pretrained(name)
         tokenizer.save_pretrained(name)
         return {f"model/{p.name}": p.read_bytes() for p in Path(name).iterdir()}
 
