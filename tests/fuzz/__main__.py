@@ -10,11 +10,13 @@ import argparse
 import contextlib
 import faulthandler
 import json
+import os
 import re
 import resource
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -85,17 +87,20 @@ def loop(target, seconds: float, seed: int, running: Path | None, record: Record
         case += 1
 
 
-def guided(target, seconds: float, running: Path | None, record: Record) -> None:
+def guided(target, seconds: float, running: Path | None, record: Record, report: Callable[[], None]) -> None:
     import atheris
 
+    end = time.monotonic() + seconds
+
     def one(data: bytes) -> None:
+        if time.monotonic() > end:  # libFuzzer would end the process without a word
+            report()
+            os._exit(bool(record.faults))
         if running:
             running.write_bytes(data)
         record.run(target, Bytes(data), data.hex(), SECONDS)
 
-    atheris.Setup(
-        [sys.argv[0], f"-max_total_time={int(seconds)}", "-max_len=256", "-len_control=0", "-verbosity=0", "-print_final_stats=0"], one
-    )
+    atheris.Setup([sys.argv[0], "-max_len=256", "-len_control=0", "-verbosity=0", "-print_final_stats=0"], one)
     with contextlib.suppress(SystemExit):
         atheris.Fuzz()
 
@@ -142,11 +147,8 @@ def main() -> int:
         seconds = round(time.monotonic() - began, 1)
         print(json.dumps({"target": options.target, "engine": options.engine, "seconds": seconds, **record.counts, "faults": list(record.faults.values())}), flush=True)  # fmt: skip
 
-    if options.engine == "atheris":  # libFuzzer ends the process itself
-        import atexit
-
-        atexit.register(report)
-        guided(target, options.seconds, options.running, record)
+    if options.engine == "atheris":
+        guided(target, options.seconds, options.running, record, report)
     else:
         loop(target, options.seconds, options.seed, options.running, record)
         report()
