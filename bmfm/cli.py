@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from bmfm.targets import check_types
+from bmfm.targets import check_type, check_types
 
 PACKAGE = Path(__file__).parent
 CONFIG_DIR = "BMFM_CONFIG_DIR"
@@ -236,6 +236,18 @@ def _keys(node, prefix: str = "") -> list[str]:
     return ([prefix] if prefix else []) + [k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else name)]
 
 
+_OF_ALL = {"seed": int, "checkpoint": str} | dict.fromkeys(
+    ("resume", "overwrite", "compile", "remote_code", "test", "logistic_regression"), bool
+)
+
+
+def check_settings(config) -> None:
+    """Raise a ValueError that names a setting of the whole run, which is of no class, whose value is of another kind."""
+    for name, kind in _OF_ALL.items():
+        if name in config:
+            check_type(config[name], kind, name)
+
+
 def check_files(config) -> None:
     """Fail at once if a source file is missing, before anything heavy is imported."""
     from bmfm.files import require_file
@@ -306,6 +318,7 @@ def _check(config_name: str, overrides: list[str], several: bool) -> None:
         config = compose(config_name, _first_run(overrides) if several else overrides)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ValueError(f"this recipe needs {', '.join(f'{key}=...' for key in missing)}")
+        check_settings(config)
         check_files(config)
     except Exception as error:
         if type(error).__module__.split(".")[0] == "yaml":

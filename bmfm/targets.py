@@ -90,9 +90,8 @@ def make(kind: type[T], settings: Mapping[str, Any], where: object) -> T:
     except TypeError as error:
         raise ValueError(f"{where}: the settings are not those of {kind.__name__}: {error}") from None
     hints = _hints(kind)
-    if wrong := [name for name, value in settings.items() if name in hints and not _fits(value, hints[name])]:
-        expected = " or ".join(dict.fromkeys(_words(hints[wrong[0]])))
-        raise ValueError(f"{where}: {wrong[0]}={settings[wrong[0]]!r:.80}: {expected} is expected")
+    for name in hints.keys() & settings.keys():
+        check_type(settings[name], hints[name], f"{where}.{name}")
     return kind(**settings)
 
 
@@ -136,10 +135,15 @@ def check_types(config: Any, find: Callable[[str], Any], where: str = "") -> Non
         hints = _hints(find(target)) if target.startswith(_ANNOTATED) else {}
     for name, value in config.items():
         path = f"{where}.{name}" if where else str(name)
-        if name in hints and not _fits(value, hints[name]):
-            expected = " or ".join(dict.fromkeys(_words(hints[name])))
-            raise ValueError(f"{path}={value!r:.80}: {expected} is expected")
+        if name in hints:
+            check_type(value, hints[name], path)
         check_types(value, find, path)
+
+
+def check_type(value: Any, hint: Any, where: str) -> None:
+    """Raise a ValueError that names a setting, `where`, whose value is not of a type."""
+    if not _fits(value, hint):
+        raise ValueError(f"{where}={value!r:.80}: {' or '.join(dict.fromkeys(_words(hint)))} is expected")
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def _words(hint: Any) -> list[str]:
     if origin in (Union, types.UnionType):
         return [word for argument in arguments for word in _words(argument)]
     kind = list if origin in (list, tuple, Sequence) else dict if origin in (dict, Mapping) else hint
-    return [_WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")]
+    return [_WORDS.get(kind, f"a {kind.__name__ if isinstance(kind, type) else kind}")]
 
 
 def _refuse_what_nobody_installed(module: str, folder: Path, what: str) -> None:

@@ -143,6 +143,8 @@ def find_tables(path: Any) -> dict[str, Path]:
     """Files of the parts: of a folder with train, dev (or validation), test; of a mapping; or one file (``all``)."""
     if isinstance(path, Mapping):
         return {part: require_file(file, f"data.path.{part}: table") for part, file in path.items() if file}
+    if not isinstance(path, str | Path):
+        raise ValueError(f"data.path={path!r:.80}: a table, a folder of tables, or {{part: table}} is expected")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return {"all": require_file(folder, "data.path: table (CSV, TSV or Parquet) or folder")}

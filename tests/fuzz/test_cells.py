@@ -160,5 +160,5 @@ def check_cells(folder: Path) -> bool:
 H5AD = Target("h5ad", make_h5ad, check_cells)
 ZARR = Target("zarr", make_zarr, check_cells)
 
-test_h5ad = quickly(H5AD, 10)
-test_zarr = quickly(ZARR, 6)
+test_h5ad = quickly(H5AD, 6)
+test_zarr = quickly(ZARR, 4)

@@ -143,4 +143,4 @@ PICKLED = Target("pickled", make_pickled, check_pickled)
 FOLDER = Target("folder", make_folder, check_folder)
 
 test_pickled = quickly(PICKLED)
-test_folder = quickly(FOLDER, 10)
+test_folder = quickly(FOLDER, 6)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfm.cli import _check, compose, override, readable
+from bmfm.cli import _check, check_settings, compose, override, readable
 from tests.conftest import SMALL
 from tests.fuzz.harness import Fault, Files, Refused, Target, oracle, quickly
 from tests.fuzz.mutations import VALUES, damaged
@@ -109,7 +109,7 @@ def check_overrides(folder: Path) -> bool:
     return True
 
 
-def check_settings(folder: Path) -> bool:
+def check_run(folder: Path) -> bool:
     import logging
 
     from omegaconf import OmegaConf
@@ -123,6 +123,7 @@ def check_settings(folder: Path) -> bool:
     try:
         OmegaConf.update(config, key, value, force_add=True)
         config.run_dir = str(folder / "run")
+        check_settings(config)
         run = Run.of(config)
         run.fit()
     except SystemExit as stop:
@@ -144,6 +145,6 @@ def check_settings(folder: Path) -> bool:
 
 
 OVERRIDES = Target("overrides", make_overrides, check_overrides)
-SETTINGS = Target("settings", make_settings, check_settings)
+SETTINGS = Target("settings", make_settings, check_run)
 
-test_overrides = quickly(OVERRIDES, 6)
+test_overrides = quickly(OVERRIDES, 3)
