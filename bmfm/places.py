@@ -26,9 +26,6 @@ FETCHED = "fetched"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """What to install for a kind of store, where fsspec does not say it in these words."""
 
-TILEDB = ("__group", "__tiledb_group.tdb")
-"""What a group of TileDB has in it."""
-
 NOT_FETCHED = ("output", "run_dir", "launcher", "hydra", "trainer", "logger", "callbacks")
 """Settings whose URLs are no inputs."""
 
