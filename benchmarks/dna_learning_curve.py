@@ -4,8 +4,8 @@ python benchmarks/dna_learning_curve.py --data FOLDER --out FOLDER [--sizes smal
     [--workers 16] [--table]
 
 Every network is pretrained by recipes/dna_mini.yaml, cut at so many million bases (0: new weights), then fine-tuned by
-recipes/dna_finetune.yaml. Printed are MCC on the VALIDATION part of each task, at the step where it is best, and the mean over tasks with its
-standard error over seeds: test parts are not touched. What is finished is kept in --out and not repeated; --table prints that and trains nothing.
+recipes/dna_finetune.yaml. Printed are MCC on the VALIDATION part of each task, at the step where it is best, the mean over tasks with its
+standard error over seeds, and what pretraining adds, with its standard error over tasks and seeds: test parts are not touched. What is finished is kept in --out and not repeated; --table prints that and trains nothing.
 Processors with many cores, and graphics cards, take many of these small networks at once: --workers says how many.
 """
 
@@ -96,12 +96,14 @@ def run_all(models: list[tuple[str, int]], tasks: list[str], seeds: list[int], w
             done.result()
 
 
-def line(label: str, files: list[list[Path]]) -> str:
-    """Means over seeds of each task, and the mean over tasks with its standard error over seeds; files [tasks][seeds]."""
-    scores = np.array([[json.loads(f.read_text())["mcc"] if f.is_file() else np.nan for f in seeds] for seeds in files])
-    means = scores.mean(0)
-    error = f" ±{means.std(ddof=1) / len(means) ** 0.5:.3f}" if len(means) > 1 else ""
-    return f"| {label} | " + " | ".join(f"{v:.3f}" for v in scores.mean(1)) + f" | {means.mean():.3f}{error} |"
+def scores(model: str, tasks: list[str], seeds: list[int], out: Path) -> np.ndarray:
+    """MCC [tasks, seeds] of what is finished, NaN of the rest; ``model`` is size and millions of bases."""
+    files = [[result(model, task, seed, out) for seed in seeds] for task in tasks]
+    return np.array([[json.loads(f.read_text())["mcc"] if f.is_file() else np.nan for f in row] for row in files])
+
+
+def with_error(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" + (f" ±{values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -119,10 +121,11 @@ def main() -> None:
     models = list(product(arguments.sizes, arguments.mbp))
     if not arguments.table:
         run_all(models, arguments.tasks, arguments.seeds, arguments.workers, arguments.data, arguments.out)
-    print(f"| network, Mbp | {' | '.join(arguments.tasks)} | mean |\n|{'---|' * (len(arguments.tasks) + 2)}")
+    print(f"| network, Mbp | {' | '.join(arguments.tasks)} | mean | added |\n|{'---|' * (len(arguments.tasks) + 3)}")
     for size, mbp in models:
-        files = [[result(f"{size}_{mbp}", task, seed, arguments.out) for seed in arguments.seeds] for task in arguments.tasks]
-        print(line(f"{size}, {mbp}", files), flush=True)
+        of, new = (scores(f"{size}_{n}", arguments.tasks, arguments.seeds, arguments.out) for n in (mbp, 0))
+        added = with_error((of - new).ravel()) if mbp else ""
+        print(f"| {size}, {mbp} | " + " | ".join(f"{v:.3f}" for v in of.mean(1)) + f" | {with_error(of.mean(0))} | {added} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from bmfm.files import cache_root, cached_folder, whole_file
 
@@ -25,9 +25,6 @@ FETCHED = "fetched"
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """What to install for a kind of store, where fsspec does not say it in these words."""
-
-TILEDB = ("__group", "__tiledb_group.tdb")
-"""What a group of TileDB has in it."""
 
 NOT_FETCHED = ("output", "run_dir", "launcher", "hydra", "trainer", "logger", "callbacks")
 """Settings whose URLs are no inputs."""
@@ -40,6 +37,12 @@ class StoreError(OSError, ValueError):
 def is_url(text: object) -> bool:
     """Whether this is the URL of something in a store, rather than a path of this machine."""
     return isinstance(text, StorePath) or (isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None)
+
+
+def is_experiment(text: object) -> TypeGuard[str]:
+    """Whether this is the URL of a SOMA experiment, which TileDB reads where it lies: ``tiledb://...``, a name that ends in ``.soma``, or one in a
+    folder ``soma``, as those of CELLxGENE Census are."""
+    return isinstance(text, str) and re.match(r"tiledb://|[A-Za-z][A-Za-z0-9+.-]*://(.*\.soma/?$|.*/soma/)", text) is not None
 
 
 @dataclass(frozen=True)
@@ -309,17 +312,12 @@ def with_local_inputs(config: Any) -> Any:
     return config if local == plain else OmegaConf.create(local)
 
 
-def _is_of_tiledb(url: str) -> bool:
-    """Whether this is a group of TileDB, as SOMA experiments are, which TileDB reads where it is."""
-    return url.startswith("tiledb://") or (not any(c in url for c in "*?[") and bool(set(TILEDB) & set(StorePath(url.rstrip("/")).names())))
-
-
 def _localised(value: Any, name: str) -> Any:
     if isinstance(value, dict):
         return {k: _localised(v, f"{name}.{k}") for k, v in value.items()}
     if isinstance(value, list):
         return [_localised(v, name) for v in value]
-    if not isinstance(value, str) or not is_url(value) or _is_of_tiledb(value):
+    if not isinstance(value, str) or not is_url(value) or is_experiment(value):
         return value
     if not any(c in value for c in "*?["):
         return str(fetch(value, f"{name}: file or folder"))

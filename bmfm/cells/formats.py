@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from bmfm.cells.groups import MANIFEST, Collection
 from bmfm.cells.matrix import RowsOf
-from bmfm.cells.obs import CellTable, FrameTable, StoredTable, read_quietly
-from bmfm.cells.soma import Experiment, is_soma, is_url
-from bmfm.files import require_file
+from bmfm.cells.obs import CellStore, CellTable, FrameTable, StoredTable, read_quietly
+from bmfm.cells.soma import Experiment, is_soma
+from bmfm.files import naming, require_file
+from bmfm.places import is_experiment
 
 SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
 TAKEN = (
@@ -36,10 +38,16 @@ def _is_zarr(folder: Path) -> bool:
 
 
 def groups_of_collection(folder: Path) -> list[str] | None:
-    """The groups of a collection, as ``bmfm shard_cells`` and annbatch write them, in their order; None where the folder is none."""
+    """The groups of a collection that annbatch wrote, in their order, or one that ``bmfm shard_cells`` wrote, which is read as a whole; None where the
+    folder is none."""
+    if (folder / MANIFEST).is_file():
+        return [str(folder)]
     mark = folder / "zarr.json"
-    if not mark.is_file() or json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
+    if not mark.is_file():
         return None
+    with naming(mark):
+        if json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
+            return None
     return [str(p) for p in sorted(folder.glob("dataset_*"), key=lambda p: (len(p.name), p.name))]
 
 
@@ -119,7 +127,7 @@ def find_sources(data: Any) -> list[Any]:
     """
     if isinstance(data, list | tuple):
         return [found for part in data for found in find_sources(part)]
-    if not isinstance(data, str | Path) or is_url(data):
+    if not isinstance(data, str | Path) or is_experiment(data):
         return [data]
     path = Path(data).expanduser()
     if path.exists() and not path.is_dir():
@@ -151,13 +159,16 @@ class AnnDataView:
     def __init__(self, source: Any):
         self.adata: Any = None
         self.group: Any = None
-        self.soma: Experiment | None = None
+        self.store: CellStore | None = None
         if isinstance(source, str | Path):
             self.name = str(source)
-            if is_url(source) or is_soma(Path(source).expanduser()):
-                self.soma = Experiment(str(source) if is_url(source) else str(Path(source).expanduser()))
+            path = Path(source).expanduser()
+            if is_experiment(source) or is_soma(path):
+                self.store = Experiment(source if is_experiment(source) else str(path))
+            elif (path / MANIFEST).is_file():
+                self.store = Collection(path)
             else:
-                self._open(Path(source).expanduser())
+                self._open(path)
         else:
             self.name = "AnnData in memory"
             self.adata = _as_anndata(source)
@@ -175,8 +186,12 @@ class AnnDataView:
             except Exception as error:
                 raise ValueError(f"{path} is a folder but no zarr AnnData ({error})") from None
         else:
-            self._open_hdf5(require_file(path, "AnnData file (.h5ad or zarr)"))
-        if self.group is not None and not _is_current(self.group):
+            file = require_file(path, "AnnData file (.h5ad or zarr)")
+            with naming(file):
+                self._open_hdf5(file)
+        with naming(self.name):
+            is_current = self.group is None or _is_current(self.group)
+        if not is_current:
             import anndata
 
             self.group = None
@@ -206,8 +221,8 @@ class AnnDataView:
 
     def keys(self) -> list[str]:
         """Matrices that may hold counts, likeliest first: ``X``, ``raw``, layers named as counts are, other layers by name."""
-        if self.soma is not None:
-            first, layers = self.soma.keys()
+        if self.store is not None:
+            first, layers = self.store.keys()
             held = [f"layers/{k}" for k in layers]
         elif self.adata is not None:
             held = [f"layers/{k}" for k in self.adata.layers]
@@ -215,54 +230,60 @@ class AnnDataView:
                 ["raw"] if self.adata.raw is not None else []
             )
         else:
-            held = [f"layers/{k}" for k in self.group.get("layers", ())]
-            first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
+            with naming(self.name):
+                held = [f"layers/{k}" for k in self.group.get("layers", ())]
+                first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
         return first + sorted(held, key=lambda k: (_rank(k.removeprefix("layers/")), k))
 
     def matrix(self, key: str):
         """The matrix of a key, as `Matrix` takes it."""
-        if self.soma is not None:
-            return self.soma.matrix(key)
+        if self.store is not None:
+            return self.store.matrix(key)
         if self.adata is None:
-            return self.group["raw/X" if key == "raw" else key]
+            with naming(self.name, key):
+                return self.group["raw/X" if key == "raw" else key]
         if key == "X" and self.adata.isbacked and self.adata.is_view:
             return RowsOf(self.adata)
         return self.adata.X if key == "X" else self.adata.raw.X if key == "raw" else self.adata.layers[key.removeprefix("layers/")]
 
     def var(self, key: str) -> pd.DataFrame:
-        if self.soma is not None:
-            return self.soma.var(key)
+        if self.store is not None:
+            return self.store.var(key)
         if self.adata is not None:
             return self.adata.raw.var if key == "raw" else self.adata.var
-        return read_quietly(self.group["raw/var" if key == "raw" else "var"])
+        return self._element("raw/var" if key == "raw" else "var")
 
     @cached_property
     def table(self) -> CellTable:
         """What is known of the cells, of which a file's columns are read where they are asked for."""
-        if self.soma is not None:
-            return self.soma.table
+        if self.store is not None:
+            return self.store.table
         return FrameTable(self.adata.obs) if self.adata is not None else StoredTable(self.group["obs"])
 
     @cached_property
     def obs(self) -> pd.DataFrame:
         """All of `table`, in memory from then on."""
-        return self.table.frame()
+        with naming(self.name, "obs"):
+            return self.table.frame()
 
     def uns(self, key: str) -> Any:
         """An entry of ``.uns``; None where there is none."""
         if self.adata is not None:
             return self.adata.uns.get(key)
-        if self.soma is not None:
-            return None
-        return read_quietly(self.group["uns"][key]) if key in self.group.get("uns", ()) else None
+        return None if self.store is not None else self._element(f"uns/{key}")
 
     def varm(self, key: str) -> Any:
         """An entry of ``.varm``; None where there is none."""
         if self.adata is not None:
             return self.adata.varm.get(key)
-        if self.soma is not None:
-            return None
-        return read_quietly(self.group["varm"][key]) if key in self.group.get("varm", ()) else None
+        if self.store is not None:
+            return self.store.varm(key)
+        return self._element(f"varm/{key}")
+
+    def _element(self, path: str) -> Any:
+        """An element of the file; None where there is none."""
+        with naming(self.name, path):
+            return read_quietly(self.group[path]) if path in self.group else None
 
     def whole(self):
         """Everything, as an AnnData in memory; an object that was given is copied."""
@@ -270,8 +291,8 @@ class AnnDataView:
 
         if self.adata is not None:
             return self.adata.to_memory(copy=True)
-        if self.soma is not None:
-            return self.soma.whole()
+        if self.store is not None:
+            return self.store.whole()
         if self.group.name not in ("/", ""):
             return anndata.io.read_elem(self.group)
         path = Path(self.name).expanduser()

@@ -1,10 +1,12 @@
-"""Tables of cells (``.obs``), of which columns on disk are read one at a time, where they are asked for."""
+"""What holds cells beside AnnData's own files, and tables of cells (``.obs``), whose columns on disk are read where they are asked for."""
 
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
 import pandas as pd
+
+from bmfm.cells.matrix import RowReader
 
 
 def read_quietly(element: Any) -> Any:
@@ -93,3 +95,35 @@ class StoredTable(CellTable):
 
     def frame(self) -> pd.DataFrame:
         return read_quietly(self.group)
+
+
+class CellStore(ABC):
+    """Cells in another form than AnnData's own, as one AnnData.
+
+    Attributes
+    ----------
+    table
+        What is known of the cells.
+    """
+
+    table: CellTable
+
+    @abstractmethod
+    def keys(self) -> tuple[list[str], list[str]]:
+        """``X`` and ``raw``, if they are there, and the names of other layers."""
+
+    @abstractmethod
+    def matrix(self, key: str) -> RowReader:
+        """The matrix of a key: ``X``, ``raw``, ``layers/NAME``."""
+
+    @abstractmethod
+    def var(self, key: str) -> pd.DataFrame:
+        """What is said of the genes of a matrix."""
+
+    @abstractmethod
+    def whole(self) -> Any:
+        """All of it as an AnnData in memory."""
+
+    def varm(self, key: str) -> Any:
+        """An entry of ``.varm``; None where there is none."""
+        return None

@@ -10,10 +10,10 @@ from typing import Any
 
 from bmfm.cells.collection import Layout, write_collection
 from bmfm.cells.formats import find_sources
-from bmfm.cells.soma import is_url
 from bmfm.cells.unified import Union, unite
 from bmfm.files import fingerprint
 from bmfm.ledger import Ledger
+from bmfm.places import is_experiment
 
 
 def identity(path: Path | str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def run(config: Any) -> None:
 
     output = Path(config.output).expanduser().absolute()
     found = find_sources(config.path if isinstance(config.path, str) else list(config.path))
-    paths = [p if is_url(p) else Path(p).expanduser() for p in found]
+    paths = [p if is_experiment(p) else Path(p).expanduser() for p in found]
     layout = Layout(config.cells, config.chunk, config.shard)
     settings = {"counts": config.counts, "gene_column": config.gene_column, "obs": config.obs and list(config.obs), "seed": config.seed}
     identities = [identity(p) for p in paths]

@@ -7,14 +7,14 @@ A layer ``data`` of the measurement is what AnnData calls X, a measurement ``raw
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from bmfm.cells.matrix import RowReader
-from bmfm.cells.obs import CellTable
+from bmfm.cells.obs import CellStore, CellTable
 
 JOIN, X_LAYER, RAW, MEASUREMENT = "soma_joinid", "data", "raw", "RNA"
 NAMES = {"obs": ("obs_id", "barcode", "index"), "var": ("var_id", "feature_id", "index")}
@@ -23,17 +23,12 @@ BUFFER = 64 << 20
 """Bytes that a column is read with at a time."""
 
 
-def is_url(source: Any) -> TypeGuard[str]:
-    """Whether it is the address of something that is no file of this machine."""
-    return isinstance(source, str) and "://" in source
-
-
 def is_soma(folder: Path) -> bool:
     """Whether a folder is a group of TileDB, as experiments are."""
     return (folder / "__group").is_dir() or (folder / "__tiledb_group.tdb").is_file()
 
 
-class Experiment:
+class Experiment(CellStore):
     """A SOMA experiment, opened anew in every process that reads from it: TileDB has threads, which a forked process lacks.
 
     Parameters
@@ -57,7 +52,7 @@ class Experiment:
         if MEASUREMENT not in names and len(names) != 1:
             raise ValueError(f"{uri} holds the measurements {', '.join(measurements) or 'none'}, and none is called {MEASUREMENT}")
         self.measurement = MEASUREMENT if MEASUREMENT in names else names[0]
-        self.table = SomaTable(self, "obs")
+        self.table: SomaTable = SomaTable(self, "obs")
 
     @property
     def handle(self) -> Any:
@@ -83,22 +78,18 @@ class Experiment:
         return self.__dict__ | {"_opened": {}}
 
     def keys(self) -> tuple[list[str], list[str]]:
-        """``X`` and ``raw``, if they are there, and the names of other layers."""
         layers = list(self.handle.ms[self.measurement].X)
         first = (["X"] if X_LAYER in layers else []) + ([RAW] if RAW in self.handle.ms and X_LAYER in self.handle.ms[RAW].X else [])
         return first, [name for name in layers if name != X_LAYER]
 
     def matrix(self, key: str) -> "SomaRows":
-        """The matrix of a key."""
         measurement = RAW if key == RAW else self.measurement
         return SomaRows(self, measurement, X_LAYER if key in ("X", RAW) else key.removeprefix("layers/"))
 
     def var(self, key: str) -> pd.DataFrame:
-        """What is said of the genes of a matrix."""
         return SomaTable(self, "var", RAW if key == RAW else self.measurement).frame()
 
     def whole(self) -> Any:
-        """All of it as an AnnData in memory."""
         import tiledbsoma.io
 
         first, layers = self.keys()

@@ -10,7 +10,8 @@ import pandas as pd
 
 from bmfm.cells.formats import AnnDataView
 from bmfm.cells.genes import other_features
-from bmfm.cells.sources import GENE_PANEL, find_counts, open_matrix
+from bmfm.cells.raw_counts import find_counts, open_matrix
+from bmfm.cells.sources import GENE_PANEL
 
 FILE = "source_file"
 """The column of .obs that says which file a cell came from."""

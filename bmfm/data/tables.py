@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-from bmfm.files import open_whole, require_file
+from bmfm.files import naming, open_whole, require_file
 from bmfm.tokenizers.texts import check_texts
 
 FILE_NAMES = {"train": ("train",), "validation": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -21,6 +21,8 @@ SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
 BLOCK = 1 << 14
 """Rows whose sequences are objects of Python at a time."""
 COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zip", ".zst")
+
+NO_TABLE = "it is no table of the kind that its name says, or it was damaged"
 
 
 def is_table(path: str | Path) -> bool:
@@ -62,7 +64,7 @@ def read_table(
     """
     file = require_file(path, "table (CSV, TSV or Parquet)")
     is_parquet = suffix_of(file) == ".parquet"
-    with _named(file):
+    with naming(file, remedy=NO_TABLE):
         table = pd.read_parquet(file, page_checksum_verification=True) if is_parquet else _read_lines(file, text, sequences, ids)
     _names(file, table, ids, "data.id")
     for name in _names(file, table, sequences, "data.sequence"):
@@ -76,7 +78,7 @@ def read_sequence_table(path: str | Path, text: Sequence[str], sequences: Sequen
     texts = _arrow_on_disk(table_blocks(file, sequences, [], BLOCK))
     if texts is None:
         return read_table(file, text, sequences)
-    with _named(file):
+    with naming(file, remedy=NO_TABLE):
         if suffix_of(file) == ".parquet":
             columns, table = _parquet_without(file, texts.column_names)
         else:
@@ -137,7 +139,7 @@ def table_blocks(path: str | Path, sequences: Sequence[str | int], ids: Sequence
     blocks = _parquet_blocks(file, sequences, ids, n_rows) if is_parquet else _line_blocks(file, sequences, ids, n_rows)
     first = 1 if is_parquet else 2
     while True:
-        with _named(file):
+        with naming(file, remedy=NO_TABLE):
             block = next(blocks, None)
         if block is None:
             return
@@ -145,17 +147,6 @@ def table_blocks(path: str | Path, sequences: Sequence[str | int], ids: Sequence
             block[name] = check_texts(block[name], partial(_cell, file, name, first))
         yield block
         first += len(block)
-
-
-@contextmanager
-def _named(file: Path) -> Iterator[None]:
-    """Name the file in errors of pandas and pyarrow, which do not."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        if str(error).startswith(str(file)):
-            raise
-        raise ValueError(f"{file}: cannot be read as a table of the kind that its name says: {error}") from error
 
 
 def _names(file: Path, table: pd.DataFrame, columns: Sequence[str | int], option: str) -> list[str]:
@@ -319,6 +310,8 @@ def find_tables(path: Any) -> dict[str, Path]:
     """Files of the parts: of a folder with train, dev (or validation), test; of a mapping; or one file (``all``)."""
     if isinstance(path, Mapping):
         return {part: require_file(file, f"data.path.{part}: table") for part, file in path.items() if file}
+    if not isinstance(path, str | Path):
+        raise ValueError(f"data.path={path!r:.80}: a table, a folder of tables, or {{part: table}} is expected")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return {"all": require_file(folder, "data.path: table (CSV, TSV or Parquet) or folder")}

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bmfm.cells.formats import AnnDataView, read_quietly
+from bmfm.cells.soma import Experiment
 
 KEY = "X_bmfm"
 FORMATS = (".h5ad", ".zarr")
@@ -130,7 +131,7 @@ def write_annotated(
         if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
             written = _add_to_copy(source, partial, embeddings, predictions)
         else:
-            adata = _joined(sources) if len(sources) > 1 else _cells_alone(view) if view.soma is not None else view.whole()
+            adata = _joined(sources) if len(sources) > 1 else _cells_alone(view) if isinstance(view.store, Experiment) else view.whole()
             written = annotate(adata, embeddings, predictions)
             _write(adata, partial)
     return written

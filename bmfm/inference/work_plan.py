@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from bmfm import __version__
-from bmfm.cells.soma import is_url
 from bmfm.checkpoints.adapters import adapter_base
 from bmfm.files import sha256_of_file
 from bmfm.inference.predictor import Predictor
-from bmfm.places import known_as
+from bmfm.places import is_experiment, known_as
 from bmfm.storage.folders import find_folder
 
 WHOLE = 1 << 30
@@ -42,7 +41,7 @@ def work_plan(config: Any, predictor: Predictor, files: Iterable[str | Path], as
     model = [(p.name, digest(p)) for folder in folders for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
     settings: Any = OmegaConf.to_container(asked, resolve=True)
     # of an address nothing but itself is known
-    data = [[(file, "")] if is_url(file) else digest_tree(Path(file).expanduser()) for file in files]
+    data = [[(file, "")] if is_experiment(file) else digest_tree(Path(file).expanduser()) for file in files]
     return {"version": __version__, "model": model, "data": data, "options": {k: v for k, v in settings.items() if k not in ASIDE}}
 
 

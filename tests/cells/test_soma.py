@@ -10,6 +10,7 @@ from bmfm.cells.formats import AnnDataView, find_sources
 from bmfm.cells.sources import open_source
 from bmfm.data.rna import RnaDataModule
 from bmfm.files import ASSETS
+from bmfm.places import is_experiment
 from bmfm.tokenizers.rna import CellTokenizer
 
 tiledbsoma = pytest.importorskip("tiledbsoma")
@@ -64,6 +65,8 @@ def test_training_reads_what_it_reads_of_h5ad(cells, experiment, tmp_path):
         for name in ("example_keys", "input_ids", "values"):
             np.testing.assert_array_equal(one[name].numpy(), other[name].numpy())
     assert find_sources(experiment.parent) == [str(experiment)]
+    assert len(AnnDataView(f"file://{experiment}").table) == N and is_experiment("s3://census/2025-01-30/soma/census_data/homo_sapiens")
+    assert not is_experiment("s3://bucket/cells.h5ad") and not is_experiment("cells.soma")
 
 
 def test_cells_that_were_taken_out_leave_a_gap_that_is_no_cell(cells, experiment, tmp_path):
