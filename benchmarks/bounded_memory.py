@@ -1,7 +1,8 @@
 """The most memory that a prediction takes, of few and of many sequences: it must not grow with the file.
 
 ``python benchmarks/bounded_memory.py [--sizes 20000 200000] [--kinds parquet csv fasta tile bed]``, with a model of one layer; ``--bases`` is the
-length of a sequence, and of a tile, which is cut from one contig.
+length of a sequence, and of a tile, which is cut from one contig. ``--kinds train_csv train_parquet`` are tables of training, which stay in memory:
+what they take at most while they are read, and then.
 """
 
 import argparse
@@ -39,6 +40,40 @@ def sequences(n: int, bases: int):
     for first in range(0, n, 10_000):
         letters = np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, (min(10_000, n - first), bases))]
         yield first, [row.tobytes().decode() for row in letters]
+
+
+TRAIN = """
+import sys, threading, time
+from pathlib import Path
+from bmfm.data.table import SequenceTable
+from bmfm.tokenizers.dna import DnaTokenizer
+def now():  # memory of its own, without pages of files, which the system drops where it needs room
+    return 1024 * int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")).split()[1])
+def watch():
+    global most
+    while True:
+        most = max(most, now())
+        time.sleep(0.01)
+def table(path):
+    data = SequenceTable(path, {"by": "random", "validation": 0.1, "test": 0.1}, 128, 8)
+    data.connect(DnaTokenizer.from_pretrained("dna_demo"))
+    return data
+few = table(sys.argv[2])
+before = most = now()
+threading.Thread(target=watch, daemon=True).start()
+data = table(sys.argv[1])
+print(now() - before, most - before)
+"""
+
+
+def train(folder: Path, kind: str, n: int, bases: int) -> None:
+    """Print bytes a row of a table of training."""
+    few = folder / "few"
+    few.mkdir()
+    paths = [write(kind.removeprefix("train_"), to, rows, bases)[0].split("=", 1)[1] for to, rows in ((folder, n), (few, 100))]
+    found = subprocess.run([sys.executable, "-c", TRAIN, *paths], check=True, capture_output=True, text=True).stdout
+    kept, most = (int(word) / n for word in found.split()[-2:])
+    print(f"{kind:13} {n:10,} sequences  {kept:8,.0f} bytes a row in memory, {most:8,.0f} at most while they are read", flush=True)
 
 
 def write(kind: str, folder: Path, n: int, bases: int) -> list[str]:
@@ -95,6 +130,9 @@ def main() -> None:
         for kind in options.kinds:
             for n in options.sizes:
                 with tempfile.TemporaryDirectory() as data:
+                    if kind.startswith("train_"):
+                        train(Path(data), kind, n, options.bases)
+                        continue
                     settings = write(kind, Path(data), n, options.bases)
                     seconds, memory = predict(model, Path(data), settings, "out.csv" if kind == "csv" else "out.parquet")
                 print(f"{kind:8} {n:10,} sequences  {memory:8,.0f} MB at most  {seconds:7.1f} s", flush=True)

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from bmfm.targets import check_type, check_types
+
 PACKAGE = Path(__file__).parent
 CONFIG_DIR = "BMFM_CONFIG_DIR"
 
@@ -96,6 +98,10 @@ def literal(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
+_OF_INPUT = (ValueError, KeyError, FileNotFoundError, ImportError)
+"""Errors that say what is wrong with settings or files."""
+
+
 def instantiate(config: Any, **arguments: Any) -> Any:
     """Make what a configuration with ``_target_`` describes, as `hydra.utils.instantiate` does, whatever signs its texts hold.
 
@@ -110,18 +116,27 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     Raises
     ------
     ValueError
-        Where the target cannot be imported; names it.
+        Where the target cannot be imported, or does not take such settings; names it, and the setting where that is known.
     """
+    from hydra._internal.utils import _locate
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    where = config._get_full_key(None) if OmegaConf.is_config(config) else ""
     try:
+        check_types(plain, _locate, where)
         return hydra_instantiate(literal(literal(plain)), **arguments)
-    except InstantiationException as error:
-        if not str(error).startswith("Error locating target"):
+    except (InstantiationException, TypeError, AttributeError, ImportError) as error:
+        root: BaseException = error
+        while isinstance(root, InstantiationException) and root.__cause__ is not None:
+            root = root.__cause__
+        if isinstance(root, _OF_INPUT) and root is not error:
             raise
+        if "Error locating target" not in str(error) and not isinstance(error, ImportError):
+            said = " ".join(str(error).split())
+            raise ValueError(f"{where or 'settings'} cannot be made with these settings: {said[:400]}") from error
         target = re.search(r"target '([^']+)'", str(error))
         raise ValueError(
             f"_target_: {target[1] if target else '?'} cannot be imported: {' '.join(str(error).split())[:300]}; "
@@ -221,10 +236,27 @@ def _keys(node, prefix: str = "") -> list[str]:
     return ([prefix] if prefix else []) + [k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else name)]
 
 
+_OF_ALL = {"seed": int, "checkpoint": str} | dict.fromkeys(
+    ("resume", "overwrite", "compile", "remote_code", "test", "logistic_regression"), bool
+)
+
+
+def check_settings(config) -> None:
+    """Raise a ValueError that names a setting of the whole run, which is of no class, whose value is of another kind."""
+    for name, kind in _OF_ALL.items():
+        if name in config:
+            check_type(config[name], kind, name)
+
+
 def check_files(config) -> None:
     """Fail at once if a source file is missing, before anything heavy is imported."""
     from bmfm.files import require_file
 
+    if "://" in str(config.get("run_dir") or ""):
+        raise ValueError(
+            f"run_dir={config.run_dir}: a run's folder cannot lie in an object store: train into a folder of this machine, and copy it "
+            "afterwards, as by aws s3 sync; checkpoint and data may be URLs"
+        )
     data = config.get("data", {})
     for key, what in (("fasta", "FASTA file"), ("variants", "variant file"), ("path", "file"), ("orthologs", "table of orthologs")):
         setting = data.get(key)
@@ -291,6 +323,7 @@ def _check(config_name: str, overrides: list[str], several: bool) -> None:
         config = compose(config_name, _first_run(overrides) if several else overrides)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ValueError(f"this recipe needs {', '.join(f'{key}=...' for key in missing)}")
+        check_settings(config)
         check_files(config)
     except Exception as error:
         if type(error).__module__.split(".")[0] == "yaml":
@@ -327,12 +360,13 @@ def _with_plain_errors(task: Callable, statuses: list[int]) -> Callable:
             error = caught
             while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
                 error = error.__cause__  # Hydra's own words hold a whole configuration
-            if not isinstance(error, ValueError | KeyError | FileNotFoundError | ImportError):
+            is_misuse = type(error).__name__ == "MisconfigurationException"  # Lightning's word for a setting that is wrong
+            if not is_misuse and not isinstance(error, ValueError | KeyError | FileNotFoundError | ImportError):
                 raise
             frame = error.__traceback__
             while frame is not None and frame.tb_next is not None:
                 frame = frame.tb_next
-            ours = frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
+            ours = is_misuse or (frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PACKAGE))
             if not ours or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             print(f"bmfm: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)

@@ -205,3 +205,32 @@ def _built(target: Path, key: dict, build: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+@contextmanager
+def naming(file: str | Path, part: str = "", remedy: str = "it was cut or damaged, copy or download it again") -> Iterator[None]:
+    """What libraries raise about a file becomes an error that names it: they have errors of any kind, and most name no file.
+
+    Parameters
+    ----------
+    file
+        As it is to be named.
+    part
+        What of it is read.
+    remedy
+        What is most likely wrong, and what to do.
+
+    Raises
+    ------
+    ValueError
+        In place of any other exception inside ``with``, but one of ours, which names the file already, and a package that is missing.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        if type(error) in (ValueError, FileNotFoundError, KeyError) and str(file) in str(error):
+            raise
+        where, said = f"{file}, {part}" if part else str(file), " ".join(str(error).split())[:300]
+        raise ValueError(f"{where} cannot be read ({type(error).__name__}: {said}): {remedy}") from error

@@ -130,13 +130,13 @@ class Ledger:
         try:
             with np.load(opened(file), allow_pickle=False) as stored:
                 shard = dict(stored)
-            if str(shard.pop("plan", "")) == self.key:
+            if str(shard.pop("plan", "")) == self.key and all(isinstance(values, np.ndarray) for values in shard.values()):
                 return shard
         except FileNotFoundError:
             return None
         except StoreError:
             raise  # the store is away: nothing is damaged
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:  # of the archive, or of the arrays in it: whatever the damage leads to
             pass
         file.unlink(missing_ok=True)  # damaged, or of another plan: it is computed again
         return None

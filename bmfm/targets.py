@@ -8,11 +8,13 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -87,7 +89,106 @@ def make(kind: type[T], settings: Mapping[str, Any], where: object) -> T:
         inspect.signature(kind).bind(**settings)
     except TypeError as error:
         raise ValueError(f"{where}: the settings are not those of {kind.__name__}: {error}") from None
+    hints = _hints(kind)
+    for name in hints.keys() & settings.keys():
+        check_type(settings[name], hints[name], f"{where}.{name}")
     return kind(**settings)
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+    list: "a list",
+    dict: "named settings",
+}
+
+
+_ANNOTATED = ("bmfm.", "pytorch_lightning.", "torch.")
+"""Packages whose classes say what types they take."""
+
+
+def check_types(config: Any, find: Callable[[str], Any], where: str = "") -> None:
+    """Raise a ValueError that names a setting whose value is of another kind than the class that takes it says, or NaN.
+
+    Parameters
+    ----------
+    config
+        Settings with ``_target_``, and others below them.
+    find
+        The class or function of a ``_target_``.
+    where
+        Path of the settings, for errors.
+    """
+    if isinstance(config, list):
+        for number, value in enumerate(config):
+            check_types(value, find, f"{where}[{number}]")
+    if not isinstance(config, dict):
+        return
+    hints = {}
+    if "_target_" in config:
+        target = config["_target_"]
+        if not isinstance(target, str) or "." not in target:
+            raise ValueError(f"{where or 'settings'}._target_={target!r:.80} is no path of a class or function, as torch.optim.AdamW")
+        hints = _hints(find(target)) if target.startswith(_ANNOTATED) else {}
+    for name, value in config.items():
+        path = f"{where}.{name}" if where else str(name)
+        if name in hints:
+            check_type(value, hints[name], path)
+        check_types(value, find, path)
+
+
+def check_type(value: Any, hint: Any, where: str) -> None:
+    """Raise a ValueError that names a setting, `where`, whose value is not of a type."""
+    if not _fits(value, hint):
+        raise ValueError(f"{where}={value!r:.80}: {' or '.join(dict.fromkeys(_words(hint)))} is expected")
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Types of the arguments of a class (and of those that it is made from) or function, as far as they say and can be read."""
+    hints: dict[str, Any] = {}
+    for function in [vars(kind).get("__init__") for kind in reversed(target.__mro__)] if isinstance(target, type) else [target]:
+        with suppress(Exception):  # names that only a type checker imports
+            hints |= get_type_hints(function)
+    return hints
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a configuration is of a type; null, and what this function does not know, fits."""
+    if value is None or (isinstance(value, dict) and "_target_" in value):
+        return True
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if hint in (int, float):
+        if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+            return False
+        if hint is float:
+            return isinstance(value, float) or abs(value) < 1 << 1000
+        return abs(value) < 1 << 63 and float(value).is_integer()
+    if hint in (bool, type(None)):
+        return hint is bool and isinstance(value, bool)
+    if hint is str:  # YAML and the command line make numbers of names of digits
+        return isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
+    if origin is tuple:
+        return isinstance(value, list | tuple)
+    if origin in (list, Sequence):  # where several are expected, one alone may stand for a list of one
+        return isinstance(value, list | tuple | str | int) and not isinstance(value, bool)
+    if origin in (dict, Mapping):
+        numbers = bool(arguments) and arguments[1] in (int, float)
+        return isinstance(value, Mapping) and (not numbers or all(_fits(v, arguments[1]) for v in value.values()))
+    return True
+
+
+def _words(hint: Any) -> list[str]:
+    """What a type is called in an error."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return [word for argument in arguments for word in _words(argument)]
+    kind = list if origin in (list, tuple, Sequence) else dict if origin in (dict, Mapping) else hint
+    return [_WORDS.get(kind, f"a {kind.__name__ if isinstance(kind, type) else kind}")]
 
 
 def _refuse_what_nobody_installed(module: str, folder: Path, what: str) -> None:

@@ -16,7 +16,7 @@ from bmfm.cells.groups import MANIFEST, Collection
 from bmfm.cells.matrix import RowsOf
 from bmfm.cells.obs import CellStore, CellTable, FrameTable, StoredTable, read_quietly
 from bmfm.cells.soma import Experiment, is_soma
-from bmfm.files import require_file
+from bmfm.files import naming, require_file
 from bmfm.places import is_experiment
 
 SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
@@ -43,8 +43,11 @@ def groups_of_collection(folder: Path) -> list[str] | None:
     if (folder / MANIFEST).is_file():
         return [str(folder)]
     mark = folder / "zarr.json"
-    if not mark.is_file() or json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
+    if not mark.is_file():
         return None
+    with naming(mark):
+        if json.loads(mark.read_text()).get("attributes", {}).get("encoding-type") != "annbatch-preshuffled":
+            return None
     return [str(p) for p in sorted(folder.glob("dataset_*"), key=lambda p: (len(p.name), p.name))]
 
 
@@ -183,8 +186,12 @@ class AnnDataView:
             except Exception as error:
                 raise ValueError(f"{path} is a folder but no zarr AnnData ({error})") from None
         else:
-            self._open_hdf5(require_file(path, "AnnData file (.h5ad or zarr)"))
-        if self.group is not None and not _is_current(self.group):
+            file = require_file(path, "AnnData file (.h5ad or zarr)")
+            with naming(file):
+                self._open_hdf5(file)
+        with naming(self.name):
+            is_current = self.group is None or _is_current(self.group)
+        if not is_current:
             import anndata
 
             self.group = None
@@ -223,8 +230,9 @@ class AnnDataView:
                 ["raw"] if self.adata.raw is not None else []
             )
         else:
-            held = [f"layers/{k}" for k in self.group.get("layers", ())]
-            first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
+            with naming(self.name):
+                held = [f"layers/{k}" for k in self.group.get("layers", ())]
+                first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
         return first + sorted(held, key=lambda k: (_rank(k.removeprefix("layers/")), k))
 
     def matrix(self, key: str):
@@ -232,7 +240,8 @@ class AnnDataView:
         if self.store is not None:
             return self.store.matrix(key)
         if self.adata is None:
-            return self.group["raw/X" if key == "raw" else key]
+            with naming(self.name, key):
+                return self.group["raw/X" if key == "raw" else key]
         if key == "X" and self.adata.isbacked and self.adata.is_view:
             return RowsOf(self.adata)
         return self.adata.X if key == "X" else self.adata.raw.X if key == "raw" else self.adata.layers[key.removeprefix("layers/")]
@@ -242,7 +251,7 @@ class AnnDataView:
             return self.store.var(key)
         if self.adata is not None:
             return self.adata.raw.var if key == "raw" else self.adata.var
-        return read_quietly(self.group["raw/var" if key == "raw" else "var"])
+        return self._element("raw/var" if key == "raw" else "var")
 
     @cached_property
     def table(self) -> CellTable:
@@ -254,15 +263,14 @@ class AnnDataView:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """All of `table`, in memory from then on."""
-        return self.table.frame()
+        with naming(self.name, "obs"):
+            return self.table.frame()
 
     def uns(self, key: str) -> Any:
         """An entry of ``.uns``; None where there is none."""
         if self.adata is not None:
             return self.adata.uns.get(key)
-        if self.store is not None:
-            return None
-        return read_quietly(self.group["uns"][key]) if key in self.group.get("uns", ()) else None
+        return None if self.store is not None else self._element(f"uns/{key}")
 
     def varm(self, key: str) -> Any:
         """An entry of ``.varm``; None where there is none."""
@@ -270,7 +278,12 @@ class AnnDataView:
             return self.adata.varm.get(key)
         if self.store is not None:
             return self.store.varm(key)
-        return read_quietly(self.group["varm"][key]) if key in self.group.get("varm", ()) else None
+        return self._element(f"varm/{key}")
+
+    def _element(self, path: str) -> Any:
+        """An element of the file; None where there is none."""
+        with naming(self.name, path):
+            return read_quietly(self.group[path]) if path in self.group else None
 
     def whole(self):
         """Everything, as an AnnData in memory; an object that was given is copied."""

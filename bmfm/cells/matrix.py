@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bmfm.cells.counts import FRACTION, first_fault
+from bmfm.files import naming
 
 _AS: dict[str, np.dtype] = {"?": np.dtype(np.uint8), "e": np.dtype(np.float32), "g": np.dtype(np.float64)}  # bool, half and long double
 
@@ -38,6 +39,17 @@ class RowReader(ABC):
     @abstractmethod
     def __getitem__(self, rows: slice) -> Any:
         """Some rows, as scipy or NumPy has them."""
+
+
+def _require_chunks(array: Any, what: str) -> None:
+    """Raise a ValueError if chunks of an array of zarr are not there, which zarr reads as zeros.
+
+    zarr leaves out chunks of nothing but zeros, and all may be such. A matrix of cells has none among others: a value of 0 is not
+    stored in a sparse matrix, and its indices and places are not all 0 for the length of a chunk.
+    """
+    there, n = getattr(array, "nchunks_initialized", None), getattr(array, "nchunks", None)
+    if there is not None and n is not None and 0 < there < n and array.chunks[0] > 1:
+        raise ValueError(f"{what} lack {n - there:,} of {n:,} chunks: the file was cut or damaged, copy or download it again")
 
 
 class RowsOf(RowReader):
@@ -83,31 +95,46 @@ class Matrix:
             stored = stored.tocsr()
         self.stored, self.name, self.name_of = stored, name, name_of
         self.on_disk = not sp.issparse(stored)
-        attrs = dict(getattr(stored, "attrs", {})) if self.on_disk and not isinstance(stored, RowReader) else {}
-        kind = attrs.get("encoding-type") or attrs.get("h5sparse_format", "")
-        kind = kind.decode() if isinstance(kind, bytes) else kind
-        if not self.on_disk:
-            self.format, self.shape = stored.format, stored.shape
-        elif kind[:3] in ("csr", "csc"):
-            self.format = kind[:3]
-            self.shape = tuple(int(n) for n in (attrs["shape"] if "shape" in attrs else attrs["h5sparse_shape"]))
-        else:
-            self.format, self.shape = "dense", tuple(stored.shape)
-        dtype = np.dtype(stored.dtype if self.format == "dense" else self._array("data").dtype)
+        with naming(name):
+            self.format, self.shape = self._format()
+            dtype = np.dtype(stored.dtype if self.format == "dense" else self._array("data").dtype)
+        if len(self.shape) != 2 or min(self.shape) < 0:
+            raise self._damaged(f"its shape is {self.shape}, cells x genes are expected")
         if dtype.kind not in "biuf":
             raise ValueError(f"{name} holds values of type {dtype}, real numbers are needed: adata.X = adata.X.astype('float32')")
         self.indptr = self._checked_indptr() if self.format != "dense" else None
 
+    def _format(self) -> tuple[str, tuple[int, ...]]:
+        """``csr``, ``csc`` or ``dense``, and the shape, as the file says."""
+        if not self.on_disk:
+            return self.stored.format, self.stored.shape
+        attrs = {} if isinstance(self.stored, RowReader) else dict(getattr(self.stored, "attrs", {}))
+        kind = attrs.get("encoding-type") or attrs.get("h5sparse_format", "")
+        kind = kind.decode() if isinstance(kind, bytes) else kind
+        if kind[:3] not in ("csr", "csc"):
+            return "dense", tuple(self.stored.shape)
+        shape = np.asarray(attrs["shape"] if "shape" in attrs else attrs["h5sparse_shape"])
+        if shape.dtype.kind not in "iu":
+            raise self._damaged(f"its shape is {shape.tolist()!r}, whole numbers are expected")
+        return kind[:3], tuple(map(int, shape.ravel()))
+
     def _checked_indptr(self) -> np.ndarray:
         """Where rows (CSR) or columns (CSC) begin, once it is sure that they lie within the values."""
-        indptr = self._array("indptr")[:].astype(np.int64)
-        n_major, n_values = self.shape[self.format == "csc"], self._array("data").shape[0]
-        if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > n_values:
+        with naming(self.name):
+            parts = {name: self._array(name) for name in ("data", "indices", "indptr")}
+            for name, part in parts.items():
+                if len(part.shape) != 1 or (name != "data" and np.dtype(part.dtype).kind not in "iu"):
+                    raise self._damaged(f"its {name} are of type {part.dtype} and shape {tuple(part.shape)}")
+                _require_chunks(part, f"{self.name}: its {name}")
+            indptr = parts["indptr"][:].astype(np.int64)
+        n_major, n_values = self.shape[self.format == "csc"], parts["data"].shape[0]
+        fits = len(indptr) == n_major + 1 and indptr[0] == 0 and not (np.diff(indptr) < 0).any()
+        if not fits or indptr[-1] > n_values or (self.on_disk and indptr[-1] != n_values):
             raise self._damaged(
                 f"its indptr does not cut {n_values:,} values into {n_major:,} {'rows' if self.format == 'csr' else 'columns'}"
             )
-        if self._array("indices").shape[0] != n_values:
-            raise self._damaged(f"it has {self._array('indices').shape[0]:,} indices for {n_values:,} values")
+        if parts["indices"].shape[0] != n_values:
+            raise self._damaged(f"it has {parts['indices'].shape[0]:,} indices for {n_values:,} values")
         return indptr
 
     def _damaged(self, how: str) -> ValueError:
@@ -128,6 +155,17 @@ class Matrix:
     def _array(self, name: str):
         return self.stored[name] if self.on_disk else getattr(self.stored, name)
 
+    def _values(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Values [start, stop) of one of the arrays of a sparse matrix."""
+        with naming(self.name, f"values {start:,} to {stop:,} of {name}"):
+            return _native(self._array(name)[start:stop])
+
+    def _part(self, start: int, stop: int) -> Any:
+        """Rows [start, stop) of a dense matrix; sparse where an object gives them so."""
+        with naming(self.name, f"rows {start:,} to {stop:,}"):
+            part = self.stored[start:stop]
+            return part if sp.issparse(part) else _native(part)
+
     @property
     def n_values(self) -> int:
         if isinstance(self.stored, RowReader):
@@ -140,11 +178,12 @@ class Matrix:
             assert self.indptr is not None
             lo, hi = int(self.indptr[start]), int(self.indptr[stop])
             indptr = self.indptr[start : stop + 1] - lo
-            indices = self._within(_native(self._array("indices")[lo:hi]), indptr, start)
-            return indptr, indices, _native(self._array("data")[lo:hi])
+            with naming(self.name, f"rows {start:,} to {stop:,}"):
+                indices = self._within(_native(self._array("indices")[lo:hi]), indptr, start)
+                return indptr, indices, _native(self._array("data")[lo:hi])
         if self.format == "dense":
-            part = self.stored[start:stop]
-            part = part.tocsr() if sp.issparse(part) else sp.csr_matrix(_native(part))
+            part = self._part(start, stop)
+            part = part.tocsr() if sp.issparse(part) else sp.csr_matrix(part)
             indptr = part.indptr.astype(np.int64)
             return indptr, self._within(part.indices, indptr, start), _native(part.data)
         whole = self._as_csr
@@ -154,7 +193,7 @@ class Matrix:
     @cached_property
     def _as_csr(self):
         assert self.indptr is not None
-        data, indices = _native(self._array("data")[:]), _native(self._array("indices")[:])
+        data, indices = self._values("data", 0, self.n_values), self._values("indices", 0, self.n_values)
         return sp.csc_matrix((data, self._within(indices, self.indptr, 0), self.indptr), shape=self.shape).tocsr()
 
     def forget(self) -> None:
@@ -165,15 +204,15 @@ class Matrix:
         """(place of the first, stored values) from the beginning to the end, about `size` at a time."""
         if self.format != "dense":
             for start in range(0, self.n_values, size):
-                yield start, _native(self._array("data")[start : start + size])
+                yield start, self._values("data", start, start + size)
             return
         step = max(1, size // max(1, self.shape[1]))
         for start in range(0, self.shape[0], step):
             yield start * self.shape[1], self._dense(start, start + step)
 
     def _dense(self, start: int, stop: int) -> np.ndarray:
-        part = self.stored[start:stop]
-        return _native(part.toarray() if sp.issparse(part) else part).ravel()
+        part = self._part(start, stop)
+        return (_native(part.toarray()) if sp.issparse(part) else part).ravel()
 
     def sample(self, n: int = 4096) -> list[tuple[int, np.ndarray]]:
         """Some stored values, with the place of the first of each run: `n` from the beginning, the middle and the end of a
@@ -184,8 +223,8 @@ class Matrix:
             starts = np.unique(np.linspace(0, max(0, self.shape[0] - 4), 16).astype(int)).tolist()
             runs = [(r * self.shape[1], self._dense(r, r + 4)) for r in starts]
         else:
-            data, size = self._array("data"), self.n_values
-            runs = [(s, _native(data[s : s + n])) for s in sorted({0, max(0, size // 2 - n), max(0, size - n)})]
+            size = self.n_values
+            runs = [(s, self._values("data", s, s + n)) for s in sorted({0, max(0, size // 2 - n), max(0, size - n)})]
         if not any(values.any() for _, values in runs):
             runs += next(([run] for run in self._parts(1 << 22) if run[1].any()), [])
         return runs
@@ -196,7 +235,7 @@ class Matrix:
             return divmod(number, self.shape[1])
         assert self.indptr is not None
         major = int(np.searchsorted(self.indptr, number, "right")) - 1
-        minor = int(self._array("indices")[number])
+        minor = int(self._values("indices", number, number + 1)[0])
         return (major, minor) if self.format == "csr" else (minor, major)
 
     def odd_value(self, whole: bool) -> tuple[float, int, int, int] | None:

@@ -147,7 +147,7 @@ def open_source(
     whole = expects == "counts"
     if expects not in ("counts", "normalised"):
         raise ValueError(f"expects={expects!r} (data.expects) is unknown; choose counts or normalised")
-    if isinstance(min_matched, str) or not 0 <= min_matched <= 1:
+    if not isinstance(min_matched, int | float) or not 0 <= min_matched <= 1:
         raise ValueError(f"min_matched={min_matched!r} (data.min_matched) must be a share of genes, from 0 to 1")
     if not len(view.table):
         raise ValueError(f"{view.name} holds no cell")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bmfm.checkpoints.huggingface import is_huggingface, read_huggingface
+from bmfm.files import naming
 from bmfm.models.backbones.huggingface import HuggingFaceBackbone
 from bmfm.models.config import BmfmConfig
 from bmfm.models.heads import predicts_tokens
@@ -39,9 +40,10 @@ def read_model(folder: Path) -> BmfmModel:
     """
     from bmfm.checkpoints.transformers_format import read_modernbert
 
-    if read_config(folder).get("model_type") == "bmfm":
-        return read_folder(folder).eval()
-    return (read_huggingface if is_huggingface(folder) else read_modernbert)(folder).eval()
+    with naming(folder, "its model", "its files are damaged, or belong to another model"):
+        if read_config(folder).get("model_type") == "bmfm":
+            return read_folder(folder).eval()
+        return (read_huggingface if is_huggingface(folder) else read_modernbert)(folder).eval()
 
 
 def read_tokenizer(folder: Path, **changes):

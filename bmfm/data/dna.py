@@ -18,6 +18,7 @@ from bmfm.genome.regions import intersect, read_regions, split_by_block, split_b
 from bmfm.genome.representation import Representation
 from bmfm.genome.variants import NO_FREQUENCY, VariantFilter, VariantTable
 from bmfm.genome.windows import WindowSampler
+from bmfm.targets import make
 from bmfm.tokenizers.dna import DnaTokenizer
 
 
@@ -111,7 +112,8 @@ class DnaDataModule(BatchModule):
     def sampler(self, part: str) -> WindowSampler:
         """The windows of a part."""
         options = {**self.windows, **({} if part == "train" else self.held_out_windows)}
-        return WindowSampler(self.intervals[part], seed=part_seeds(self.seed, self.split)[part], **options)
+        drawn = {"intervals": self.intervals[part], "seed": part_seeds(self.seed, self.split)[part]}
+        return make(WindowSampler, options | drawn, "data.windows" if part == "train" else "data.held_out_windows")
 
     def connect(self, tokenizer: Any) -> None:
         """Bind the tokenizer and open the source files."""

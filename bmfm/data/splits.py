@@ -38,7 +38,10 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
         raise ValueError(f"data.split.by={by} needs the name of a column: +data.split.column=...")
     if by in ("column", "file"):
         return _by_value(split, column("file" if by == "file" else split["column"]), "file" if by == "file" else split["column"])
-    shares = {part: float(split.get(part, 0.0)) for part in ("validation", "test")}
+    shares = {part: split.get(part, 0.0) for part in ("validation", "test")}
+    for part, share in shares.items():
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
+            raise ValueError(f"data.split.{part}={share!r:.80}: a share of the examples is expected, at least 0 and below 1")
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise ValueError(f"data.split: shares {shares} leave nothing for training")
     seed = split_seed(split)
@@ -71,7 +74,10 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
 
 def split_seed(split: Mapping) -> int:
     """By what the parts are drawn, and the held-out windows and masks in them."""
-    return int(split.get("seed") or 0)
+    seed = split.get("seed") or 0
+    if not isinstance(seed, int):
+        raise ValueError(f"data.split.seed={seed!r:.80}: a whole number is expected")
+    return int(seed)
 
 
 def part_seeds(seed: int, split: Mapping) -> dict[str, int]:

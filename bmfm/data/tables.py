@@ -1,21 +1,28 @@
 """Reading of tables: CSV, TSV and Parquet, to the letter where that matters."""
 
+import errno
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 
-from bmfm.files import open_whole, require_file
+from bmfm.files import naming, open_whole, require_file
 from bmfm.tokenizers.texts import check_texts
 
 FILE_NAMES = {"train": ("train",), "validation": ("dev", "validation", "valid", "val"), "test": ("test",)}
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
+BLOCK = 1 << 14
+"""Rows whose sequences are objects of Python at a time."""
 COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zip", ".zst")
+
+NO_TABLE = "it is no table of the kind that its name says, or it was damaged"
 
 
 def is_table(path: str | Path) -> bool:
@@ -57,12 +64,66 @@ def read_table(
     """
     file = require_file(path, "table (CSV, TSV or Parquet)")
     is_parquet = suffix_of(file) == ".parquet"
-    with _named(file):
-        table = pd.read_parquet(file) if is_parquet else _read_lines(file, text, sequences, ids)
+    with naming(file, remedy=NO_TABLE):
+        table = pd.read_parquet(file, page_checksum_verification=True) if is_parquet else _read_lines(file, text, sequences, ids)
     _names(file, table, ids, "data.id")
     for name in _names(file, table, sequences, "data.sequence"):
         table[name] = check_texts(table[name], partial(_cell, file, name, 1 if is_parquet else 2))
     return table
+
+
+def read_sequence_table(path: str | Path, text: Sequence[str], sequences: Sequence[str | int]) -> pd.DataFrame:
+    """As `read_table`, with the sequences as texts of Arrow in a temporary file, which take no memory, rather than as objects of Python."""
+    file = require_file(path, "table (CSV, TSV or Parquet)")
+    texts = _arrow_on_disk(table_blocks(file, sequences, [], BLOCK))
+    if texts is None:
+        return read_table(file, text, sequences)
+    with naming(file, remedy=NO_TABLE):
+        if suffix_of(file) == ".parquet":
+            columns, table = _parquet_without(file, texts.column_names)
+        else:
+            columns, table = _lines_without(file, text, sequences, texts.column_names)
+    for name in texts.column_names:
+        table[name] = pd.arrays.ArrowExtensionArray(texts[name])
+    return table[columns]
+
+
+def _arrow_on_disk(blocks: Iterator[pd.DataFrame]) -> Any:
+    """Columns of texts as a table of Arrow, whose file goes when nobody has the table any more; None without blocks."""
+    import pyarrow as pa
+
+    first = next(blocks, None)
+    if first is None:
+        return None
+    schema = pa.schema([(name, pa.large_string()) for name in first])
+    with tempfile.NamedTemporaryFile(prefix="bmfm-") as kept:
+        with pa.OSFile(kept.name, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for block in chain([first], blocks):
+                writer.write_table(pa.Table.from_pandas(block, schema, preserve_index=False))
+        return pa.ipc.open_file(pa.memory_map(kept.name)).read_all()
+
+
+def on_disk(pieces: Iterable[np.ndarray], dtype: Any) -> np.ndarray:
+    """Arrays one after the other, in a temporary file that goes when nobody has the array any more: the system reads and drops its pages.
+
+    Raises
+    ------
+    OSError
+        Naming the folder for temporary files (``TMPDIR``), where it is full.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            for piece in pieces:
+                file.write(np.ascontiguousarray(piece, dtype).data)
+            file.flush()
+            # writable for who must, without a change to the file
+            return np.memmap(file, dtype, "c").view(np.ndarray) if file.tell() else np.empty(0, dtype)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            error.errno, f"{tempfile.gettempdir()} has no room for the tokens of the table: set TMPDIR to another folder"
+        ) from error
 
 
 def table_blocks(path: str | Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
@@ -78,7 +139,7 @@ def table_blocks(path: str | Path, sequences: Sequence[str | int], ids: Sequence
     blocks = _parquet_blocks(file, sequences, ids, n_rows) if is_parquet else _line_blocks(file, sequences, ids, n_rows)
     first = 1 if is_parquet else 2
     while True:
-        with _named(file):
+        with naming(file, remedy=NO_TABLE):
             block = next(blocks, None)
         if block is None:
             return
@@ -86,17 +147,6 @@ def table_blocks(path: str | Path, sequences: Sequence[str | int], ids: Sequence
             block[name] = check_texts(block[name], partial(_cell, file, name, first))
         yield block
         first += len(block)
-
-
-@contextmanager
-def _named(file: Path) -> Iterator[None]:
-    """Name the file in errors of pandas and pyarrow, which do not."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        if str(error).startswith(str(file)):
-            raise
-        raise ValueError(f"{file}: cannot be read as a table of the kind that its name says: {error}") from error
 
 
 def _names(file: Path, table: pd.DataFrame, columns: Sequence[str | int], option: str) -> list[str]:
@@ -114,7 +164,7 @@ def _cell(file: Path, column: str, first: int, number: int) -> str:
 def _parquet_blocks(file: Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file, pre_buffer=False) as stored:
+    with pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as stored:
         head = stored.schema_arrow.empty_table().to_pandas()
         columns = dict.fromkeys([*_names(file, head, sequences, "data.sequence"), *_names(file, head, ids, "data.id")])
         for batch in stored.iter_batches(n_rows, columns=list(columns), use_threads=False):
@@ -122,9 +172,42 @@ def _parquet_blocks(file: Path, sequences: Sequence[str | int], ids: Sequence[st
             yield batch.select(list(columns)).to_pandas(integer_object_nulls=True)
 
 
+def _parquet_without(file: Path, leave_out: list[str]) -> tuple[list[str], pd.DataFrame]:
+    """Names of all columns, and those that are not left out."""
+    import pyarrow.parquet as pq
+
+    columns = list(pq.read_schema(file).empty_table().to_pandas())
+    others = [c for c in columns if c not in leave_out]
+    return columns, pd.read_parquet(file, columns=others, page_checksum_verification=True) if others else pd.DataFrame()
+
+
+def _lines_without(file: Path, text: Sequence[str], sequences: Sequence[str | int], leave_out: list[str]) -> tuple[list[str], pd.DataFrame]:
+    """As `_parquet_without`, of a table of lines, whose sequences are among what is left out."""
+    with _lines(file) as stream:
+        options, columns = _layout(file, stream, text, sequences, ())
+    others = [c for c in options.get("names", columns) if c not in leave_out]
+    if not others:
+        return columns, pd.DataFrame()
+    options["converters"] = {c: read for c, read in options["converters"].items() if c in others}
+    with _lines(file) as stream:
+        table = pd.read_csv(stream, usecols=others, **options)
+    return columns, _without_overfull(file, table, columns)
+
+
+def read_text(file: Path) -> bytes:
+    """The bytes of a table of text, decompressed by its suffix or its beginning, without blank lines at the end.
+
+    Raises
+    ------
+    ValueError
+        Naming file and row, of a NUL byte.
+    """
+    with _lines(file) as stream:
+        return stream.read()
+
+
 def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int], ids: Sequence[str | int]) -> pd.DataFrame:
-    with _lines(file) as stream:  # all at once: whether a column is one of numbers, all of its cells say
-        data = stream.read()
+    data = read_text(file)  # all at once: whether a column is one of numbers, all of its cells say
     options, columns = _layout(file, io.BytesIO(data), text, sequences, ids)
     return _without_overfull(file, pd.read_csv(io.BytesIO(data), **options), columns)
 
@@ -187,17 +270,18 @@ def _lines(file: Path) -> Iterator[BinaryIO]:
         from pandas.io.common import get_handle
 
         with get_handle(file, "rb", compression="infer", is_text=False) as opened:
-            yield io.BufferedReader(_WithoutBlankEnd(opened.handle))  # type: ignore[assignment, arg-type]
+            yield io.BufferedReader(_WithoutBlankEnd(opened.handle, file))  # type: ignore[assignment, arg-type]
         return
     with open_whole(file) as stream:
-        yield io.BufferedReader(_WithoutBlankEnd(stream), 1 << 20)  # type: ignore[assignment]
+        yield io.BufferedReader(_WithoutBlankEnd(stream, file), 1 << 20)  # type: ignore[assignment]
 
 
 class _WithoutBlankEnd(io.RawIOBase):
-    """A stream without the line ends and spaces at its end."""
+    """A stream without the line ends and spaces at its end; a ValueError names the row of a NUL byte, behind which pandas would leave out the
+    rest of the cell."""
 
-    def __init__(self, stream: BinaryIO):
-        self.stream, self.blank, self.ready = stream, b"", memoryview(b"")
+    def __init__(self, stream: BinaryIO, file: Path):
+        self.stream, self.file, self.blank, self.ready, self.row = stream, file, b"", memoryview(b""), 1
 
     def readable(self) -> bool:
         return True
@@ -207,6 +291,12 @@ class _WithoutBlankEnd(io.RawIOBase):
             data = self.stream.read(1 << 20)
             if not data:
                 return 0
+            if (at := data.find(b"\0")) >= 0:
+                row = self.row + data.count(b"\n", 0, at)
+                raise ValueError(
+                    f"{self.file}: row {row} holds a NUL byte: it is damaged, or UTF-16 (to have UTF-8: iconv -f UTF-16 -t UTF-8)"
+                )
+            self.row += data.count(b"\n")
             if text := data.rstrip(b"\r\n "):
                 self.ready, self.blank = memoryview(self.blank + text), data[len(text) :]
             else:
@@ -220,6 +310,8 @@ def find_tables(path: Any) -> dict[str, Path]:
     """Files of the parts: of a folder with train, dev (or validation), test; of a mapping; or one file (``all``)."""
     if isinstance(path, Mapping):
         return {part: require_file(file, f"data.path.{part}: table") for part, file in path.items() if file}
+    if not isinstance(path, str | Path):
+        raise ValueError(f"data.path={path!r:.80}: a table, a folder of tables, or {{part: table}} is expected")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return {"all": require_file(folder, "data.path: table (CSV, TSV or Parquet) or folder")}

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.data.tables import read_table, suffix_of
+from bmfm.data.tables import read_table, read_text, suffix_of
 from bmfm.evaluation.variant_card import ALIASES, COORDINATES
-from bmfm.files import open_whole, require_file
+from bmfm.files import naming, require_file
 from bmfm.genome.contigs import canonical_name
 
 VCF_SUFFIXES = (".vcf", ".bcf")
@@ -36,34 +36,28 @@ def read_variants(path: str | Path) -> pd.DataFrame:
 
 def _read_commented(file: Path) -> pd.DataFrame:
     """A table of text below lines that begin with ``##``, as CADD and VEP write them; chromosomes and alleles to the letter."""
-    with open_whole(file) as stream:
-        lines = stream.read()
+    lines = read_text(file)
     start = 0
     while lines.startswith(b"##", start):
         end = lines.find(b"\n", start)
         start = len(lines) if end < 0 else end + 1
     separator = "," if suffix_of(file) == ".csv" else "\t"
-    head = lines[start : lines.find(b"\n", start)].decode("utf-8-sig").rstrip("\r").split(separator)
+    head = lines[start : lines.find(b"\n", start)].decode("utf-8-sig", "replace").rstrip("\r").split(separator)
     text = [name for name in head if what_is(name) in ("chrom", "ref", "alt")]
-    try:
+    with naming(file, remedy="it is no table of the kind that its name says, or it was damaged"):
         return pd.read_csv(BytesIO(lines[start:]), sep=separator, encoding="utf-8-sig", converters=dict.fromkeys(text, str.strip))
-    except ValueError as error:
-        raise ValueError(f"{file}: cannot be read as a table: {error}") from error
 
 
 def _read_vcf(file: Path) -> pd.DataFrame:
     import pysam
 
-    try:
-        with pysam.VariantFile(str(file)) as records:
-            fields = {name: info.number for name, info in records.header.info.items()}
-            rows = [
-                {"chrom": r.chrom, "pos": r.pos, "id": r.id, "ref": r.ref, "alt": alt} | _info_of(r, fields, number)
-                for r in records
-                for number, alt in enumerate(r.alts or ())
-            ]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: cannot be read as a VCF: {error}") from error
+    with naming(file), pysam.VariantFile(str(file)) as records:
+        fields = {name: info.number for name, info in records.header.info.items()}
+        rows = [
+            {"chrom": r.chrom, "pos": r.pos, "id": r.id, "ref": r.ref, "alt": alt} | _info_of(r, fields, number)
+            for r in records
+            for number, alt in enumerate(r.alts or ())
+        ]
     return pd.DataFrame(rows, columns=None if rows else list(COORDINATES))
 
 

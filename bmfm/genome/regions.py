@@ -15,6 +15,9 @@ from bmfm.files import open_whole, require_file
 from bmfm.genome.reference import Reference
 from bmfm.hashing import example_keys
 
+_PLACE = re.compile("[0-9]{1,18}")
+"""A position, as it is written; no genome has longer ones."""
+
 
 def merge(intervals: np.ndarray) -> np.ndarray:
     """Sort an interval set and join what overlaps or touches."""
@@ -113,16 +116,16 @@ def bed_rows(path: Path) -> Iterator[BedRow]:
             line = line.strip("\n")
             if not line.strip() or line.startswith("#"):
                 continue
-            columns = line.split("\t") if "\t" in line else line.split()
-            has_interval = len(columns) > 2 and all(c.strip().isascii() and c.strip().isdigit() for c in columns[1:3])
+            columns = [c.strip(" ") for c in line.split("\t")] if "\t" in line else re.findall("[^ ]+", line)
+            has_interval = len(columns) > 2 and all(_PLACE.fullmatch(c) for c in columns[1:3])
             if not has_interval and line.split()[0] in ("track", "browser"):
                 continue
             where = f"{path}:{number}"
             if not has_interval:
-                raise ValueError(f"{where}: expected contig, start and end, found {line.strip()[:60]!r}")
-            strand = columns[5].strip() if len(columns) > 5 else None
+                raise ValueError(f"{where}: expected contig, start and end, apart by tabs or blanks, found {line.strip()[:60]!r}")
+            strand = columns[5] if len(columns) > 5 else None
             n_rows += 1
-            yield BedRow(where, columns[0].strip(), int(columns[1]), int(columns[2]), strand)
+            yield BedRow(where, columns[0], int(columns[1]), int(columns[2]), strand)
     if not n_rows:
         raise ValueError(f"{path}: the BED file holds no region")
 
@@ -139,7 +142,7 @@ def locate_word(word: str, reference: Reference) -> tuple[int, int, int]:
     if ":" not in word or word in reference.names:
         contig = reference.names.require(word, where)
         return contig, 0, reference.contigs[contig]["length"]
-    match = re.fullmatch(r"(.+):([0-9,]*)-([0-9,]*)", word)
+    match = re.fullmatch(r"(.+):([0-9,]{0,24})-([0-9,]{0,24})", word, re.DOTALL)
     if match is None or (":" in match[1] and not reference.names.meant(match[1])):
         raise ValueError(
             f"{where}: it is no contig of the genome, nor contig:start-end, contig:start- or contig:-end; one base is "

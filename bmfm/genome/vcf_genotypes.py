@@ -208,8 +208,8 @@ def read_text(data, start, end, slot, n_alts, counted, into):
 
 
 @numba.njit(nogil=True, cache=True)
-def read_bcf(data, start, end, slot, n_alts, counted, form, into):
-    """Genotypes of one record of a BCF, whose `Format` is `form`; see `read_text`."""
+def read_bcf(data, start, end, n_fields, slot, n_alts, counted, form, into):
+    """Genotypes of one record of a BCF, whose `Format` is `form` and which has so many fields of FORMAT; see `read_text`."""
     alleles = np.empty(_MOST, np.int64)
     n_samples, counts = len(slot), into.counts
     noted = into.noted if counted else np.empty_like(into.noted)
@@ -231,6 +231,9 @@ def read_bcf(data, start, end, slot, n_alts, counted, form, into):
         if key == form.ps_key:
             ps_kind, ps_n, ps_at = kind, n, first
         at = first + n_samples * n * width(kind)
+        n_fields -= 1
+    if n_fields:
+        return False
     if gt_at < 0:
         noted[NO_GT] += len(into.copies)
         return True
@@ -280,7 +283,7 @@ def read_genotypes(data, r, form, slot, eligible, copies, phase_sets, noted, fir
         start, end = r.genotypes_start[i], r.line_end[i]
         into = Genotypes(copies[i], phase_sets[i], noted, nothing)
         if form.in_bcf:
-            good = read_bcf(data, start, end, slot, n_alts, eligible[i], form, into)
+            good = read_bcf(data, start, end, data[r.line_start[i] + 31], slot, n_alts, eligible[i], form, into)
         else:
             good = read_text(data, start, end, slot, n_alts, eligible[i], into)
         if not good:
@@ -298,5 +301,5 @@ def count_carriers(data, r, record, form, counts):
     into = Genotypes(np.empty((0, 2), np.int16), np.empty(0, np.int64), np.zeros(5, np.int64), counts)
     nobody = np.full(form.n_samples, -1, np.int64)
     if form.in_bcf:
-        return read_bcf(data, start, end, nobody, 0, False, form, into)
+        return read_bcf(data, start, end, data[r.line_start[record] + 31], nobody, 0, False, form, into)
     return read_text(data, start, end, nobody, 0, False, into)

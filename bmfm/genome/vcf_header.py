@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _ID = re.compile(r"[<,]ID=([^,>]+)")
-_IDX = re.compile(r",IDX=(\d+)>\s*$")
+_IDX = re.compile(r",IDX=([0-9]{1,9})>\s*$")
+_COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO"]
 
 
 @dataclass
@@ -64,11 +65,15 @@ def read_header(path: Path, pieces: Iterator[tuple[bytes, int]]) -> tuple[Header
 def _parse(path: Path, text: bytes, is_bcf: bool) -> Header:
     header = Header(is_bcf=is_bcf)
     contigs: set[str] = set()
-    for line in text.decode("utf-8", "replace").splitlines():
+    for line in text.decode("utf-8", "replace").replace("\r\n", "\n").split("\n"):
         if line.startswith("#CHROM"):
             columns = line.split("\t")
             if len(columns) < 8:
                 raise ValueError(f"{path}: cannot be read as VCF: its #CHROM line has {len(columns)} columns of 8, apart by tabs")
+            if columns[:8] != _COLUMNS:
+                raise ValueError(
+                    f"{path}: cannot be read as VCF: its #CHROM line names {' '.join(columns[:8])!r}, not {' '.join(_COLUMNS)}"
+                )
             header.samples = tuple(columns[9:])
             continue
         section, _, rest = line.removeprefix("##").partition("=")

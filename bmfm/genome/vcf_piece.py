@@ -116,6 +116,10 @@ class PieceReader:
             raise ValueError(
                 f"{self.path}: samples {', '.join(absent)} are not in the file, which has {len(header.samples)}{shown and f' ({shown})'}"
             )
+        if twice := [s for s in keep.samples if header.samples.count(s) > 1]:
+            raise ValueError(
+                f"{self.path}: sample {twice[0]} is named more than once in its header; which is meant is not known, rename one"
+            )
         if keep.info_flag and keep.info_flag not in header.info:
             flags = [name for name, kind in header.info.items() if kind == "Flag"]
             raise ValueError(

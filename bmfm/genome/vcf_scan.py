@@ -10,12 +10,14 @@ import numba
 import numpy as np
 
 ABSENT, INT8, INT16, INT32, FLOAT, TEXT, FLAG = 0, 1, 2, 3, 5, 7, 8  # of an INFO value; 1 to 7 are the codes of BCF
-GOOD, COLUMNS, POSITION, SAMPLES, BINARY = 0, 1, 2, 3, 4  # what is wrong with a record
+GOOD, COLUMNS, POSITION, SAMPLES, BINARY, ALLELES = 0, 1, 2, 3, 4, 5  # what is wrong with a record
+MOST_ALTS = 32767  # tables of variants and genotypes number alleles by int16
 TROUBLE = {
     COLUMNS: "it has fewer than the 8 columns of a VCF, apart by tabs",
     POSITION: "its POS is no whole number",
     SAMPLES: "it has fewer columns than the header names samples",
     BINARY: "its binary fields do not fit its length",
+    ALLELES: f"it has more than {MOST_ALTS:,} ALT alleles; split it: bcftools norm -m -",
 }
 
 
@@ -205,6 +207,10 @@ def scan_text(data, n_lines, keys, first_key, n_samples):
                     n_alts += 1
                     start = i + 1
         r.first_alt[n + 1] = n_alts
+        if n_alts - r.first_alt[n] > MOST_ALTS:
+            r.trouble[n] = ALLELES
+            n += 1
+            break
         start, stop = tabs[5] + 1, tabs[6]
         r.passes[n] = (stop == start + 1 and data[start] == 46) or (
             stop == start + 4 and data[start] == 80 and data[start + 1] == 65 and data[start + 2] == 83 and data[start + 3] == 83
@@ -240,7 +246,10 @@ def width(kind):
 
 @numba.njit(nogil=True, cache=True)
 def typed(data, i, end):
-    """Type, number of values and first byte of the typed value at byte i of a record; the first byte is -1 past its end."""
+    """Type, number of values and first byte of the typed value at byte i of a record; the first byte is -1 past its end.
+
+    So it is for a type that BCF does not have.
+    """
     if i < 0 or i >= end:
         return 0, 0, np.int64(-1)
     kind, n = np.int64(data[i] & 15), np.int64(data[i] >> 4)
@@ -252,6 +261,8 @@ def typed(data, i, end):
         i += 1 + width(data[i] & 15)
     if kind == 0:
         n = 0
+    elif kind not in (INT8, INT16, INT32, FLOAT, TEXT):
+        return 0, 0, np.int64(-1)
     if n < 0 or i + n * width(kind) > end:
         return 0, 0, np.int64(-1)
     return kind, n, np.int64(i)
@@ -275,8 +286,8 @@ def _scan_alleles(data, at, end, n_alleles, alt_start, alt_end, n_alts):
     """Note REF and ALT of a BCF record; returns REF's bytes, where the alleles end (-1: past the record) and the grown arrays."""
     ref_start = ref_end = np.int64(0)
     for allele in range(n_alleles):
-        _, size, start = typed(data, at, end)
-        if start < 0:
+        kind, size, start = typed(data, at, end)
+        if start < 0 or (size and kind != TEXT):
             return ref_start, ref_end, np.int64(-1), alt_start, alt_end
         at = start + size
         if allele == 0:
@@ -322,13 +333,13 @@ def scan_bcf(data, n_records, key_ids, n_samples):
         start, end = at + 8, at + 8 + n_shared
         r.line_start[n], r.line_end[n], r.genotypes_start[n] = at, end + n_genotypes, end
         r.first_alt[n + 1] = n_alts
-        good = n_shared >= 24
+        n_alleles, good = 0, n_shared >= 24
         if good:
             r.contig[n], r.position[n] = integer(data, start, INT32), integer(data, start + 4, INT32)
             n_info, n_alleles = uint32(data, start + 16) & 0xFFFF, uint32(data, start + 16) >> 16
             good = (uint32(data, start + 20) & 0xFFFFFF) == n_samples
-            _, size, i = typed(data, start + 24, end)
-            good &= i >= 0
+            kind, size, i = typed(data, start + 24, end)
+            good &= i >= 0 and (size == 0 or kind == TEXT) and r.position[n] >= -1
             r.ref_start[n], r.ref_end[n], i, alt_start, alt_end = _scan_alleles(data, i + size, end, n_alleles, alt_start, alt_end, n_alts)
             kind, size, first = typed(data, i, end)
             good &= i >= 0 and first >= 0 and n_alleles > 0
@@ -339,7 +350,7 @@ def scan_bcf(data, n_records, key_ids, n_samples):
                 i = first + size * width(kind)
                 good = _scan_info(data, i, end, n_info, key_ids, r.value_type[n], r.value_start[n], r.value_end[n])
         at = end + n_genotypes
-        if not good:
-            r.trouble[n] = BINARY
+        if not good or n_alleles - 1 > MOST_ALTS:
+            r.trouble[n] = ALLELES if good else BINARY
             return _finished(r, n + 1, alt_start, alt_end, r.run_start, r.run_end)
     return _finished(r, n_records, alt_start, alt_end, r.run_start, r.run_end)

@@ -265,7 +265,7 @@ def _read_file(path, reference, keep, regions, writer: StoreWriter, phase: _Phas
         reader = PieceReader(path, header, reference, keep, regions)
         whole = _end_of_bcf if header.is_bcf else _end_of_lines
         try:
-            for piece, at in in_order(pool, reader, cut_at_records(inflated, first, whole), n_threads):
+            for piece, at in in_order(pool, reader, cut_at_records(inflated, first, whole, path), n_threads):
                 _add(report, piece.report)
                 if piece.first is not None and piece.last is not None:
                     if piece.first < last:

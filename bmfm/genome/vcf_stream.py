@@ -93,7 +93,9 @@ def _inflate(group: tuple[list[bytes], int]) -> tuple[bytes, int]:
     return b"".join(pieces), offset
 
 
-def cut_at_records(pieces: Iterable[tuple[bytes, int]], first: bytes, last_end: Callable[[bytes], int]) -> Iterator[tuple[bytes, int]]:
+def cut_at_records(
+    pieces: Iterable[tuple[bytes, int]], first: bytes, last_end: Callable[[bytes], int], path: Path, longest: int = 1 << 30
+) -> Iterator[tuple[bytes, int]]:
     """The same bytes in pieces of whole records; whatever follows the last whole record comes as the last piece.
 
     Parameters
@@ -102,13 +104,27 @@ def cut_at_records(pieces: Iterable[tuple[bytes, int]], first: bytes, last_end: 
         Bytes that have been read before.
     last_end
         Where the last whole record of some bytes ends.
+    path, longest
+        For errors, and how many bytes a record may have.
+
+    Raises
+    ------
+    ValueError
+        If a record has more bytes than `longest`, as a damaged length says: the rest of the file is not read into memory.
     """
-    rest, at = first, 0
+    parts, size, wanted, at = [first], len(first), 0, 0
     for data, at in pieces:
-        joined = rest + data
+        parts.append(data)
+        size += len(data)
+        if size < wanted:  # part of a long record: it is joined when as much again is there, not for every piece
+            continue
+        joined = b"".join(parts)
         end = last_end(joined)
         if end:
             yield joined[:end], at
-        rest = joined[end:]
-    if rest:
-        yield rest, at
+        parts, size = [joined[end:]], len(joined) - end
+        wanted = 0 if end else 2 * size
+        if size > longest:
+            raise ValueError(f"{path}: a record of more than {longest:,} bytes: the file is damaged, copy or download it again")
+    if size:
+        yield b"".join(parts), at

@@ -16,7 +16,7 @@ from bmfm.ledger import Ledger
 from bmfm.perturbation.picture import plot_ranks
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
-from bmfm.places import Place, check_outputs, place, staged, with_local_inputs
+from bmfm.places import Place, check_outputs, place, with_local_inputs
 
 CELLS = (".h5ad", ".zarr")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -25,18 +25,36 @@ READING = ("counts", "expects", "gene_column", "orthologs", "min_matched")
 RUNNING = ("batch_size", "max_tokens", "precision", "progress")
 
 
-def run_responses(config: Any) -> None:
-    """Predict the cells of ``perturbations`` and write them as an AnnData."""
-    output = _free(config.output, config.overwrite, CELLS)
-    config = with_local_inputs(config)
+def run_responses(config: Any, ledger: Ledger | None = None) -> None:
+    """Predict the cells of ``perturbations`` and write them as an AnnData.
+
+    Parameters
+    ----------
+    ledger
+        Of a worker, which adds to it and writes nothing else.
+    """
+    output = _free(config.output, config.overwrite or ledger is not None, CELLS)
+    asked_config, config = config, with_local_inputs(config)
     if config.data.path is None:
         raise SystemExit("bmfm: data.path=... is needed, a file of control cells")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     options = dict(config.responses) | {name: config.data[name] for name in READING} | {name: config[name] for name in RUNNING}
     asked = config.perturbations if isinstance(config.perturbations, str) else list(config.perturbations)
-    result = predict_responses(predictor, config.data.path, asked, **_plain(options))
-    with staged([output]) as (file,):
-        write_anndata(result, file)
+    read_from = [*find_sources(config.data.path), *([require_file(asked, "list of perturbations")] if isinstance(asked, str) else [])]
+    read_from += [config.data.orthologs] if config.data.orthologs else []
+
+    def write(result: Any, files: list[Path]) -> None:
+        write_anndata(result, files[0])
+        _say_responses(result, options)
+        print(f"written to {output}")
+
+    SharedRun(config, predictor, run_responses, ledger, asked_config)(
+        [output], read_from, lambda kept: predict_responses(predictor, config.data.path, asked, ledger=kept, **_plain(options)), write
+    )
+
+
+def _say_responses(result: Any, options: dict[str, Any]) -> None:
+    """Say what was predicted, and of what the model knows little."""
     about = result.uns["bmfm_perturbation"]
     predicted = result.obs[result.obs["condition"] != "control"]
     print(
@@ -52,7 +70,6 @@ def run_responses(config: Any) -> None:
         print(f"the model was not trained with {', '.join(untrained)}: it takes such a perturbation for one that it knows nothing of")
     if absent := about["not_perturbed_in_training"]:
         print(f"{len(absent):,} targets were never perturbed in training, so that the model extrapolates: {', '.join(absent[:10])}")
-    print(f"written to {output}")
 
 
 def run_screen(config: Any, ledger: Ledger | None = None) -> None:

@@ -1,6 +1,5 @@
 """Settings of the cell tokenizer: what they are where they are not given, the classes that they name, and which fit together."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +70,7 @@ class CellSettings:
     def check_choices(self) -> None:
         """Raise a ValueError naming a choice that is unknown or a number that is out of range, and what it may be."""
         assert self.gene_order and self.zero_genes and self.value_transform and self.depth_mode  # each is found, or an error
+        _check_values(self.values)
         _check_read_depth(self.read_depth)
 
     def check_expects(self, expected: str, trained_on: str | None) -> None:
@@ -105,13 +105,36 @@ class CellSettings:
             )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Raise a ValueError naming a setting of values that is unknown or out of range."""
+    target, n_bins, upper = settings["target_sum"], settings["n_bins"], settings["upper"]
+    if unknown := settings.keys() - VALUES.keys():
+        raise ValueError(f"tokenizer.values.{min(map(str, unknown))} is unknown; there are {', '.join(VALUES)}")
+    if target != "median" and not (_is_number(target) and target > 0):
+        raise ValueError(f"tokenizer.values.target_sum={target!r} must be median or a total of counts above 0")
+    if not isinstance(n_bins, int) or isinstance(n_bins, bool) or not 2 <= n_bins <= 1 << 20:
+        raise ValueError(f"tokenizer.values.n_bins={n_bins!r} must be a whole number of at least 2")
+    if not (_is_number(upper) and upper > 0):
+        raise ValueError(f"tokenizer.values.upper={upper!r} must be a number above 0")
+
+
 def _check_read_depth(settings: Mapping[str, Any]) -> None:
     """Raise a ValueError naming a number of read depth that is out of range."""
     target, share = settings["target"], settings["share"]
+    if unknown := settings.keys() - DEPTH.keys():
+        raise ValueError(f"tokenizer.read_depth.{min(map(str, unknown))} is unknown; there are {', '.join(DEPTH)}")
+    if not (_is_number(settings["min_total"]) and settings["min_total"] >= 0):
+        raise ValueError(f"tokenizer.read_depth.min_total={settings['min_total']!r} must be a total of counts")
+    if not (_is_number(settings["rate"]) and 0 <= settings["rate"] <= 1):
+        raise ValueError(f"tokenizer.read_depth.rate={settings['rate']!r} must be a probability, from 0 to 1")
     if settings["mode"] == "align" and not target:
         raise ValueError("tokenizer.read_depth.mode=align needs tokenizer.read_depth.target, a total of counts")
-    if target is not None and (isinstance(target, str | bool) or not (target == 0 or 0 < target < math.inf)):
+    if target is not None and not (_is_number(target) and target >= 0):
         raise ValueError(f"tokenizer.read_depth.target={target!r} must be a total of counts above 0")
-    is_pair = isinstance(share, list | tuple) and len(share) == 2 and all(isinstance(x, int | float) for x in share)
+    is_pair = isinstance(share, list | tuple) and len(share) == 2 and all(map(_is_number, share))
     if not is_pair or not 0 < share[0] <= share[1] < 1:
         raise ValueError(f"tokenizer.read_depth.share={share!r} must be two numbers above 0 and below 1, the lesser first, as [0.2,0.8]")

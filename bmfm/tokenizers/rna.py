@@ -134,6 +134,9 @@ class CellTokenizer(CellSettings):
         self.check_choices()
         if isinstance(self.n_cls, bool) or not isinstance(self.n_cls, int) or self.n_cls < 1:
             raise ValueError(f"tokenizer.n_cls={self.n_cls!r} must be a whole number of at least 1")
+        for name, value in (("positions", self.positions), ("summary", self.summary)):
+            if not isinstance(value, bool):
+                raise ValueError(f"tokenizer.{name}={value!r}: true or false is expected")
         if not 0 <= self.sequence_dropout < 1 or not 0 <= self.zero_share < 1:
             raise ValueError(f"sequence_dropout={self.sequence_dropout} and zero_share={self.zero_share} must be at least 0 and below 1")
 

@@ -161,11 +161,13 @@ def prepare(
 
 def _mark_duplicates(alleles: Alleles) -> None:
     """Give the second and later copies of an allele their status."""
+    if not len(alleles):  # records without any ALT
+        return
     order = np.lexsort((alleles.n_alt, alleles.n_ref, alleles.start, alleles.contig))
-    same = np.ones(max(0, len(order) - 1), bool)
+    same = np.ones(len(order) - 1, bool)
     for column in (alleles.contig, alleles.start, alleles.n_ref, alleles.n_alt):
         same &= column[order[1:]] == column[order[:-1]]
-    begins = np.flatnonzero(np.concatenate([[True], ~same])) if len(order) else np.empty(0, np.int64)
+    begins = np.flatnonzero(np.concatenate([[True], ~same]))
     for begin, end in zip(begins, np.append(begins[1:], len(order)), strict=True):
         if end - begin < 2:
             continue

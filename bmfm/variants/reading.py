@@ -1,17 +1,22 @@
 """Variants as users have them, VCF, BCF, tables or texts, as shards of records; every record in its order, none left out."""
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bmfm.files import require_file
+from bmfm.data.tables import read_text
+from bmfm.files import naming, require_file
 from bmfm.genome.vcf_header import read_header
 from bmfm.genome.vcf_stream import cut_at_records, read_pieces
+
+_POSITION = re.compile(rb"[0-9]{1,17}")
 
 COLUMNS = {
     "chrom": ("chrom", "#chrom", "chr", "chromosome", "contig"),
@@ -81,10 +86,11 @@ def is_table(path: Path) -> bool:
 
 def read_table(path: Path) -> pd.DataFrame:
     """A table of variants; texts stay as they are."""
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
     separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    with naming(path, remedy="it is no table of the kind that its name says, or it was damaged"):
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(BytesIO(read_text(path)), sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
 
 def _of_texts(texts: Sequence[Any]) -> pd.DataFrame:
@@ -113,7 +119,7 @@ def table_records(table: pd.DataFrame, where: str, shard_size: int) -> Iterator[
     """The rows of a table as records."""
     columns = variant_columns(table, where)
     positions = pd.to_numeric(table[columns["pos"]], errors="coerce").to_numpy(np.float64)
-    if (bad := np.flatnonzero(~np.isfinite(positions) | (positions != np.round(positions)))).size:
+    if (bad := np.flatnonzero(~np.isfinite(positions) | (positions != np.round(positions)) | (np.abs(positions) > 1e15))).size:
         raise ValueError(f"{where}: row {bad[0] + 1} has the position {table[columns['pos']].iloc[bad[0]]!r}, a whole number is expected")
     texts = {name: table[columns[name]].astype(str).tolist() for name in ("chrom", "ref", "alt")}
     lower = {str(column).lower(): column for column in table.columns}
@@ -143,7 +149,7 @@ class VcfFile:
         if self.is_bcf:
             import pysam
 
-            with pysam.VariantFile(str(path)) as source:
+            with naming(path), pysam.VariantFile(str(path)) as source:
                 self.header = str(source.header).rstrip("\n").split("\n")
         else:
             with ThreadPoolExecutor(1) as pool:
@@ -179,15 +185,21 @@ class VcfFile:
         if self.is_bcf:
             import pysam
 
+            n = 0
             with pysam.VariantFile(str(self.path), threads=2) as source:
-                for record in source:
-                    yield [str(record).rstrip("\n").encode()], 0.0
-            return
+                while True:
+                    n += 1
+                    with naming(self.path, f"record {n}"):
+                        record = next(source, None)
+                        line = b"" if record is None else str(record).rstrip("\n").encode("utf-8", "surrogateescape")
+                    if record is None:
+                        return
+                    yield [line], 0.0
         size = max(1, self.path.stat().st_size)
         with ThreadPoolExecutor(2) as pool:
             pieces = read_pieces(self.path, pool, 4)
             _, rest = read_header(self.path, pieces)
-            for data, at in cut_at_records(pieces, rest, lambda piece: piece.rfind(b"\n") + 1):
+            for data, at in cut_at_records(pieces, rest, lambda piece: piece.rfind(b"\n") + 1, self.path):
                 yield [line.removesuffix(b"\r") for line in data.split(b"\n") if line not in (b"", b"\r")], min(1.0, at / size)
 
     def _records(self, lines: list[bytes], last: int, begin: float, end: float) -> Records:
@@ -195,17 +207,14 @@ class VcfFile:
         contigs, positions, ids, refs, alts = [], np.empty(len(lines), np.int64), [], [], []
         for i, line in enumerate(lines):
             columns = line.split(b"\t", 8)
-            try:
-                contig, position, name, ref, alt, *_ = columns
-                positions[i] = int(position)
-            except ValueError:
+            if len(columns) < 8 or not _POSITION.fullmatch(columns[1]):
                 number = last - len(lines) + i + 1
                 problem = "it has fewer than the 8 columns of a VCF, apart by tabs" if len(columns) < 8 else "its POS is no whole number"
-                raise ValueError(
-                    f"{self.path}: record {number} ({line[:40].decode(errors='replace')!r}) cannot be read: {problem}"
-                ) from None
-            contigs.append(contig.decode())
-            ids.append(name.decode())
+                raise ValueError(f"{self.path}: record {number} ({line[:40].decode(errors='replace')!r}) cannot be read: {problem}")
+            contig, position, name, ref, alt = columns[:5]
+            positions[i] = int(position)
+            contigs.append(contig.decode("utf-8", "replace"))
+            ids.append(name.decode("utf-8", "replace"))
             refs.append(ref)
             alts.append(alt)
         return Records(contigs, positions, ids, refs, alts, lines, begin, end)

@@ -110,9 +110,10 @@ def test_blocks_of_a_table_are_its_rows(name, tmp_path):
 
 
 def test_a_row_with_too_many_cells_is_found_in_any_block(write):
-    path = write("x.csv", "sequence,n\n" + "ACGT,1,\n" * 6 + "GGGG,2,note\n")
-    with pytest.raises(ValueError, match="row 8 has more cells"):
-        list(table_blocks(path, ["sequence"], [], 2))
+    for last, message in (("GGGG,2,note", "row 8 has more cells"), ("GG\0GG,2,", "row 8 holds a NUL byte")):
+        path = write("x.csv", "sequence,n\n" + "ACGT,1,\n" * 6 + last + "\n")
+        with pytest.raises(ValueError, match=message):
+            list(table_blocks(path, ["sequence"], [], 2))
 
 
 @pytest.mark.slow
