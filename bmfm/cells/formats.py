@@ -258,7 +258,8 @@ class AnnDataView:
         """What is known of the cells, of which a file's columns are read where they are asked for."""
         if self.store is not None:
             return self.store.table
-        return FrameTable(self.adata.obs) if self.adata is not None else StoredTable(self.group["obs"])
+        with naming(self.name, "obs"):
+            return FrameTable(self.adata.obs) if self.adata is not None else StoredTable(self.group["obs"], self.name)
 
     @cached_property
     def obs(self) -> pd.DataFrame:

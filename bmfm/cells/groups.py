@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from bmfm.cells.matrix import RowReader
 from bmfm.cells.obs import CellStore, CellTable, StoredTable, read_quietly
+from bmfm.files import naming
 
 MANIFEST = "collection.json"
 OPEN = 512
@@ -37,8 +38,9 @@ class Collection(CellStore):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        manifest = json.loads((folder / MANIFEST).read_text())
-        self.sizes = np.array(manifest["groups"], np.int64)
+        with naming(folder / MANIFEST):
+            manifest = json.loads((folder / MANIFEST).read_text())
+            self.sizes = np.array(manifest["groups"], np.int64)
         self.first = np.concatenate([[0], np.cumsum(self.sizes)])
         self._n_values: int | None = manifest.get("values")
         self.has_empty = bool(manifest.get("cells_without_counts", True))
@@ -57,13 +59,9 @@ class Collection(CellStore):
             import zarr
 
             path = self.folder / f"dataset_{number}"
-            try:
+            with naming(path):
                 group = zarr.open_group(path, mode="r")
                 arrays: dict[str, Any] = {name: group[f"X/{name}"] for name in ("data", "indices", "indptr")}
-            except Exception as error:
-                raise ValueError(
-                    f"{path} is a part of a collection and cannot be read ({error}); copy it again, or make it again"
-                ) from None
             if arrays["indptr"].shape[0] != self.sizes[number] + 1:
                 raise ValueError(f"{path} is damaged: it holds {arrays['indptr'].shape[0] - 1:,} cells, and {MANIFEST} says {self.sizes[number]:,}; copy it again, or make it again")  # fmt: skip
             if arrays["data"].shape[0] > self.sizes[number]:  # zarr leaves files of nothing but zeros out, which there are none of then
@@ -123,7 +121,7 @@ class GroupTable(CellTable):
         self.columns = self._of(0).columns
 
     def _of(self, group: int) -> StoredTable:
-        return StoredTable(self.collection.group(group)[0]["obs"])
+        return StoredTable(self.collection.group(group)[0]["obs"], str(self.collection.folder / f"dataset_{group}"))
 
     @property
     def _all(self) -> list[StoredTable]:
@@ -182,7 +180,7 @@ class GroupRows(RowReader):
         for group, first, last in self.collection.parts(start, stop):
             indptr = self._row_begins(group, first, last)
             span, arrays = slice(int(indptr[0]), int(indptr[-1])), self.collection.group(group)[1]
-            parts.append(
-                sp.csr_matrix((arrays["data"][span], arrays["indices"][span], indptr - indptr[0]), shape=(last - first, self.shape[1]))
-            )
+            with naming(self.collection.folder / f"dataset_{group}", f"rows {first:,} to {last:,}"):
+                of_rows = arrays["data"][span], arrays["indices"][span], indptr - indptr[0]
+            parts.append(sp.csr_matrix(of_rows, shape=(last - first, self.shape[1])))
         return parts[0] if len(parts) == 1 else sp.vstack(parts, "csr")

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bmfm.cells.matrix import RowReader
+from bmfm.files import naming
 
 
 def read_quietly(element: Any) -> Any:
@@ -72,29 +73,39 @@ class FrameTable(CellTable):
 
 
 class StoredTable(CellTable):
-    """A table in a group of h5py or zarr, as anndata writes it since 0.8."""
+    """A table in a group of h5py or zarr, as anndata writes it since 0.8.
 
-    def __init__(self, group: Any):
-        self.group = group
+    Parameters
+    ----------
+    name
+        Of the file, for errors.
+    """
+
+    def __init__(self, group: Any, name: str):
+        self.group, self.name = group, name
         self.columns, self._index = list(map(str, group.attrs["column-order"])), str(group.attrs["_index"])
 
     def __len__(self) -> int:
-        index = self.group[self._index]
-        is_nullable = str(dict(index.attrs).get("encoding-type", "")).startswith("nullable")
-        return int((index["values"] if is_nullable else index).shape[0])
+        with naming(self.name, "obs"):
+            index = self.group[self._index]
+            is_nullable = str(dict(index.attrs).get("encoding-type", "")).startswith("nullable")
+            return int((index["values"] if is_nullable else index).shape[0])
 
     @property
     def names(self) -> pd.Index:
-        return pd.Index(read_quietly(self.group[self._index]), name=None if self._index == "_index" else self._index)
+        with naming(self.name, "names of cells"):
+            return pd.Index(read_quietly(self.group[self._index]), name=None if self._index == "_index" else self._index)
 
     def column(self, name: str) -> pd.Series:
-        values = pd.Series(read_quietly(self.group[name]))
+        with naming(self.name, f"obs/{name}"):
+            values = pd.Series(read_quietly(self.group[name]))
         if len(values) != len(self):
-            raise ValueError(f"the table of cells is damaged: column {name!r} has {len(values):,} values for {len(self):,} cells; copy the file again, or make it again")  # fmt: skip
+            raise ValueError(f"{self.name} is damaged: column {name!r} of .obs has {len(values):,} values for {len(self):,} cells; copy the file again, or make it again")  # fmt: skip
         return values
 
     def frame(self) -> pd.DataFrame:
-        return read_quietly(self.group)
+        with naming(self.name, "obs"):
+            return read_quietly(self.group)
 
 
 class CellStore(ABC):
