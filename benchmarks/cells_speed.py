@@ -2,7 +2,7 @@
 
 Run: ``python benchmarks/cells_speed.py [--stream-cells 1000000]``. Real counts (the cells that ship), one process. With
 ``--collection 4`` instead: four files of so many cells together, and the collection that ``bmfm shard_cells`` makes of them, read through to
-batches in the same run.
+batches in the same run, and beside them, where tiledbsoma is installed, a SOMA experiment of the first file.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import resource
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -152,11 +153,24 @@ def collection(path: Path, folder: Path, n_files: int, n_cells: int, seconds: fl
     start_time = time.perf_counter()
     run(compose("shard_cells", [f"path={files}", f"output={shuffled}", "progress=false"]))
     print(f"written in {time.perf_counter() - start_time:.0f} s: {n_cells / (time.perf_counter() - start_time):,.0f} cells/s")
-    for name, at in (("h5ad files", files), ("collection", shuffled)):
+    forms = {"h5ad files": files, "collection": shuffled}
+    if find_spec("tiledbsoma"):
+        forms["SOMA experiment, of the first file"] = folder / "cells.soma"
+        write_soma(files / "cells_0.h5ad", folder / "cells.soma")
+    for name, at in forms.items():
         print(f"{name}: {sum(p.stat().st_size for p in at.rglob('*') if p.is_file()) / 1e9:.2f} GB")
     for loaded in (False, True):
-        for name, at in (("h5ad files", files), ("collection", shuffled)):
+        for name, at in forms.items():
             through_to_batches(name, at, seconds, loaded)
+
+
+def write_soma(source: Path, target: Path) -> None:
+    """A SOMA experiment of a file, as tiledbsoma writes it."""
+    from tiledbsoma.io import from_h5ad
+
+    start_time = time.perf_counter()
+    from_h5ad(str(target), str(source), "RNA")
+    print(f"SOMA experiment written in {time.perf_counter() - start_time:.0f} s")
 
 
 def main() -> None:

@@ -1,21 +1,27 @@
 """Where pretraining begins to pay: the same convolutional networks fine-tuned from new weights and after more and more masked bases.
 
 python benchmarks/dna_learning_curve.py --data FOLDER --out FOLDER [--sizes small mini] [--mbp 0 4 16 49] [--tasks gue/mouse_0 ...] [--seeds 0 1]
+    [--workers 16] [--table]
 
 Every network is pretrained by recipes/dna_mini.yaml, cut at so many million bases (0: new weights), then fine-tuned by
-recipes/dna_finetune.yaml. Printed are MCC on the VALIDATION part of each task, at the step where it is best, and the mean over tasks with its
-standard error over seeds: test parts are not touched. What is finished is kept in --out and not repeated.
+recipes/dna_finetune.yaml. Printed are MCC on the VALIDATION part of each task, at the step where it is best, the mean over tasks with its
+standard error over seeds, and what pretraining adds, with its standard error over tasks and seeds: test parts are not touched. What is finished is kept in --out and not repeated; --table prints that and trains nothing.
+Processors with many cores, and graphics cards, take many of these small networks at once: --workers says how many.
 """
 
 import argparse
 import csv
 import json
-import subprocess
-import sys
-from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+
+from bmfm.cli import compose
+from bmfm.training.run import train
 
 SIZES = {
     "tiny": (64, 3, 7),  # 0.1 M parameters, the shape of the baseline conv_rc
@@ -35,10 +41,10 @@ FINETUNE = (
 QUIET = ("overwrite=true", "trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer.precision=bf16-mixed")
 
 
-def train(log: Path, *settings: str) -> None:
+def run_of(log: Path, *settings: str) -> None:
     """One run of bmfm train; its output goes to a file."""
-    with log.open("w") as out:
-        subprocess.run([sys.executable, "-m", "bmfm.train", *settings, *QUIET], stdout=out, stderr=subprocess.STDOUT, check=True)
+    with log.open("w") as out, redirect_stdout(out):
+        train(compose("train", [*settings, *QUIET]))
 
 
 def pretrained(size: str, mbp: int, data: Path, out: Path) -> Path:
@@ -47,7 +53,7 @@ def pretrained(size: str, mbp: int, data: Path, out: Path) -> Path:
     if not (folder / "model" / "model.safetensors").is_file():
         hidden, layers, kernel = SIZES[size]
         steps = max(1, mbp * 1_000_000 // BASES_A_STEP)
-        train(
+        run_of(
             out / f"{size}_{mbp}.log", "+recipe=dna_mini", f"data_root={data}", f"run_dir={folder}", f"model.hidden_size={hidden}",
             f"model.num_hidden_layers={layers}", f"model.kernel_size={kernel}", f"trainer.max_steps={steps}",
             f"trainer.val_check_interval={min(500, steps)}", f"schedule.warmup_steps={min(100, steps // 10)}",
@@ -55,27 +61,49 @@ def pretrained(size: str, mbp: int, data: Path, out: Path) -> Path:
     return folder / "model"
 
 
-def finetuned(model: Path, task: str, seed: int, new_weights: bool, data: Path, out: Path) -> float:
-    """The best validation MCC of one fine-tuning."""
-    name = f"{model.parent.name}_{task.replace('/', '_')}_{seed}"
-    file = out / f"{name}.json"
-    if not file.is_file():
-        train(
-            out / f"{name}.log", "+recipe=dna_finetune", f"+task={task}", f"checkpoint={model}", f"data_root={data}", f"run_dir={out / name}",
-            f"seed={seed}", f"model.random_init={str(new_weights).lower()}", *FINETUNE,
-        )  # fmt: skip
-        (metrics,) = (out / name).glob("csv/*/metrics.csv")
-        with metrics.open() as rows:
-            file.write_text(json.dumps({"mcc": max(float(r["val/label/mcc"]) for r in csv.DictReader(rows) if r["val/label/mcc"])}))
-    return float(json.loads(file.read_text())["mcc"])
+def result(model: str, task: str, seed: int, out: Path) -> Path:
+    """The file with the score of one fine-tuning; ``model`` is size and millions of bases."""
+    return out / f"{model}_{task.replace('/', '_')}_{seed}.json"
 
 
-def line(label: str, scores: Iterable[Iterable[float]]) -> str:
-    """Means over seeds of each task, and the mean over tasks; scores [tasks][seeds]."""
-    values = np.array([list(s) for s in scores])
-    means = values.mean(0)
-    error = f" ±{means.std(ddof=1) / len(means) ** 0.5:.3f}" if len(means) > 1 else ""
-    return f"| {label} | " + " | ".join(f"{v:.3f}" for v in values.mean(1)) + f" | {means.mean():.3f}{error} |"
+def finetune(model: Path, task: str, seed: int, new_weights: bool, data: Path, out: Path) -> None:
+    """Writes the best validation MCC of one fine-tuning."""
+    file = result(model.parent.name, task, seed, out)
+    if file.is_file():
+        return
+    run_dir = file.with_suffix("")
+    run_of(
+        file.with_suffix(".log"), "+recipe=dna_finetune", f"+task={task}", f"checkpoint={model}", f"data_root={data}", f"run_dir={run_dir}",
+        f"seed={seed}", f"model.random_init={str(new_weights).lower()}", *FINETUNE,
+    )  # fmt: skip
+    (metrics,) = run_dir.glob("csv/*/metrics.csv")
+    with metrics.open() as rows:
+        file.write_text(json.dumps({"mcc": max(float(r["val/label/mcc"]) for r in csv.DictReader(rows) if r["val/label/mcc"])}))
+
+
+def run_all(models: list[tuple[str, int]], tasks: list[str], seeds: list[int], workers: int, data: Path, out: Path) -> None:
+    """Pretrains every network, the longest first, and fine-tunes each as soon as it is there."""
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting: dict[Future, bool] = {
+            pool.submit(pretrained, size, mbp, data, out): not mbp for size, mbp in sorted(models, key=lambda m: -m[1])
+        }
+        finetunings = [
+            pool.submit(finetune, future.result(), task, seed, waiting[future], data, out)
+            for future in as_completed(waiting)
+            for seed, task in product(seeds, tasks)
+        ]
+        for done in as_completed(finetunings):
+            done.result()
+
+
+def scores(model: str, tasks: list[str], seeds: list[int], out: Path) -> np.ndarray:
+    """MCC [tasks, seeds] of what is finished, NaN of the rest; ``model`` is size and millions of bases."""
+    files = [[result(model, task, seed, out) for seed in seeds] for task in tasks]
+    return np.array([[json.loads(f.read_text())["mcc"] if f.is_file() else np.nan for f in row] for row in files])
+
+
+def with_error(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" + (f" ±{values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -86,17 +114,18 @@ def main() -> None:
     parser.add_argument("--mbp", nargs="+", type=int, default=[0, 4, 16, 49])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print(f"| network, Mbp | {' | '.join(arguments.tasks)} | mean |\n|{'---|' * (len(arguments.tasks) + 2)}")
-    for size in arguments.sizes:
-        for mbp in arguments.mbp:
-            model = pretrained(size, mbp, arguments.data, arguments.out)
-            scores = [
-                [finetuned(model, task, seed, not mbp, arguments.data, arguments.out) for seed in arguments.seeds]
-                for task in arguments.tasks
-            ]
-            print(line(f"{size}, {mbp}", scores), flush=True)
+    models = list(product(arguments.sizes, arguments.mbp))
+    if not arguments.table:
+        run_all(models, arguments.tasks, arguments.seeds, arguments.workers, arguments.data, arguments.out)
+    print(f"| network, Mbp | {' | '.join(arguments.tasks)} | mean | added |\n|{'---|' * (len(arguments.tasks) + 3)}")
+    for size, mbp in models:
+        of, new = (scores(f"{size}_{n}", arguments.tasks, arguments.seeds, arguments.out) for n in (mbp, 0))
+        added = with_error((of - new).ravel()) if mbp else ""
+        print(f"| {size}, {mbp} | " + " | ".join(f"{v:.3f}" for v in of.mean(1)) + f" | {with_error(of.mean(0))} | {added} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Training steps taken apart: data alone, the model alone on one batch, and whole steps of the training loop, with FLOPs and memory.
 
-``python benchmarks/training_speed.py [SIZE ...] [--precision 32-true bf16-mixed] [--json OUT] [--compare SAVED]``
+``python benchmarks/training_speed.py [SIZE ...] [--precision 32-true bf16-mixed] [--json OUT] [--compare SAVED] [--cpu-time] [SETTING=VALUE ...]``
 
-The three are measured in turns, several times, and the best of each counts, because machines are noisy. The utilisation is the share of the rate that a
+The three are measured in turns, several times, and the best of each counts, because machines are noisy; where others use the cores,
+``--cpu-time`` with ``OMP_NUM_THREADS=1`` counts the seconds that this process computes. The utilisation is the share of the rate that a
 multiplication of large matrices in the same precision reaches on the same device in the same run.
 """
 
@@ -11,17 +12,18 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
 from bmfm.cli import compose
 from bmfm.objectives.multitask import weighted_mean
-from bmfm.training.report import read_curve
-from bmfm.training.run import assemble, train
+from bmfm.training.run import Run, assemble
 
 SMALL = ["model.hidden_size=128", "model.intermediate_size=512", "model.num_attention_heads=2", "data.max_tokens=512"]
 CELLS = [*SMALL, "model.num_hidden_layers=2", "data.batch_size=16"]
@@ -38,11 +40,22 @@ SIZES = {
 ROUNDS, N_BATCHES, N_STEPS = 3, 6, 30
 
 
+class Clock(pl.Callback):
+    """When the training loop ended each of its steps."""
+
+    def __init__(self, now: Callable[[], float]):
+        self.now, self.ended = now, []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.ended.append(self.now())
+
+
 class Parts:
     """Data, model and optimiser of one size in one precision."""
 
-    def __init__(self, size: str, precision: str):
-        self.overrides = [*SIZES.get(size, [f"+recipe={size}"]), f"trainer.precision={precision}"]
+    def __init__(self, size: str, precision: str, now: Callable[[], float] = time.perf_counter, settings: tuple[str, ...] = ()):
+        self.now = now
+        self.overrides = [*SIZES.get(size, [f"+recipe={size}"]), f"trainer.precision={precision}", *settings]
         self.config = compose("train", self.overrides)
         self.precision = precision
         self.data, self.objectives, self.model = assemble(self.config)
@@ -56,10 +69,10 @@ class Parts:
 
     def data_alone(self) -> float:
         """Seconds a batch."""
-        start = time.perf_counter()
+        start = self.now()
         for _ in range(N_BATCHES):
             self.data.prepare_batch(next(self.batches))
-        return (time.perf_counter() - start) / N_BATCHES
+        return (self.now() - start) / N_BATCHES
 
     def backward(self) -> None:
         half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
@@ -72,22 +85,24 @@ class Parts:
         for step in range(N_BATCHES + 1):
             if step == 1:
                 self.wait()
-                start = time.perf_counter()
+                start = self.now()
             self.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.wait()
-        return (time.perf_counter() - start) / N_BATCHES
+        return (self.now() - start) / N_BATCHES
 
     def whole_step(self) -> float:
         """Seconds a step of the training loop, without its first ten."""
         limits = [f"trainer.max_steps={N_STEPS}", f"trainer.val_check_interval={N_STEPS}", "trainer.limit_val_batches=1"]
         quiet = ["callbacks.progress=null", "trainer.enable_progress_bar=false", "logistic_regression=false"]
+        clock = Clock(self.now)
         with tempfile.TemporaryDirectory() as folder:
-            train(compose("train", [*self.overrides, *limits, *quiet, f"run_dir={folder}"]))
-            rates = [rate for _, rate in read_curve(Path(folder) / "csv")["train/tokens_per_second"][1:]]
-        return self.batch["counts"]["tokens"] / max(rates)
+            run = Run.of(compose("train", [*self.overrides, *limits, *quiet, f"run_dir={folder}"]))
+            run.trainer.callbacks.insert(0, clock)
+            run.fit()
+        return (clock.ended[-1] - clock.ended[9]) / (N_STEPS - 10)
 
     def flops(self) -> int:
         """Of a forward and a backward pass, as torch counts them."""
@@ -102,10 +117,10 @@ class Parts:
         best = float("inf")
         for _ in range(4):
             self.wait()
-            start = time.perf_counter()
+            start = self.now()
             a @ a
             self.wait()
-            best = min(best, time.perf_counter() - start)
+            best = min(best, self.now() - start)
         return 2 * n**3 / best
 
     def wait(self) -> None:
@@ -119,9 +134,9 @@ class Parts:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure(size: str, precision: str) -> dict:
+def measure(size: str, precision: str, now: Callable[[], float], settings: tuple[str, ...]) -> dict:
     """The figures of one size."""
-    parts = Parts(size, precision)
+    parts = Parts(size, precision, now, settings)
     kinds = {"data": parts.data_alone, "model": parts.model_alone, "step": parts.whole_step}
     seconds = dict.fromkeys(kinds, float("inf"))
     for _ in range(ROUNDS):
@@ -146,17 +161,19 @@ def measure(size: str, precision: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sizes", nargs="*", default=["rna_mlm", "dna_mlm"], help=f"{', '.join(SIZES)}, or a recipe")
+    parser.add_argument("sizes", nargs="*", help=f"{', '.join(SIZES)}, or a recipe; and settings, as optimizer=adamw")
+    parser.add_argument("--cpu-time", action="store_true", help="count seconds that this process computes")
     parser.add_argument("--precision", nargs="+", default=["32-true"])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--compare", type=Path, help="what --json wrote before")
     options = parser.parse_args()
     saved = json.loads(options.compare.read_text()) if options.compare else {}
-    found = {}
-    for size in options.sizes:
+    found, now = {}, time.process_time if options.cpu_time else time.perf_counter
+    settings = tuple(o for o in options.sizes if "=" in o)
+    for size in [o for o in options.sizes if "=" not in o] or ["rna_mlm", "dna_mlm"]:
         for precision in options.precision:
             key = f"{size}, {precision}"
-            f = found[key] = measure(size, precision)
+            f = found[key] = measure(size, precision, now, settings)
             print(
                 f"{key} ({f['parameters'] / 1e6:.2f} M parameters): a step {f['step_examples_per_second']:,.1f} examples/s, "
                 f"{f['step_tokens_per_second']:,.0f} tokens/s; data alone {f['data_examples_per_second']:,.0f}, model alone "

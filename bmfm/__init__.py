@@ -3,6 +3,32 @@
 __version__ = "0.1.0"
 
 
+def _find_room_for_kernels() -> None:
+    """Name a folder to numba where it would refuse to import our kernels, as it finds none to keep them in once they are compiled: in
+    containers whose package and home are both read-only. It is in ``$BMFM_CACHE``, or one of this process."""
+    import os
+    from pathlib import Path
+
+    def can_be_written(folder: Path) -> bool:
+        return os.access(next(f for f in (folder, *folder.parents) if f.exists()), os.W_OK)
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    if "NUMBA_CACHE_DIR" in os.environ or can_be_written(Path(__file__).absolute().parent) or can_be_written(home):
+        return
+    if kept := os.environ.get("BMFM_CACHE"):
+        os.environ["NUMBA_CACHE_DIR"] = str(Path(kept) / "numba")
+        return
+    import atexit
+    import shutil
+    import tempfile
+
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="bmfm-numba-")
+    atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
+
+
+_find_room_for_kernels()
+
+
 def load(name, backend="torch", **options):
     """A model with its tokenizer, ready to embed, predict and score: a `bmfm.api.Model`; options as of `bmfm.inference.load`.
 

@@ -256,12 +256,17 @@ def check_files(config) -> None:
     """Fail at once if a source file is missing, before anything heavy is imported."""
     from bmfm.files import require_file
 
+    if "://" in str(config.get("run_dir") or ""):
+        raise ValueError(
+            f"run_dir={config.run_dir}: a run's folder cannot lie in an object store: train into a folder of this machine, and copy it "
+            "afterwards, as by aws s3 sync; checkpoint and data may be URLs"
+        )
     data = config.get("data", {})
     for key, what in (("fasta", "FASTA file"), ("variants", "variant file"), ("path", "file"), ("orthologs", "table of orthologs")):
         setting = data.get(key)
         paths = [setting] if isinstance(setting, str) else setting.values() if isinstance(setting, Mapping) else setting or []
         for path in filter(None, paths):
-            if not any(c in path for c in "*?["):
+            if "://" not in path and not any(c in path for c in "*?["):
                 require_file(path, f"data.{key}: {what}", folder=key == "path")
 
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,36 @@ def require_file(path: str | Path, what: str, folder: bool = False) -> Path:
     raise FileNotFoundError(message)
 
 
+PARTIAL = ".partial"
+"""End of the names of files that are being written."""
+ABANDONED = 86_400.0
+"""Seconds without a change after which such a file of another machine belongs to nobody."""
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of this file by `whole_file`: of processes of this machine that are gone, and of other
+    machines what has not changed for a day. What a living process writes stays."""
+    for partial in path.parent.glob(f".{path.name}.*{PARTIAL}"):
+        host, _, numbers = partial.name.removeprefix(f".{path.name}.").removesuffix(PARTIAL).rpartition("-")[0].rpartition("-")
+        try:
+            is_of_here = host == socket.gethostname()
+            abandoned = not _is_alive(int(numbers)) if is_of_here else time.time() - partial.stat().st_mtime > ABANDONED
+        except (FileNotFoundError, ValueError):  # it was finished meanwhile, or is no file of ours
+            continue
+        if abandoned:
+            partial.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write a file that appears whole or not at all, on the disk by the end of ``with``, in place of one of the same name.
@@ -69,7 +100,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     OSError
         Naming the file, if it cannot be written; what was there before stays.
     """
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}.partial")
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     try:
         with partial.open("wb") as file:
             yield file
@@ -77,6 +108,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
+        if error.errno is None:  # of what is written, rather than of the disk
+            raise
         raise OSError(error.errno, f"{path} cannot be written ({error.strerror or error}); what was there before is kept") from error
     finally:
         partial.unlink(missing_ok=True)
@@ -123,6 +156,11 @@ def cached_folder(kind: str, key: dict, build: Callable[[Path], None], cache_dir
     Several processes may ask at the same time: one builds, the others wait for it. The folder appears at once and whole
     (built beside, then renamed), so that where locks mean nothing, as on some network drives, whoever comes second
     throws its own copy away.
+
+    Raises
+    ------
+    OSError
+        Naming the cache folder and how to choose another, where it cannot be written.
     """
     from filelock import FileLock
 
@@ -130,13 +168,32 @@ def cached_folder(kind: str, key: dict, build: Callable[[Path], None], cache_dir
     target = cache_root(cache_dir) / kind / digest
     if (target / "key.json").is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{digest}.lock"):
+    lock = FileLock(target.parent / f".{digest}.lock")
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
         return target if (target / "key.json").is_file() else _built(target, key, build)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Name the cache and the remedy in the error of a folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            error.errno,
+            f"the cache folder {target.parents[1]} cannot be written ({reason}); name another by BMFM_CACHE=FOLDER, or data.cache_dir of a genome",
+        ) from error
 
 
 def _built(target: Path, key: dict, build: Callable[[Path], None]) -> Path:
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    with _explained(target):
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         build(partial)
         (partial / "key.json").write_text(json.dumps(key, indent=1))

@@ -4,12 +4,14 @@ A shard is a file that appears whole, or not at all. Who works on one holds a cl
 time it renews; the claim of a process that died, or has not been heard of for two minutes, is taken over. So any number of processes can work on the same
 folder, together or one after the other, and each may be killed at any moment. Shards are functions of what the folder's name stands for, a plan:
 should two processes ever compute the same one, they write the same bytes.
+
+The folder may be one of an object store (`bmfm.places`). There a claim that nobody holds any more may be taken over by two at the same moment, who
+then do the same work twice.
 """
 
 import hashlib
 import json
 import os
-import shutil
 import socket
 import threading
 import time
@@ -22,7 +24,7 @@ from typing import Self
 
 import numpy as np
 
-from bmfm.files import whole_file
+from bmfm.places import Place, StoreError, StorePath, opened, remove_folder, whole
 
 Shard = dict[str, np.ndarray]
 """What a shard holds: arrays of numbers or texts, by name."""
@@ -40,26 +42,26 @@ class Ledger:
     Parameters
     ----------
     folder
-        Where they are; it is made. On a cluster a folder that all nodes see.
+        Where they are; it is made. On a cluster a folder that all nodes see, or one of an object store.
     key
         What the plan's content comes to; it is written into every shard, and shards with another are not taken.
     is_worker
         Whether this process only adds to the shards, and another one puts them together.
     """
 
-    folder: Path
+    folder: Place
     key: str = ""
     is_worker: bool = False
 
     @classmethod
-    def of_plan(cls, output: Path, plan: dict) -> Self:
+    def of_plan(cls, output: Place, plan: dict) -> Self:
         """The ledger of a plan (what the shards depend on) beside the output file, ``.OUTPUT.KEY``, with the plan written down in it."""
         text = json.dumps(plan, sort_keys=True, default=str, indent=1)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         ledger = cls(output.with_name(f".{output.name}.{key}"), key)
         ledger.folder.mkdir(parents=True, exist_ok=True)
         if not ledger.is_there():
-            with whole_file(ledger.folder / PLAN) as file:
+            with whole(ledger.folder / PLAN) as file:
                 file.write(text.encode() + b"\n")
         return ledger
 
@@ -94,7 +96,8 @@ class Ledger:
 
     def is_finished(self, name: str | int) -> bool:
         """Whether a shard is there and whole, by its table of contents, which is written last."""
-        return zipfile.is_zipfile(self._file(name))
+        file = self._file(name)
+        return file.exists() if isinstance(file, StorePath) else zipfile.is_zipfile(file)  # in a store nothing is there in part
 
     def is_open(self, name: str | int) -> bool:
         """Whether a shard is neither finished nor being worked on."""
@@ -116,21 +119,23 @@ class Ledger:
                 if is_ours:
                     yield self.is_there()
                     (self.folder / PLAN).unlink(missing_ok=True)  # first: the claim must not go before what says that there is work
-                    shutil.rmtree(self.folder, ignore_errors=True)
+                    remove_folder(self.folder)
                     return
             time.sleep(PAUSE)
 
-    def _file(self, name: str | int) -> Path:
+    def _file(self, name: str | int) -> Place:
         return self.folder / (f"{name:08d}.npz" if isinstance(name, int | np.integer) else f"{name}.npz")
 
-    def _read(self, file: Path) -> Shard | None:
+    def _read(self, file: Place) -> Shard | None:
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            with np.load(opened(file), allow_pickle=False) as stored:
                 shard = dict(stored)
             if str(shard.pop("plan", "")) == self.key and all(isinstance(values, np.ndarray) for values in shard.values()):
                 return shard
         except FileNotFoundError:
             return None
+        except StoreError:
+            raise  # the store is away: nothing is damaged
         except Exception:  # of the archive, or of the arrays in it: whatever the damage leads to
             pass
         file.unlink(missing_ok=True)  # damaged, or of another plan: it is computed again
@@ -138,8 +143,10 @@ class Ledger:
 
     def _write(self, name: str | int, shard: Shard) -> None:
         try:
-            with whole_file(self._file(name)) as file:
+            with whole(self._file(name)) as file:
                 np.savez(file, plan=np.array(self.key), **shard)  # type: ignore[arg-type]
+        except StoreError:
+            raise
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}: finished shards are kept, so make room and start again") from error
 
@@ -152,11 +159,13 @@ class Ledger:
             yield False
             return
         is_done = threading.Event()
-        threading.Thread(target=_renew, args=(claim, is_done), daemon=True).start()
+        renewing = threading.Thread(target=_renew, args=(claim, is_done), daemon=True)
+        renewing.start()
         try:
             yield True
         finally:
             is_done.set()
+            renewing.join(SILENCE)  # or it might renew what is no more
             claim.unlink(missing_ok=True)
 
 
@@ -165,12 +174,15 @@ def _me() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
 
 
-def _take(claim: Path) -> bool:
+def _take(claim: Place) -> bool:
     """Make a claim, in place of one that nobody holds any more; False where another process has it."""
     if _make(claim):
         return True
     if _is_held(claim):
         return False
+    if isinstance(claim, StorePath):
+        claim.unlink(missing_ok=True)
+        return _make(claim)
     grave = claim.with_name(f".{claim.name}.{_me()}")
     try:
         claim.rename(grave)  # of several, one succeeds
@@ -183,30 +195,43 @@ def _take(claim: Path) -> bool:
     return _make(claim)
 
 
-def _make(claim: Path) -> bool:
+def _make(claim: Place) -> bool:
+    holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "thread": threading.get_ident()})
     try:
+        if isinstance(claim, StorePath):
+            claim.create(holder.encode())
+            return True
         with claim.open("x") as file:
-            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            file.write(holder)
     except (FileExistsError, FileNotFoundError):  # another has it, or has just removed the folder, as all is done
         return False
     return True
 
 
-def _renew(claim: Path, is_done: threading.Event) -> None:
+def _renew(claim: Place, is_done: threading.Event) -> None:
+    try:
+        holder = claim.read_bytes() if isinstance(claim, StorePath) else b""
+    except OSError:  # it is then taken over after a while, and the work maybe done twice
+        return
     while not is_done.wait(HEARTBEAT):
         try:
-            os.utime(claim)
+            if isinstance(claim, Path):
+                os.utime(claim)
+            elif claim.read_bytes() == holder:
+                claim.write_bytes(holder)
+            else:  # it was given up
+                return
         except FileNotFoundError:
             return
         except OSError:  # a file system that is away for a moment
             continue
 
 
-def _is_held(claim: Path) -> bool:
+def _is_held(claim: Place) -> bool:
     """Whether a claim is there and its process lives, as far as this machine can tell."""
     try:
-        text = claim.read_text(errors="replace")
-        silent = _now(claim.parent) - claim.stat().st_mtime
+        text = claim.read_bytes().decode(errors="replace")
+        silent = _now(claim.parent) - _written(claim)
     except FileNotFoundError:  # it, or the whole folder, is gone
         return False
     try:
@@ -227,10 +252,17 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _now(folder: Path) -> float:
+def _now(folder: Place) -> float:
     """The time as the file system has it, whose clock may be another than that of this machine."""
     probe = folder / f".clock.{_me()}"
-    probe.touch()
-    now = probe.stat().st_mtime
+    if isinstance(probe, StorePath):
+        probe.write_bytes(b"")
+    else:
+        probe.touch()
+    now = _written(probe)
     probe.unlink(missing_ok=True)
     return now
+
+
+def _written(file: Place) -> float:
+    return file.modified() if isinstance(file, StorePath) else file.stat().st_mtime

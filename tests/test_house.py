@@ -16,7 +16,7 @@ from hydra.utils import get_object
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bmfm"
 
-FLOOR = ("special", "hashing", "files", "expressions", "metrics", "targets", "label_kinds", "cli", "ledger", "launch")
+FLOOR = ("special", "hashing", "files", "expressions", "metrics", "targets", "label_kinds", "cli", "places", "ledger", "launch")
 """Modules of the root that every folder may import, and that import no folder."""
 
 FOLDERS = (

@@ -191,3 +191,21 @@ def test_groups_that_look_like_numbers_are_told_apart(write):
     data.connect(dna.DnaTokenizer.from_pretrained("dna_demo"))
     assert data.table["donor"].tolist() == ["001", "1", "01", "1.0", "1e0", "0001"]
     assert sorted(np.concatenate(list(data.numbers.values()))) == list(range(6)) and all(len(n) for n in data.numbers.values())
+
+
+def test_tables_of_training_are_read_by_blocks(write, monkeypatch):
+    for module in ("bmfm.data.table", "bmfm.data.tables"):
+        monkeypatch.setattr(f"{module}.BLOCK", 3)
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("ACGT"), length)) for length in rng.integers(4, 90, 10)]
+    path = write("x.csv", "n,sequence,note,\n" + "".join(f"0{n},{text},,\n" for n, text in enumerate(texts)))
+    data = SequenceTable(path, {"by": "random", "validation": 0.2, "test": 0.2}, 12, 4, reverse_complement=1.0)
+    tokenizer = dna.DnaTokenizer.from_pretrained("dna_demo")
+    data.connect(tokenizer)
+    expected = pd.read_csv(path, usecols=["n", "sequence", "note"])
+    pd.testing.assert_frame_equal(data.table[["n", "sequence", "note"]], expected, check_dtype=False)
+    complement = [text.translate(str.maketrans("ACGT", "TGCA"))[::-1] for text in texts]
+    ids = [ids[:10] for ids in tokenizer.tokenizer(texts + complement, add_special_tokens=False)["input_ids"]]
+    assert [data.tokens[row].tolist() for row in range(10)] == ids[:10]
+    assert [data.parts["train"].source.tokens[row].tolist() for row in range(20)] == ids
+    assert data.is_cut.tolist() == [len(x) > 10 for x in tokenizer.tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -21,13 +21,14 @@ import pandas as pd
 
 from bmfm.cells.counts import Counts, align, by_gene, concatenate, gather
 from bmfm.cells.formats import AnnDataView
-from bmfm.cells.sources import GENE_PANEL, checked_rows, open_matrix
+from bmfm.cells.groups import MANIFEST
+from bmfm.cells.raw_counts import checked_rows, open_matrix
+from bmfm.cells.sources import GENE_PANEL
 from bmfm.cells.unified import FILE, FileOfCells, Union
 from bmfm.files import whole_file
 from bmfm.hashing import example_keys
 
 ENCODING = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
-MANIFEST = "collection.json"
 SHUFFLE = 0x5348554646
 """What the place of a cell is drawn by, beside the seed and its number: a number that nothing else is drawn by."""
 ROWS = 8192
@@ -240,15 +241,27 @@ def write_collection(work: Path, union: Union, seed: int, layout: Layout, facts:
         done(min(layout.cells, union.n_cells - run * layout.cells))
     dtype = next(kind for kind in (np.uint8, np.uint16, np.uint32) if runs.greatest() <= np.iinfo(kind).max)
     zarr.open_group(target, mode="a", zarr_format=3).attrs.update(ENCODING)
-    sizes = []
+    sizes, n_values, n_empty = [], 0, 0
     for number in range(runs.n_groups):
         folder = target / f"dataset_{number}"
         if not folder.exists():
             write_group(folder, union, *runs.group(number), layout, dtype)
-        sizes.append(int(zarr.open_group(folder, mode="r")["X"].attrs["shape"][0]))  # type: ignore[index,arg-type]
+        matrix: Any = zarr.open_group(folder, mode="r")["X"]
+        sizes.append(int(matrix.attrs["shape"][0]))
+        n_values += matrix["data"].shape[0]
+        n_empty += int((np.diff(matrix["indptr"][:]) == 0).sum())
         done(sizes[-1])
     assert sum(sizes) == union.n_cells
-    manifest = {"cells": union.n_cells, "genes": len(union.genes), "groups": sizes, "dtype": np.dtype(dtype).name, "seed": seed, **facts}
+    manifest = {
+        "cells": union.n_cells,
+        "genes": len(union.genes),
+        "groups": sizes,
+        "values": n_values,
+        "cells_without_counts": n_empty,
+        "dtype": np.dtype(dtype).name,
+        "seed": seed,
+        **facts,
+    }
     with whole_file(target / MANIFEST) as file:
         file.write(json.dumps(manifest, indent=1).encode() + b"\n")
     return target

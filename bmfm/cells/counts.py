@@ -202,6 +202,33 @@ def gather(source: Counts, rows: np.ndarray) -> Counts:
     return out
 
 
+@numba.njit(cache=True)
+def _gather_into(source_ids, source_counts, source_offsets, rows, places, ids, counts, offsets):
+    for b in range(len(rows)):
+        begin, size, at = source_offsets[rows[b]], source_offsets[rows[b] + 1] - source_offsets[rows[b]], offsets[places[b]]
+        ids[at : at + size] = source_ids[begin : begin + size]
+        counts[at : at + size] = source_counts[begin : begin + size]
+
+
+def gather_from(sources: Sequence[Counts], rows: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Counts:
+    """Some rows of several sources, copied once.
+
+    Parameters
+    ----------
+    rows, places
+        Of each source, some of its rows, and at which places they come; all places together are 0, 1, 2, ...
+    """
+    lengths = np.zeros(sum(map(len, rows)), np.int64)
+    for source, mine, at in zip(sources, rows, places, strict=True):
+        lengths[at] = source.offsets[mine + 1] - source.offsets[mine]
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    lengths.cumsum(out=offsets[1:])
+    out = Counts(np.empty(offsets[-1], np.int32), np.empty(offsets[-1], sources[0].counts.dtype), offsets)
+    for source, mine, at in zip(sources, rows, places, strict=True):
+        _gather_into(source.ids, source.counts, source.offsets, mine, at, out.ids, out.counts, offsets)
+    return out
+
+
 def concatenate(parts: list[Counts]) -> Counts:
     """The cells of all parts, one after another."""
     if len(parts) == 1:

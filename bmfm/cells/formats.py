@@ -12,11 +12,17 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from bmfm.cells.groups import MANIFEST, Collection
 from bmfm.cells.matrix import RowsOf
+from bmfm.cells.obs import CellStore, CellTable, FrameTable, StoredTable, read_quietly
+from bmfm.cells.soma import Experiment, is_soma
 from bmfm.files import naming, require_file
+from bmfm.places import is_experiment
 
 SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5")
-TAKEN = "an AnnData, a DataFrame of cells x genes, or paths of .h5ad, zarr, .h5mu, 10x .h5 or 10x .mtx folders, one or a list"
+TAKEN = (
+    "an AnnData, a DataFrame of cells x genes, or paths of .h5ad, zarr, .h5mu, 10x .h5, 10x .mtx folders or SOMA experiments, one or a list"
+)
 _CONVERT = {
     ".loom": "scanpy.read_loom(PATH).write_h5ad(...), which needs loompy",
     ".csv": "scanpy.read_csv(PATH).write_h5ad(...)",
@@ -32,7 +38,10 @@ def _is_zarr(folder: Path) -> bool:
 
 
 def groups_of_collection(folder: Path) -> list[str] | None:
-    """The groups of a collection, as ``bmfm shard_cells`` and annbatch write them, in their order; None where the folder is none."""
+    """The groups of a collection that annbatch wrote, in their order, or one that ``bmfm shard_cells`` wrote, which is read as a whole; None where the
+    folder is none."""
+    if (folder / MANIFEST).is_file():
+        return [str(folder)]
     mark = folder / "zarr.json"
     if not mark.is_file():
         return None
@@ -78,9 +87,9 @@ def _inside(folder: Path) -> list[str]:
         If there is nothing, or the same cells in several forms.
     """
     there = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    found = [p for p in there if p.suffix.lower() in SUFFIXES or (p.is_dir() and (_is_zarr(p) or _is_10x_folder(p)))]
+    found = [p for p in there if p.suffix.lower() in SUFFIXES or (p.is_dir() and (_is_zarr(p) or _is_10x_folder(p) or is_soma(p)))]
     if not found:
-        raise FileNotFoundError(f"{str(folder)!r} is a folder without .h5ad or .zarr (.h5mu, 10x .h5, 10x folders) inside; give other files by name or by a pattern")  # fmt: skip
+        raise FileNotFoundError(f"{str(folder)!r} is a folder without .h5ad or .zarr (.h5mu, 10x .h5, 10x folders, SOMA experiments) inside; give other files by name or by a pattern")  # fmt: skip
     stems = [p.name.removesuffix(p.suffix).removeprefix("filtered_").removeprefix("raw_") for p in found]
     if twice := [p.name for p, stem in zip(found, stems, strict=True) if stems.count(stem) > 1]:
         raise ValueError(f"{str(folder)!r} holds the same cells several times, to go by their names ({', '.join(twice[:3])}): name one")
@@ -118,7 +127,7 @@ def find_sources(data: Any) -> list[Any]:
     """
     if isinstance(data, list | tuple):
         return [found for part in data for found in find_sources(part)]
-    if not isinstance(data, str | Path):
+    if not isinstance(data, str | Path) or is_experiment(data):
         return [data]
     path = Path(data).expanduser()
     if path.exists() and not path.is_dir():
@@ -130,7 +139,7 @@ def find_sources(data: Any) -> list[Any]:
         return list(matches)
     if path.is_dir() and (groups := groups_of_collection(path)) is not None:
         return list(groups)
-    if path.is_dir() and not _is_zarr(path) and not _is_10x_folder(path):
+    if path.is_dir() and not _is_zarr(path) and not _is_10x_folder(path) and not is_soma(path):
         return list(_inside(path))
     return [data]
 
@@ -138,21 +147,28 @@ def find_sources(data: Any) -> list[Any]:
 class AnnDataView:
     """One AnnData, on disk or in memory, as matrices, obs and var.
 
-    Files are read in blocks where their layout allows it: .h5ad and zarr, and the ``rna`` modality of .h5mu. Others, and
+    Files are read in blocks where their layout allows it: .h5ad and zarr, the ``rna`` modality of .h5mu, and SOMA experiments. Others, and
     what anndata wrote before version 0.7, are read whole by anndata's or scanpy's own reader.
 
     Parameters
     ----------
     source
-        Path, `anndata.AnnData` (in memory or backed), or a DataFrame of cells (rows) by genes (columns).
+        Path, the address of a SOMA experiment, `anndata.AnnData` (in memory or backed), or a DataFrame of cells (rows) by genes (columns).
     """
 
     def __init__(self, source: Any):
         self.adata: Any = None
         self.group: Any = None
+        self.store: CellStore | None = None
         if isinstance(source, str | Path):
             self.name = str(source)
-            self._open(Path(source).expanduser())
+            path = Path(source).expanduser()
+            if is_experiment(source) or is_soma(path):
+                self.store = Experiment(source if is_experiment(source) else str(path))
+            elif (path / MANIFEST).is_file():
+                self.store = Collection(path)
+            else:
+                self._open(path)
         else:
             self.name = "AnnData in memory"
             self.adata = _as_anndata(source)
@@ -205,7 +221,10 @@ class AnnDataView:
 
     def keys(self) -> list[str]:
         """Matrices that may hold counts, likeliest first: ``X``, ``raw``, layers named as counts are, other layers by name."""
-        if self.adata is not None:
+        if self.store is not None:
+            first, layers = self.store.keys()
+            held = [f"layers/{k}" for k in layers]
+        elif self.adata is not None:
             held = [f"layers/{k}" for k in self.adata.layers]
             first = (["X"] if ("X" in self.adata.file if self.adata.isbacked else self.adata.X is not None) else []) + (
                 ["raw"] if self.adata.raw is not None else []
@@ -218,6 +237,8 @@ class AnnDataView:
 
     def matrix(self, key: str):
         """The matrix of a key, as `Matrix` takes it."""
+        if self.store is not None:
+            return self.store.matrix(key)
         if self.adata is None:
             with naming(self.name, key):
                 return self.group["raw/X" if key == "raw" else key]
@@ -226,26 +247,37 @@ class AnnDataView:
         return self.adata.X if key == "X" else self.adata.raw.X if key == "raw" else self.adata.layers[key.removeprefix("layers/")]
 
     def var(self, key: str) -> pd.DataFrame:
+        if self.store is not None:
+            return self.store.var(key)
         if self.adata is not None:
             return self.adata.raw.var if key == "raw" else self.adata.var
         return self._element("raw/var" if key == "raw" else "var")
 
     @cached_property
+    def table(self) -> CellTable:
+        """What is known of the cells, of which a file's columns are read where they are asked for."""
+        if self.store is not None:
+            return self.store.table
+        return FrameTable(self.adata.obs) if self.adata is not None else StoredTable(self.group["obs"])
+
+    @cached_property
     def obs(self) -> pd.DataFrame:
-        if self.adata is not None:
-            return self.adata.obs
-        return self._element("obs")
+        """All of `table`, in memory from then on."""
+        with naming(self.name, "obs"):
+            return self.table.frame()
 
     def uns(self, key: str) -> Any:
         """An entry of ``.uns``; None where there is none."""
         if self.adata is not None:
             return self.adata.uns.get(key)
-        return self._element(f"uns/{key}")
+        return None if self.store is not None else self._element(f"uns/{key}")
 
     def varm(self, key: str) -> Any:
         """An entry of ``.varm``; None where there is none."""
         if self.adata is not None:
             return self.adata.varm.get(key)
+        if self.store is not None:
+            return self.store.varm(key)
         return self._element(f"varm/{key}")
 
     def _element(self, path: str) -> Any:
@@ -259,6 +291,8 @@ class AnnDataView:
 
         if self.adata is not None:
             return self.adata.to_memory(copy=True)
+        if self.store is not None:
+            return self.store.whole()
         if self.group.name not in ("/", ""):
             return anndata.io.read_elem(self.group)
         path = Path(self.name).expanduser()
@@ -290,15 +324,6 @@ def _is_current(group: Any) -> bool:
         name in group and "_index" in dict(group[name].attrs) and dict(group[name].attrs).get("encoding-type", "dataframe") == "dataframe"
         for name in ("obs", "var")
     )
-
-
-def read_quietly(element: Any) -> Any:
-    """An element of a file, without the warnings of anndata about old layouts, which it reads."""
-    from anndata.io import read_elem
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return read_elem(element)
 
 
 def _read_whole(path: Path, read):

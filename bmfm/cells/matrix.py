@@ -1,5 +1,7 @@
 """Rows of a matrix of counts, whatever it is stored as."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +21,26 @@ def _native(values: np.ndarray) -> np.ndarray:
     return values if values.dtype == dtype and values.dtype.isnative else values.astype(dtype)
 
 
+class RowReader(ABC):
+    """A matrix whose rows are read where they are asked for.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of the matrix.
+    n_values
+        How many values are stored.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    n_values: int
+
+    @abstractmethod
+    def __getitem__(self, rows: slice) -> Any:
+        """Some rows, as scipy or NumPy has them."""
+
+
 def _require_chunks(array: Any, what: str) -> None:
     """Raise a ValueError if chunks of an array of zarr are not there, which zarr reads as zeros.
 
@@ -30,7 +52,7 @@ def _require_chunks(array: Any, what: str) -> None:
         raise ValueError(f"{what} lack {n - there:,} of {n:,} chunks: the file was cut or damaged, copy or download it again")
 
 
-class RowsOf:
+class RowsOf(RowReader):
     """The X of a view of a backed AnnData, by rows: anndata reads those that are asked for.
 
     A view's own X would read all of its rows at once, and anndata makes no view of such a view.
@@ -39,9 +61,9 @@ class RowsOf:
     def __init__(self, adata: Any):
         self.parent, self.columns, self.shape = adata._adata_ref, adata._vidx, adata.shape
         self.numbers = np.arange(self.parent.n_obs)[adata._oidx]
-        self.dtype = self.parent.X.dtype
+        self.dtype, self.n_values = self.parent.X.dtype, self.shape[0] * self.shape[1]
 
-    def __getitem__(self, rows: slice):
+    def __getitem__(self, rows: slice) -> Any:
         return self.parent[self.numbers[rows]].X[:, self.columns]  # HDF5 itself has no columns in any order
 
 
@@ -51,12 +73,12 @@ class Matrix:
     Parameters
     ----------
     stored
-        A scipy matrix or array, a NumPy array, an array (dense) or group (sparse) of h5py or zarr, or anndata's sparse
-        data set of a backed file.
+        A scipy matrix or array, a NumPy array, an array (dense) or group (sparse) of h5py or zarr, anndata's sparse
+        data set of a backed file, or a `RowReader`.
     name
         For errors: the file and the key.
-    cells
-        Names of the rows, for errors.
+    name_of
+        Gives the name of a row, for errors.
 
     Raises
     ------
@@ -64,14 +86,14 @@ class Matrix:
         If it holds no real numbers, or if its parts contradict one another.
     """
 
-    def __init__(self, stored: Any, name: str, cells: Any = None):
+    def __init__(self, stored: Any, name: str, name_of: Callable[[int], str] | None = None):
         from anndata.abc import CSCDataset, CSRDataset
 
         if isinstance(stored, CSRDataset | CSCDataset):
             stored = stored.group
         if sp.issparse(stored) and stored.format not in ("csr", "csc"):
             stored = stored.tocsr()
-        self.stored, self.name, self.cells = stored, name, cells
+        self.stored, self.name, self.name_of = stored, name, name_of
         self.on_disk = not sp.issparse(stored)
         with naming(name):
             self.format, self.shape = self._format()
@@ -86,7 +108,7 @@ class Matrix:
         """``csr``, ``csc`` or ``dense``, and the shape, as the file says."""
         if not self.on_disk:
             return self.stored.format, self.stored.shape
-        attrs = dict(getattr(self.stored, "attrs", {}))
+        attrs = {} if isinstance(self.stored, RowReader) else dict(getattr(self.stored, "attrs", {}))
         kind = attrs.get("encoding-type") or attrs.get("h5sparse_format", "")
         kind = kind.decode() if isinstance(kind, bytes) else kind
         if kind[:3] not in ("csr", "csc"):
@@ -120,13 +142,13 @@ class Matrix:
 
     def _within(self, indices: np.ndarray, indptr: np.ndarray, first: int) -> np.ndarray:
         """The indices of rows (CSR) or columns (CSC) from `first` on, if all lie within the matrix; kernels do not look."""
-        size = self.shape[self.format == "csr"]
+        size = self.shape[self.format != "csc"]
         if len(indices) and (indices.min() < 0 or indices.max() >= size):
             place = int(np.flatnonzero((indices < 0) | (indices >= size))[0])
             major = first + int(np.searchsorted(indptr, place, "right")) - 1
             if self.format == "csc":
                 raise self._damaged(f"column {major} has an entry in row {indices[place]} of {size:,} cells")
-            cell = f"cell {self.cells[major]!r} (row {major})" if self.cells is not None else f"row {major}"
+            cell = f"cell {self.name_of(major)!r} (row {major})" if self.name_of is not None else f"row {major}"
             raise self._damaged(f"{cell} has an entry in column {indices[place]} of {size:,} genes")
         return indices
 
@@ -146,6 +168,8 @@ class Matrix:
 
     @property
     def n_values(self) -> int:
+        if isinstance(self.stored, RowReader):
+            return self.stored.n_values
         return int(self.shape[0] * self.shape[1]) if self.format == "dense" else int(self._array("data").shape[0])
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,7 +184,8 @@ class Matrix:
         if self.format == "dense":
             part = self._part(start, stop)
             part = part.tocsr() if sp.issparse(part) else sp.csr_matrix(part)
-            return part.indptr.astype(np.int64), part.indices, _native(part.data)
+            indptr = part.indptr.astype(np.int64)
+            return indptr, self._within(part.indices, indptr, start), _native(part.data)
         whole = self._as_csr
         lo, hi = whole.indptr[start], whole.indptr[stop]
         return (whole.indptr[start : stop + 1] - lo).astype(np.int64), whole.indices[lo:hi], whole.data[lo:hi]

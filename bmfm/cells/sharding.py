@@ -13,10 +13,13 @@ from bmfm.cells.formats import find_sources
 from bmfm.cells.unified import Union, unite
 from bmfm.files import fingerprint
 from bmfm.ledger import Ledger
+from bmfm.places import is_experiment
 
 
-def identity(path: Path) -> dict[str, Any]:
-    """What a file, or a folder with all files in it, is known by: path, size and time of the last change."""
+def identity(path: Path | str) -> dict[str, Any]:
+    """What a file, or a folder with all files in it, is known by: path, size and time of the last change; of an address the address alone."""
+    if isinstance(path, str):
+        return {"path": path}
     if not path.is_dir():
         return fingerprint(path)
     inside = [p.stat() for p in sorted(path.rglob("*")) if p.is_file()]
@@ -38,7 +41,8 @@ def run(config: Any) -> None:
     from tqdm.auto import tqdm
 
     output = Path(config.output).expanduser().absolute()
-    paths = [Path(p).expanduser() for p in find_sources(config.path if isinstance(config.path, str) else list(config.path))]
+    found = find_sources(config.path if isinstance(config.path, str) else list(config.path))
+    paths = [p if is_experiment(p) else Path(p).expanduser() for p in found]
     layout = Layout(config.cells, config.chunk, config.shard)
     settings = {"counts": config.counts, "gene_column": config.gene_column, "obs": config.obs and list(config.obs), "seed": config.seed}
     identities = [identity(p) for p in paths]
@@ -47,6 +51,7 @@ def run(config: Any) -> None:
         raise SystemExit(f"bmfm: {output} exists already; choose another output, or overwrite=true")
     _check_unfinished(output, plan)
     ledger = Ledger.of_plan(output, plan)
+    assert isinstance(ledger.folder, Path)
     with ledger.finishing() as is_there:
         if not is_there:
             print(f"another process has written {output} meanwhile")

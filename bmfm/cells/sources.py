@@ -1,8 +1,8 @@
 """Cells of files or objects in the genes of a vocabulary, in memory or in blocks from disk."""
 
-import warnings
+import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,128 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.cells.counts import FAULTS, FRACTION, CellBatch, Counts, align, concatenate, first_fault, gather
+from bmfm.cells.counts import CellBatch, Counts, align, concatenate, gather, gather_from
 from bmfm.cells.formats import AnnDataView
 from bmfm.cells.genes import GeneMatch, GeneVocabulary, human_names, other_features
+from bmfm.cells.groups import MANIFEST, GroupRows
 from bmfm.cells.matrix import Matrix
+from bmfm.cells.raw_counts import checked_rows, find_counts, open_matrix
+from bmfm.files import cached_folder, fingerprint
 
 GENE_PANEL = "gene_panel"
 """Where the cells of a collection come from files with different genes: the column of .obs with the number of each cell's set of genes,
 and the matrix in .varm with a column for each set."""
-VELOCITY = ("spliced", "unspliced", "ambiguous")
-"""Layers with a part of the counts."""
-
-
-def open_matrix(view: AnnDataView, key: str) -> Matrix:
-    """A matrix of an AnnData, if its shape is that of obs and var.
-
-    Raises
-    ------
-    ValueError
-        If it is not: the file is damaged.
-    """
-    matrix = Matrix(view.matrix(key), f"{view.name}, {key}", view.obs.index)
-    for have, want, what in ((matrix.shape[0], len(view.obs), "rows for {} cells in obs"), (matrix.shape[1], len(view.var(key)), "columns for {} genes in var")):  # fmt: skip
-        if have != want:
-            raise ValueError(f"{matrix.name} is damaged: it has {have:,} {what.format(f'{want:,}')}; copy the file again, or make it again")
-    return matrix
-
-
-def find_counts(view: AnnDataView, where: str, whole: bool) -> str:
-    """The key of the matrix that holds counts.
-
-    ``auto`` takes the first that holds whole numbers, not all of them 0, of X, raw, the layers that are named as counts are
-    (``counts``, ``raw_counts``, ``umi``, ``matrix``, ...; names with "count", "umi", "raw"), and the others by name. One of
-    nothing but 0 and 1 is taken only if no other is left; ``spliced``, ``unspliced`` and ``ambiguous`` (parts of the counts)
-    only by name. Where a layer was taken and another could have been, a warning says so.
-
-    Parameters
-    ----------
-    where
-        ``auto``, or a key.
-    whole
-        Whether whole numbers are asked for. If not, ``auto`` takes the first matrix with values that are no whole numbers.
-
-    Raises
-    ------
-    KeyError, ValueError
-        If there is none; names the first value of each matrix that is no count.
-    """
-    keys = view.keys()
-    if where != "auto":
-        if where not in keys:
-            raise KeyError(f"{view.name}: there is no matrix {where!r}; counts (data.counts) can be auto, {', '.join(keys)}")
-        return where
-    aside = [k for k in keys if k.removeprefix("layers/") in VELOCITY and k.startswith("layers/")]
-    found: list[str] = []
-    binary: list[str] = []
-    seen, wrong = [], []
-    for key in (k for k in keys if k not in aside):
-        matrix = open_matrix(view, key)
-        if odd := matrix.odd_value(whole):
-            value, row, column, fault = odd
-            cell = f"cell {view.obs.index[row]!r}, gene {view.var(key).index[column]!r}" if column < matrix.shape[1] else f"row {row}"
-            seen.append(f"{key} (has {value:.5g}: {cell})")
-            if fault != FRACTION:
-                wrong.append(f"{matrix.name}: value {value:.5g} of {cell.replace(', gene', f' (row {row}), gene')}, {FAULTS[fault]}")
-        elif matrix.is_empty():
-            seen.append(f"{key} (empty)")
-        elif not whole and matrix.is_whole() and matrix.exceeds(1):
-            seen.append(f"{key} (whole numbers, as counts are)")
-        else:
-            (found if len(keys) == 1 or matrix.exceeds(1) else binary).append(key)
-        if found and not found[0].startswith("layers/"):
-            break
-    if found or binary:
-        _say_others(view, found or binary)
-        return (found or binary)[0]
-    raise ValueError(_no_counts(view, whole, seen, wrong, aside))
-
-
-def _say_others(view: AnnDataView, found: list[str]) -> None:
-    if len(found) > 1 and found[0].startswith("layers/"):
-        warnings.warn(f"{view.name}: counts are read from {found[0]}; {', '.join(found[1:])} could be counts too, counts=layers/NAME "
-                      "(data.counts) names another", stacklevel=2)  # fmt: skip
-
-
-def _no_counts(view: AnnDataView, whole: bool, seen: list[str], wrong: list[str], aside: list[str]) -> str:
-    """What to tell of an AnnData without counts."""
-    if wrong:
-        return f"{wrong[0]}; correct or remove the cell"
-    if aside:
-        others = f" ({', '.join(seen)})" if seen else ""
-        return (
-            f"{view.name}: {', '.join(aside)} hold parts of the counts, and no matrix all of them{others}: store their sum as a layer, "
-            f"or name one by counts={aside[0]} (data.counts)"
-        )
-    if not seen or all(s.endswith("(empty)") for s in seen):
-        return f"{view.name} holds no counts: {', '.join(seen) or 'it has no X, no raw and no layers'}"
-    if not whole:
-        return (
-            f"{view.name}: no matrix holds normalised expression: {', '.join(seen)}. The model was trained on normalised values, or "
-            "expects=normalised (data.expects) asks for them: store them, or name a matrix by counts=X or counts=layers/NAME (data.counts)"
-        )
-    return (
-        f"{view.name}: no matrix holds raw counts: {', '.join(seen)}. Name one by counts=layers/NAME (data.counts on the command line); "
-        "values that are already normalised are taken by expects=normalised (data.expects), for models with tokenizer.values.kind=as_is"
-    )
-
-
-def checked_rows(
-    view: AnnDataView, key: str, matrix: Matrix, start: int, stop: int, whole: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows [start, stop) as `Matrix.rows` gives them; a ValueError names file, cell and gene of a value that is no count."""
-    indptr, indices, data = matrix.rows(start, stop)
-    place, fault = first_fault(data, whole)
-    if fault:
-        row = start + int(np.searchsorted(indptr, place, "right")) - 1
-        remedy = ("name the matrix of raw counts by counts=layers/NAME (data.counts), or say expects=normalised (data.expects) if these "
-                  "values are meant" if fault == FRACTION else "correct or remove the cell")  # fmt: skip
-        raise ValueError(
-            f"{matrix.name}: value {data[place]:.6g} of cell {view.obs.index[row]!r} (row {row}), gene "
-            f"{view.var(key).index[indices[place]]!r}, {FAULTS[fault]}; {remedy}"
-        )
-    return indptr, indices, data
+CACHED_FROM = 1 << 17
+"""Cells of a collection from which on what a pass over all of them finds is kept in the cache."""
 
 
 @dataclass
@@ -183,13 +74,13 @@ class CellSource:
     @cached_property
     def panel_masks(self) -> list[np.ndarray]:
         """The distinct sets of genes that its cells were measured by, each ``bool`` [V]: one, but for collections of different files."""
-        panels = self.view.varm(GENE_PANEL) if GENE_PANEL in self.view.obs and self.key == "X" else None
+        panels = self.view.varm(GENE_PANEL) if GENE_PANEL in self.view.table.columns and self.key == "X" else None
         return [self.gene_panel_mask] if panels is None else [self._mask_of(np.asarray(p, bool)) for p in np.asarray(panels).T]
 
     @property
     def panel_of_cell(self) -> np.ndarray:
         """Which of `panel_masks` is that of each cell, [n]."""
-        return self.view.obs[GENE_PANEL].to_numpy() if len(self.panel_masks) > 1 else np.zeros(len(self), np.int32)
+        return self.view.table.column(GENE_PANEL).to_numpy() if len(self.panel_masks) > 1 else np.zeros(len(self), np.int32)
 
     def read(self, start: int, stop: int) -> Counts:
         """Cells [start, stop) from the file, checked.
@@ -201,6 +92,34 @@ class CellSource:
         """
         indptr, indices, data = checked_rows(self.view, self.key, self.matrix, start, stop, self.whole_numbers)
         return align(indptr, indices, data, self.match.ids, self.vocab_size)
+
+    @property
+    def has_all_genes(self) -> bool:
+        """Whether it is a collection, which stores no zeros, and each of its genes is in the vocabulary: so a cell is empty that has no value."""
+        return isinstance(self.matrix.stored, GroupRows) and bool((self.match.ids >= 0).all())
+
+    def totals(self, block: int, done: Callable[[int], Any]) -> np.ndarray:
+        """Sum of each cell over the genes of the vocabulary, ``float64`` [n]; of a large collection from the cache, if it has them."""
+        if not isinstance(self.matrix.stored, GroupRows) or len(self) < CACHED_FROM:
+            return self._totals(block, done)
+        genes = hashlib.sha256(self.match.ids.tobytes()).hexdigest()
+        key = {"collection": fingerprint(self.matrix.stored.collection.folder / MANIFEST), "genes": genes, "version": 1}
+
+        def build(folder: Path) -> None:
+            np.save(folder / "totals.npy", self._totals(block, done))
+
+        try:
+            return np.load(cached_folder("cell_totals", key, build) / "totals.npy", mmap_mode="r")
+        except OSError:  # a cache that cannot be written
+            return self._totals(block, done)
+
+    def _totals(self, block: int, done: Callable[[int], Any]) -> np.ndarray:
+        out = np.empty(len(self))
+        for start in range(0, len(self), block):
+            stop = min(start + block, len(self))
+            out[start:stop] = self.read(start, stop).totals
+            done(stop - start)
+        return out
 
     def load(self, rows: int = 65536) -> None:
         """Keep all cells in memory."""
@@ -230,7 +149,7 @@ def open_source(
         raise ValueError(f"expects={expects!r} (data.expects) is unknown; choose counts or normalised")
     if not isinstance(min_matched, int | float) or not 0 <= min_matched <= 1:
         raise ValueError(f"min_matched={min_matched!r} (data.min_matched) must be a share of genes, from 0 to 1")
-    if not len(view.obs):
+    if not len(view.table):
         raise ValueError(f"{view.name} holds no cell")
     key = find_counts(view, counts, whole)
     var = view.var(key)
@@ -291,6 +210,7 @@ class Cells:
         self.cached_blocks = cached_blocks
         blocks = [-(-len(s) // block) for s in self.sources]
         self.first_block = np.cumsum([0, *blocks])
+        self.block_begins = np.concatenate([f + block * np.arange(n) for f, n in zip(self.first, blocks, strict=False)])
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -324,11 +244,8 @@ class Cells:
         source = self.source_of(numbers)
         row = (numbers - self.first[source]) % self.block
         order = np.argsort(blocks, kind="stable")
-        cuts = np.flatnonzero(np.diff(blocks[order])) + 1
-        parts = [gather(self._block(int(blocks[part[0]])), row[part]) for part in np.split(order, cuts)]
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return gather(concatenate(parts), back)
+        places = np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1)
+        return gather_from([self._block(int(blocks[at[0]])) for at in places], [row[at] for at in places], places)
 
     def batch(self, numbers: np.ndarray) -> CellBatch:
         """The cells of these numbers [B], in this order, as a tokenizer takes them."""
@@ -336,7 +253,10 @@ class Cells:
 
     @cached_property
     def totals(self) -> np.ndarray:
-        """Sum of each cell over the genes of the vocabulary, ``float64`` [n]; from disk by one pass over all files, with a bar."""
+        """Sum of each cell over the genes of the vocabulary, ``float64`` [n]; from disk by one pass over all files, with a bar.
+
+        Those of a large collection are kept in the cache, where the next run, and other processes of this one, find them.
+        """
         if self._all is not None:
             held, step = self._all, 1 << 16
             cuts = [held.offsets[s : s + step + 1] for s in range(0, len(self), step)]
@@ -344,27 +264,27 @@ class Cells:
             return np.concatenate(parts)
         from tqdm.auto import tqdm
 
-        out = []
         with tqdm(total=len(self), unit="cell", desc="looking for empty cells", delay=3) as bar:
-            for source in self.sources:
-                for start in range(0, len(source), self.block):
-                    out.append(source.read(start, min(start + self.block, len(source))).totals)
-                    bar.update(len(out[-1]))
-        return np.concatenate(out)
+            parts = [source.totals(self.block, bar.update) for source in self.sources]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def empty(self) -> np.ndarray:
         """Which cells have no count in any gene of the vocabulary, ``bool`` [n]; see `totals`."""
-        return np.diff(self._all.offsets) == 0 if self._all is not None else self.totals == 0
+        if self._all is not None:
+            return np.diff(self._all.offsets) == 0
+        if "totals" not in self.__dict__ and all(source.has_all_genes for source in self.sources):
+            return np.concatenate([source.matrix.stored.empty() for source in self.sources])
+        return self.totals == 0
 
     def name_of(self, number: int) -> str:
         """The name of a cell and of its file, for messages."""
         source = int(self.source_of(np.array([number]))[0])
-        return f"{self.sources[source].view.obs.index[number - int(self.first[source])]!r} of {self.sources[source].name}"
+        return f"{self.sources[source].view.table.name_of(number - int(self.first[source]))!r} of {self.sources[source].name}"
 
     @property
     def names(self) -> pd.Index:
         """``.obs_names`` of all cells; those of several files, or of one, may repeat."""
-        indices = [s.view.obs.index for s in self.sources]
+        indices = [s.view.table.names for s in self.sources]
         return indices[0] if len(indices) == 1 else indices[0].append(indices[1:])
 
     def column(self, name: str) -> np.ndarray:
@@ -379,15 +299,15 @@ class Cells:
             return np.array([s.name for s in self.sources], object)[self.source_of(np.arange(len(self)))]
         parts = []
         for source in self.sources:
-            obs = source.view.obs
-            if name not in obs:
-                raise KeyError(f"{source.view.name} has no .obs column {name!r}; it has {', '.join(map(str, obs.columns)) or 'none'}")
-            parts.append(obs[name].astype(object).to_numpy())
+            table = source.view.table
+            if name not in table.columns:
+                raise KeyError(f"{source.view.name} has no .obs column {name!r}; it has {', '.join(map(str, table.columns)) or 'none'}")
+            parts.append(table.column(name).astype(object).to_numpy())
         return np.concatenate(parts)
 
     @cached_property
     def _panels(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Which genes each panel has, bool [P, V], and the panel of each cell, int32 [n]; None where every source is a panel of its own."""
+        """Which genes each panel has, bool [P, V], and the panel of each cell [n], in the smallest numbers; None where every source is a panel of its own."""
         if all(len(s.panel_masks) == 1 for s in self.sources):
             return np.stack([s.gene_panel_mask for s in self.sources]), None
         numbers: dict[bytes, int] = {}
@@ -397,8 +317,8 @@ class Cells:
             for mask in source.panel_masks:
                 if numbers.setdefault(np.packbits(mask).tobytes(), len(masks)) == len(masks):
                     masks.append(mask)
-            mine = np.array([numbers[np.packbits(mask).tobytes()] for mask in source.panel_masks], np.int32)
-            of_cells.append(mine[source.panel_of_cell])
+            mine = np.array([numbers[np.packbits(mask).tobytes()] for mask in source.panel_masks])
+            of_cells.append(mine.astype(np.min_scalar_type(len(masks)))[source.panel_of_cell])
         return np.stack(masks), np.concatenate(of_cells)
 
     @property

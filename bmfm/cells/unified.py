@@ -10,7 +10,8 @@ import pandas as pd
 
 from bmfm.cells.formats import AnnDataView
 from bmfm.cells.genes import other_features
-from bmfm.cells.sources import GENE_PANEL, find_counts, open_matrix
+from bmfm.cells.raw_counts import find_counts, open_matrix
+from bmfm.cells.sources import GENE_PANEL
 
 FILE = "source_file"
 """The column of .obs that says which file a cell came from."""
@@ -186,27 +187,28 @@ def unite(paths: Sequence[Any], counts: str, gene_column: str | None, columns: S
     union = Union()
     for path in paths:
         view = AnnDataView(path)
-        if not len(view.obs):
+        table = view.table
+        if not len(table):
             raise ValueError(f"{view.name} holds no cell")
         _add_file(union, path, view, find_counts(view, counts, True), gene_column)
-        for name in view.obs.columns if columns is None else [c for c in columns if c in view.obs]:
+        for name in table.columns if columns is None else [c for c in columns if c in table.columns]:
             if name not in (FILE, GENE_PANEL):
-                union.obs.setdefault(str(name), ObsColumn(str(name), "")).add(view.obs[name])
+                union.obs.setdefault(str(name), ObsColumn(str(name), "")).add(table.column(name))
         seen(1)
     if absent := [c for c in columns or () if c not in union.obs]:
         raise KeyError(
-            f"no file has an .obs column {absent[0]!r} (obs); the first has {', '.join(map(str, AnnDataView(paths[0]).obs.columns))}"
+            f"no file has an .obs column {absent[0]!r} (obs); the first has {', '.join(map(str, AnnDataView(paths[0]).table.columns))}"
         )
     for column in union.obs.values():
         if column.n_files < len(union.files) and column.kind in ("int", "bool"):
             column.kind = "float" if column.kind == "int" else "text"
     for path, file in zip(paths, union.files, strict=True):
-        obs = AnnDataView(path).obs
+        table = AnnDataView(path).table
         for column in union.obs.values():
-            if column.name not in obs:
+            if column.name not in table.columns:
                 column.n_missing += file.n_cells
             elif column.kind == "text":
-                column.add_categories(obs[column.name])
+                column.add_categories(table.column(column.name))
         seen(1)
     return union
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from bmfm.cells.formats import find_sources
 from bmfm.cells.genes import GeneVocabulary, read_orthologs
+from bmfm.cells.groups import Collection
 from bmfm.cells.sources import Cells, CellSource, genes_of, open_source
 from bmfm.data.module import BatchModule
 from bmfm.data.samplers import BlockSampler, Sampler, ShuffledSampler
@@ -35,7 +37,7 @@ class RnaDataModule(BatchModule):
     Parameters
     ----------
     path
-        .h5ad files or zarr folders: one, a list, a pattern, a folder; or `anndata.AnnData` objects, and what else
+        .h5ad files, zarr folders or SOMA experiments: one, a list, a pattern, a folder; or `anndata.AnnData` objects, and what else
         `cells.formats.find_sources` takes.
     census
         A callable that opens more sources with the vocabulary, see `cells.census`.
@@ -57,8 +59,9 @@ class RnaDataModule(BatchModule):
         Least share of a file's genes in the vocabulary.
     storage
         ``memory``, ``disk`` (read in blocks, once before training to find empty cells), or ``auto``: in memory up to `memory_limit` bytes over all files.
-    block, buffer_blocks
-        Cells read from disk at a time, and blocks that are shuffled together.
+    block, buffer_blocks, batch_blocks
+        Cells read from disk at a time, blocks that cells are drawn from at a time, and how many of these a batch takes its cells from; see
+        `data.samplers.BlockSampler`. None of the latter takes all, and 4 where all cells are in collections, which are shuffled already.
     leave_out
         CSV with the columns ``file`` and ``cell``: names of files, and of their cells that are in no part, as the test cells of benchmarks
         that ``python -m bmfm.leakage cells`` writes.
@@ -83,6 +86,7 @@ class RnaDataModule(BatchModule):
     memory_limit: float = 8e9
     block: int = 1024
     buffer_blocks: int = 16
+    batch_blocks: int | None = None
     leave_out: str | None = None
     balance: str | None = None
     census: Callable[[GeneVocabulary], list[CellSource]] | None = None
@@ -101,7 +105,7 @@ class RnaDataModule(BatchModule):
         self.tokenizer = tokenizer
         self.sources = self._open()
         self._load()
-        self.cells = Cells(self.sources, self.block, 3 * self.buffer_blocks)
+        self.cells = Cells(self.sources, self.block, 2 * self.buffer_blocks)
         self.numbers = self._split()
         self.parts = self.make_parts(CellExamples(self.cells), self._training_sampler())
         if not tokenizer.is_fitted:
@@ -155,7 +159,8 @@ class RnaDataModule(BatchModule):
             self.note("cells without any count", f"{n:,}, left out (first: {self.cells.name_of(int(np.flatnonzero(empty)[0]))})")
         parts = split_examples(self.split, len(self.cells), self.cells.column)
         excluded = empty | self._left_out()
-        numbers = {part: cells[~excluded[cells]] for part, cells in parts.items()}
+        kind = np.int64 if self.cells.in_memory or len(empty) > np.iinfo(np.int32).max else np.int32
+        numbers = {part: _without(cells, excluded, kind) for part, cells in parts.items()}
         if not len(numbers["train"]):
             raise ValueError(f"data.split leaves no training cells: {dict(self.split)}")
         return numbers
@@ -186,10 +191,10 @@ class RnaDataModule(BatchModule):
             return ShuffledSampler(train, self.seed, blocks, self.buffer_blocks, classes)
         if self.cells.in_memory:
             return ShuffledSampler(train, self.seed)
-        sizes = np.zeros(self.cells.first_block[-1], np.int64)
-        for start in range(0, len(train), 1 << 20):
-            sizes += np.bincount(self.cells.block_of(train[start : start + (1 << 20)]), minlength=len(sizes))
-        return BlockSampler(train, sizes, self.seed, self.buffer_blocks)
+        sizes = np.diff(np.searchsorted(train, self.cells.block_begins), append=len(train))
+        are_shuffled = all(isinstance(s.view.store, Collection) for s in self.sources)
+        width = self.batch_blocks or (gcd(4, self.buffer_blocks) if are_shuffled else self.buffer_blocks)
+        return BlockSampler(train, sizes, self.seed, self.buffer_blocks, width, self.batch_size)
 
     def _note_truncation(self) -> None:
         """Say what `max_tokens` leaves out of training cells, from some of them."""
@@ -214,13 +219,14 @@ class RnaDataModule(BatchModule):
     def where(self, number: int) -> str:
         """File and name of a cell."""
         source = int(self.cells.source_of(np.array([number]))[0])
-        name = self.sources[source].view.obs.index[number - int(self.cells.first[source])]
+        name = self.sources[source].view.table.name_of(number - int(self.cells.first[source]))
         return f"{self.sources[source].name}, cell {name!r}"
 
     @property
     def column_names(self) -> list[str]:
         """Columns that the ``.obs`` of every file has."""
-        return [str(c) for c in self.sources[0].view.obs.columns if all(c in s.view.obs for s in self.sources)]
+        tables = [s.view.table for s in self.sources]
+        return [str(c) for c in tables[0].columns if all(c in table.columns for table in tables)]
 
     def column(self, name: str, as_text: bool = False) -> np.ndarray:
         """An ``.obs`` column of all cells."""
@@ -258,3 +264,9 @@ class RnaDataModule(BatchModule):
             aligned = ", in use aligned" if self.tokenizer.lowers_depth else ""
             facts["read depth"] = depth["mode"] + (f"{aligned} to {depth['target']:,.0f}" if depth["target"] else "")
         return facts | self.notes
+
+
+def _without(cells: np.ndarray, excluded: np.ndarray, kind: type) -> np.ndarray:
+    """Numbers of cells that are not excluded, in a type of whole numbers, made a part at a time."""
+    parts = [cells[start : start + (1 << 20)] for start in range(0, max(len(cells), 1), 1 << 20)]
+    return np.concatenate([part[~excluded[part]].astype(kind) for part in parts])

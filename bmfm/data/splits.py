@@ -45,9 +45,9 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise ValueError(f"data.split: shares {shares} leave nothing for training")
     seed = split_seed(split)
-    keys = example_keys(seed, 0, np.arange(n))
     if by == "random":
-        return _cut(np.argsort(keys, kind="stable"), shares)
+        return _cut_at_random(seed, n, shares)
+    keys = example_keys(seed, 0, np.arange(n))
     codes, _ = pd.factorize(pd.Series(column(split["column"])).astype(str))
     if by == "stratified":
         cuts = [
@@ -89,6 +89,25 @@ def _cut(order: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray
     n_validation, n_test = (round(shares[p] * len(order)) for p in ("validation", "test"))
     cuts = np.split(order, [n_validation, n_validation + n_test])
     return dict(zip(("validation", "test", "train"), (np.sort(c) for c in cuts), strict=True))
+
+
+def _cut_at_random(seed: int, n: int, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """As `_cut` of the order of the keys of n examples, of which only those are kept that may be held out: keys are uniform numbers."""
+    n_validation, n_test = (round(shares[p] * n) for p in ("validation", "test"))
+    n_held, step = n_validation + n_test, 1 << 20
+    for share in ((n_held + 8 * n_held**0.5 + 64) / max(n, 1), 1.0):
+        limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
+        rows, keys = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+        for start in range(0, n if n_held else 0, step):
+            of_step = example_keys(seed, 0, np.arange(start, min(start + step, n)))
+            rows.append(start + np.flatnonzero(of_step <= limit))
+            keys.append(of_step[rows[-1] - start])
+        if sum(map(len, rows)) >= n_held:
+            break
+    held = np.concatenate(rows)[np.argsort(np.concatenate(keys), kind="stable")[:n_held]]
+    is_train = np.ones(n, bool)
+    is_train[held] = False
+    return {"validation": np.sort(held[:n_validation]), "test": np.sort(held[n_validation:]), "train": np.flatnonzero(is_train)}
 
 
 def _by_value(split: Mapping, values: np.ndarray, column: str) -> dict[str, np.ndarray]:

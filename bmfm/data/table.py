@@ -1,9 +1,10 @@
 """Labelled DNA sequences in tables, as a Lightning data module: CSV, TSV or Parquet in, batches out."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ from bmfm.data.sources import EitherStrand, TokenizedSequences
 from bmfm.data.spec import DataSpec
 from bmfm.data.splits import split_examples
 from bmfm.data.stream import PARTS
-from bmfm.data.tables import find_tables, read_as_written, read_table, suffix_of
+from bmfm.data.tables import BLOCK, find_tables, on_disk, read_as_written, read_sequence_table, suffix_of
 from bmfm.expressions import evaluate
 from bmfm.genome.representation import Encoded
+from bmfm.special import UNK
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.dna import refuse_unknown
-from bmfm.tokenizers.texts import join_pairs, one_after_the_other, other_strands
+from bmfm.tokenizers.texts import join_pairs, other_strands
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -97,20 +99,18 @@ class SequenceTable(BatchModule):
         self.tokenizer = as_tokenizer(tokenizer)
         self.table = self._read()
         self.limit_max_tokens()
-        symbols, n_replaced = self._symbols()
-        if n_replaced:
-            self.note("characters read as N", f"{n_replaced:,}")
-        self.tokens, self.is_cut = self._cut(self._tokenize(symbols))
+        symbols = self._symbols()
+        self.tokens, self.is_cut = self._tokenize(_blocks(symbols))
         self.numbers = self._split()
         self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, symbols))
         if self.reverse_complement:
-            tokens, is_cut = self._cut(self._tokenize(one_after_the_other(symbols, other_strands(symbols))))
+            tokens, is_cut = self._tokenize(chain(_blocks(symbols), map(other_strands, _blocks(symbols))))
             self.parts["train"].source = EitherStrand(tokens, is_cut, symbols, self.reverse_complement)
 
     def _read(self) -> pd.DataFrame:
         tables = []
         for part, file in find_tables(self.path).items():
-            table = read_table(file, [*self.text, *self._groups()], self._sequences)
+            table = read_sequence_table(file, [*self.text, *self._groups()], self._sequences)
             self.sequence = self.sequence or str(table.columns[0])
             for name, expression in (self.derived or {}).items():
                 table[name] = self._derive(table, name, str(expression), file)
@@ -140,39 +140,58 @@ class SequenceTable(BatchModule):
             warnings.warn(f"data.derived.{name}={expression!r}: {message}", stacklevel=2)
         return values
 
-    def _symbols(self) -> tuple[Encoded, int]:
-        """Symbols of all rows, and how many characters were read as N."""
+    def _symbols(self) -> Encoded:
+        """Symbols of all rows."""
         columns = [str(self.sequence), *([self.second] if self.second else [])]
-        read = [self._read_texts(column) for column in columns]
-        symbols = read[0][0] if len(read) == 1 else join_pairs(read[0][0], read[1][0])
-        return symbols, sum(n for _, n in read)
+        lengths: list[np.ndarray] = []
+        n_replaced = 0
 
-    def _tokenize(self, symbols: Encoded) -> Tokens:
-        """Tokens of sequences, however long."""
-        whole = self.tokenizer.encode(symbols, np.zeros(len(symbols), np.uint64), 1 << 40)
-        refuse_unknown([whole.ids], f"column {self.sequence}" + (f" and {self.second}" if self.second else ""))
-        return Tokens(whole.ids, whole.offsets)
+        def blocks() -> Iterator[np.ndarray]:
+            nonlocal n_replaced
+            for first in range(0, len(self.table), BLOCK):
+                read = [self._read_texts(column, first) for column in columns]
+                block = read[0][0] if len(read) == 1 else join_pairs(read[0][0], read[1][0])
+                n_replaced += sum(n for _, n in read)
+                lengths.append(np.diff(block.offsets))
+                yield block.symbols
 
-    def _cut(self, whole: Tokens) -> tuple[Tokens, np.ndarray]:
-        """Tokens of all rows, cut to `max_tokens`, and which rows were cut [n] bool."""
+        symbols = on_disk(blocks(), np.uint8)
+        if n_replaced:
+            self.note("characters read as N", f"{n_replaced:,}")
+        return Encoded(symbols, _offsets(lengths))
+
+    def _tokenize(self, blocks: Iterable[Encoded]) -> tuple[Tokens, np.ndarray]:
+        """Tokens of sequences, cut to `max_tokens`, and which were cut [n] bool."""
         room = self.max_tokens - self.tokenizer.n_cls - 1
-        is_cut = whole.lengths > room
-        if not is_cut.any():
-            return whole, is_cut
-        longest = int(whole.lengths.max()) + self.tokenizer.n_cls + 1
-        message = f"{int(is_cut.sum()):,} of {len(is_cut):,} sequences are longer than {self.max_tokens} tokens; data.max_tokens={longest} keeps all"
-        self.note("truncated", message)
-        if is_cut.mean() > 0.01:
-            warnings.warn(f"{is_cut.mean():.1%} of inputs lose their end: {message}", stacklevel=3)
-        shown = np.arange(len(whole.ids)) - np.repeat(whole.offsets[:-1], whole.lengths) < room
-        return Tokens(whole.ids[shown], np.concatenate([[0], np.cumsum(np.minimum(whole.lengths, room))])), is_cut
+        lengths: list[np.ndarray] = []
+        n_unknown = 0
 
-    def _read_texts(self, column: str) -> tuple[Any, int]:
-        """The sequences of a column as symbols, and how many characters were read as N."""
-        texts = self.table[column].tolist()
+        def cut() -> Iterator[np.ndarray]:
+            nonlocal n_unknown
+            for block in blocks:
+                whole = self.tokenizer.encode(block, np.zeros(len(block), np.uint64), 1 << 40)
+                lengths.append(whole.lengths)
+                n_unknown += int((whole.ids == UNK).sum())
+                yield whole.ids[np.arange(len(whole.ids)) - np.repeat(whole.offsets[:-1], whole.lengths) < room]
+
+        ids = on_disk(cut(), np.int32)
+        every = np.concatenate([np.empty(0, np.int64), *lengths])
+        refuse_unknown(n_unknown, int(every.sum()), f"column {self.sequence}" + (f" and {self.second}" if self.second else ""))
+        is_cut = every > room
+        if is_cut.any():
+            longest = int(every.max()) + self.tokenizer.n_cls + 1
+            message = f"{int(is_cut.sum()):,} of {len(is_cut):,} sequences are longer than {self.max_tokens} tokens; data.max_tokens={longest} keeps all"
+            self.note("truncated", message)
+            if is_cut.mean() > 0.01:
+                warnings.warn(f"{is_cut.mean():.1%} of inputs lose their end: {message}", stacklevel=3)
+        return Tokens(ids, _offsets([np.minimum(every, room)])), is_cut
+
+    def _read_texts(self, column: str, first: int) -> tuple[Any, int]:
+        """Some sequences of a column as symbols, and how many characters were read as N."""
+        texts = self.table[column].iloc[first : first + BLOCK].tolist()
         if any("U" in text or "u" in text for text in texts):
             self.note(f"column {column}", "RNA: U is read as T")
-        return self.tokenizer.read_texts(texts, self.alphabet, lambda n: f"column {column}, row {n + 1} of all")
+        return self.tokenizer.read_texts(texts, self.alphabet, lambda n: f"column {column}, row {first + n + 1} of all")
 
     def _split(self) -> dict[str, np.ndarray]:
         """Numbers of the rows of each part: by their files, or by `split` where these leave it open."""
@@ -258,3 +277,14 @@ class SequenceTable(BatchModule):
     def facts(self) -> dict[str, str]:
         """What a run's summary says of its data."""
         return {f"{p} sequences": f"{len(n):,}" for p, n in self.numbers.items()} | self.notes
+
+
+def _offsets(lengths: Sequence[np.ndarray]) -> np.ndarray:
+    return np.append(0, np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths])))
+
+
+def _blocks(symbols: Encoded) -> Iterator[Encoded]:
+    """The sequences, `BLOCK` at a time."""
+    for first in range(0, len(symbols), BLOCK):
+        offsets = symbols.offsets[first : first + BLOCK + 1]
+        yield Encoded(symbols.symbols[offsets[0] : offsets[-1]], offsets - offsets[0])

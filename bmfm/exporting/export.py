@@ -39,7 +39,7 @@ def export(
     precision
         ``fp32``, or (of ONNX) ``int8``.
     examples
-        A FASTA file or .h5ad whose first 16 examples are compared; None takes some that ship.
+        A FASTA file, of which 16 windows of the model's context are compared, or an .h5ad, of which the first 16 cells; None takes some that ship.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -120,10 +121,10 @@ def network_inputs(batch: Batch, names: list[str]) -> list[torch.Tensor]:
         fields["values"] = batch["values"]
     if "profile_ids" in names:
         profile, n = batch["shown_profile"], len(batch["cls_index"])
-        n_genes = torch.bincount(profile["row"], minlength=n)
-        place = torch.arange(len(profile["row"])) - (n_genes.cumsum(0) - n_genes)[profile["row"]]
-        width = max(1, int(n_genes.max()))
-        for name, of in zip(PROFILE, ("gene", "value"), strict=True):
-            source = profile["gene"] if of == "gene" else profile["value"]
-            fields[name] = source.new_zeros(n, width).index_put((profile["row"], place), source)
+        ends = torch.searchsorted(profile["row"], torch.arange(n + 1)).tolist()  # its rows follow one another
+        width = max(1, *(end - begin for begin, end in pairwise(ends)))
+        for name, source in zip(PROFILE, (profile["gene"], profile["value"]), strict=True):
+            fields[name] = source.new_zeros(n, width)
+            for row, (begin, end) in enumerate(pairwise(ends)):
+                fields[name][row, : end - begin] = source[begin:end]
     return [fields[name] for name in names]

@@ -209,7 +209,7 @@ def open_session(file: Path) -> Any:
 
 
 def run_session(session: Any, names: list[str], feed: dict[str, np.ndarray], row_by_row: bool = False) -> list[torch.Tensor]:
-    """Some outputs of a graph; what they do not depend on is not computed.
+    """Some outputs of a graph, which onnxruntime computes all of.
 
     Parameters
     ----------
@@ -217,18 +217,14 @@ def run_session(session: Any, names: list[str], feed: dict[str, np.ndarray], row
         Run each example by itself, as wide as it is. So int8 graphs, which scale by the largest number that goes through together, say the same of an
         example whatever is beside it.
     """
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
     if not row_by_row:
-        return [torch.from_numpy(values) for values in session.run(names, feed, options)]
+        return [torch.from_numpy(values) for values in session.run(names, feed)]
     n, width = feed["input_ids"].shape
     results: list[torch.Tensor] = []
     for row in range(n):
         used = min(width, -(-int(feed["attention_mask"][row].sum()) // 8) * 8)
         of_row = {name: values[row : row + 1] if name in PROFILE else values[row : row + 1, :used] for name, values in feed.items()}
-        outputs = [torch.from_numpy(values) for values in session.run(names, of_row, options)]
+        outputs = [torch.from_numpy(values) for values in session.run(names, of_row)]
         results = results or [o.new_zeros(n, width, *o.shape[2:]) if o.ndim == 3 else o.new_zeros(n, *o.shape[1:]) for o in outputs]
         for result, output in zip(results, outputs, strict=True):
             if output.ndim == 3:

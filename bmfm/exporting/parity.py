@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from bmfm.exporting.network import EMBEDDING, STATES, network_inputs, output_of
-from bmfm.files import ASSETS
+from bmfm.files import ASSETS, open_whole, require_file
+from bmfm.genome.fasta import fasta_pieces, read_records
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
 from bmfm.models.heads import predicts_tokens
@@ -68,15 +69,11 @@ def real_examples(predictor: Predictor, file: str | Path | None = None) -> Any:
     """Examples of the omics of a model: those of a file, or some that ship, of different lengths."""
     if file is not None:
         if predictor.tokenizer.omics == "dna":
-            from bmfm.inference.sequences import read_sequences
-
-            return read_sequences(file)[1][:N_EXAMPLES]
+            return windows_of(file, max(2, predictor.max_tokens - 2))
         from anndata import read_h5ad
 
         return read_h5ad(file, backed="r")[:N_EXAMPLES].to_memory()
     if predictor.tokenizer.omics == "dna":
-        from bmfm.genome.fasta import read_records
-
         text = next(text for _, text in read_records(ASSETS / "genome" / "chr20_slice.fa.gz")).upper()
         start = next(i for i in range(0, len(text), 1000) if "N" not in text[i : i + 50_000])
         room = max(2, min(predictor.max_tokens - 2, 400))
@@ -85,6 +82,36 @@ def real_examples(predictor: Predictor, file: str | Path | None = None) -> Any:
     from anndata import read_h5ad
 
     return read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:N_EXAMPLES].copy()
+
+
+def windows_of(file: str | Path, room: int) -> list[str]:
+    """Up to `N_EXAMPLES` stretches of the sequences of a FASTA or FASTQ file, each at most `room` bases long: short sequences whole, and evenly spaced
+    windows of long ones, none of N alone. No more of the file is read than that takes.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    path = require_file(file, "FASTA file of examples")
+    with open_whole(path) as source:
+        is_fastq = source.read(1) == b"@"
+    pieces = (
+        (text for _, text in read_records(path))
+        if is_fastq
+        else (piece.decode("latin-1") for name, piece in fasta_pieces(path) if name is None)
+    )
+    windows: list[str] = []
+    for piece in pieces:
+        text = "".join(piece.split())
+        n = min(N_EXAMPLES - len(windows), 1 + 3 * (len(text) > room))
+        starts = [max(0, len(text) - room) * i // max(1, n - 1) for i in range(n)]
+        windows += [window for window in (text[start : start + room] for start in starts) if window.strip("Nn")]
+        if len(windows) >= N_EXAMPLES:
+            break
+    if not windows:
+        raise ValueError(f"{file} holds no bases but N (examples): name a file with sequences")
+    return windows
 
 
 def compare(predictor: Predictor, run: Run, inputs: list[str], examples: Inputs) -> Parity:
@@ -110,8 +137,9 @@ def compare(predictor: Predictor, run: Run, inputs: list[str], examples: Inputs)
                     count = n_same.setdefault(name, [0, 0])
                     count[0] += int((values.argmax(-1) == theirs.argmax(-1)).sum())
                     count[1] += len(values)
-            parity.n_examples += len(batch["cls_index"])
-            parity.n_tokens += int(tokens.sum())
+            if size == 1:  # the other batches hold the same
+                parity.n_examples += len(batch["cls_index"])
+                parity.n_tokens += int(tokens.sum())
     parity.top1_agreement = {name.partition(".")[2]: same / n for name, (same, n) in n_same.items()}
     return parity
 

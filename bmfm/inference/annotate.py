@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bmfm.cells.formats import AnnDataView, read_quietly
+from bmfm.cells.soma import Experiment
 
 KEY = "X_bmfm"
 FORMATS = (".h5ad", ".zarr")
@@ -116,7 +117,7 @@ def write_annotated(
 
     A file of the same format is copied and added to, so that its matrices are never read. Any other is read and written by
     anndata; several are joined (all genes, absent ones 0; ``.obs["file"]`` says which file a cell is of, if there is no
-    such column).
+    such column). Of one SOMA experiment, which may be larger than memory, the table of cells is written with the results, and no counts.
 
     Returns
     -------
@@ -130,7 +131,7 @@ def write_annotated(
         if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
             written = _add_to_copy(source, partial, embeddings, predictions)
         else:
-            adata = view.whole() if len(sources) == 1 else _joined(sources)
+            adata = _joined(sources) if len(sources) > 1 else _cells_alone(view) if isinstance(view.store, Experiment) else view.whole()
             written = annotate(adata, embeddings, predictions)
             _write(adata, partial)
     return written
@@ -161,6 +162,12 @@ def _written_whole(output: Path) -> Iterator[Path]:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _cells_alone(view: AnnDataView) -> Any:
+    import anndata
+
+    return anndata.AnnData(obs=view.obs)
 
 
 def _joined(sources: Sequence[Any]) -> Any:

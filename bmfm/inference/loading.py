@@ -5,6 +5,7 @@ from pathlib import Path
 from bmfm.checkpoints.adapters import ADAPTER, adapter_base, read_adapter
 from bmfm.checkpoints.load import allow_remote_code, check_vocabulary, read_model, read_tokenizer
 from bmfm.inference.predictor import Predictor
+from bmfm.places import fetch, is_url
 from bmfm.storage.folders import find_folder
 
 
@@ -23,7 +24,7 @@ def load(
     ----------
     name
         Model folder, name of a model that ships with the package (as ``bmfm-rna-mini``), or Hub id, looked for in this order; or the
-        ``adapter`` folder of a run, which names its model. Weights that are stored in half precision are read as float32.
+        ``adapter`` folder of a run, which names its model; or the URL of a model folder in an object store (``s3://bucket/model``). Weights that are stored in half precision are read as float32.
     attention
         Implementation of attention, see `BmfmModel.use_attention`.
     device
@@ -40,6 +41,8 @@ def load(
     FileNotFoundError, ValueError
         Naming the file and the key that is absent, damaged or does not fit.
     """
+    if is_url(name):
+        name = fetch(str(name), "checkpoint")
     if adapter is None and (Path(name).expanduser() / ADAPTER[0]).is_file():
         name, adapter = adapter_base(Path(name).expanduser()), name
     folder = find_folder(name, revision)

@@ -264,8 +264,11 @@ class Predictor:
             if max_tokens or options:
                 raise ValueError(f"{', '.join(['max_tokens'] * bool(max_tokens) + sorted(options))}: these inputs were read already")
             return data
-        limit = min(n for n in (max_tokens or self.max_tokens, self.tokenizer.max_tokens) if n)
-        return self.reader.read(self.tokenizer, data, limit, **options)
+        return self.reader.read(self.tokenizer, data, self.longest_input(max_tokens), **options)
+
+    def longest_input(self, max_tokens: int | None = None) -> int:
+        """Longest input in tokens where `max_tokens` is asked for; None is the model's own."""
+        return min(n for n in (max_tokens or self.max_tokens, self.tokenizer.max_tokens) if n)
 
     def batches(self, data: Any, batch_size: int = 32, max_tokens: int | None = None, **options: Any) -> Iterator[tuple[np.ndarray, Batch]]:
         """Batches on the device, of inputs of like length, each with the numbers of its rows.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,21 @@ def tokenize_sequences(tokenizer: SequenceTokenizer, data: Any, max_tokens: int,
     ValueError
         If a pair of sequences is longer than the context, or most tokens are [UNK].
     """
+    inputs = tokenize_some(tokenizer, data, max_tokens, alphabet)
+    refuse_unknown(inputs.counts["unknown_tokens"], inputs.counts["tokens"], "sequences")
+    return inputs
+
+
+def tokenize_some(tokenizer: SequenceTokenizer, data: Any, max_tokens: int, alphabet: str = "auto", first: int = 0) -> Inputs:
+    """As `tokenize_sequences`, of some of the sequences, of which all may be [UNK].
+
+    Parameters
+    ----------
+    first
+        Number of the first of them, for messages.
+    """
     names, texts, seconds = read_sequences(data)
-    where = partial(_where, names)
+    where = partial(_where, names, first)
     raw, n_replaced = tokenizer.read_texts(texts, alphabet, where)
     n_bases = np.diff(raw.offsets)
     if seconds is not None:
@@ -54,18 +67,35 @@ def _encode(tokenizer: SequenceTokenizer, names: pd.Index, raw: Encoded, max_tok
             f"{long:,} of {len(tokens):,} pairs are longer than {max_tokens} tokens, and pairs cannot be cut into windows: "
             "give a larger max_tokens"
         )
-    refuse_unknown([tokens.ids], "sequences")
     rows, owner = cut_into_windows(tokens, room)
     counts = Counter(tokens=len(tokens.ids), windows=len(rows), unknown_tokens=tokens.counts["unknown_tokens"])
     return Inputs(names, len(rows), partial(in_chunks, rows), owner, np.maximum(1, rows.lengths), counts)
 
 
 def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
-    """Sequences of the regions of a BED file, as ``bedtools getfasta -s`` gives them.
+    """Sequences of the regions of a BED file by their names, see `read_regions`."""
+    names, texts = zip(*read_regions(fasta, bed), strict=True)
+    return pd.Series(texts, index=pd.Index(names, name="region"))
 
-    A region on the strand ``-`` (column 6) is read as its reverse complement. Names are ``contig:start-end`` (0-based,
-    half-open) and, where the BED file has a strand, ``contig:start-end(-)``. A region that is not inside its contig is
-    an error.
+
+def read_regions(fasta: str | Path, regions: str | Path | int) -> Iterator[tuple[str, str]]:
+    """Names and sequences of regions of a genome, which stays on disk.
+
+    Parameters
+    ----------
+    regions
+        A BED file, of whose regions sequences are what ``bedtools getfasta -s`` gives: one on the strand ``-`` (column 6) is read as its
+        reverse complement. Or a number of bases: each contig is cut into pieces of that, the last of which may be shorter.
+
+    Yields
+    ------
+    name, sequence
+        The name is ``contig:start-end`` (0-based, half-open) and, where the BED file has a strand, ``contig:start-end(-)``.
+
+    Raises
+    ------
+    ValueError
+        If a region is not inside its contig, or its strand is none; or of fewer bases than one.
     """
     from bmfm.files import require_file
     from bmfm.genome.alphabet import COMPLEMENT, decode
@@ -73,15 +103,20 @@ def read_regions_of_fasta(fasta: str | Path, bed: str | Path) -> pd.Series:
     from bmfm.genome.regions import bed_rows, locate
 
     reference = Reference.from_fasta(fasta)
-    names, texts = [], []
-    for row in bed_rows(require_file(bed, "BED file")):
+    if isinstance(regions, int):
+        if regions < 1:
+            raise ValueError(f"data.tile={regions}: give the bases of a tile, at least 1")
+        for contig in reference.contigs:
+            for start in range(0, contig["length"], regions):
+                end = min(start + regions, contig["length"])
+                yield f"{contig['name']}:{start}-{end}", decode(reference.fetch(contig["name"], start, end))
+        return
+    for row in bed_rows(require_file(regions, "BED file")):
         if row.strand not in (None, "+", "-", "."):
             raise ValueError(f"{row.where}: column 6 is the strand, +, - or ., but is {row.strand[:20]!r}; correct it, or keep 5 columns")
-        contig, start, end = locate(row, reference)
-        codes = reference.fetch(reference.names.names[contig], start, end)
-        names.append(row.name)
-        texts.append(decode(COMPLEMENT[codes][::-1] if row.strand == "-" else codes))
-    return pd.Series(texts, index=pd.Index(names, name="region"))
+        number, start, end = locate(row, reference)
+        codes = reference.fetch(reference.names.names[number], start, end)
+        yield row.name, decode(COMPLEMENT[codes][::-1] if row.strand == "-" else codes)
 
 
 TAKEN = "a list, Series or {name: sequence} of texts; tuples of two texts, or a frame, for pairs; or the path of a FASTA or FASTQ file"
@@ -117,7 +152,7 @@ def read_sequences(data: str | Path | Mapping | pd.Series | pd.DataFrame | Seque
         columns, names = list(zip(*texts, strict=True)) if is_pairs else [texts], pd.RangeIndex(len(texts))  # type: ignore[assignment]
     if not len(names):
         raise ValueError("there are no sequences: give at least one")
-    read = [check_texts(column, partial(_where, names)) for column in columns]
+    read = [check_texts(column, partial(_where, names, 0)) for column in columns]
     return names, read[0], read[1] if len(read) > 1 else None
 
 
@@ -144,37 +179,49 @@ def _columns(frame: pd.DataFrame) -> list[pd.Series]:
 _NAMES = re.compile(r"(.*[ _.])?(ids?|names?|index|key|gene|transcript|region|contig|chrom|accession|label)|unnamed.*", re.IGNORECASE)
 
 
-def _where(names: pd.Index, number: int) -> str:
+def _where(names: pd.Index, first: int, number: int) -> str:
     if isinstance(names, pd.RangeIndex):
-        return by_number(number)
+        return by_number(first + number)
     name = names[number]
-    return f"sequence {name.item() if isinstance(name, np.generic) else name!r} ({number}, counted from 0)"
+    return f"sequence {name.item() if isinstance(name, np.generic) else name!r} ({first + number}, counted from 0)"
 
 
 def _read_file(path: str | Path) -> tuple[pd.Index, list[list[str]]]:
     from bmfm.data.tables import is_table
-    from bmfm.files import require_file
-    from bmfm.genome.fasta import read_records
 
     if _is_sequence(str(path)) and (len(str(path)) > 200 or not Path(path).exists()):
         raise ValueError(
             f"{str(path)[:20]!r}: there is no such file; if it is a sequence, where a file or a list is expected, give [sequence]"
         )
-    file = require_file(path, "FASTA file")
-    if is_table(file):
+    if is_table(path):
         raise ValueError(
-            f"{file} is a table: read it and give its column of sequences, as pandas.read_csv(...)['sequence'], or run "
-            f"python -m bmfm.predict checkpoint=... data.path={file} output=..."
+            f"{path} is a table: read it and give its column of sequences, as pandas.read_csv(...)['sequence'], or run "
+            f"python -m bmfm.predict checkpoint=... data.path={path} output=..."
         )
+    names, texts = zip(*fasta_records(path), strict=True)
+    return pd.Index(names, name="name"), [list(texts)]
+
+
+def fasta_records(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Names and sequences of a FASTA or FASTQ file.
+
+    Raises
+    ------
+    ValueError
+        As `genome.fasta.read_records`; or naming the first record without a sequence.
+    """
+    from bmfm.files import require_file
+    from bmfm.genome.fasta import read_records
+
     try:
-        records = list(read_records(file))
+        for number, (name, text) in enumerate(read_records(require_file(path, "FASTA file")), start=1):
+            if not text:
+                raise ValueError(f"{path}: record {number}, {name!r}, has no sequence. Remove it, and others that have none")
+            yield name, text
     except ValueError as error:
         if "not a FASTA file" in str(error):
             raise ValueError(f"{error}; of a file with a sequence in each line give Path(...).read_text().split()") from None
         raise
-    if empty := [name for name, text in records if not text]:
-        raise ValueError(f"{path}: {len(empty):,} of {len(records):,} records have no sequence: {', '.join(empty[:5])}. Remove them")
-    return pd.Index([name for name, _ in records], name="name"), [[text for _, text in records]]
 
 
 def _is_sequence(text: str) -> bool:

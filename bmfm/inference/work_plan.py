@@ -9,6 +9,7 @@ from bmfm import __version__
 from bmfm.checkpoints.adapters import adapter_base
 from bmfm.files import sha256_of_file
 from bmfm.inference.predictor import Predictor
+from bmfm.places import is_experiment, known_as
 from bmfm.storage.folders import find_folder
 
 WHOLE = 1 << 30
@@ -18,7 +19,7 @@ ASIDE = ("checkpoint", "revision", "output", "progress", "overwrite", "device", 
 """Options that results do not depend on, or that content stands for."""
 
 
-def work_plan(config: Any, predictor: Predictor, files: Iterable[str | Path]) -> dict[str, Any]:
+def work_plan(config: Any, predictor: Predictor, files: Iterable[str | Path], asked: Any) -> dict[str, Any]:
     """What shards depend on: model and data by content, options, version.
 
     A model is known by the hashes of its files, wherever it lies; so are data, see `digest`.
@@ -29,6 +30,8 @@ def work_plan(config: Any, predictor: Predictor, files: Iterable[str | Path]) ->
         The composed configuration of a prediction.
     files
         Files and folders with its data.
+    asked
+        The configuration as it was given, where paths of inputs may be URLs.
     """
     from omegaconf import OmegaConf
 
@@ -36,8 +39,9 @@ def work_plan(config: Any, predictor: Predictor, files: Iterable[str | Path]) ->
     # of an adapter, its model too
     folders = [predictor.folder] if predictor.folder else [checkpoint, find_folder(adapter_base(checkpoint))]
     model = [(p.name, digest(p)) for folder in folders for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    data = [digest_tree(Path(file).expanduser()) for file in files]
+    settings: Any = OmegaConf.to_container(asked, resolve=True)
+    # of an address nothing but itself is known
+    data = [[(file, "")] if is_experiment(file) else digest_tree(Path(file).expanduser()) for file in files]
     return {"version": __version__, "model": model, "data": data, "options": {k: v for k, v in settings.items() if k not in ASIDE}}
 
 
@@ -57,4 +61,4 @@ def digest(path: Path) -> str:
 def digest_tree(path: Path) -> list[tuple[str, str]]:
     """Name and digest of a file, or of every file of a folder."""
     files = sorted(q for q in path.rglob("*") if q.is_file()) if path.is_dir() else [path]
-    return [(str(file.resolve()), digest(file)) for file in files]
+    return [(known_as(file), digest(file)) for file in files]

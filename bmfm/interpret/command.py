@@ -17,6 +17,7 @@ from bmfm.interpret.explain import explain, key_of
 from bmfm.interpret.in_silico import perturb_in_silico
 from bmfm.interpret.pictures import plot_table
 from bmfm.ledger import Ledger
+from bmfm.places import Place, check_outputs, place, staged, with_local_inputs
 
 CELLS = (".h5ad", ".zarr")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -36,6 +37,7 @@ def run_explain(config: Any, ledger: Ledger | None = None) -> None:
     ledger
         Of a worker, which adds to it and writes nothing else.
     """
+    asked, config = config, with_local_inputs(config)
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     is_dna = predictor.tokenizer.omics == "dna"
     needed, other = ("fasta", "data.path") if is_dna else ("data.path", "fasta")
@@ -45,12 +47,12 @@ def run_explain(config: Any, ledger: Ledger | None = None) -> None:
     config.method, config.attribution.baseline = config.method or method, config.attribution.baseline or baseline
     commands = {"edit": edit_cells, "attention": attention_of_cells}
     command = explain_dna if is_dna else commands.get(config.method, explain_cells)
-    command(SharedRun(config, predictor, run_explain, ledger))
+    command(SharedRun(config, predictor, run_explain, ledger, asked))
 
 
 def explain_cells(shared: SharedRun) -> None:
     """Attributions of genes: an AnnData, a table, a picture, by the end of each output's name."""
-    config, files = shared.config, _outputs(shared, CELLS + TABLES + PICTURES)
+    config, outputs = shared.config, _outputs(shared, CELLS + TABLES + PICTURES)
     if config.target is None:
         raise SystemExit("bmfm: target=head:NAME is needed: what is explained")
     key, options = key_of(config.target, config.method), _options(config, "attribution", ATTRIBUTION)
@@ -58,23 +60,23 @@ def explain_cells(shared: SharedRun) -> None:
     def compute(ledger: Ledger) -> Any:
         return explain(shared.predictor, config.data.path, config.target, method=config.method, ledger=ledger, **options)
 
-    def write(adata: Any) -> None:
-        for file in files:
+    def write(adata: Any, files: list[Path]) -> None:
+        for file, output in zip(files, outputs, strict=True):
             if file.suffix in CELLS:
                 write_anndata(adata, file)
             elif file.suffix in PICTURES:
                 plot_table(adata, key, file)
             else:
                 write_rows(adata.uns[key]["table"], file)
-            print(f"written to {file}")
+            print(f"written to {output}")
         _say(adata, key)
 
-    shared(files[0], _read_from(config), compute, write)
+    shared(outputs, _read_from(config), compute, write)
 
 
 def edit_cells(shared: SharedRun) -> None:
     """Genes edited in silico: a table."""
-    config, files, edit = shared.config, _outputs(shared, TABLES), shared.config.edit
+    config, outputs, edit = shared.config, _outputs(shared, TABLES), shared.config.edit
     goal = {name: edit.goal[name] for name in ("column", "start", "end") if edit.goal[name] is not None}
     genes = edit.genes if isinstance(edit.genes, str) else list(edit.genes)
     read_from = _read_from(config)
@@ -86,10 +88,10 @@ def edit_cells(shared: SharedRun) -> None:
     def compute(ledger: Ledger) -> Any:
         return perturb_in_silico(shared.predictor, config.data.path, genes, ledger=ledger, **options)
 
-    def write(table: Any) -> None:
-        for file in files:
+    def write(table: Any, files: list[Path]) -> None:
+        for file, output in zip(files, outputs, strict=True):
             write_rows(table, file)
-            print(f"written to {file}")
+            print(f"written to {output}")
         about = table.attrs
         print(
             f"{about['readout']}: {len(table):,} edits of {about['n_cells']:,} cells, compared with {about['n_genes_compared']:,}; {int((table['fdr'] < 0.05).sum()):,} with an FDR below .05"
@@ -97,17 +99,18 @@ def edit_cells(shared: SharedRun) -> None:
         shown = table.drop(columns="downstream", errors="ignore").head(10)
         print(shown.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
 
-    shared(files[0], read_from, compute, write)
+    shared(outputs, read_from, compute, write)
 
 
 def attention_of_cells(shared: SharedRun) -> None:
     """Attention between genes: a table of edges."""
-    config, files = shared.config, _outputs(shared, TABLES)
+    config, outputs = shared.config, _outputs(shared, TABLES)
     shared.check_alone()
     table = attention_edges(shared.predictor, config.data.path, **_options(config, "edges", EDGES))
-    for file in files:
-        write_rows(table, file)
-        print(f"written to {file}")
+    with staged(outputs) as files:
+        for file, output in zip(files, outputs, strict=True):
+            write_rows(table, file)
+            print(f"written to {output}")
     about = table.attrs
     print(
         f"{len(table):,} edges between {about['n_genes']:,} genes over {about['n_cells']:,} cells, layer {about['layer']}; {about['note']}"
@@ -147,13 +150,14 @@ def _say(adata: Any, key: str) -> None:
         print(f"{name}: {', '.join(of_class[of_class['direction'] == 'for']['gene'].head(10))}")
 
 
-def _outputs(shared: SharedRun, endings: tuple[str, ...]) -> list[Path]:
+def _outputs(shared: SharedRun, endings: tuple[str, ...]) -> list[Place]:
     """Outputs that can be written; says so and ends where one cannot."""
     config = shared.config
-    paths = [Path(output) for output in ([config.output] if isinstance(config.output, str) else config.output)]
+    paths = [place(output) for output in ([config.output] if isinstance(config.output, str) else config.output)]
+    check_outputs(paths)
     for path in paths:
         if path.suffix not in endings:
             raise SystemExit(f"bmfm: output={path}: with method={config.method} it must end in {', '.join(endings[:-1])} or {endings[-1]}")
-        if path.exists() and not config.overwrite and shared.ledger is None:
+        if not config.overwrite and shared.ledger is None and path.exists():
             raise SystemExit(f"bmfm: {path} exists already; choose another output, or overwrite=true")
     return paths

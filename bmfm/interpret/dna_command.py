@@ -12,6 +12,7 @@ from bmfm.interpret.dna_explain import METHODS, RUNNING, DnaExplanation, explain
 from bmfm.interpret.dna_report import annotate, write_report
 from bmfm.interpret.dna_seqlets import find_seqlets, write_bed
 from bmfm.ledger import Ledger
+from bmfm.places import Place, check_outputs, place, staged
 from bmfm.variants.contributions import PICTURES
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -30,7 +31,7 @@ def explain_dna(shared: SharedRun) -> None:
     for key in ("genes", "variants"):
         if config.page[key] is not None:
             require_file(config.page[key], f"file of {key}")
-    files = [_free(output, shared, OF_PAIRS if method == "dependency" else OF_BASES) for output in _names(config)]
+    outputs = [_free(output, shared, OF_PAIRS if method == "dependency" else OF_BASES) for output in _names(config)]
     regions = config.regions if config.regions is None or isinstance(config.regions, str) else list(config.regions)
     where = {"fasta": require_file(config.fasta, "FASTA file"), "regions": regions, "length": config.length, "context": config.context}
     running = {name: config[name] for name in RUNNING}
@@ -38,7 +39,7 @@ def explain_dna(shared: SharedRun) -> None:
         shared.check_alone()
         if config.target is not None:
             raise SystemExit(f"bmfm: target={config.target}: a dependency map asks the language model, and has no target")
-        _explain_pairs(shared, files, where | running)
+        _explain_pairs(shared, outputs, where | running)
         return
     if method in ("ig", "grad_x_input"):
         running |= {name: config.attribution[name] for name in GRADIENTS} | {"seed": config.seed}
@@ -47,23 +48,24 @@ def explain_dna(shared: SharedRun) -> None:
     def compute(ledger: Ledger) -> Any:
         return explain_sequences(shared.predictor, **where, **asked, **running, ledger=ledger)
 
-    def write(found: DnaExplanation) -> None:
-        for file in files:
+    def write(found: DnaExplanation, files: list[Path]) -> None:
+        for file, output in zip(files, outputs, strict=True):
             for written in _write(file, found, config):
-                print(f"written to {written}")
+                print(f"written to {output.with_name(written.name)}")
         _say(found)
 
     bed = regions_file(regions)
-    shared(files[0], [where["fasta"], *([bed] if bed else [])], compute, write)
+    shared(outputs, [where["fasta"], *([bed] if bed else [])], compute, write)
 
 
-def _explain_pairs(shared: SharedRun, files: list[Path], options: dict[str, Any]) -> None:
+def _explain_pairs(shared: SharedRun, outputs: list[Place], options: dict[str, Any]) -> None:
     """Dependency maps."""
     about = shared.config.dependency
     maps = dependency_map(shared.predictor, hide_target=about.hide_target, **options)
-    for file in files:
-        maps.save(file)
-        print(f"written to {file}")
+    with staged(outputs) as files:
+        for file, output in zip(files, outputs, strict=True):
+            maps.save(file)
+            print(f"written to {output}")
     strongest = maps.frame(about.min_distance).head(10)
     print(f"strongest dependencies of bases at least {about.min_distance} apart, in bits of log2 odds:")
     print(strongest.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
@@ -104,16 +106,17 @@ def _say(found: DnaExplanation) -> None:
         print(f"{n:,} sequences have contributions that do not add up within 5%: give more n_steps, or method=ism")
 
 
-def _free(output: str, shared: SharedRun, endings: tuple[str, ...]) -> Path:
+def _free(output: str, shared: SharedRun, endings: tuple[str, ...]) -> Place:
     """An output that can be written; says so and ends where it cannot."""
-    path = Path(output)
+    path = place(output)
+    check_outputs([path])
     if path.suffix not in endings:
         named = [ending for ending in endings if ending]
         raise SystemExit(
             f"bmfm: output={output}: it must end in {', '.join(named[:-1])} or {named[-1]}" + (", or in nothing" if "" in endings else "")
         )
-    written = [Path(f"{path}.ohe.npz")] if not path.suffix else [path]
-    if written[0].exists() and not shared.config.overwrite and shared.ledger is None:
-        raise SystemExit(f"bmfm: {written[0]} exists already; choose another output, or overwrite=true")
+    written = path if path.suffix else path.with_name(f"{path.name}.ohe.npz")
+    if not shared.config.overwrite and shared.ledger is None and written.exists():
+        raise SystemExit(f"bmfm: {written} exists already; choose another output, or overwrite=true")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

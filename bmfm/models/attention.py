@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
+from bmfm.models import cpu_attention
 from bmfm.tokenizers.batch import Batch
 
 IMPLEMENTATIONS = ("sdpa", "flex_attention", "flash_attention_2", "eager")
@@ -70,12 +71,17 @@ def choose(
     raise ValueError(f"attention flash_attention_2 cannot run here: {obstacle}; choose auto or sdpa, or precision bf16 on a GPU")
 
 
+def dtype_of(embeds: torch.Tensor) -> torch.dtype:
+    """What queries and keys of these embeddings are computed in: autocast's, or their own."""
+    kind = embeds.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
+
+
 def choose_for(requested: str, embeds: torch.Tensor, head_size: int) -> str:
     """As `choose`, for a call whose first layer gets `embeds`."""
     if requested not in ("auto", "flash_attention_2"):
         return requested
-    device = embeds.device
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else embeds.dtype
+    device, dtype = embeds.device, dtype_of(embeds)
     on_gpu = device.type == "cuda"
     return choose(
         requested, dtype, device.type, head_size, FLASH_IS_INSTALLED, torch.cuda.get_device_capability(device) if on_gpu else (0, 0)
@@ -90,7 +96,8 @@ def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: B
     """
     sequence_ids_BL, isolated_BL = batch["sequence_ids"], batch.get("isolated_mask")
     common: dict = {"config": config, "inputs_embeds": embeds_BLH, "attention_mask": None}
-    if not batch.get("packed", True) and isolated_BL is None:
+    one_document_a_row = not batch.get("packed", True) and isolated_BL is None
+    if one_document_a_row:
         common["attention_mask"] = sequence_ids_BL > 0  # one document a row: the cheap mask, or none where nothing is padded
     else:
 
@@ -101,10 +108,24 @@ def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: B
             return same | (query == key)
 
         common["and_mask_function"] = visible
-    masks = {"full_attention": create_bidirectional_mask(**common)}
+    additive = (
+        embeds_BLH.device.type == "cpu"
+        and config._attn_implementation in ("sdpa", cpu_attention.NAME)
+        and not torch.compiler.is_compiling()
+    )
+    if additive and one_document_a_row:
+        shown = sequence_ids_BL[:, None, None] > 0
+        masks = {"full_attention": None if shown.all() else shown}
+    else:
+        masks = {"full_attention": create_bidirectional_mask(**common)}
     if local:
         masks["sliding_attention"] = create_bidirectional_sliding_window_mask(**common)
-    return masks
+    return {kind: _as_added(mask, dtype_of(embeds_BLH)) for kind, mask in masks.items()} if additive else masks
+
+
+def _as_added(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """What is added to the scores: the CPU's kernel would make it of a boolean mask in every layer, forward and backward."""
+    return None if mask is None else torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def flattened(sequence_ids_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:

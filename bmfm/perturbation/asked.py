@@ -44,6 +44,9 @@ class Asked:
     def __len__(self) -> int:
         return len(self.conditions)
 
+    def __getitem__(self, some: slice) -> "Asked":
+        return Asked(self.conditions[some], self.kinds[some], self.context_ids[some])
+
 
 def read_asked(asked: Any, contexts: Sequence[str], kind: str, known: Collection[str]) -> Asked:
     """Perturbations of a list of names, of a DataFrame, or of a CSV, TSV or Parquet file.

@@ -19,6 +19,8 @@ from tqdm.auto import tqdm
 from bmfm.cells.perturbations import KINDS, Perturbations, encode_conditions, kind_id
 from bmfm.inference.inputs import Inputs
 from bmfm.inference.predictor import Predictor
+from bmfm.inference.run_parts import Part, run_parts, work_on
+from bmfm.ledger import Ledger, Shard
 from bmfm.objectives.perturbation import respond
 from bmfm.perturbation.asked import Asked, read_asked
 from bmfm.perturbation.controls import Controls, read_controls
@@ -29,6 +31,9 @@ from bmfm.tokenizers.rna import CellTokenizer
 
 CHUNK = 4096
 """Pairs of a perturbation and a control cell that are tokenized at a time."""
+
+PART = 1024
+"""Pairs whose results are kept together where a prediction is interrupted, or shared by workers; a perturbation is not parted."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,30 @@ def predict_means(predictor: Predictor, controls: Controls, asked: Asked, option
     return (controls.means[asked.context_ids] + to_genes(mean_changes(predictor, controls, asked, options), controls)).clip(min=0)
 
 
-def predict_responses(predictor: Predictor, data: Any, perturbations: Any, **options: Any) -> Any:
+def _parts(predictor: Predictor, controls: Controls, asked: Asked, pairs: _Pairs, options: ResponseOptions) -> Iterator[Part]:
+    """Predicted rows [m, G] of some perturbations after those of others, as sparse matrices."""
+    first_of = np.searchsorted(pairs.number, np.arange(len(asked) + 1))
+    quiet = replace(options, progress=False)
+
+    def compute(first: int, last: int) -> Shard:
+        some = asked[first:last]
+        if options.rows == "profiles":
+            rows: Any = csr_matrix(predict_means(predictor, controls, some, quiet))
+        else:
+            # counts are drawn by the number of the perturbation among all
+            found = (replace(change, number=first + change.number) for change in changes(predictor, controls, some, quiet))
+            cells = {change.number: predicted_cells(controls, change, options.unit, options.seed) for change in found}
+            rows = vstack([cells[q] for q in range(first, last)], "csr")
+        return {"data": rows.data, "indices": rows.indices, "indptr": rows.indptr}
+
+    first = number = 0
+    while first < len(asked):
+        last = max(first + 1, int(np.searchsorted(first_of, first_of[first] + PART, "right")) - 1)
+        yield Part(number, int(first_of[last] - first_of[first]), partial(compute, first, last))
+        first, number = last, number + 1
+
+
+def predict_responses(predictor: Predictor, data: Any, perturbations: Any, ledger: Ledger | None = None, **options: Any) -> Any:
     """Perturbed cells, or their mean profiles, as an AnnData.
 
     Parameters
@@ -205,6 +233,8 @@ def predict_responses(predictor: Predictor, data: Any, perturbations: Any, **opt
         Control cells, or a whole screen of which the controls are taken (``condition``): an AnnData, or a path.
     perturbations
         Names of conditions (``KLF1``, ``KLF1+MAP2K6``, ``Drug@10uM``), or a table or file with them, see `asked.read_asked`.
+    ledger
+        Where rows of finished perturbations are kept; a worker adds to it, and returns nothing.
     options
         Those of `options.ResponseOptions`.
 
@@ -228,15 +258,18 @@ def predict_responses(predictor: Predictor, data: Any, perturbations: Any, **opt
     if chosen.unit == "counts" and controls.counts is None:
         raise ValueError("unit=counts: the cells are normalised, so that it is not known how many molecules they have; choose unit=lognorm")
     asked = read_asked(perturbations, controls.contexts, kind_of(predictor, chosen.kind), known_targets(predictor))
+    pairs = _Pairs.of(controls, asked)
+    parts = _parts(predictor, controls, asked, pairs, chosen)
+    if ledger is not None and ledger.is_worker:
+        return work_on(parts, ledger)
+    found = run_parts(parts, ledger, len(pairs.number), "cell", chosen.progress)
+    matrix: Any = vstack(
+        [csr_matrix((s["data"], s["indices"], s["indptr"]), (len(s["indptr"]) - 1, len(controls.var))) for s in found], "csr"
+    )
     if chosen.rows == "profiles":
-        matrix: Any = csr_matrix(predict_means(predictor, controls, asked, chosen))
         obs = _obs(asked, controls, np.arange(len(asked)), None)
     else:
-        found = changes(predictor, controls, asked, chosen)
-        parts = {change.number: (change.cells, predicted_cells(controls, change, chosen.unit, chosen.seed)) for change in found}
-        matrix = vstack([parts[q][1] for q in range(len(asked))], "csr")
-        number = np.repeat(np.arange(len(asked)), [len(parts[q][0]) for q in range(len(asked))])
-        obs = _obs(asked, controls, number, np.concatenate([parts[q][0] for q in range(len(asked))]))
+        obs = _obs(asked, controls, pairs.number, pairs.cell)
     if chosen.with_controls:
         is_mean = chosen.rows == "profiles"
         of_controls: Any = csr_matrix(controls.means) if is_mean else controls.values if chosen.unit == "lognorm" else controls.counts

@@ -36,6 +36,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 OF_EXAMPLES = ("sequences", "counts", "cell_ids", "variants", "pairs")
 """Lists of bodies that have an entry an example."""
 
+END_SECONDS = 10.0
+"""How long a call of the model that still runs is waited for, once the time for requests is over."""
+
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {ARROW: {}}}, **ERRORS}
 
 
@@ -48,13 +51,17 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Warm the model while the port is open, and finish what waits at the end."""
+        """Warm the model while the port is open, and finish what waits at the end, but for a call of the model that takes longer than `END_SECONDS`."""
         self.batcher = Batcher(self.engine.run, self.engine.limits, self.metrics)
         self.batcher.start()
         warming = asyncio.create_task(self._warm_up())
         yield
-        await asyncio.gather(warming, return_exceptions=True)
-        await self.batcher.close()
+        is_finished = await self.batcher.close(END_SECONDS)
+        warming.cancel()
+        if not is_finished:
+            LOGGER.error(
+                "a call of the model was still running %g seconds after the requests ended: the process ends without it", END_SECONDS
+            )
 
     async def _warm_up(self) -> None:
         try:
@@ -89,6 +96,7 @@ def create_app(engine: Engine) -> FastAPI:
     _add_reports(app, service)
     _add_model(app, service)
     _add_errors(app)
+    app.state.service = service
     app.add_middleware(LimitMiddleware, limits=engine.limits, metrics=service.metrics)
     return app
 

@@ -33,6 +33,8 @@ class Limits:
         Rows that wait; more are refused (429).
     max_body_mb
         Megabytes of a request; a larger one is refused (413).
+    max_total_mb
+        Megabytes of all requests that are read or have no answer yet; more are refused (429).
     max_examples
         Examples of a request.
     max_slow
@@ -46,6 +48,7 @@ class Limits:
     max_wait_ms: float = 10.0
     max_queue: int = 1024
     max_body_mb: float = 16.0
+    max_total_mb: float = 256.0
     max_examples: int = 1024
     max_slow: int = 16
     max_requests: int = 256
@@ -54,6 +57,10 @@ class Limits:
         for name, value in self.__dict__.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or (name == "max_wait_ms" and value == 0)):
                 raise ValueError(f"{name}={value!r} must be a number above 0")
+        if self.max_total_mb < self.max_body_mb:
+            raise ValueError(
+                f"max_total_mb={self.max_total_mb:g} of all requests is less than max_body_mb={self.max_body_mb:g} of one: raise the one, or lower the other"
+            )
 
     def has_room(self, n_rows: int, longest: int) -> bool:
         """Whether so many rows of so many tokens are a batch."""
@@ -88,7 +95,7 @@ class Batcher:
         self.run, self.limits, self.metrics = run, limits, metrics
         self.waiting: deque[_Waiting] = deque()
         self.n_rows = 0
-        self.is_closing = False
+        self.is_closing = self.is_running = False
         self.arrived = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, "model")
         self.task: asyncio.Task[None] | None = None
@@ -97,13 +104,15 @@ class Batcher:
         """Begin to work, in the event loop that runs now."""
         self.task = asyncio.get_running_loop().create_task(self._work())
 
-    async def close(self) -> None:
-        """Refuse what comes, and finish what waits."""
+    async def close(self, seconds: float | None = None) -> bool:
+        """Refuse what comes, and finish what waits, for so many seconds; whether all is finished."""
         self.is_closing = True
         self.arrived.set()
         if self.task is not None:
-            await self.task
-        self.thread.shutdown()
+            await asyncio.wait({self.task}, timeout=seconds)
+            self.task.cancel()
+        self.thread.shutdown(wait=not self.is_running, cancel_futures=True)
+        return not self.is_running
 
     async def submit(self, key: Hashable, piece: Piece) -> list[Any]:
         """Results of the pieces that the examples of a request are cut into, in their order.
@@ -211,6 +220,14 @@ class Batcher:
         return batch
 
     def _run(self, batch: list[_Waiting]) -> list[Any]:
+        """In the model's thread."""
+        self.is_running = True
+        try:
+            return self._results_of(batch)
+        finally:
+            self.is_running = False
+
+    def _results_of(self, batch: list[_Waiting]) -> list[Any]:
         """Results, or what went wrong, of each; what fails together is tried one by one."""
         first = batch[0]
         try:
@@ -222,7 +239,7 @@ class Batcher:
         except Exception as error:
             if len(batch) == 1:
                 return [error]
-            return [result for one in batch for result in self._run([one])]
+            return [result for one in batch for result in self._results_of([one])]
         self.metrics.observe("bmfm_batch_requests", len(pieces))
         self.metrics.observe("bmfm_batch_rows", sum(p.n_rows for p in pieces))
         self.metrics.count("bmfm_examples_total", sum(p.n_examples for p in pieces))

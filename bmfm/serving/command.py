@@ -1,6 +1,7 @@
 """A server as the command line asks for it."""
 
 import logging
+import os
 import warnings
 from dataclasses import fields
 from typing import Any
@@ -28,11 +29,16 @@ def run(config: Any) -> None:
     logging.basicConfig(level=logging.WARNING)
     shown = f"[{config.host}]" if ":" in config.host else config.host
     print(f"serving {config.checkpoint} at http://{shown}:{config.port}", flush=True)
+    app = create_app(engine)
     server = uvicorn.Config(
-        create_app(engine), host=config.host, port=config.port, access_log=False, log_level="warning", server_header=False,
+        app, host=config.host, port=config.port, access_log=False, log_level="warning", server_header=False,
         timeout_graceful_shutdown=config.shutdown_seconds, timeout_keep_alive=30,
     )  # fmt: skip
-    uvicorn.Server(server).run()
+    try:
+        uvicorn.Server(server).run()
+    finally:
+        if app.state.service.batcher.is_running:  # Python itself would wait for it
+            os._exit(1)
 
 
 def read_predictor(config: Any) -> Predictor:

@@ -17,13 +17,14 @@ PATHS = ("/health", "/info", "/metrics", "/embed", "/predict", "/score_variants"
 
 
 class LimitMiddleware:
-    """Refuses bodies that are too large, and requests where too many are read already; counts requests by path and status.
+    """Refuses bodies that are too large, and requests where too many, or too many bytes, are read already; counts requests by path and status.
 
     An error of ours about what was sent is 422, any other 500, of which the log has the kind and the place alone: its words may hold data.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, body_seconds: float = 60.0):
-        self.app, self.limits, self.metrics, self.body_seconds, self.n_requests = app, limits, metrics, body_seconds, 0
+        self.app, self.limits, self.metrics, self.body_seconds = app, limits, metrics, body_seconds
+        self.n_requests = self.n_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,6 +44,10 @@ class LimitMiddleware:
             await self._answer(scope, receive, watched)
         except ClientDisconnect:
             status = 499  # nobody is there to be told
+        except asyncio.CancelledError:  # the time for requests is over
+            if status:
+                raise
+            await self._refuse(Refusal(503, "the server is stopping, and this takes too long: ask another"), scope, receive, watched)
         except Exception as error:
             if not of_input(error):
                 LOGGER.error("%s: %s", path, place_of(error))
@@ -69,16 +74,21 @@ class LimitMiddleware:
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        held = _Held(self, int(declared) if declared.isdigit() else 0)
         try:
             async with asyncio.timeout(self.body_seconds):
-                body = await _read(receive, most)
+                body = await _read(receive, most, held)
+            if len(body) > most:
+                await self._refuse(too_large, scope, receive, send)
+                return
+            await self._while_there(scope, body, receive, send)
         except TimeoutError:
             await self._refuse(Refusal(408, f"the body did not come within {self.body_seconds:g} seconds"), scope, receive, send)
-            return
-        if len(body) > most:
-            await self._refuse(too_large, scope, receive, send)
-            return
-        await self._while_there(scope, body, receive, send)
+        except _Full:
+            refusal = Refusal(429, f"the requests that are answered now have {self.limits.max_total_mb:g} MB (max_total_mb): ask again later", headers={"Retry-After": "1"})  # fmt: skip
+            await self._refuse(refusal, scope, receive, send)
+        finally:
+            held.let_go()
 
     async def _while_there(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Ask the endpoint as long as the client waits: what has not begun of a request that nobody waits for is not run."""
@@ -106,8 +116,39 @@ class LimitMiddleware:
         await JSONResponse(refusal.body(), refusal.status, headers)(scope, receive, send)
 
 
-async def _read(receive: Receive, most: int) -> bytes:
+class _Full(Exception):
+    """There is no room for the bytes of a request."""
+
+
+class _Held:
+    """The bytes of a request among those of all; of a body whose length is declared, all of them from the beginning.
+
+    Raises
+    ------
+    _Full
+        Where all have more than they may.
+    """
+
+    def __init__(self, middleware: LimitMiddleware, declared: int):
+        self.middleware, self.declared, self.n_bytes = middleware, declared, 0
+
+    def grow(self, size: int) -> None:
+        """Hold so many bytes at least."""
+        more = max(self.declared, size) - self.n_bytes
+        if self.middleware.n_bytes + more > self.middleware.limits.max_total_mb * 1e6:
+            raise _Full
+        if more > 0:
+            self.n_bytes += more
+            self.middleware.n_bytes += more
+
+    def let_go(self) -> None:
+        self.middleware.n_bytes -= self.n_bytes
+        self.n_bytes = 0
+
+
+async def _read(receive: Receive, most: int, held: _Held) -> bytes:
     """A body; of one that is longer than `most`, no more than shows that it is."""
+    held.grow(0)
     parts, size = [], 0
     while size <= most:
         message = await receive()
@@ -115,6 +156,7 @@ async def _read(receive: Receive, most: int) -> bytes:
             raise ClientDisconnect
         parts.append(message.get("body", b""))
         size += len(parts[-1])
+        held.grow(size)
         if not message.get("more_body", False):
             break
     return b"".join(parts)

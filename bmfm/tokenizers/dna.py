@@ -4,7 +4,7 @@ Special ids are fixed, [UNK] 0, [SEP] 1, [PAD] 2, [CLS] 3, [MASK] 4, as are the 
 ``[CLS] A [SEP] B [SEP]`` (BMFM-DNA, arXiv 2507.05265).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -189,12 +189,11 @@ def kmer(k: int) -> DnaTokenizer:
     return _finish(tokenizer)
 
 
-def refuse_unknown(ids: Sequence[np.ndarray], what: str) -> None:
+def refuse_unknown(n_unknown: int, n_tokens: int, what: str) -> None:
     """Raise a ValueError if more than half of all tokens are [UNK]: this tokenizer is for other text."""
-    n, unknown = sum(map(len, ids)), sum(int((i == UNK).sum()) for i in ids)
-    if unknown > 0.5 * n:
+    if n_unknown > 0.5 * n_tokens:
         raise ValueError(
-            f"{what}: {unknown:,} of {n:,} tokens are [UNK]: this tokenizer does not read nucleotides as they are written here"
+            f"{what}: {n_unknown:,} of {n_tokens:,} tokens are [UNK]: this tokenizer does not read nucleotides as they are written here"
         )
 
 

@@ -96,11 +96,6 @@ def as_encoded(symbols: Sequence[np.ndarray]) -> Encoded:
     return Encoded(np.concatenate(symbols) if symbols else np.empty(0, np.uint8), offsets)
 
 
-def one_after_the_other(first: Encoded, second: Encoded) -> Encoded:
-    """The sequences of two batches as one batch."""
-    return Encoded(np.concatenate([first.symbols, second.symbols]), np.append(first.offsets, first.offsets[-1] + second.offsets[1:]))
-
-
 def join_pairs(first: Encoded, second: Encoded) -> Encoded:
     """Pairs of sequences as one batch; tokenizers give ``A [SEP] B`` for each."""
     if len(first) != len(second):

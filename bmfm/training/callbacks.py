@@ -53,7 +53,7 @@ class Throughput(pl.Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` every so many steps, at the end, and on SIGTERM before training ends as usual.
+    """Writes ``last.ckpt`` every so many steps, at the end, and on SIGTERM (also in a validation) before training ends as usual.
 
     A resumed run goes on as if it had not been interrupted, so the checkpoint is written when all is known that the step
     brought: after the validation that follows it, if one does, and after every other callback (early stopping, the best
@@ -65,12 +65,27 @@ class LastCheckpoint(Checkpoint):
         self.stop_requested = self.due = False
         self.saved = -1
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen()
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen()
         self.saved = trainer.global_step
+        if self._is_asked_to_stop(trainer):
+            print("bmfm: stopped by SIGTERM before a step was taken; begin or go on by resume=true", file=sys.stderr, flush=True)
+            raise SystemExit(0)
         # a run that early stopping ended, and whose last.ckpt says so, has nothing to go on with
         trainer.should_stop = trainer.should_stop or any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
+
+    def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._request_stop)
+
+    def _is_asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether any process was; every one must ask."""
+        if trainer.world_size > 1:
+            return trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
+        return self.stop_requested
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_requested = True
@@ -80,9 +95,7 @@ class LastCheckpoint(Checkpoint):
         self.saved, self.due = trainer.global_step, False
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        stop_requested = (
-            trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False) if trainer.world_size > 1 else self.stop_requested
-        )
+        stop_requested = self._is_asked_to_stop(trainer)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         trainer.should_stop = trainer.should_stop or stop_requested
@@ -94,7 +107,10 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if (self.due or trainer.should_stop) and not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            return
+        trainer.should_stop = trainer.should_stop or self._is_asked_to_stop(trainer)  # while it ran
+        if self.due or trainer.should_stop:
             self._save(trainer)
 
 

@@ -93,7 +93,7 @@ class LitModel(pl.LightningModule):
     ) -> None:
         """Clip gradients; those that are not finite, on whatever device, leave the weights of all as they are."""
         parameters = [p for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = self.gradient_norm([p.grad for p in parameters if p.grad is not None])
         if self.trainer.precision == "16-mixed" or torch.isfinite(norm):  # half precision expects some, and leaves them out by itself
             self.nonfinite.n_in_a_row = 0
             if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
@@ -105,6 +105,10 @@ class LitModel(pl.LightningModule):
         self.nonfinite.met(self.global_step, self._step_losses, range(seen - size, seen), self.data, self.global_rank)
         self.counts["skipped_steps"] += 1
         optimizer.zero_grad(set_to_none=True)  # an optimiser does nothing to parameters without a gradient
+
+    def gradient_norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:
+        """Euclidean norm of all gradients together."""
+        return torch.nn.utils.get_total_norm(gradients)
 
     def _over_devices(self, label_counts: dict[str, float]) -> dict[str, torch.Tensor]:
         """By what a device divides each sum of a step's losses, so that every label of the global batch weighs the same.
@@ -187,6 +191,9 @@ class LitModel(pl.LightningModule):
         optimizer = self.optimizer(self.model)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def finish(self, model: BmfmModel) -> None:
+        """Training is over: see to it that `model`, the one that the run was given, has the weights; here it has trained itself."""
 
     def all_counts(self) -> dict[str, int]:
         """What training saw, summed over all devices; every device must ask."""

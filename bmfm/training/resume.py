@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from bmfm.files import whole_file
+from bmfm.files import remove_abandoned, whole_file
 
 DAMAGE = (
     RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile,
@@ -29,8 +29,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.partial"):  # of a run that was killed
-            left.unlink(missing_ok=True)
+        remove_abandoned(path)
         try:
             with whole_file(path) as file:
                 torch.save(checkpoint, file)

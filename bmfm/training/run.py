@@ -86,7 +86,6 @@ class Run:
 
         from bmfm.training.callbacks import LastCheckpoint
         from bmfm.training.devices import choose_precision
-        from bmfm.training.module import LitModel
         from bmfm.training.nonfinite import NonFinite
         from bmfm.training.resume import WholeCheckpoints, begin_or_resume, check_checkpoint
 
@@ -102,20 +101,30 @@ class Run:
         precision = ("fp16" if str(config.trainer.precision).startswith("16") else "bf16") if no_fp32 else None
         optimizer = instantiate(config.optimizer, _partial_=True)
         nonfinite = NonFinite(config.nonfinite, Path(config.run_dir))
-        module = LitModel(model, objectives, optimizer, schedule, config.compile, data.tokenizer, precision, nonfinite)
-        if resume_from:
-            data.first_batch = check_checkpoint(resume_from, module)
         callbacks = sorted((instantiate(c) for c in config.callbacks.values() if c), key=lambda c: isinstance(c, LastCheckpoint))
         loggers = [instantiate(c) for c in config.logger.values() if c]
         plugins = [WholeCheckpoints(), *(instantiate(c) for c in config.trainer.get("plugins") or ())]
         trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="all")
-        _check_strategy(trainer)
+        module = _module_for(trainer)(
+            model,
+            objectives,
+            optimizer,
+            schedule,
+            compile=config.compile,
+            tokenizer=data.tokenizer,
+            test_precision=precision,
+            nonfinite=nonfinite,
+        )
+        if resume_from:
+            data.first_batch = check_checkpoint(resume_from, module)
         return cls(config, data, objectives, model, module, trainer, resume_from)
 
     def fit(self) -> float:
         """Train; returns how many seconds it took."""
         start_time = time.perf_counter()
-        self.trainer.fit(self.module, self.data, ckpt_path=self.resume_from, weights_only=True if self.resume_from else None)
+        with _dead_workers_named(self.data.num_workers):
+            self.trainer.fit(self.module, self.data, ckpt_path=self.resume_from, weights_only=True if self.resume_from else None)
+        self.module.finish(self.model)
         return time.perf_counter() - start_time
 
     def save(self, metrics: dict[str, float]) -> None:
@@ -199,14 +208,41 @@ def _plain(config: "DictConfig") -> dict[str, Any]:
     return {str(name): value for name, value in settings.items()}
 
 
-def _check_strategy(trainer: "pl.Trainer") -> None:
-    """Raise a ValueError for strategies that cut parameters into shards, where weight decay and clipping would be wrong."""
+def _module_for(trainer: "pl.Trainer") -> "type[LitModel]":
+    """The class of module that a strategy trains; ValueError for strategies that cut parameters in a way that weight decay, clipping and
+    checkpoints here do not know."""
     from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-    if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+    from bmfm.training.module import LitModel
+
+    if not isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+        return LitModel
+    from bmfm.training import sharding
+
+    if not isinstance(trainer.strategy, sharding.ShardedStrategy):
+        name = type(trainer.strategy).__name__
         raise ValueError(
-            f"trainer.strategy: {type(trainer.strategy).__name__} is not supported, every device holds the whole model: choose trainer=ddp"
+            f"trainer.strategy: {name} is not supported; choose trainer=ddp, or trainer=fsdp2, which cuts parameters over devices"
         )
+    sharding.check(trainer)
+    return sharding.ShardedLitModel
+
+
+@contextmanager
+def _dead_workers_named(n: int) -> Iterator[None]:
+    """Say what becomes of a run one of whose processes that read data has died, which PyTorch notices wherever training is."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not str(cause).startswith("DataLoader worker"):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise ChildProcessError(
+            f"a process that reads data died, and training with it ({str(cause).splitlines()[0].strip()}). Killed most often means that memory ran out (dmesg says so): "
+            f"choose data.num_workers below {n}, or 0, which shows errors of the data in full; then go on from the last checkpoint by resume=true"
+        ) from error
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Scoring as the command line asks for it: shards that an interrupted one left are used again, workers share them, and the output is the same to the byte."""
 
+import hashlib
 import json
-import shutil
+import os
+import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,13 +14,14 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from bmfm import __version__
-from bmfm.files import require_file
+from bmfm.files import cache_root, require_file
 from bmfm.genome.reference import Reference
 from bmfm.inference.loading import load
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.shared_run import SharedRun
 from bmfm.inference.work_plan import digest
 from bmfm.ledger import Ledger, Shard
+from bmfm.places import Place, check_outputs, place, with_local_inputs
 from bmfm.variants.alleles import Alleles
 from bmfm.variants.options import ScoreOptions
 from bmfm.variants.outputs import Output, TableOutput, VcfOutput
@@ -35,8 +38,10 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
     ledger
         Of a worker, which adds to it and writes nothing else.
     """
-    outputs = [Path(o) for o in ([config.output] if isinstance(config.output, str) else config.output)]
-    if there := [o for o in outputs if o.exists() and not config.overwrite and ledger is None]:
+    outputs = [place(o) for o in ([config.output] if isinstance(config.output, str) else config.output)]
+    check_outputs(outputs)
+    asked, config = config, with_local_inputs(config)
+    if there := [o for o in outputs if not config.overwrite and ledger is None and o.exists()]:
         raise SystemExit(f"bmfm: {there[0]} exists already; choose another output, or overwrite=true")
     predictor = load(config.checkpoint, config.attention, config.device, config.revision, config.remote_code)
     reference = Reference.from_fasta(config.fasta)
@@ -56,28 +61,32 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
         "precision",
     )
     scorer = Scorer(predictor, reference, ScoreOptions(scores=tuple(config.scores), **{name: config[name] for name in names}))
-    folder = outputs[0].with_name(f".{outputs[0].name}.parts")
-    path = _variants(config.variants, folder)
-    about = facts(config, predictor, scorer)
+    path = _variants(config.variants, outputs[0])
+    about = facts(asked, predictor, scorer)
 
-    def compute(kept: Ledger) -> tuple[list[Output], dict[str, int]]:
+    def compute(kept: Ledger) -> Ledger:
+        if kept.is_worker:
+            _score_all(path, scorer, [], kept, config)
+        return kept
+
+    def write(kept: Ledger, paths: list[Path]) -> None:
         header = None if is_table(path) else VcfFile(path).header
-        files = [] if kept.is_worker else [_open(o, header, reference, config, about) for o in outputs]
-        return files, _score_all(path, scorer, files, kept, config)
-
-    def write(found: tuple[list[Output], dict[str, int]]) -> None:
-        files, counts = found
+        files = [_open(p, header, reference, config, about) for p in paths]
+        counts = _score_all(path, scorer, files, kept, config)
         for file in files:
             file.close()
         summary = {"counts": counts, "settings": about}
-        outputs[0].with_name(f"{outputs[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        paths[0].with_name(f"{paths[0].name}.summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
 
     read_from = [path, reference.source, *([config.sample_vcf] if config.sample else [])]
-    SharedRun(OmegaConf.merge(config, {"variants": str(path)}), predictor, run, ledger)(outputs[0], read_from, compute, write)
+    if config.variants == "-":
+        asked = OmegaConf.merge(asked, {"variants": str(path)})
+    SharedRun(config, predictor, run, ledger, asked)(outputs, read_from, compute, write)
     if ledger is not None:
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    if config.variants == "-":
+        path.unlink(missing_ok=True)
     for output in outputs:
         if output.exists():
             print(f"written to {output}")
@@ -97,15 +106,19 @@ def _open(path: Path, header: list[str] | None, reference: Reference, config: An
     )
 
 
-def _variants(variants: str, folder: Path) -> Path:
-    """The file of variants; what comes through a pipe (``-``) is kept beside the output until all is written."""
+def _variants(variants: str, output: Place) -> Path:
+    """The file of variants; what comes through a pipe (``-``) is kept beside the output (of one in a store, in the cache) until all is written, under
+    a name that says what is in it: several commands may read from pipes at the same time."""
     if variants != "-":
         return require_file(variants, "file of variants")
+    folder = output.parent if isinstance(output, Path) else cache_root() / "pipes"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "stdin.vcf"
-    with kept.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return kept
+    read, digest_of = folder / f".{output.name}.stdin.{socket.gethostname()}-{os.getpid()}.vcf", hashlib.sha256()
+    with read.open("wb") as file:
+        while data := sys.stdin.buffer.read(1 << 20):
+            digest_of.update(data)
+            file.write(data)
+    return read.replace(folder / f".{output.name}.stdin.{digest_of.hexdigest()[:12]}.vcf")
 
 
 def facts(config: Any, predictor: Predictor, scorer: Scorer) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,14 @@ from omegaconf import OmegaConf
 from scipy.stats import chisquare
 
 from bmfm.cells import collection as module
-from bmfm.cells.formats import find_sources
+from bmfm.cells import sources as sources_module
+from bmfm.cells.formats import AnnDataView, find_sources
+from bmfm.cells.genes import GeneVocabulary
 from bmfm.cells.sharding import run
+from bmfm.cells.sources import Cells, open_source
 from bmfm.cli import compose
 from bmfm.data.rna import RnaDataModule
+from bmfm.data.samplers import BlockSampler
 from bmfm.data.stream import BatchStream
 from bmfm.files import ASSETS
 from bmfm.tokenizers.rna import CellTokenizer
@@ -66,7 +71,7 @@ def collection(files, tmp_path_factory):
 
 
 def groups_of(collection: Path):
-    return [anndata.read_zarr(path) for path in find_sources(collection)]
+    return [anndata.read_zarr(path) for path in sorted(collection.glob("dataset_*"), key=lambda p: int(p.name.split("_")[1]))]
 
 
 def test_every_cell_is_there_once_as_it_was(files, collection):
@@ -133,7 +138,6 @@ def test_an_epoch_has_every_training_cell_once_and_no_file_clusters_in_it(collec
     data = module_of(collection)
     sampler, n = data.parts["train"].sampler, len(data.parts["train"])
     file = data.cells.column("source_file")
-    assert [s.name for s in data.sources] == [f"dataset_{i}" for i in range(4)]
     for epoch in (0, 3):
         order = sampler(np.full(n, epoch), np.arange(n))
         assert sorted(order) == data.numbers["train"].tolist()
@@ -142,6 +146,37 @@ def test_an_epoch_has_every_training_cell_once_and_no_file_clusters_in_it(collec
         expected = table.sum(0) / n * table.sum(1, keepdims=True)
         assert chisquare(table.ravel(), expected.ravel(), ddof=len(table) + 3 - 1).pvalue > 0.001
     assert (sampler(np.full(n, 0), np.arange(n)) != sampler(np.full(n, 1), np.arange(n))).any()
+
+
+@pytest.mark.parametrize(("batch_blocks", "batch"), [(4, 32), (None, 32), (4, 30), (16, 48)])
+def test_lanes_have_every_example_once(batch_blocks, batch):
+    """Of uneven blocks, some of them empty; an example is found without those before it."""
+    rng = np.random.default_rng(0)
+    for n_blocks in (100, 17, 3):
+        sizes = rng.integers(0, 40, n_blocks)
+        n = int(sizes.sum())
+        numbers = np.sort(rng.permutation(3 * n)[:n])
+        sampler = BlockSampler(numbers, sizes, 3, 16, batch_blocks, batch)
+        for epoch in (0, 1):
+            order = sampler(np.full(n, epoch), np.arange(n))
+            assert sorted(order) == numbers.tolist() and order.tolist() != numbers.tolist()
+            places = rng.permutation(n)[:50]
+            anew = BlockSampler(numbers, sizes, 3, 16, batch_blocks, batch)
+            np.testing.assert_array_equal(anew(np.full(len(places), epoch), places), order[places])
+
+
+def test_devices_and_workers_read_their_own_blocks():
+    """Four devices with four workers each read every block once between them, but for the end of the epoch."""
+    sizes = np.random.default_rng(0).integers(500, 1000, 200)
+    n = int(sizes.sum())
+    block = np.repeat(np.arange(200), sizes)
+    sampler = BlockSampler(np.arange(n), sizes, 0, 16, 4, 64)
+    readers = {}
+    for batch in range((n - 16 * 2000) // 64):
+        numbers = sampler(np.zeros(64, int), np.arange(64 * batch, 64 * batch + 64))
+        for rank in range(4):
+            readers.setdefault((rank, batch % 4), set()).update(block[numbers[rank::4]].tolist())
+    assert len(readers) == 16 and sum(map(len, readers.values())) == len(set().union(*readers.values())) > 150
 
 
 def test_cells_keep_the_genes_that_their_file_measures(files, collection):
@@ -156,6 +191,39 @@ def test_cells_keep_the_genes_that_their_file_measures(files, collection):
         k, row = raw[cell]
         assert set(names[cells.gene_panels[cells.source_ids[number]]]) == set(GENES) & set(files[1][k].var_names)
         assert cells.counts.totals[number] == matrices[k][row].sum()
+
+
+def test_damage_is_told(collection, tmp_path):
+    """A group that is absent, one of another collection, and one that lost a file of its counts."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(collection, damaged)
+    (damaged / "dataset_2").rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match=r"holds 3 groups, and collection\.json names 4"):
+        AnnDataView(damaged)
+    shutil.copytree(damaged / "dataset_1", damaged / "dataset_2")
+    view = AnnDataView(damaged)
+    with pytest.raises(ValueError, match=r"dataset_2 is damaged: it holds \d+ cells, and collection\.json says"):
+        view.matrix("X")[300:310]
+    shutil.rmtree(damaged / "dataset_2")
+    shutil.copytree(tmp_path / "aside", damaged / "dataset_2")
+    sorted((damaged / "dataset_2" / "X" / "indices" / "c").iterdir())[0].unlink()
+    with pytest.raises(ValueError, match=r"dataset_2: its indices lack 1 of \d files"):
+        AnnDataView(damaged).matrix("X")[300:310]
+
+
+def test_what_a_pass_found_is_kept(collection, monkeypatch, cache):
+    """Totals of cells, beside anndata; the second time nothing is read. Where all genes are known, no pass is needed."""
+    monkeypatch.setattr(sources_module, "CACHED_FROM", 1)
+    whole = anndata.concat(groups_of(collection))
+    expected = np.asarray(whole.X[:, whole.var_names.isin(GENES)].sum(1)).ravel()
+    np.testing.assert_array_equal(module_of(collection).cells.totals, expected)
+    monkeypatch.setattr(sources_module.CellSource, "_totals", lambda *_: pytest.fail("cells were read"))
+    again = module_of(collection)
+    np.testing.assert_array_equal(again.cells.totals, expected)
+    monkeypatch.setattr(sources_module.CellSource, "totals", lambda *_: pytest.fail("cells were read"))
+    (source,) = find_sources(collection)
+    known = Cells([open_source(source, GeneVocabulary.of_genes(whole.var_names.tolist()))])
+    np.testing.assert_array_equal(known.empty(), np.asarray(whole.X.sum(1)).ravel() == 0)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from bmfm.cli import compose, instantiate
 from bmfm.exporting.export import export
 from bmfm.exporting.formats import write_onnx
 from bmfm.exporting.network import Network, network_inputs
-from bmfm.exporting.parity import Parity
+from bmfm.exporting.parity import Parity, windows_of
 from bmfm.files import ASSETS
 from tests.conformance.cases import Case, batch_of, model_of, tokenizer_of
 from tests.conftest import SLICE_FASTA
@@ -60,6 +60,8 @@ def test_the_record_says_what_was_exported(dna_mini):
     assert record["inputs"] == [i.name for i in session.get_inputs()] and record["outputs"] == [o.name for o in session.get_outputs()]
     assert record["outputs"] == ["last_hidden_state", "embedding", "logits.mlm"] and record["opset"] == 20 and record["pooling"] == "mean"
     assert record["parity"]["cosine"] > 0.99999 and record["parity"]["top1_agreement"] == {"mlm": 1.0}
+    n_tokens = sum(len(ids) for ids in bmfm.load("bmfm-dna-mini").tokenizer.tokenizer(SEQUENCES[:3])["input_ids"])
+    assert record["parity"]["n_examples"] == 3 and record["parity"]["n_tokens"] == n_tokens
     assert record["versions"]["onnxruntime"] == ort.__version__
 
 
@@ -273,3 +275,18 @@ def _same_as_the_graph(folder, model, omics):
             expected, is_token = model.encode(batch), batch["sequence_ids"] > 0
         np.testing.assert_allclose(states[is_token], expected[is_token], rtol=1e-4, atol=2e-5)
         np.testing.assert_allclose(embedding, model.pool(expected, batch).detach(), rtol=1e-4, atol=2e-5)
+
+
+def test_examples_of_a_genome_are_windows_of_the_context(tmp_path):
+    """Two long records, one of which begins with N, and a short one; bgzip or not."""
+    rng = np.random.default_rng(0)
+    long, other = ("".join(rng.choice(list("ACGT"), 5000)) for _ in range(2))
+    (tmp_path / "genome.fa").write_text(f">a\n{'N' * 2000}\n{long[:3000]}\n{long[3000:]}\n>b\n{other}\n>c\nACGTT\n")
+    windows = windows_of(tmp_path / "genome.fa", 100)
+    assert [len(w) for w in windows] == [100] * 7 + [5] and windows[-1] == "ACGTT"
+    assert all(w in long for w in windows[:3]) and all(w in other for w in windows[3:7]) and windows[6] == other[-100:]
+    (tmp_path / "short.fa").write_text("".join(f">{i}\nACGT{'A' * i}\n" for i in range(30)))
+    assert windows_of(tmp_path / "short.fa", 100) == ["ACGT" + "A" * i for i in range(16)]
+    (tmp_path / "empty.fa").write_text(">a\nNNNN\n")
+    with pytest.raises(ValueError, match="no bases but N"):
+        windows_of(tmp_path / "empty.fa", 100)

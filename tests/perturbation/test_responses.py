@@ -7,6 +7,8 @@ import pytest
 
 import bmfm
 from bmfm.cli import compose
+from bmfm.ledger import Ledger
+from bmfm.perturbation import responses
 from bmfm.perturbation.asked import read_asked
 from bmfm.predict import predict
 from tests.perturbation.conftest import GENES, TARGETS
@@ -161,3 +163,15 @@ def test_control_cells_without_a_context_are_named(model, screen_cells):
     cells.obs.loc["cell3", "cell_type"] = None
     with pytest.raises(ValueError, match=r"obs\['cell_type'\] \(context\): 1 cells have no context \(first: 'cell3'\)"):
         model.predict_responses(cells, ["GENE0"], **READING)
+
+
+def test_rows_are_kept_and_shared(model, screen_file, tmp_path, monkeypatch, unit="counts"):
+    asked = screen_file, GENES[:3]
+    alone = model.predict_responses(*asked, unit=unit, **READING)
+    monkeypatch.setattr(responses, "PART", 100)  # of 80 cells each, so that a perturbation is a part
+    assert model.predict_responses(*asked, unit=unit, ledger=Ledger(tmp_path, is_worker=True), **READING) is None
+    assert Ledger(tmp_path).n_finished() == 6
+    monkeypatch.setattr(responses, "changes", lambda *_: pytest.fail("computed again"))
+    shared = model.predict_responses(*asked, unit=unit, ledger=Ledger(tmp_path), **READING)
+    np.testing.assert_allclose(shared.X.toarray(), alone.X.toarray(), atol=1e-4)
+    assert shared.obs.equals(alone.obs)

@@ -274,6 +274,66 @@ def test_a_body_that_is_said_to_be_too_large_is_not_read():
     assert status == 413 and "1 MB (max_body_mb)" in body
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_the_bytes_of_all_requests_have_a_bound(declared):
+    """The first of two bodies of 0.6 MB is being answered; with it gone there is room again."""
+
+    async def scenario():
+        statuses, may_go_on = [], asyncio.Event()
+
+        async def app(scope, receive, send):
+            await may_go_on.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def ask():
+            messages = iter([{"type": "http.request", "body": b"x" * 300_000, "more_body": more} for more in (True, False)])
+
+            async def receive():
+                return next(messages, None) or await asyncio.sleep(60)
+
+            async def send(message):
+                if message["type"] == "http.response.start":
+                    statuses.append((message["status"], dict(message["headers"]).get(b"retry-after")))
+
+            headers = [(b"content-length", b"600000")] if declared else []
+            await middleware({"type": "http", "method": "POST", "path": "/embed", "headers": headers}, receive, send)
+
+        middleware = LimitMiddleware(app, Limits(max_body_mb=1.0, max_total_mb=1.0), Metrics())
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0.01)
+        await ask()
+        may_go_on.set()
+        await first
+        await ask()
+        return statuses, middleware.n_bytes
+
+    assert asyncio.run(scenario()) == ([(429, b"1"), (200, None), (200, None)], 0)
+    with pytest.raises(ValueError, match="max_total_mb=1 of all requests is less than max_body_mb=16"):
+        Limits(max_total_mb=1)
+
+
+def test_a_call_of_the_model_that_does_not_end_is_not_waited_for(dna):
+    is_running, may_go_on = Event(), Event()
+
+    def run(key, pieces):
+        is_running.set()
+        may_go_on.wait(30)
+        return [0] * len(pieces)
+
+    async def scenario():
+        batcher = batcher_of(run, max_wait_ms=0)
+        asked = asyncio.create_task(batcher.submit("a", one(dna)))
+        while not is_running.is_set():
+            await asyncio.sleep(0.01)
+        begin = time.monotonic()
+        is_finished = await batcher.close(0.1)
+        asked.cancel()
+        return is_finished, time.monotonic() - begin < 5
+
+    assert asyncio.run(scenario()) == (False, True)
+    may_go_on.set()
+
+
 def test_what_fails_inside_is_told_without_its_words(caplog):
     """Words of an error may hold data: the log has its kind and place."""
 

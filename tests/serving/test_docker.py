@@ -1,9 +1,11 @@
 """What containers run exists: commands compose, and the two descriptions of the server agree."""
 
+import io
 import json
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from bmfm.cli import compose
@@ -18,9 +20,21 @@ def test_the_server_that_the_image_starts_composes():
     more = json.loads(re.search(r"^CMD (.*)$", stage, re.M)[1])
     config = compose(command, settings + more)
     assert program == "bmfm" and config.checkpoint == "/model" and config.host == "0.0.0.0"
-    assert f"EXPOSE {config.port}\n" in stage and f":{config.port}/health" in stage
+    assert f"EXPOSE {config.port}\n" in stage
     (user,) = re.findall(r"^USER (\S+)$", stage, re.M)
     assert user.split(":")[0].isdigit() and user.split(":")[0] != "0"
+
+
+@pytest.mark.parametrize(("more", "port"), [([], 8000), (["checkpoint=/model", "port=9321"], 9321)])
+def test_the_health_check_asks_the_port_that_the_server_has(more, port, monkeypatch):
+    """The line of the image, where process 1 is the entry point with what `docker run` adds; later settings replace earlier ones."""
+    stage, asked = STAGES["serve"], []
+    arguments = json.loads(re.search(r"^ENTRYPOINT (.*)$", stage, re.M)[1]) + more
+    assert compose("serve", ["checkpoint=/model", *arguments[2:]]).port == port
+    (line,) = re.findall(r"^    CMD (\[.*\])$", stage, re.M)
+    monkeypatch.setattr("urllib.request.urlopen", lambda address, timeout: asked.append(address))
+    exec(json.loads(line)[2], {"open": lambda path: io.StringIO("\0".join(arguments) if path == "/proc/1/cmdline" else "")})
+    assert asked == [f"http://127.0.0.1:{port}/health"]
 
 
 def test_the_composition_serves_a_model_that_it_cannot_change():

@@ -5,11 +5,13 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import pairwise
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from bmfm.cli import compose
+from bmfm.data.examples import ExampleDataset
 from bmfm.train import train
 from bmfm.training.module import LitModel
 from bmfm.training.resume import WholeCheckpoints
@@ -127,9 +130,80 @@ WholeCheckpoints().save_checkpoint({{"step": 2, "weights": torch.zeros(100_000)}
 def test_checkpoints_never_pass_by_another_disk(tmp_path, monkeypatch):
     """A folder for temporary files that cannot be written to is of no matter; and what a killed run left is cleared away."""
     monkeypatch.setattr("tempfile.mkstemp", lambda *a, **k: pytest.fail("a file elsewhere"))
-    (tmp_path / ".last.ckpt.host-1-1.partial").write_bytes(b"x")
+    here, dead = socket.gethostname(), subprocess.Popen(["true"])
+    dead.wait()
+    of_the_dead = [f"{here}-{dead.pid}-1", "other-host-77-1"]
+    of_the_living = [f"{here}-{os.getppid()}-1", "another-host-77-1"]
+    for name in (*of_the_dead, *of_the_living):
+        (tmp_path / f".last.ckpt.{name}.partial").write_bytes(b"x")
+    os.utime(tmp_path / ".last.ckpt.other-host-77-1.partial", (0, 0))
     WholeCheckpoints().save_checkpoint({"a": torch.ones(3)}, tmp_path / "last.ckpt")
-    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", *(f".last.ckpt.{name}.partial" for name in of_the_living)}
+
+
+SEEN = [*DNA, "trainer.max_steps=8", "data.num_workers=1"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of eight steps and two validations."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(folder, SEEN)
+    return folder
+
+
+def goes_on_like(folder, undisturbed):
+    run(folder, SEEN, "resume=true")
+    assert losses(folder) == losses(undisturbed)
+    a, b = (load_file(f / "model" / "model.safetensors") for f in (folder, undisturbed))
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "left"])
+def test_a_dead_reader_of_data_ends_the_run_and_is_named(tmp_path, monkeypatch, undisturbed, how):
+    plain = LitModel.training_step
+
+    def kill_the_reader(self, batch, batch_idx):
+        if self.batches_seen == 5:
+            for process in active_children():
+                process.kill()
+        return plain(self, batch, batch_idx)
+
+    read, calls = ExampleDataset.__getitems__, []
+
+    def leave_at_the_seventh(self, pairs):
+        calls.extend([1] * (torch.utils.data.get_worker_info() is not None))
+        return read(self, pairs) if len(calls) < 7 else os._exit(3)
+
+    with monkeypatch.context() as patch:
+        if how == "killed":
+            patch.setattr(LitModel, "training_step", kill_the_reader)
+        else:
+            patch.setattr(ExampleDataset, "__getitems__", leave_at_the_seventh)
+        with pytest.raises(ChildProcessError, match=r"reads data died.*DataLoader worker.*data\.num_workers.*resume=true"):
+            run(tmp_path, SEEN, "data.num_workers=1")
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] in (2, 4, 6)
+    goes_on_like(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["validation", "sanity check"])
+def test_sigterm_while_it_validates(tmp_path, monkeypatch, undisturbed, when):
+    """The validation is finished, the checkpoint written, and no further step taken; before the first step there is nothing to write."""
+    plain, sent = LitModel.validation_step, []
+
+    def validation_step(self, batch, batch_idx):
+        if not sent and self.trainer.sanity_checking == (when == "sanity check"):
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        return plain(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitModel, "validation_step", validation_step)
+        with pytest.raises(SystemExit, match=r"^0$") if when == "sanity check" else nullcontext():
+            run(tmp_path, SEEN, "trainer.num_sanity_val_steps=1", "callbacks.last.every_n_train_steps=100")
+    assert sent and (when == "sanity check" or torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4)
+    goes_on_like(tmp_path, undisturbed)
 
 
 def _train_on(folder, resume):

@@ -79,7 +79,7 @@ def test_metrics_are_those_of_predictions(tmp_path, data, dna_model, cells_model
     settings += (
         ["data.max_tokens=12"]  # many sequences are longer: they are read in windows, as predictions are
         if omics == "dna"
-        else ["data.max_tokens=512", "+tokenizer.read_depth={mode: none}", "+tokenizer.sequence_dropout=0"]
+        else ["data.max_tokens=512", "+tokenizer.read_depth={mode: none}", "tokenizer.sequence_dropout=0"]
     )
     train(compose("train", settings))
     metrics = json.loads((tmp_path / "metrics.json").read_text())

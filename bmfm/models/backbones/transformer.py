@@ -5,7 +5,8 @@ from abc import abstractmethod
 import torch
 from transformers import PreTrainedConfig
 
-from bmfm.models.attention import IMPLEMENTATIONS, attention_masks, check_name, choose_for, flattened
+from bmfm.models import cpu_attention
+from bmfm.models.attention import IMPLEMENTATIONS, attention_masks, check_name, choose_for, dtype_of, flattened
 from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates, record_outputs
 from bmfm.tokenizers.batch import Batch
 
@@ -62,6 +63,8 @@ class AttentionBackbone(Backbone):
         if isolated and self.attention == "flash_attention_2":
             raise ValueError("masking.hide=true needs attention masks: choose model.attention=sdpa or flex_attention")
         chosen = choose_for("sdpa" if isolated and self.attention == "auto" else self.attention, embeddings_BLH, self.head_size)
+        if chosen == "sdpa" and cpu_attention.is_for(embeddings_BLH.device.type, dtype_of(embeddings_BLH)):
+            chosen = cpu_attention.NAME
         if self.config._attn_implementation != chosen:
             self.config._attn_implementation = chosen
         if chosen != "flash_attention_2":
