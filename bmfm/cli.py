@@ -236,7 +236,7 @@ def _keys(node, prefix: str = "") -> list[str]:
     return ([prefix] if prefix else []) + [k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else name)]
 
 
-_OF_ALL = {"seed": int, "checkpoint": str} | dict.fromkeys(
+_OF_ALL = {"seed": int, "checkpoint": str | None} | dict.fromkeys(
     ("resume", "overwrite", "compile", "remote_code", "test", "logistic_regression"), bool
 )
 
@@ -246,6 +246,10 @@ def check_settings(config) -> None:
     for name, kind in _OF_ALL.items():
         if name in config:
             check_type(config[name], kind, name)
+    if config.get("trainer", {}).get("val_check_interval", 1) == 0:
+        raise ValueError(
+            "trainer.val_check_interval=0: steps between two validations are expected; trainer.limit_val_batches=0 is without any"
+        )
 
 
 def check_files(config) -> None:

@@ -135,7 +135,7 @@ def check_types(config: Any, find: Callable[[str], Any], where: str = "") -> Non
         hints = _hints(find(target)) if target.startswith(_ANNOTATED) else {}
     for name, value in config.items():
         path = f"{where}.{name}" if where else str(name)
-        if name in hints:
+        if name in hints and not (value is None and name == "max_tokens"):  # null: as long as the model was trained with
             check_type(value, hints[name], path)
         check_types(value, find, path)
 
@@ -156,8 +156,8 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a configuration is of a type; null, and what this function does not know, fits."""
-    if value is None or (isinstance(value, dict) and "_target_" in value):
+    """Whether a value of a configuration is of a type; what this function does not know fits."""
+    if isinstance(value, dict) and "_target_" in value:
         return True
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -169,9 +169,9 @@ def _fits(value: Any, hint: Any) -> bool:
             return isinstance(value, float) or abs(value) < 1 << 1000
         return abs(value) < 1 << 63 and float(value).is_integer()
     if hint in (bool, type(None)):
-        return hint is bool and isinstance(value, bool)
+        return isinstance(value, hint)
     if hint is str:  # YAML and the command line make numbers of names of digits
-        return isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
+        return isinstance(value, str | int | float) and not isinstance(value, bool) and str(value) not in ("nan", "inf", "-inf")
     if origin is tuple:
         return isinstance(value, list | tuple)
     if origin in (list, Sequence):  # where several are expected, one alone may stand for a list of one

@@ -25,7 +25,7 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
     hub
         Further options of `huggingface_hub.snapshot_download`, as ``token`` and ``cache_dir``.
     """
-    path = Path(name).expanduser()
+    path = Path(str(name)).expanduser()
     if not path.exists() and is_bare(name) and (SHIPPED / name / "config.json").is_file():
         return SHIPPED / name
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
@@ -44,7 +44,7 @@ def on_disk(name: str | Path, revision: str | None = None, files: tuple[str, ...
 
 def is_bare(name: str | Path) -> bool:
     """Whether a name is neither a path through folders nor a Hub id, as ``bmfm-rna-mini``."""
-    return Path(name).name == str(name)
+    return Path(str(name)).name == str(name)
 
 
 def shipped_models() -> list[str]:

@@ -138,6 +138,10 @@ def check_run(folder: Path) -> bool:
             or type(error).__module__.startswith("omegaconf")
         ):
             raise Refused(str(error)) from None
+        if isinstance(error, MemoryError) or str(error).startswith(
+            "Early stopping conditioned on metric"
+        ):  # Python's and Lightning's own words
+            raise Refused(str(error)) from None
         raise Fault(f"{key}={str(value)[:40]!r} of {recipe}: {type(error).__name__}: {str(error)[:300]}") from error
     if run.trainer.global_step and not all(bool(p.isfinite().all()) for p in run.model.parameters()):
         raise Fault(f"{key}={str(value)[:40]!r} of {recipe}: weights that are not finite")
