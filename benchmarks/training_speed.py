@@ -2,7 +2,7 @@
 
 ``python benchmarks/training_speed.py [SIZE ...] [--precision 32-true bf16-mixed] [--json OUT] [--compare SAVED] [--cpu-time] [SETTING=VALUE ...]``
 
-The three are measured in turns, several times, and the best of each counts, because machines are noisy; where others use the cores,
+The three are measured in turns, several times, and the best median of each counts, because machines are noisy; where others use the cores,
 ``--cpu-time`` with ``OMP_NUM_THREADS=1`` counts the seconds that this process computes. The utilisation is the share of the rate that a
 multiplication of large matrices in the same precision reaches on the same device in the same run.
 """
@@ -14,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytorch_lightning as pl
 import torch
@@ -23,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bmfm.cli import compose
 from bmfm.objectives.multitask import weighted_mean
+from bmfm.training.memory import freed_memory_kept
 from bmfm.training.run import Run, assemble
 
 SMALL = ["model.hidden_size=128", "model.intermediate_size=512", "model.num_attention_heads=2", "data.max_tokens=512"]
@@ -82,16 +85,15 @@ class Parts:
 
     def model_alone(self) -> float:
         """Seconds a step on one batch, whose data are ready."""
-        for step in range(N_BATCHES + 1):
-            if step == 1:
-                self.wait()
-                start = self.now()
+        ended = []
+        for _ in range(N_BATCHES + 1):
             self.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        self.wait()
-        return (self.now() - start) / N_BATCHES
+            self.wait()
+            ended.append(self.now())
+        return median(b - a for a, b in pairwise(ended))
 
     def whole_step(self) -> float:
         """Seconds a step of the training loop, without its first ten."""
@@ -102,7 +104,7 @@ class Parts:
             run = Run.of(compose("train", [*self.overrides, *limits, *quiet, f"run_dir={folder}"]))
             run.trainer.callbacks.insert(0, clock)
             run.fit()
-        return (clock.ended[-1] - clock.ended[9]) / (N_STEPS - 10)
+        return median(b - a for a, b in pairwise(clock.ended[9:]))
 
     def flops(self) -> int:
         """Of a forward and a backward pass, as torch counts them."""
@@ -139,9 +141,10 @@ def measure(size: str, precision: str, now: Callable[[], float], settings: tuple
     parts = Parts(size, precision, now, settings)
     kinds = {"data": parts.data_alone, "model": parts.model_alone, "step": parts.whole_step}
     seconds = dict.fromkeys(kinds, float("inf"))
-    for _ in range(ROUNDS):
-        for name, kind in kinds.items():
-            seconds[name] = min(seconds[name], kind())
+    with freed_memory_kept() if parts.device == "cpu" else nullcontext():
+        for _ in range(ROUNDS):
+            for name, kind in kinds.items():
+                seconds[name] = min(seconds[name], kind())
     counts, flops = parts.batch["counts"], parts.flops()
     n = counts.get("cells", counts.get("examples", len(parts.batch["cls_index"])))
     peak = parts.matrix_rate()

@@ -93,11 +93,15 @@ class LitModel(pl.LightningModule):
     ) -> None:
         """Clip gradients; those that are not finite, on whatever device, leave the weights of all as they are."""
         parameters = [p for p in self.parameters() if p.grad is not None]
-        norm = self.gradient_norm([p.grad for p in parameters if p.grad is not None])
+        rows = _rows_of_sparse(parameters)
+        norm = self.gradient_norm([*rows, *(p.grad for p in parameters if p.grad is not None and not p.grad.is_sparse)])
         if self.trainer.precision == "16-mixed" or torch.isfinite(norm):  # half precision expects some, and leaves them out by itself
             self.nonfinite.n_in_a_row = 0
             if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+                dense = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+                torch.nn.utils.clip_grads_with_norm_(dense, gradient_clip_val, norm)
+                for values in rows:
+                    values.mul_((gradient_clip_val / (norm + 1e-6)).clamp(max=1.0))
             else:
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
@@ -219,3 +223,13 @@ class LitModel(pl.LightningModule):
         self.counts = Counter(state["counts"] if self.global_rank == 0 else {})
         self.objectives.load_state_dict(state["objectives"])
         self._rng_to_restore = state["rng"][self.global_rank] if len(state["rng"]) == self.trainer.world_size else None
+
+
+def _rows_of_sparse(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """The rows that sparse gradients hold, each once; they are the gradients' own."""
+    rows = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            rows.append(parameter.grad.values())
+    return rows

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from bmfm.models.embeddings import TokenEmbedding
 from bmfm.models.model import BmfmModel
 
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
@@ -81,6 +82,7 @@ def adamw(
     weight_decay: float,
     layer_decay: float = 1.0,
     head_lr: float | None = None,
+    lazy_rows: bool = False,
 ) -> torch.optim.AdamW:
     """AdamW with decay on matrices only, fused where the device has it.
 
@@ -90,6 +92,14 @@ def adamw(
         Learning rate of a layer over that of the layer above it.
     head_lr
         Learning rate of the heads, where it is not `lr`.
+    lazy_rows
+        Spend no time on rows of the table of tokens that a batch does not read, see `lazy_rows.LazyRowsAdamW`: the same numbers, sooner where
+        the vocabulary is large; for one process on a CPU.
+
+    Raises
+    ------
+    ValueError
+        If `lazy_rows` is asked for where it cannot be.
     """
     groups = parameter_groups(model, weight_decay)
     if layer_decay != 1.0 or head_lr is not None:
@@ -107,9 +117,34 @@ def adamw(
                 split.setdefault(called, {"name": called, "params": [], "lr": rate, "weight_decay": group["weight_decay"]})
                 split[called]["params"].append(p)
         groups = list(split.values())
+    options: dict = {"lr": lr, "betas": (betas[0], betas[1]), "eps": eps}
+    if lazy_rows:
+        from bmfm.training.lazy_rows import LazyRowsAdamW
+
+        return _undoing_scale(LazyRowsAdamW(groups, table=_lazy_table(model), fused=True, **options))
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
-    # A fused optimiser would undo a gradient scaler's factor itself, after clipping; Lightning, which refuses to clip then
-    # even where bf16 needs no scaler, undoes it first when the optimiser does not say so.
+    return _undoing_scale(torch.optim.AdamW(groups, fused=fused, **options))
+
+
+def _undoing_scale(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+    """A fused optimiser would undo a gradient scaler's factor itself, after clipping; Lightning, which refuses to clip then even where bf16 needs
+    no scaler, undoes it first when the optimiser does not say so."""
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
+
+
+def _lazy_table(model: BmfmModel) -> torch.nn.Embedding:
+    """The table of tokens, if all that reads it looks up rows."""
+    encoder = None if model.backbone.own_embeddings else model.embeddings.encoder("input_ids")
+    obstacle = (
+        "tokens have no plain table of rows" if not isinstance(encoder, TokenEmbedding) or encoder.frozen
+        else "a head is tied to the table, and reads all of it" if any(h.get("tied") == "input_ids" for h in model.config.heads.values())
+        else "the cell summary or perturbations read the table, too" if model.config.fields.keys() & {"summary", "perturbation"}
+        else "the model is on a GPU" if encoder.embedding.weight.device.type != "cpu"
+        else "several devices train together" if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        else "the table is not trained" if not encoder.embedding.weight.requires_grad
+        else None
+    )  # fmt: skip
+    if obstacle is not None or not isinstance(encoder, TokenEmbedding):
+        raise ValueError(f"optimizer.lazy_rows=true: {obstacle}; choose optimizer.lazy_rows=false")
+    return encoder.embedding

@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,7 +122,10 @@ class Run:
     def fit(self) -> float:
         """Train; returns how many seconds it took."""
         start_time = time.perf_counter()
-        with _dead_workers_named(self.data.num_workers):
+        from bmfm.training.memory import freed_memory_kept
+
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        with _dead_workers_named(self.data.num_workers), freed_memory_kept() if on_cpu else nullcontext():
             self.trainer.fit(self.module, self.data, ckpt_path=self.resume_from, weights_only=True if self.resume_from else None)
         self.module.finish(self.model)
         return time.perf_counter() - start_time
