@@ -129,12 +129,12 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         check_types(plain, _locate, where)
         return hydra_instantiate(literal(literal(plain)), **arguments)
     except (InstantiationException, TypeError, AttributeError, ImportError) as error:
-        root: BaseException = error
-        while isinstance(root, InstantiationException) and root.__cause__ is not None:
-            root = root.__cause__
-        if isinstance(root, _OF_INPUT) and root is not error:
-            raise
         if "Error locating target" not in str(error) and not isinstance(error, ImportError):
+            root: BaseException = error
+            while isinstance(root, InstantiationException) and root.__cause__ is not None:
+                root = root.__cause__
+            if isinstance(root, _OF_INPUT) and root is not error:
+                raise
             said = " ".join(str(error).split())
             raise ValueError(f"{where or 'settings'} cannot be made with these settings: {said[:400]}") from error
         target = re.search(r"target '([^']+)'", str(error))
