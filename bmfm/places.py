@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeGuard
 
 from bmfm.files import cache_root, cached_folder, whole_file
@@ -26,7 +26,10 @@ FETCHED = "fetched"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """What to install for a kind of store, where fsspec does not say it in these words."""
 
-NOT_FETCHED = ("output", "run_dir", "launcher", "hydra", "trainer", "logger", "callbacks")
+ALREADY_THERE = ("PreconditionFailed", "At least one of the pre-conditions", "ConditionalRequestConflict")
+"""What stores say where a file that was to be made is there, or is made or removed at this moment."""
+
+NOT_FETCHED = ("output", "run_dir", "launcher", "hydra", "trainer", "logger", "callbacks", "task")
 """Settings whose URLs are no inputs."""
 
 
@@ -110,7 +113,7 @@ class StorePath:
             except (TypeError, NotImplementedError):  # this package of fsspec has no conditional writes
                 store.pipe_file(path, data)
             except Exception as error:
-                if "PreconditionFailed" in str(error) or "At least one of the pre-conditions" in str(error):
+                if any(said in str(error) for said in ALREADY_THERE):
                     raise FileExistsError(self.url) from error
                 raise
 
@@ -281,16 +284,17 @@ def fetch(url: str, what: str = "file") -> Path:
         others = source.parent.names() if is_url(source.parent.url) else []
         near = get_close_matches(source.name, others, n=3, cutoff=0.5)
         raise FileNotFoundError(f"{what} {url} does not exist" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    name = source.name.partition("?")[0] if url.startswith("http") else source.name
     about = [[str(path), {k: str(v) for k, v in sorted(info.items())}] for path, info in files]
     key = {"url": source.url, "files": hashlib.sha256(json.dumps(about).encode()).hexdigest()}
 
     def build(folder: Path) -> None:
         for path, _ in files:
-            target = folder / source.name / path.url.removeprefix(source.url).strip("/") if path != source else folder / source.name
+            target = folder / name / path.url.removeprefix(source.url).strip("/") if path != source else folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             path.download(target)
 
-    return cached_folder(FETCHED, key, build) / source.name
+    return cached_folder(FETCHED, key, build) / name
 
 
 def known_as(path: Path) -> str:
@@ -319,10 +323,10 @@ def _localised(value: Any, name: str) -> Any:
         return [_localised(v, name) for v in value]
     if not isinstance(value, str) or not is_url(value) or is_experiment(value):
         return value
-    if not any(c in value for c in "*?["):
+    if value.startswith(("http://", "https://")) or not any(c in value for c in "*?["):  # ? begins a query there
         return str(fetch(value, f"{name}: file or folder"))
     pattern = re.split(r"[*?\[]", value)[0].rsplit("/", 1)[0]
-    found = [path.url for path, _ in StorePath(pattern).files() if fnmatch.fnmatch(path.url, value)]
+    found = [path.url for path, _ in StorePath(pattern).files() if PurePosixPath(path.url).match(value)]
     if not found:
         raise FileNotFoundError(f"{name}: no file of the store is called as {value}")
     return [str(fetch(url)) for url in found]

@@ -106,6 +106,11 @@ def test_inputs_are_copied_once_and_again_when_they_change(memory, tmp_path, mon
         compose("predict", ["checkpoint=bmfm-rna-mini", "data.path='memory://bucket/*.csv'", "output=memory://o.h5ad"])
     )
     assert [open(p).read() for p in config.data.path] == ["x.csv", "y.csv"] and config.output == "memory://o.h5ad"  # noqa: PTH123, SIM115
+    memory.pipe("/bucket/sub/z.csv", b"in another folder")
+    again = compose("predict", ["checkpoint=bmfm-rna-mini", "data.path='memory://bucket/*.csv'", "output=o.h5ad"])
+    assert len(with_local_inputs(again).data.path) == 2
+    card = compose("train", ["+recipe=dna_finetune", "+task=genomic_benchmarks/human_enhancers_cohn", "checkpoint=x"])
+    assert with_local_inputs(card) is card  # addresses in a card are read by people, or downloaded by the benchmark
     for url in ("memory://bucket/cells.soma", "tiledb://lab/soma"):  # read where it is
         assert with_local_inputs(compose("predict", ["checkpoint=x", f"data.path={url}", "output=o.h5ad"])).data.path == url
     plain = compose("predict", ["checkpoint=bmfm-rna-mini", "data.path=x.h5ad", "output=o.h5ad"])

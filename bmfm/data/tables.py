@@ -215,11 +215,12 @@ def _read_lines(file: Path, text: Sequence[str], sequences: Sequence[str | int],
 def _line_blocks(file: Path, sequences: Sequence[str | int], ids: Sequence[str | int], n_rows: int) -> Iterator[pd.DataFrame]:
     with _lines(file) as stream:
         options, columns = _layout(file, stream, (), sequences, ids)
-    kept = list(options["converters"])
-    columns = [c for c in columns if c in kept]
-    with _lines(file) as stream, pd.read_csv(stream, usecols=kept, chunksize=n_rows, **options) as blocks:
+    kept = [c for c in columns if c in options["converters"]]
+    options["dtype"] = {c: str for c in columns if c not in kept}
+    # not usecols: with it pandas cuts rows that are too long, rather than refuse them
+    with _lines(file) as stream, pd.read_csv(stream, chunksize=n_rows, **options) as blocks:
         for block in blocks:
-            yield _without_overfull(file, block, columns)
+            yield _without_overfull(file, block, columns)[kept]
 
 
 def _layout(

@@ -66,6 +66,8 @@ def sequence_blocks(data: Any) -> Iterator[Block]:
             if isinstance(sequences.index, pd.RangeIndex):
                 first = n if are_numbered else n - n_before
                 sequences.index = pd.RangeIndex(first, first + len(sequences))
+            if len(set(of_tables)) > 1:  # names of several kinds are one column
+                sequences.index = pd.Index(sequences.index.astype(str), name="id")
             yield Block(n, sequences)
             n += len(sequences)
     if not n:

@@ -57,7 +57,7 @@ class SharedRun:
         asked = self.config if self.asked is None else self.asked
         plan = work_plan(self.config, self.predictor, read_from, asked)
         if len(outputs) > 1:  # or of two commands that have the first one in common, the second would not write its others
-            plan["outputs"] = [output.name for output in outputs]
+            plan["outputs"] = [str(output) for output in outputs]
         ledger = Ledger.of_plan(outputs[0], plan)
         share(asked, self.run, ledger)
         with ledger.finishing() as is_ours:

@@ -17,6 +17,7 @@ from bmfm.perturbation.picture import plot_ranks
 from bmfm.perturbation.responses import predict_responses
 from bmfm.perturbation.screen import screen
 from bmfm.places import Place, check_outputs, place, with_local_inputs
+from bmfm.storage.folders import on_disk
 
 CELLS = (".h5ad", ".zarr")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -92,6 +93,7 @@ def run_screen(config: Any, ledger: Ledger | None = None) -> None:
     asked = predictor, config.data.path, config.readout, genes, config.min_expressed, config.n_matched
     read_from = [*find_sources(config.data.path), *([config.data.orthologs] if config.data.orthologs else [])]
     read_from += [config.genes] if isinstance(config.genes, str) else []
+    read_from += [on_disk(config.readout.checkpoint)] if config.readout.checkpoint else []
     SharedRun(config, predictor, run_screen, ledger, asked_config)(
         files,
         read_from,

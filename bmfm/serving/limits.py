@@ -76,14 +76,16 @@ class LimitMiddleware:
             return
         held = _Held(self, int(declared) if declared.isdigit() else 0)
         try:
-            async with asyncio.timeout(self.body_seconds):
-                body = await _read(receive, most, held)
+            try:
+                async with asyncio.timeout(self.body_seconds):
+                    body = await _read(receive, most, held)
+            except TimeoutError:
+                await self._refuse(Refusal(408, f"the body did not come within {self.body_seconds:g} seconds"), scope, receive, send)
+                return
             if len(body) > most:
                 await self._refuse(too_large, scope, receive, send)
                 return
             await self._while_there(scope, body, receive, send)
-        except TimeoutError:
-            await self._refuse(Refusal(408, f"the body did not come within {self.body_seconds:g} seconds"), scope, receive, send)
         except _Full:
             refusal = Refusal(429, f"the requests that are answered now have {self.limits.max_total_mb:g} MB (max_total_mb): ask again later", headers={"Retry-After": "1"})  # fmt: skip
             await self._refuse(refusal, scope, receive, send)

@@ -21,8 +21,15 @@ if TYPE_CHECKING:  # Lightning and torch are imported once a run begins
     from bmfm.objectives.multitask import Objectives
     from bmfm.training.module import LitModel
 
-QUIET = (".*does not have many workers.*", ".*srun.*", ".*tensorboardX.*", ".*isinstance.treespec.*", ".*Checkpoint directory.*")
-"""Warnings of Lightning that mean nothing here."""
+QUIET = (
+    ".*does not have many workers.*",
+    ".*srun.*",
+    ".*tensorboardX.*",
+    ".*isinstance.treespec.*",
+    ".*Checkpoint directory.*",
+    ".*sync_dist=True.*",
+)
+"""Warnings of Lightning that mean nothing here: figures of validation, for one, are those of all devices already."""
 
 
 def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]":

@@ -61,7 +61,7 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
         "precision",
     )
     scorer = Scorer(predictor, reference, ScoreOptions(scores=tuple(config.scores), **{name: config[name] for name in names}))
-    path = _variants(config.variants, outputs[0])
+    path = _variants(config.variants, outputs)
     about = facts(asked, predictor, scorer)
 
     def compute(kept: Ledger) -> Ledger:
@@ -80,6 +80,8 @@ def run(config: Any, ledger: Ledger | None = None) -> None:
         print("; ".join(f"{name} {n:,}" for name, n in counts.items()))
 
     read_from = [path, reference.source, *([config.sample_vcf] if config.sample else [])]
+    if isinstance(config.background, str) and config.background != "auto":
+        read_from.append(config.background)
     if config.variants == "-":
         asked = OmegaConf.merge(asked, {"variants": str(path)})
     SharedRun(config, predictor, run, ledger, asked)(outputs, read_from, compute, write)
@@ -106,14 +108,18 @@ def _open(path: Path, header: list[str] | None, reference: Reference, config: An
     )
 
 
-def _variants(variants: str, output: Place) -> Path:
+def _variants(variants: str, outputs: list[Place]) -> Path:
     """The file of variants; what comes through a pipe (``-``) is kept beside the output (of one in a store, in the cache) until all is written, under
-    a name that says what is in it: several commands may read from pipes at the same time."""
+    a name that says what is in it and what is written: several commands may read from pipes at the same time."""
     if variants != "-":
         return require_file(variants, "file of variants")
+    output = outputs[0]
     folder = output.parent if isinstance(output, Path) else cache_root() / "pipes"
     folder.mkdir(parents=True, exist_ok=True)
-    read, digest_of = folder / f".{output.name}.stdin.{socket.gethostname()}-{os.getpid()}.vcf", hashlib.sha256()
+    read, digest_of = (
+        folder / f".{output.name}.stdin.{socket.gethostname()}-{os.getpid()}.vcf",
+        hashlib.sha256("\n".join(map(str, outputs)).encode()),
+    )
     with read.open("wb") as file:
         while data := sys.stdin.buffer.read(1 << 20):
             digest_of.update(data)

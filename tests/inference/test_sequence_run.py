@@ -10,7 +10,7 @@ import pytest
 
 import bmfm
 from bmfm.cli import compose
-from bmfm.data.tables import read_table, table_blocks
+from bmfm.data.tables import read_sequence_table, read_table, table_blocks
 from bmfm.inference import runner, sequence_blocks, tables
 from bmfm.predict import predict
 
@@ -107,6 +107,20 @@ def test_blocks_of_a_table_are_its_rows(name, tmp_path):
         "001",
         "NA",
     ]
+
+
+def test_a_cell_too_many_is_refused_where_the_columns_before_it_are_whole(write):
+    path = write("rows.csv", "id,sequence,label\na,ACGTACGT,1\nb,ACG,GGTTACGT,0\nc,CCCC,1\n")
+    for read in (read_table, lambda *a: list(table_blocks(*a, 2)), read_sequence_table):
+        with pytest.raises(ValueError, match=r"(?s)rows\.csv.*line 3"):
+            read(path, *([["sequence"], ["id"]] if read is not read_sequence_table else [[], ["sequence"]]))
+
+
+def test_names_of_tables_and_fasta_files_are_one_column(few_at_a_time, dna_model, write, tmp_path):
+    table, fasta = write("a.csv", "gene,sequence\ng1,ACGT\ng2,GGCC\n"), write("b.fa", ">s1\nACGT\n>s2\nTTTT\n>s3\nCC\n>s4\nGG\n")
+    run(dna_model, f"[{table},{fasta}]", tmp_path / "out.csv", "data.id=gene")
+    out = pd.read_csv(tmp_path / "out.csv")
+    assert out.columns[0] == "id" and out["id"].tolist() == ["g1", "g2", "s1", "s2", "s3", "s4"] and not out.isna().any(axis=None)
 
 
 def test_a_row_with_too_many_cells_is_found_in_any_block(write):
