@@ -248,6 +248,8 @@ def test_what_comes_through_pipes_is_kept_apart(tmp_path, monkeypatch):
     kept = []
     for content in (b"one", b"two", b"one"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        kept.append(command._variants("-", tmp_path / "out.vcf"))
+        kept.append(command._variants("-", [tmp_path / "out.vcf"]))
     assert [path.read_bytes() for path in kept] == [b"one", b"two", b"one"] and kept[0] == kept[2]
-    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one")))
+    assert command._variants("-", [tmp_path / "out.vcf", tmp_path / "out.tsv"]) != kept[0]  # of a command that writes something else
+    assert len(list(tmp_path.iterdir())) == 3
