@@ -12,7 +12,7 @@ def _find_room_for_kernels() -> None:
     def can_be_written(folder: Path) -> bool:
         return os.access(next(f for f in (folder, *folder.parents) if f.exists()), os.W_OK)
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")).absolute()  # noqa: PTH111  # which a home that is not there does not end
     if "NUMBA_CACHE_DIR" in os.environ or can_be_written(Path(__file__).absolute().parent) or can_be_written(home):
         return
     if kept := os.environ.get("BMFM_CACHE"):

@@ -125,7 +125,10 @@ def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: B
 
 def _as_added(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """What is added to the scores: the CPU's kernel would make it of a boolean mask in every layer, forward and backward."""
-    return None if mask is None else torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+    if mask is None:
+        return None
+    hidden = ~mask & mask.any(-1, keepdim=True)  # rows that see nothing are padding, and see everything: a softmax of nothing is NaN
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(hidden, -torch.inf)
 
 
 def flattened(sequence_ids_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:

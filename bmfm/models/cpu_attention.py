@@ -1,7 +1,8 @@
 """Attention in bfloat16 on CPUs, where the backward pass of PyTorch's fused kernel is slow: here it is made of products of matrices.
 
 The forward pass is that kernel's. The backward pass computes the weights again, some heads at a time, so that they stay in the processor's
-cache and no memory grows with the square of the length. `benchmarks/attention_speed.py` times both.
+cache; where not even those of one head do, from 1,024 tokens on, all of it is PyTorch's. Scores are rounded to bfloat16 before the softmax, so
+that gradients are off by 0.5 to 1.3%, by the fused kernel 0.2 to 0.4%. `benchmarks/attention_speed.py` times both.
 """
 
 import torch
@@ -50,7 +51,8 @@ class Attention(torch.autograd.Function):
 
 def attention_forward(module, query, key, value, attention_mask, dropout=0.0, scaling=None, is_causal=None, **options):
     """As transformers calls its implementations; what `Attention` does not know goes to SDPA."""
-    if dropout or query.dtype != torch.bfloat16 or query.shape != key.shape:
+    is_long = query.shape[2] * key.shape[2] >= MOST_SCORES
+    if dropout or query.dtype != torch.bfloat16 or query.shape != key.shape or is_long:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mixed: torch.Tensor = Attention.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]  # of torch

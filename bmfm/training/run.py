@@ -109,6 +109,7 @@ class Run:
         optimizer = instantiate(config.optimizer, _partial_=True)
         nonfinite = NonFinite(config.nonfinite, Path(config.run_dir))
         callbacks = sorted((instantiate(c) for c in config.callbacks.values() if c), key=lambda c: isinstance(c, LastCheckpoint))
+        _check_lazy_rows(config, callbacks)
         loggers = [instantiate(c) for c in config.logger.values() if c]
         plugins = [WholeCheckpoints(), *(instantiate(c) for c in config.trainer.get("plugins") or ())]
         trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="all")
@@ -253,6 +254,18 @@ def _dead_workers_named(n: int) -> Iterator[None]:
             f"a process that reads data died, and training with it ({str(cause).splitlines()[0].strip()}). Killed most often means that memory ran out (dmesg says so): "
             f"choose data.num_workers below {n}, or 0, which shows errors of the data in full; then go on from the last checkpoint by resume=true"
         ) from error
+
+
+def _check_lazy_rows(config: "DictConfig", callbacks: list) -> None:
+    """Raise a ValueError for what reads or changes the table, or its gradient, past the optimiser."""
+    from pytorch_lightning.callbacks import WeightAveraging
+
+    if not config.optimizer.get("lazy_rows"):
+        return
+    if any(isinstance(c, WeightAveraging) for c in callbacks):
+        raise ValueError("optimizer.lazy_rows=true: callbacks=ema reads the whole table after every step; choose optimizer.lazy_rows=false")
+    if config.trainer.get("gradient_clip_algorithm") == "value":
+        raise ValueError("optimizer.lazy_rows=true: gradients are clipped by their norm; leave out trainer.gradient_clip_algorithm")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bmfm.models import cpu_attention
+from bmfm.models.model import build
 
 
 def formula(q, k, v, mask, scale):
@@ -32,3 +33,23 @@ def test_gradients_are_those_of_the_formula(monkeypatch, mask_shape):
     mixed.backward(weight.bfloat16())
     pairs = [(mixed.transpose(1, 2), expected), *((a.grad, b.grad) for a, b in zip(half, exact, strict=True))]
     assert all((a.double() - b).norm() < 0.01 * b.norm() for a, b in pairs)
+
+
+def test_padding_far_from_any_token_has_a_gradient_that_is_a_number():
+    """Beyond the sliding window of the last token, padding sees nothing but padding."""
+    torch.manual_seed(0)
+    model = build(
+        {"input_ids": {"size": 40}}, {}, "bmfm.models.backbones.modernbert.ModernBert", max_position_embeddings=256, hidden_size=32,
+        intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, local_attention=8, global_attn_every_n_layers=2,
+    )  # fmt: skip
+    sequence_ids = torch.ones(2, 64, dtype=torch.long)
+    sequence_ids[1, 4:] = 0
+    batch = {"input_ids": torch.randint(5, 40, (2, 64)), "sequence_ids": sequence_ids, "position_ids": torch.arange(64).expand(2, 64)}
+    gradients = {}
+    for half in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            states = model.encode(batch | {"packed": False})
+        states[sequence_ids > 0].float().pow(3).sum().backward()
+        gradients[half] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert (gradients[True] - gradients[False]).norm() < 0.05 * gradients[False].norm()

@@ -109,3 +109,13 @@ def test_runs_are_those_of_adamw_and_go_on_from_one_another(tmp_path):
 def test_a_table_that_is_read_whole_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a head is tied to the table"):
         train(compose("train", [*RUN, "objective=[genes]", "~objectives.values", "optimizer.lazy_rows=true", f"run_dir={tmp_path}"]))
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"), [("callbacks=ema", "callbacks=ema"), ("+trainer.gradient_clip_algorithm=value", "clipped by their norm")]
+)
+def test_what_passes_the_optimiser_by_is_refused(choice, message, tmp_path):
+    from bmfm.training.run import Run
+
+    with pytest.raises(ValueError, match=message):
+        Run.of(compose("train", ["+recipe=rna_mlm", "optimizer.lazy_rows=true", choice, f"run_dir={tmp_path}"]))
