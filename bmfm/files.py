@@ -74,14 +74,15 @@ def remove_abandoned(path: Path) -> None:
         host, _, numbers = partial.name.removeprefix(f".{path.name}.").removesuffix(PARTIAL).rpartition("-")[0].rpartition("-")
         try:
             is_of_here = host == socket.gethostname()
-            abandoned = not _is_alive(int(numbers)) if is_of_here else time.time() - partial.stat().st_mtime > ABANDONED
+            abandoned = not is_alive(int(numbers)) if is_of_here else time.time() - partial.stat().st_mtime > ABANDONED
         except (FileNotFoundError, ValueError):  # it was finished meanwhile, or is no file of ours
             continue
         if abandoned:
             partial.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether there is such a process on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -24,6 +24,7 @@ from typing import Self
 
 import numpy as np
 
+from bmfm.files import is_alive
 from bmfm.places import Place, StoreError, StorePath, opened, remove_folder, whole
 
 Shard = dict[str, np.ndarray]
@@ -236,20 +237,10 @@ def _is_held(claim: Place) -> bool:
         return False
     try:
         holder = json.loads(text)
-        is_dead = holder["host"] == socket.gethostname() and not _lives(holder["pid"])
+        is_dead = holder["host"] == socket.gethostname() and not is_alive(holder["pid"])
     except (ValueError, TypeError, KeyError):  # it is being written, or was damaged: its age alone counts
         is_dead = False
     return not is_dead and silent < SILENCE
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _now(folder: Place) -> float:
