@@ -14,8 +14,9 @@ from bmfm.cells.groups import Collection
 from bmfm.cells.sources import Cells, CellSource, genes_of, open_source
 from bmfm.data.module import BatchModule
 from bmfm.data.samplers import BlockSampler, Sampler, ShuffledSampler
-from bmfm.data.sources import CellExamples
+from bmfm.data.sources import CellExamples, PermutedCells
 from bmfm.data.splits import split_examples
+from bmfm.data.statistics import token_statistics
 from bmfm.data.tables import read_table
 from bmfm.files import require_file
 from bmfm.hashing import example_keys
@@ -67,6 +68,9 @@ class RnaDataModule(BatchModule):
         that ``python -m bmfm.leakage cells`` writes.
     balance
         ``.obs`` column whose values are drawn equally often, with replacement.
+    permute_genes
+        Probability that a training cell has its counts at other genes (`cells.permuted`): for models of cells of all tissues that see
+        cells of few. Not for labels, which such cells have not.
     packing
         Several cells a row of `max_tokens`, kept apart by the attention.
     statistics_cells
@@ -90,6 +94,7 @@ class RnaDataModule(BatchModule):
     leave_out: str | None = None
     balance: str | None = None
     census: Callable[[GeneVocabulary], list[CellSource]] | None = None
+    permute_genes: float = 0.0
     packing: bool = False
     num_workers: int = 0
     statistics_cells: int = 4096
@@ -99,6 +104,8 @@ class RnaDataModule(BatchModule):
         super().__init__()
         if self.storage not in ("auto", "memory", "disk"):
             raise ValueError(f"data.storage={self.storage!r} is unknown; choose auto, memory or disk")
+        if not 0 <= self.permute_genes <= 1:
+            raise ValueError(f"data.permute_genes={self.permute_genes}: a probability from 0 to 1 is expected")
 
     def connect(self, tokenizer: CellTokenizer) -> None:
         """Bind the tokenizer, open the files, split their cells."""
@@ -108,6 +115,8 @@ class RnaDataModule(BatchModule):
         self.cells = Cells(self.sources, self.block, 2 * self.buffer_blocks)
         self.numbers = self._split()
         self.parts = self.make_parts(CellExamples(self.cells), self._training_sampler())
+        if self.permute_genes:
+            self.parts["train"].source = PermutedCells(self.cells, self.permute_genes)
         if not tokenizer.is_fitted:
             tokenizer.fit_normalization(self.cells.totals[self.numbers["train"]])
             if tokenizer.reads_gene_medians and tokenizer.gene_medians is None:
@@ -121,6 +130,14 @@ class RnaDataModule(BatchModule):
         if mode.is_split and not needs & {"hidden_counts", "shown_in_part"}:
             self.tokenizer.read_depth["mode"] = mode.for_inference
             self.note("cells", f"shown whole, as in use (tokenizer.read_depth.mode={mode.for_inference})")
+
+    def add_labels(self, name: str, labels: np.ndarray | list[np.ndarray]) -> None:
+        if self.permute_genes:
+            raise ValueError(
+                f"data.permute_genes={self.permute_genes} trains on cells that never were, and {name} would learn labels of them: choose 0, or "
+                "objectives without labels"
+            )
+        super().add_labels(name, labels)
 
     def _open(self) -> list[CellSource]:
         """The files, in the genes of the tokenizer's vocabulary, which is made of theirs where it has none."""
@@ -215,6 +232,12 @@ class RnaDataModule(BatchModule):
         else:
             numbers = np.sort(self.parts["train"].sampler(np.zeros(n, np.int64), np.arange(n)))
         return numbers, example_keys(self.seed, 1 << 40, numbers)
+
+    def compute_statistics(self) -> dict[str, np.ndarray]:
+        """Of cells as they are, none with permuted genes."""
+        numbers, keys = self.statistics_sample()
+        cells = self.cells.batch(numbers)
+        return token_statistics(self.tokenizer, cells, self.tokenizer.encode(cells, keys, self.max_tokens))
 
     def where(self, number: int) -> str:
         """File and name of a cell."""

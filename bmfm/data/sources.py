@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bmfm.cells.permuted import permute_genes
 from bmfm.cells.sources import Cells
 from bmfm.genome.representation import Encoded, Representation
 from bmfm.genome.windows import WindowSampler
@@ -187,3 +188,23 @@ class CellExamples(Source):
 
     def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
         return Examples({INPUT: self.cells.batch(indices)})
+
+
+class PermutedCells(CellExamples):
+    """The same, each with its counts at other genes with some probability, drawn by the example's key: training examples.
+
+    Parameters
+    ----------
+    cells
+        All cells.
+    probability
+        Of a permutation, see `cells.permuted.permute_genes`.
+    """
+
+    def __init__(self, cells: Cells, probability: float):
+        super().__init__(cells)
+        self.probability = probability
+
+    def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
+        cells, n_permuted = permute_genes(self.cells.batch(indices), keys, self.probability)
+        return Examples({INPUT: cells}, counts={"cells_with_permuted_genes": n_permuted})

@@ -58,7 +58,7 @@ DATA = {
     "dna": [
         "+recipe=dna_snp", "data.batch_size=8", "data.windows.min_length=60", "data.windows.max_length=200", "data.held_out_windows.coverage=0.02",
     ],
-    "rna": [*CELLS, "objective=[wced]", "tokenizer.zeros=interleaved", "tokenizer.read_depth.mode=downsample", "tokenizer.summary=true"],
+    "rna": [*CELLS, "objective=[wced]", "data.permute_genes=0.4", "tokenizer.zeros=interleaved", "tokenizer.read_depth.mode=downsample", "tokenizer.summary=true"],
     "pbmc3k": ["+recipe=rna_wced", "data.path={cells}", "tokenizer.genes=from_data", "data.batch_size=8", "data.split.validation=0.1", "data.max_tokens=64", "data.packing=true", "data.statistics_cells=64", *small("model", "bert")],
     "table": [*TABLE, "objective=[mlm,label]", "data.packing=true", "data.second=second"],
     "perturbation": SCREEN,
