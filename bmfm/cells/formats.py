@@ -13,9 +13,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bmfm.cells.groups import MANIFEST, Collection
-from bmfm.cells.matrix import RowsOf
-from bmfm.cells.obs import CellStore, CellTable, FrameTable, StoredTable, read_quietly
+from bmfm.cells.obs import CellTable
 from bmfm.cells.soma import Experiment, is_soma
+from bmfm.cells.stores import CellStore, FileStore, ObjectStore
 from bmfm.files import naming, require_file
 from bmfm.places import is_experiment
 
@@ -154,112 +154,36 @@ class AnnDataView:
     ----------
     source
         Path, the address of a SOMA experiment, `anndata.AnnData` (in memory or backed), or a DataFrame of cells (rows) by genes (columns).
+
+    Attributes
+    ----------
+    store
+        What holds the cells.
+    name
+        Of it, for messages.
     """
 
     def __init__(self, source: Any):
-        self.adata: Any = None
-        self.group: Any = None
-        self.store: CellStore | None = None
-        if isinstance(source, str | Path):
-            self.name = str(source)
-            path = Path(source).expanduser()
-            if is_experiment(source) or is_soma(path):
-                self.store = Experiment(source if is_experiment(source) else str(path))
-            elif (path / MANIFEST).is_file():
-                self.store = Collection(path)
-            else:
-                self._open(path)
-        else:
-            self.name = "AnnData in memory"
-            self.adata = _as_anndata(source)
-            if self.adata.isbacked:
-                self.name = str(self.adata.filename)
-
-    def _open(self, path: Path) -> None:
-        if path.is_dir() and _is_10x_folder(path):
-            self.adata = _read_10x_folder(path)
-        elif path.is_dir():
-            import zarr
-
-            try:
-                self.group = zarr.open_group(path, mode="r")
-            except Exception as error:
-                raise ValueError(f"{path} is a folder but no zarr AnnData ({error})") from None
-        else:
-            file = require_file(path, "AnnData file (.h5ad or zarr)")
-            with naming(file):
-                self._open_hdf5(file)
-        with naming(self.name):
-            is_current = self.group is None or _is_current(self.group)
-        if not is_current:
-            import anndata
-
-            self.group = None
-            reader = anndata.io.read_zarr if path.is_dir() else anndata.io.read_h5ad
-            self.adata = _read_whole(path, lambda: reader(path))
-
-    def _open_hdf5(self, file: Path) -> None:
-        import h5py
-
-        try:
-            group = h5py.File(file, "r")
-        except OSError as error:
-            raise ValueError(_why_not_hdf5(file, error)) from None
-        if "mod" in group:
-            kinds = list(group["mod"])
-            kind = next((k for k in ("rna", "RNA", "gex", "GEX", *(kinds if len(kinds) == 1 else [])) if k in kinds), None)
-            if kind is None:
-                raise ValueError(f"{file} holds {', '.join(kinds)}, none called rna: mudata.read_h5mu({str(file)!r})[NAME].write_h5ad(...)")
-            self.group, self.name = group["mod"][kind], f"{file}, {kind}"
-        elif "row_attrs" in group:
-            raise ValueError(f"{file} is a .loom file; to have .h5ad: {_CONVERT['.loom'].replace('PATH', repr(str(file)))}")
-        elif "obs" not in group and ("matrix" in group or any("barcodes" in g for g in group.values() if isinstance(g, h5py.Group))):
-            group.close()
-            self.adata = _read_whole(file, lambda: _scanpy().read_10x_h5(file, gex_only=False))
-        else:
-            self.group = group
+        self.store = _open(source)
+        self.name = self.store.name
 
     def keys(self) -> list[str]:
         """Matrices that may hold counts, likeliest first: ``X``, ``raw``, layers named as counts are, other layers by name."""
-        if self.store is not None:
-            first, layers = self.store.keys()
-            held = [f"layers/{k}" for k in layers]
-        elif self.adata is not None:
-            held = [f"layers/{k}" for k in self.adata.layers]
-            first = (["X"] if ("X" in self.adata.file if self.adata.isbacked else self.adata.X is not None) else []) + (
-                ["raw"] if self.adata.raw is not None else []
-            )
-        else:
-            with naming(self.name):
-                held = [f"layers/{k}" for k in self.group.get("layers", ())]
-                first = [k for k in ("X", "raw") if k in self.group and not _is_null(self.group[k])]
-        return first + sorted(held, key=lambda k: (_rank(k.removeprefix("layers/")), k))
+        first, layers = self.store.keys()
+        return first + [f"layers/{name}" for name in sorted(layers, key=lambda name: (_rank(name), name))]
 
-    def matrix(self, key: str):
+    def matrix(self, key: str) -> Any:
         """The matrix of a key, as `Matrix` takes it."""
-        if self.store is not None:
-            return self.store.matrix(key)
-        if self.adata is None:
-            with naming(self.name, key):
-                return self.group["raw/X" if key == "raw" else key]
-        if key == "X" and self.adata.isbacked and self.adata.is_view:
-            return RowsOf(self.adata)
-        return self.adata.X if key == "X" else self.adata.raw.X if key == "raw" else self.adata.layers[key.removeprefix("layers/")]
+        return self.store.matrix(key)
 
     def var(self, key: str) -> pd.DataFrame:
-        if self.store is not None:
-            return self.store.var(key)
-        if self.adata is not None:
-            return self.adata.raw.var if key == "raw" else self.adata.var
-        return self._element("raw/var" if key == "raw" else "var")
+        """What is said of the genes of a matrix."""
+        return self.store.var(key)
 
-    @cached_property
+    @property
     def table(self) -> CellTable:
         """What is known of the cells, of which a file's columns are read where they are asked for."""
-        if self.store is not None:
-            return self.store.table
-        with naming(self.name, "obs"):
-            return FrameTable(self.adata.obs) if self.adata is not None else StoredTable(self.group["obs"], self.name)
+        return self.store.table
 
     @cached_property
     def obs(self) -> pd.DataFrame:
@@ -269,35 +193,76 @@ class AnnDataView:
 
     def uns(self, key: str) -> Any:
         """An entry of ``.uns``; None where there is none."""
-        if self.adata is not None:
-            return self.adata.uns.get(key)
-        return None if self.store is not None else self._element(f"uns/{key}")
+        return self.store.uns(key)
 
     def varm(self, key: str) -> Any:
         """An entry of ``.varm``; None where there is none."""
-        if self.adata is not None:
-            return self.adata.varm.get(key)
-        if self.store is not None:
-            return self.store.varm(key)
-        return self._element(f"varm/{key}")
+        return self.store.varm(key)
 
-    def _element(self, path: str) -> Any:
-        """An element of the file; None where there is none."""
-        with naming(self.name, path):
-            return read_quietly(self.group[path]) if path in self.group else None
-
-    def whole(self):
+    def whole(self) -> Any:
         """Everything, as an AnnData in memory; an object that was given is copied."""
-        import anndata
+        return self.store.whole()
 
-        if self.adata is not None:
-            return self.adata.to_memory(copy=True)
-        if self.store is not None:
-            return self.store.whole()
-        if self.group.name not in ("/", ""):
-            return anndata.io.read_elem(self.group)
-        path = Path(self.name).expanduser()
-        return (anndata.io.read_zarr if path.is_dir() else anndata.io.read_h5ad)(path)
+
+def _open(source: Any) -> CellStore:
+    """What holds the cells of a source."""
+    if not isinstance(source, str | Path):
+        return ObjectStore(_as_anndata(source))
+    path = Path(source).expanduser()
+    if is_experiment(source) or is_soma(path):
+        return Experiment(source if is_experiment(source) else str(path))
+    if (path / MANIFEST).is_file():
+        return Collection(path)
+    if path.is_dir() and _is_10x_folder(path):
+        return ObjectStore(_read_10x_folder(path), str(path))
+    if path.is_dir():
+        return _of_this_age(FileStore(_zarr_group(path), path))
+    file = require_file(path, "AnnData file (.h5ad or zarr)")
+    with naming(file):
+        store = _open_hdf5(file)
+    return _of_this_age(store) if isinstance(store, FileStore) else store
+
+
+def _zarr_group(folder: Path) -> Any:
+    import zarr
+
+    try:
+        return zarr.open_group(folder, mode="r")
+    except Exception as error:
+        raise ValueError(f"{folder} is a folder but no zarr AnnData ({error})") from None
+
+
+def _open_hdf5(file: Path) -> CellStore:
+    import h5py
+
+    try:
+        group = h5py.File(file, "r")
+    except OSError as error:
+        raise ValueError(_why_not_hdf5(file, error)) from None
+    if "mod" in group:
+        kinds = list(group["mod"])
+        kind = next((k for k in ("rna", "RNA", "gex", "GEX", *(kinds if len(kinds) == 1 else [])) if k in kinds), None)
+        if kind is None:
+            raise ValueError(f"{file} holds {', '.join(kinds)}, none called rna: mudata.read_h5mu({str(file)!r})[NAME].write_h5ad(...)")
+        return FileStore(group["mod"][kind], file, kind)
+    if "row_attrs" in group:
+        raise ValueError(f"{file} is a .loom file; to have .h5ad: {_CONVERT['.loom'].replace('PATH', repr(str(file)))}")
+    if "obs" not in group and ("matrix" in group or any("barcodes" in g for g in group.values() if isinstance(g, h5py.Group))):
+        group.close()
+        return ObjectStore(_read_whole(file, lambda: _scanpy().read_10x_h5(file, gex_only=False)), str(file))
+    return FileStore(group, file)
+
+
+def _of_this_age(store: FileStore) -> CellStore:
+    """The same, or where anndata wrote it before version 0.7 an object, read whole."""
+    with naming(store.name):
+        if _is_current(store.group):
+            return store
+    import anndata
+
+    path = store.path
+    reader = anndata.io.read_zarr if path.is_dir() else anndata.io.read_h5ad
+    return ObjectStore(_read_whole(path, lambda: reader(path)), store.name)
 
 
 _COUNTS = ("counts", "count", "raw_counts", "rawcounts", "counts_raw", "raw", "umi", "umis", "umi_counts", "matrix")
@@ -312,11 +277,6 @@ def _rank(layer: str) -> int:
     if any(word in name for word in _DERIVED):
         return len(_COUNTS) + 2
     return len(_COUNTS) + (0 if any(word in name for word in ("count", "umi", "raw")) else 1)
-
-
-def _is_null(element: Any) -> bool:
-    """Whether it is what anndata writes for None."""
-    return dict(element.attrs).get("encoding-type") == "null"
 
 
 def _is_current(group: Any) -> bool:

@@ -6,6 +6,7 @@ where its rows begin is read with them.
 
 import json
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bmfm.cells.matrix import RowReader
-from bmfm.cells.obs import CellStore, CellTable, StoredTable, read_quietly
+from bmfm.cells.obs import CellTable, StoredTable, read_quietly
+from bmfm.cells.stores import CellStore
 from bmfm.files import naming
 
 MANIFEST = "collection.json"
@@ -37,7 +39,7 @@ class Collection(CellStore):
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.name = folder, str(folder)
         with naming(folder / MANIFEST):
             manifest = json.loads((folder / MANIFEST).read_text())
             self.sizes = np.array(manifest["groups"], np.int64)
@@ -48,10 +50,13 @@ class Collection(CellStore):
         n_there = len(list(folder.glob("dataset_*")))
         if n_there != len(self.sizes):
             raise ValueError(f"{folder} is damaged: it holds {n_there:,} groups, and {MANIFEST} names {len(self.sizes):,}; copy it again, or make it again")  # fmt: skip
-        self.table: CellTable = GroupTable(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": OrderedDict()}
+
+    @cached_property
+    def table(self) -> "GroupTable":
+        return GroupTable(self)
 
     def group(self, number: int) -> Any:
         """A group, open."""

@@ -1,4 +1,4 @@
-"""What holds cells beside AnnData's own files, and tables of cells (``.obs``), whose columns on disk are read where they are asked for."""
+"""Tables of cells (``.obs``), whose columns on disk are read where they are asked for."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from bmfm.cells.matrix import RowReader
 from bmfm.files import naming
 
 
@@ -106,35 +105,3 @@ class StoredTable(CellTable):
     def frame(self) -> pd.DataFrame:
         with naming(self.name, "obs"):
             return read_quietly(self.group)
-
-
-class CellStore(ABC):
-    """Cells in another form than AnnData's own, as one AnnData.
-
-    Attributes
-    ----------
-    table
-        What is known of the cells.
-    """
-
-    table: CellTable
-
-    @abstractmethod
-    def keys(self) -> tuple[list[str], list[str]]:
-        """``X`` and ``raw``, if they are there, and the names of other layers."""
-
-    @abstractmethod
-    def matrix(self, key: str) -> RowReader:
-        """The matrix of a key: ``X``, ``raw``, ``layers/NAME``."""
-
-    @abstractmethod
-    def var(self, key: str) -> pd.DataFrame:
-        """What is said of the genes of a matrix."""
-
-    @abstractmethod
-    def whole(self) -> Any:
-        """All of it as an AnnData in memory."""
-
-    def varm(self, key: str) -> Any:
-        """An entry of ``.varm``; None where there is none."""
-        return None

@@ -14,7 +14,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bmfm.cells.matrix import RowReader
-from bmfm.cells.obs import CellStore, CellTable
+from bmfm.cells.obs import CellTable
+from bmfm.cells.stores import CellStore
 
 JOIN, X_LAYER, RAW, MEASUREMENT = "soma_joinid", "data", "raw", "RNA"
 NAMES = {"obs": ("obs_id", "barcode", "index"), "var": ("var_id", "feature_id", "index")}
@@ -43,7 +44,7 @@ class Experiment(CellStore):
     """
 
     def __init__(self, uri: str):
-        self.uri = uri
+        self.uri = self.name = uri
         self._opened: dict[
             int, Any
         ] = {}  # by process: what a forked one inherits is kept, as closing it would wait for threads that are not there
@@ -52,7 +53,10 @@ class Experiment(CellStore):
         if MEASUREMENT not in names and len(names) != 1:
             raise ValueError(f"{uri} holds the measurements {', '.join(measurements) or 'none'}, and none is called {MEASUREMENT}")
         self.measurement = MEASUREMENT if MEASUREMENT in names else names[0]
-        self.table: SomaTable = SomaTable(self, "obs")
+
+    @cached_property
+    def table(self) -> "SomaTable":
+        return SomaTable(self, "obs")
 
     @property
     def handle(self) -> Any:

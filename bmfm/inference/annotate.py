@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfm.cells.formats import AnnDataView, read_quietly
+from bmfm.cells.formats import AnnDataView
+from bmfm.cells.obs import read_quietly
 from bmfm.cells.soma import Experiment
+from bmfm.cells.stores import FileStore
 
 KEY = "X_bmfm"
 FORMATS = (".h5ad", ".zarr")
@@ -128,7 +130,7 @@ def write_annotated(
     source = Path(str(sources[0])).expanduser()
     same = ".zarr" if source.is_dir() else ".h5ad"
     with _written_whole(output) as partial:
-        if len(sources) == 1 and view.group is not None and view.name == str(sources[0]) and same == output.suffix:
+        if len(sources) == 1 and isinstance(view.store, FileStore) and not view.store.is_part and same == output.suffix:
             written = _add_to_copy(source, partial, embeddings, predictions)
         else:
             adata = _joined(sources) if len(sources) > 1 else _cells_alone(view) if isinstance(view.store, Experiment) else view.whole()
