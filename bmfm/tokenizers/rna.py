@@ -16,7 +16,6 @@ other transcripts gives the same values. log_normalise is log(1 + x / total * 1e
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from bmfm.tokenizers.cell_settings import DEPTH, VALUES, CellSettings
 from bmfm.tokenizers.collate import collate
 
 
-@dataclass(eq=False, repr=False)
 class CellTokenizer(CellSettings):
     """Turns cells into gene and value tokens.
 
@@ -86,23 +84,27 @@ class CellTokenizer(CellSettings):
     FILES = ("cell_tokenizer.json", "genes.txt")
     MEDIANS = "gene_medians.txt"
     omics = "rna"
-    max_tokens = None
+    max_tokens: int | None = None
 
-    genes: str | Sequence[str] = "protein_coding"
-    order: str = "random"
-    zeros: str = "expressed"
-    zero_share: float = 0.5
-    sequence_dropout: float = 0.0
-    values: dict[str, Any] = field(default_factory=dict)
-    read_depth: dict[str, Any] = field(default_factory=dict)
-    n_cls: int = 1
-    positions: bool = False
-    summary: bool = False
-    trained_on: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        self.values, self.read_depth = VALUES | dict(self.values), DEPTH | dict(self.read_depth)
-        files = {"orthologs": None, "expects": None, "drugs": None} | dict(self.trained_on or {})
+    def __init__(
+        self,
+        genes: str | Sequence[str] = "protein_coding",
+        order: str = "random",
+        zeros: str = "expressed",
+        zero_share: float = 0.5,
+        sequence_dropout: float = 0.0,
+        values: dict | None = None,
+        read_depth: dict | None = None,
+        n_cls: int = 1,
+        positions: bool = False,
+        summary: bool = False,
+        trained_on: Mapping[str, Any] | None = None,
+    ):
+        self.values: dict[str, Any] = VALUES | dict(values or {})
+        self.read_depth: dict[str, Any] = DEPTH | dict(read_depth or {})
+        self.order, self.zeros, self.zero_share, self.sequence_dropout = order, zeros, zero_share, sequence_dropout
+        self.n_cls, self.positions, self.summary = n_cls, positions, summary
+        files = {"orthologs": None, "expects": None, "drugs": None} | dict(trained_on or {})
         self.orthologs: dict[str, str] | None = files.pop("orthologs")
         self.expects: str | None = files.pop("expects")
         self.drugs: list[str] | None = files.pop("drugs")
@@ -112,10 +114,10 @@ class CellTokenizer(CellSettings):
         self.keyed_by_content = False
         self.gene_medians: np.ndarray | None = None
         self.vocabulary: GeneVocabulary | None = None
-        if not isinstance(self.genes, str):
-            self.bind_vocabulary(GeneVocabulary.of_genes(self.genes))
-        elif self.genes != "from_data":
-            self.bind_vocabulary(GeneVocabulary.load(self.genes))
+        if not isinstance(genes, str):
+            self.bind_vocabulary(GeneVocabulary.of_genes(genes))
+        elif genes != "from_data":
+            self.bind_vocabulary(GeneVocabulary.load(genes))
 
     def bind_vocabulary(self, vocabulary: GeneVocabulary) -> None:
         """Bind a vocabulary; the special tokens that the settings need must be in it."""
