@@ -5,7 +5,7 @@ python benchmarks/permuted_genes.py --data FOLDER --out FOLDER [--shares 0 0.25 
 `rna_mini` is trained on the T and NK cells of PBMC 3k alone, with a share of training cells that have permuted genes (`data.permute_genes`).
 Printed are the validation loss, and avg_bio of embeddings, without training, of the other blood cells of that file (five types), and of three
 lines of glioblastoma (McFaline-Figueroa et al., 2,000 cells, 500 genes), each the mean of three draws of 90% of the cells; beside them the
-principal components of the same T and NK cells, and the network with new weights. Needs bmfm[bench]. By this the default of the recipes was chosen.
+principal components of the same T and NK cells, and the network with new weights. Needs bmfm[bench]. By this the share of `rna_mini` was chosen.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def main() -> None:
     }
     first = str(models[arguments.shares[0]][0][0])
     row("principal components", [], [[avg_bio(components(first, None, str(arguments.out / f"{n}.h5ad")), a)] for n, a in sets.items()])
-    once = ("trainer.max_steps=1", "trainer.val_check_interval=1", "schedule.warmup_steps=0")
+    once = (*settings, "trainer.max_steps=1", "trainer.val_check_interval=1", "optimizer.lr=0")
     row("new weights", [], embedded([trained(cells, arguments.out / f"new_{s}", f"seed={s}", *once)[0] for s in arguments.seeds]))
     for share, runs in models.items():
         row(f"permuted genes: {share:.0%}", [loss for _, loss in runs], embedded([folder for folder, _ in runs]))

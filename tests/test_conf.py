@@ -72,7 +72,7 @@ def _needs(recipe: str, folder, models: dict) -> list[str]:
     if recipe == "rna_perturbation":
         return [f"checkpoint={models['rna']}", "data.statistics_examples=64", "data.source.min_matched=0"]
     if recipe == "rna_mini":
-        return [*SMALL_MODEL, *SHRUNK_RNA, f"data.path={ASSETS / 'rna' / 'pbmc3k.h5ad'}"]
+        return [*SMALL_MODEL, *SHRUNK_RNA, f"data.path={ASSETS / 'rna' / 'pbmc3k.h5ad'}", "data.permute_genes=1.0"]
     if recipe == "dna_mini":
         lengths = ["data.windows.min_length=100", "data.windows.max_length=100"]
         return [*SMALL_CONV, *SHRUNK_DNA, *lengths, f"data.variants={SLICE_VCF}", "data.regions=null"]

@@ -95,6 +95,15 @@ class TestForms:
         with pytest.raises(ValueError, match="empty list"):
             read_cells(CellTokenizer(GENES), [], 20)
 
+    @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+    def test_paths_from_the_home_folder(self, tmp_path, matrix, monkeypatch, suffix):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        adata = adata_of(sp.csr_matrix(matrix))
+        adata.write_h5ad(tmp_path / "cells.h5ad") if suffix == ".h5ad" else adata.write_zarr(tmp_path / "cells.zarr")
+        view = AnnDataView(f"~/cells{suffix}")
+        assert view.name == str(tmp_path / f"cells{suffix}") and view.table.names.tolist() == adata.obs_names.tolist()
+        assert np.array_equal(dense(f"~/cells{suffix}"), matrix) and np.array_equal(view.whole().X.toarray(), matrix)
+
     @pytest.mark.parametrize("kind", ["f8", ">f4", ">f8", ">i2", "f2", "i8", "?", "u1", "u2", "u4", "u8", "i1", "g"])
     @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix])
     def test_types_of_numbers(self, matrix, kind, form):

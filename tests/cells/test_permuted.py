@@ -62,6 +62,25 @@ def test_every_gene_comes_to_every_place_equally_often():
     assert steps[0] == 0 and np.abs(steps[1:] - 3500).max() < 250
 
 
+def test_small_panels_and_genes_beyond_them():
+    keys = np.arange(40, dtype=np.uint64)
+
+    def of(panel, ids):
+        n = len(ids)
+        batch = CellBatch(Counts(np.tile(np.array(ids, np.int32), 40), np.ones(40 * n, np.float32), np.arange(41) * n), np.zeros(40, np.int64), [np.array(panel, np.int32)])  # fmt: skip
+        permuted, n_permuted = permute_genes(batch, keys, 1)
+        return permuted.counts.ids.reshape(40, n), n_permuted
+
+    two, n_permuted = of([4, 8], [4, 8])
+    assert n_permuted == 40 and {tuple(ids) for ids in two.tolist()} == {(4, 8), (8, 4)}
+    assert of([5], [5]) == (pytest.approx(np.full((40, 1), 5)), 0) and of([], [])[1] == 0
+    for beyond in (3, 9, 9000):
+        with pytest.raises(ValueError, match="cell 1 of 40 has counts in a gene that its source does not measure"):
+            of([4, 6, 8], [4, beyond])
+    every, _ = of(range(12), range(12))  # 12 is no prime
+    assert all(len(set(ids)) == 12 for ids in every.tolist())
+
+
 @pytest.fixture(scope="module")
 def adata():
     adata = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:60].copy()
