@@ -1,11 +1,12 @@
 """What permuted genes in training do for cells of other tissues: embeddings of cells that are unlike the training cells.
 
-python benchmarks/permuted_genes.py --data FOLDER --out FOLDER [--shares 0 0.25 0.5] [--seeds 0 1] [settings of bmfm train]
+python benchmarks/permuted_genes.py --data FOLDER --out FOLDER [--shares 0 0.25 0.5] [--seeds 0 1] [--set SETTING=VALUE ...]
 
 `rna_mini` is trained on the T and NK cells of PBMC 3k alone, with a share of training cells that have permuted genes (`data.permute_genes`).
 Printed are the validation loss, and avg_bio of embeddings, without training, of the other blood cells of that file (five types), and of three
 lines of glioblastoma (McFaline-Figueroa et al., 2,000 cells, 500 genes), each the mean of three draws of 90% of the cells; beside them the
-principal components of the same T and NK cells, and the network with new weights. Needs bmfm[bench]. By this the share of `rna_mini` was chosen.
+principal components of the same T and NK cells, and the network with new weights. Needs bmfm[bench].
+What it costs when such a model is fine-tuned, platform_shift.py says (--set checkpoint=MODEL).
 """
 
 import argparse
@@ -67,7 +68,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shares", nargs="+", type=float, default=[0, 0.25, 0.5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    arguments, settings = parser.parse_known_args()
+    parser.add_argument("--set", nargs="+", default=[], help="more settings of bmfm train")
+    arguments = parser.parse_args()
+    settings = arguments.set
     arguments.out.mkdir(parents=True, exist_ok=True)
     shown, others = blood(arguments.data)
     cells = arguments.out / "t_and_nk.h5ad"

@@ -1,6 +1,6 @@
 """What hiding genes in training does for labels on another platform, tried on a made-up one: how `rna_finetune` came to its default.
 
-python benchmarks/platform_shift.py --data FOLDER --out FOLDER [--dropout 0 0.5] [--seeds 0] [--draws 0 1]
+python benchmarks/platform_shift.py --data FOLDER --out FOLDER [--dropout 0 0.5] [--seeds 0] [--draws 0 1] [--set SETTING=VALUE ...]
 
 Of `rna/sc_mixology.h5ad` the plates of CEL-seq2 alone are used: two train, one validates, and a fourth is measured as another platform might have
 measured it: each gene by a factor of its own, the logarithms of which have standard deviation 1, and every molecule with probability 1/2.
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.0, 0.5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--draws", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--set", nargs="+", default=[], help="more settings of bmfm train")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     cells = anndata.read_h5ad(arguments.data / "rna" / "sc_mixology.h5ad")
@@ -55,7 +56,7 @@ def main() -> None:
                 "data.split.by=column", "+data.split.column=part", "+data.split.train=[train]", "data.split.validation=[validation]",
                 "data.split.test=[test]", f"tokenizer.sequence_dropout={dropout}", f"seed={seed}", "trainer.precision=auto",
                 f"run_dir={arguments.out / f'{draw}_{dropout}_{seed}'}", "overwrite=true", "callbacks.progress=null",
-                "trainer.enable_progress_bar=false",
+                "trainer.enable_progress_bar=false", *arguments.set,
             ]  # fmt: skip
             with (arguments.out / f"{draw}_{dropout}_{seed}.log").open("w") as log, redirect_stdout(log):
                 scores = train(compose("train", settings))
