@@ -58,7 +58,9 @@ def test_the_record_says_what_was_exported(dna_mini):
     record = json.loads((dna_mini / "export.json").read_text())
     session = ort.InferenceSession(dna_mini / "model.onnx")
     assert record["inputs"] == [i.name for i in session.get_inputs()] and record["outputs"] == [o.name for o in session.get_outputs()]
-    assert record["outputs"] == ["last_hidden_state", "embedding", "logits.mlm"] and record["opset"] == 20 and record["pooling"] == "max_mean"
+    assert (
+        record["outputs"] == ["last_hidden_state", "embedding", "logits.mlm"] and record["opset"] == 20 and record["pooling"] == "max_mean"
+    )
     assert record["parity"]["cosine"] > 0.99999 and record["parity"]["top1_agreement"] == {"mlm": 1.0}
     n_tokens = sum(len(ids) for ids in bmfm.load("bmfm-dna-mini").tokenizer.tokenizer(SEQUENCES[:3])["input_ids"])
     assert record["parity"]["n_examples"] == 3 and record["parity"]["n_tokens"] == n_tokens

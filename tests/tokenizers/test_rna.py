@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from scipy import stats
 
 from bmfm.cells.counts import CellBatch, Counts, concatenate
 from bmfm.cells.genes import GeneVocabulary
 from bmfm.cells.read_depth import ReadDepth
 from bmfm.cells.values import ValueTransform
+from bmfm.cli import instantiate
 from bmfm.tokenizers.cell_candidates import Plan
 from bmfm.tokenizers.cell_order import ORDERS, GeneOrder
 from bmfm.tokenizers.cell_zeros import ZEROS, MeasuredZeros
@@ -330,3 +332,8 @@ def test_distinctive_ranks_are_those_of_scipy(tmp_path):
     (tmp_path / "gene_medians.txt").write_text("1.0\n")
     with pytest.raises(ValueError, match=r"gene_medians\.txt holds 1 numbers, \d+ above 0"):
         CellTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_passes_through_configurations_as_it_is():
+    tokenizer = CellTokenizer(GENES)
+    assert instantiate(OmegaConf.create({"_target_": "builtins.dict"}), tokenizer=tokenizer)["tokenizer"] is tokenizer
