@@ -3,7 +3,7 @@
 A model of a few tissues learns how their genes go together, and reads every cell as one of theirs: what tells two cells of another tissue
 apart is lost. Where some training cells have their genes permuted, afresh each time, a gene says hardly anything of another in them, and the
 way to predict hidden molecules is to keep which genes were shown with which counts; genes that no training cell expresses are learned too.
-It is domain randomisation (Tobin et al., IROS 2017) by genes. What `rna_mini` gains by it is in docs/results.md.
+It is domain randomisation (Tobin et al., IROS 2017) by genes. What `rna_mini` gains by it, and what that costs, is in docs/results.md.
 """
 
 from dataclasses import replace
