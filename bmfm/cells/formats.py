@@ -159,13 +159,15 @@ class AnnDataView:
     ----------
     store
         What holds the cells.
-    name
-        Of it, for messages.
     """
 
     def __init__(self, source: Any):
         self.store = _open(source)
-        self.name = self.store.name
+
+    @property
+    def name(self) -> str:
+        """What holds the cells, for messages."""
+        return self.store.name
 
     def keys(self) -> list[str]:
         """Matrices that may hold counts, likeliest first: ``X``, ``raw``, layers named as counts are, other layers by name."""
