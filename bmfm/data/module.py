@@ -20,6 +20,7 @@ from bmfm.data.splits import part_seeds, split_examples
 from bmfm.data.statistics import token_statistics
 from bmfm.data.stream import PARTS, BatchStream, StepBatch, StepBatches
 from bmfm.hashing import example_keys
+from bmfm.label_kinds import LabelKind
 from bmfm.tokenizers.base import Tokenizer
 from bmfm.tokenizers.dna import DnaTokenizer
 
@@ -182,6 +183,16 @@ class BatchModule(pl.LightningDataModule, ABC):
                 dataset.token_labels[name] = labels
             else:
                 dataset.labels[name] = labels
+
+    def settle_strands(self, kinds: Mapping[str, LabelKind]) -> float:
+        """With what probability training examples are read from the other strand, once labels of these kinds were added.
+
+        Raises
+        ------
+        ValueError
+            If these data have one strand, or are read from either anyway.
+        """
+        raise ValueError(f"model.strands=auto: {type(self).__name__} has no labelled sequences to choose by; give forward or average")
 
     def need(self, needs: frozenset[str] | set[str]) -> None:
         """Serve what objectives want of the data beside tokens, see `objectives.Objective.needs`."""

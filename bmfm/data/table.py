@@ -15,10 +15,12 @@ from bmfm.data.module import BatchModule, as_tokenizer
 from bmfm.data.sources import EitherStrand, TokenizedSequences
 from bmfm.data.spec import DataSpec
 from bmfm.data.splits import split_examples
+from bmfm.data.strands import strand_gain
 from bmfm.data.stream import PARTS
 from bmfm.data.tables import BLOCK, find_tables, on_disk, read_as_written, read_sequence_table, suffix_of
 from bmfm.expressions import evaluate
 from bmfm.genome.representation import Encoded
+from bmfm.label_kinds import LabelKind
 from bmfm.special import UNK
 from bmfm.tokenizers.base import Tokens
 from bmfm.tokenizers.dna import refuse_unknown
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 PART = "bmfm part"
 """The column that says which file a row is of."""
+AUTO = "auto"
 
 
 @dataclass(eq=False, repr=False)
@@ -63,7 +66,8 @@ class SequenceTable(BatchModule):
         How sequences are read: ``plain``, ``snp`` or, each for itself, ``auto``; see `genome.alphabet.read_text`.
     reverse_complement
         Probability that a training example is read from the other strand, drawn by the example's key in each epoch; of pairs both
-        sequences are, and stay in their order. For labels that do not depend on the strand.
+        sequences are, and stay in their order. For labels that do not depend on the strand; ``auto`` is 0.5 for such, and 0 for others, as
+        `settle_strands` finds.
 
     Attributes
     ----------
@@ -85,14 +89,14 @@ class SequenceTable(BatchModule):
     num_workers: int = 0
     seed: int = 0
     alphabet: str = "auto"
-    reverse_complement: float = 0.0
+    reverse_complement: float | str = 0.0
 
     def __post_init__(self) -> None:
         super().__init__()
         self.sequence, self.second = (None if name is None else str(name) for name in (self.sequence, self.second))
         self.derived = dict(self.derived or {})
-        if not 0 <= self.reverse_complement <= 1:
-            raise ValueError(f"data.reverse_complement={self.reverse_complement}: a probability from 0 to 1 is expected")
+        if self.reverse_complement != AUTO and (isinstance(self.reverse_complement, str) or not 0 <= self.reverse_complement <= 1):
+            raise ValueError(f"data.reverse_complement={self.reverse_complement}: a probability from 0 to 1, or {AUTO}, is expected")
 
     def connect(self, tokenizer: Any) -> None:
         """Bind the tokenizer, read and tokenize the tables, split them."""
@@ -103,9 +107,48 @@ class SequenceTable(BatchModule):
         self.tokens, self.is_cut = self._tokenize(_blocks(symbols))
         self.numbers = self._split()
         self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, symbols))
-        if self.reverse_complement:
-            tokens, is_cut = self._tokenize(chain(_blocks(symbols), map(other_strands, _blocks(symbols))))
-            self.parts["train"].source = EitherStrand(tokens, is_cut, symbols, self.reverse_complement)
+        if self.reverse_complement != AUTO:
+            self._read_other_strand(float(self.reverse_complement))
+
+    def _read_other_strand(self, probability: float) -> None:
+        """Read training examples from the other strand with a probability."""
+        self.reverse_complement, source = probability, self.parts["train"].source
+        if probability:
+            assert isinstance(source, TokenizedSequences)
+            tokens, is_cut = self._tokenize(chain(_blocks(source.symbols), map(other_strands, _blocks(source.symbols))))
+            self.parts["train"].source = EitherStrand(tokens, is_cut, source.symbols, probability)
+
+    def settle_strands(self, kinds: Mapping[str, LabelKind]) -> float:
+        if self.reverse_complement == AUTO:
+            self._read_other_strand(0.0 if self.labels_depend_on_strand(kinds) else 0.5)
+        return float(self.reverse_complement)
+
+    def labels_depend_on_strand(self, kinds: Mapping[str, LabelKind]) -> bool:
+        """Whether any labels are predicted better from the strand that is given than from both alike, by more than a standard error on
+        validation examples (`data.strands.strand_gain`); labels of tokens do, those of several classes at once are taken not to.
+
+        Parameters
+        ----------
+        kinds
+            Of the labels that were added, by their names.
+        """
+        columns = [self.table[column].to_numpy(object) for column in filter(None, (self.sequence, self.second))]
+        train = self.parts["train"]
+        depends = bool(train.token_labels)
+        for name, kind in kinds.items():
+            if kind.simple_as not in ("classification", "regression") or "validation" not in self.parts:
+                continue
+            labels = train.labels[name]
+            rows = [self.numbers[part][kind.has_label(labels[self.numbers[part]])] for part in ("train", "validation")]
+            if not all(map(len, rows)):
+                continue
+            gain, error = strand_gain(columns, labels, kind.simple_as, *rows)
+            depends |= gain > error
+            read = "as given" if gain > error else "both"
+            self.note(
+                f"strands, {name}", f"{read}; by 5-mers, the given strand instead of both adds {-gain:+.4f} +-{error:.4f} to the loss"
+            )
+        return depends
 
     def _read(self) -> pd.DataFrame:
         tables = []
@@ -210,7 +253,7 @@ class SequenceTable(BatchModule):
         return replace(super().spec(), token_spans=self.token_spans, is_cut=self.is_cut)
 
     def add_labels(self, name: str, labels: np.ndarray | list[np.ndarray]) -> None:
-        if isinstance(labels, list) and self.reverse_complement:
+        if isinstance(labels, list) and self.reverse_complement not in (0, AUTO):
             raise ValueError(
                 f"objective {name} labels the tokens of the strand that is given, which the other strand does not have: choose "
                 "data.reverse_complement=0"

@@ -51,11 +51,26 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
     objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
     objectives.connect(data)
     objectives.check_monitored()
+    if "auto" in (config.data.get("reverse_complement"), config.model.get("strands")):
+        _settle_strands(config, data, objectives)
     genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model: BmfmModel = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.init_output_biases(model)
     freeze_unread(model)
     return data, objectives, model
+
+
+def _settle_strands(config: "DictConfig", data: "BatchModule", objectives: "Objectives") -> None:
+    """Write into the configuration which strands are read, in training and by the model, where that is ``auto``."""
+    from bmfm.objectives.labels.label import Label
+
+    probability = data.settle_strands(
+        {name: task.label_kind for name, task in objectives.tasks.items() if isinstance(task, Label) and task.monitored}
+    )
+    if config.data.get("reverse_complement") == "auto":
+        config.data.reverse_complement = probability
+    if config.model.get("strands") == "auto":
+        config.model.strands = "average" if probability else "forward"
 
 
 @dataclass

@@ -43,9 +43,9 @@ class NetworkSettings:
         It stops where validation has not improved for so many epochs; None does not stop. It goes back to the best epoch in any case.
     strands
         ``forward``: sequences are read as they are given. ``both``: each training sequence is read as its reverse complement with
-        probability 1/2 in every epoch, and scores are the mean over the logits of both strands. ``auto``: both are trained for a quarter
-        of the epochs, and the one with the lower validation loss is trained in full: labels that depend on the strand (splicing,
-        reporters on a plasmid) are lost where both are read alike.
+        probability 1/2 in every epoch, and scores are the mean over the logits of both strands. ``auto``: as the task is
+        fine-tuned, by ``data.reverse_complement`` of its card, or as `SequenceTable.labels_depend_on_strand` finds: labels that depend on the
+        strand (promoters, splicing, reporters on a plasmid) are lost where both are read alike.
     """
 
     lr: float = 1e-3
@@ -98,17 +98,12 @@ class NetworkBaseline(LabelMethod):
         loss = Loss(labels_as(examples, name), labels["train"])
         of_parts = {part: (codes[examples.parts[part]], of_part) for part, of_part in labels.items()}
 
-        def trained(settings: NetworkSettings) -> tuple[float, nn.Module]:
-            torch.manual_seed(seed)
-            net = self.network(len(examples.kinds[name].classes) or 1)
-            return train(net, of_parts["train"], of_parts["validation"], loss, settings, seed), net
-
         settings = self.settings
         if settings.strands == "auto":
-            short = replace(settings, max_epochs=math.ceil(n_epochs(settings, len(labels["train"])) / 4), patience=None)
-            choices = [(trained(replace(short, strands=strands))[0], strands) for strands in ("both", "forward")]
-            settings = replace(settings, strands=min(choices)[1])
-        _, net = trained(settings)
+            settings = replace(settings, strands="both" if examples.data.settle_strands(examples.kinds) else "forward")
+        torch.manual_seed(seed)
+        net = self.network(len(examples.kinds[name].classes) or 1)
+        train(net, of_parts["train"], of_parts["validation"], loss, settings, seed)
         return loss.scores(logits_of(net, codes[examples.parts["test"]], settings.strands))
 
 
