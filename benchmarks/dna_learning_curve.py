@@ -1,7 +1,7 @@
 """Where pretraining begins to pay: the same convolutional networks fine-tuned from new weights and after more and more masked bases.
 
 python benchmarks/dna_learning_curve.py --data FOLDER --out FOLDER [--sizes small mini] [--mbp 0 4 16 49] [--tasks gue/mouse_0 ...] [--seeds 0 1]
-    [--workers 16] [--table]
+    [--set data.reverse_complement=0.5 ...] [--workers 16] [--table]
 
 Every network is pretrained by recipes/dna_mini.yaml, cut at so many million bases (0: new weights), then fine-tuned by
 recipes/dna_finetune.yaml. Printed are MCC on the VALIDATION part of each task, at the step where it is best, the mean over tasks with its
@@ -34,8 +34,7 @@ SIZES = {
 TASKS = ("gue/mouse_0", "gue/mouse_3", "gue/prom_core_tata")
 BASES_A_STEP = 32 * 510
 FINETUNE = (
-    "data.reverse_complement=0.5", "model.strands=average", "objectives.label.pooling=max_mean", "objectives.label.dropout=0.3",
-    "data.batch_size=64", "optimizer.lr=2e-3", "schedule=cosine", "schedule.warmup_steps=100", "trainer.max_steps=1200",
+    "objectives.label.pooling=max_mean", "objectives.label.dropout=0.3", "data.batch_size=64", "optimizer.lr=2e-3", "schedule=cosine", "schedule.warmup_steps=100", "trainer.max_steps=1200",
     "trainer.val_check_interval=150", "callbacks.early_stopping=null", "test=false", "logistic_regression=false",
 )  # fmt: skip
 QUIET = ("overwrite=true", "trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer.precision=bf16-mixed")
@@ -66,29 +65,31 @@ def result(model: str, task: str, seed: int, out: Path) -> Path:
     return out / f"{model}_{task.replace('/', '_')}_{seed}.json"
 
 
-def finetune(model: Path, task: str, seed: int, new_weights: bool, data: Path, out: Path) -> None:
-    """Writes the best validation MCC of one fine-tuning."""
+def finetune(model: Path, task: str, seed: int, new_weights: bool, more: list[str], data: Path, out: Path) -> None:
+    """Writes the best validation MCC of one fine-tuning, with more settings."""
     file = result(model.parent.name, task, seed, out)
     if file.is_file():
         return
     run_dir = file.with_suffix("")
     run_of(
         file.with_suffix(".log"), "+recipe=dna_finetune", f"+task={task}", f"checkpoint={model}", f"data_root={data}", f"run_dir={run_dir}",
-        f"seed={seed}", f"model.random_init={str(new_weights).lower()}", *FINETUNE,
+        f"seed={seed}", f"model.random_init={str(new_weights).lower()}", *FINETUNE, *more,
     )  # fmt: skip
     (metrics,) = run_dir.glob("csv/*/metrics.csv")
     with metrics.open() as rows:
         file.write_text(json.dumps({"mcc": max(float(r["val/label/mcc"]) for r in csv.DictReader(rows) if r["val/label/mcc"])}))
 
 
-def run_all(models: list[tuple[str, int]], tasks: list[str], seeds: list[int], workers: int, data: Path, out: Path) -> None:
+def run_all(
+    models: list[tuple[str, int]], tasks: list[str], seeds: list[int], more: list[str], workers: int, data: Path, out: Path
+) -> None:
     """Pretrains every network, the longest first, and fine-tunes each as soon as it is there."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting: dict[Future, bool] = {
             pool.submit(pretrained, size, mbp, data, out): not mbp for size, mbp in sorted(models, key=lambda m: -m[1])
         }
         finetunings = [
-            pool.submit(finetune, future.result(), task, seed, waiting[future], data, out)
+            pool.submit(finetune, future.result(), task, seed, waiting[future], more, data, out)
             for future in as_completed(waiting)
             for seed, task in product(seeds, tasks)
         ]
@@ -114,13 +115,14 @@ def main() -> None:
     parser.add_argument("--mbp", nargs="+", type=int, default=[0, 4, 16, 49])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--set", nargs="+", default=[], dest="more", help="settings of the fine-tunings, for an --out of its own")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     models = list(product(arguments.sizes, arguments.mbp))
     if not arguments.table:
-        run_all(models, arguments.tasks, arguments.seeds, arguments.workers, arguments.data, arguments.out)
+        run_all(models, arguments.tasks, arguments.seeds, arguments.more, arguments.workers, arguments.data, arguments.out)
     print(f"| network, Mbp | {' | '.join(arguments.tasks)} | mean | added |\n|{'---|' * (len(arguments.tasks) + 3)}")
     for size, mbp in models:
         of, new = (scores(f"{size}_{n}", arguments.tasks, arguments.seeds, arguments.out) for n in (mbp, 0))

@@ -39,6 +39,12 @@ def n_cores() -> int:
         return os.cpu_count() or 1
 
 
+def n_threads(processes: int) -> int:
+    """Of each of so many processes: its share of the cores, or fewer where ``OMP_NUM_THREADS`` says so, as other work is on them."""
+    share, allowed = max(1, n_cores() // processes), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
+
+
 def gpus() -> list[str]:
     """Numbers of the NVIDIA GPUs that this process may use, found without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -82,7 +88,7 @@ class LocalPool:
 
         def work(number: int) -> None:
             pool = None
-            settings = max(1, n_cores() // n), cards[number % len(cards)] if len(cards) > 1 else None
+            settings = n_threads(n), cards[number % len(cards)] if len(cards) > 1 else None
             while True:
                 try:
                     job = waiting.get_nowait()

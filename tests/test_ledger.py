@@ -18,7 +18,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bmfm import ledger as module
-from bmfm.launch import LocalPool, Ray, share
+from bmfm.launch import LocalPool, Ray, n_threads, share
 from bmfm.ledger import Ledger
 
 N = 24
@@ -259,3 +259,12 @@ def test_workers_share_the_gpus(monkeypatch):
 def _gpu(job):
     time.sleep(0.2)
     return {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(None, 4), ("", 4), ("3", 3), ("16", 4), ("0", 4), ("2,1", 4)])
+def test_threads_of_processes_are_no_more_than_the_user_allows(monkeypatch, allowed, expected):
+    monkeypatch.setattr("bmfm.launch.n_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    assert n_threads(2) == expected and n_threads(16) == 1
