@@ -86,7 +86,7 @@ def test_labels_of_bases_belong_to_the_given_strand(settled):
 
 def test_strands_that_cannot_be_chosen(tmp_path, settled):
     texts, labels = sequences(False)
-    with pytest.raises(InstantiationException, match="data.reverse_complement=both: a probability from 0 to 1, or auto, is expected"):
+    with pytest.raises(InstantiationException, match=r"data.reverse_complement=both: a probability from 0 to 1, or auto, is expected"):
         settled(texts, labels, "data.reverse_complement=both")
-    with pytest.raises(ValueError, match="model.strands=auto: .* has no labelled sequences to choose by; give forward or average"):
+    with pytest.raises(ValueError, match=r"model.strands=auto: .* has no labelled sequences to choose by; give forward or average"):
         assemble(compose("train", ["+recipe=dna_ref", "model=conv", "tokenizer=single_base", "model.strands=auto"]))
