@@ -267,4 +267,4 @@ def test_threads_of_processes_are_no_more_than_the_user_allows(monkeypatch, allo
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if allowed is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", allowed)
-    assert n_threads(2) == expected and n_threads(16) == 1
+    assert n_threads(2) == expected and n_threads(8) == 1 and n_threads(16) == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from bmfm.checkpoints.load import from_checkpoint, read_tokenizer
 from bmfm.files import require_file
+from bmfm.models.config import check_strands
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel
 from bmfm.storage.config import check_head, shown
@@ -32,7 +33,7 @@ def save_adapter(model: BmfmModel, folder: Path, base: str, lora: dict, tokenize
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: w.detach().contiguous() for n, w in model.state_dict().items() if _is_adapted(n)}, folder / ADAPTER[1])
-    settings = {"base": base, "lora": lora, "heads": model.config.heads, "max_tokens": max_tokens}
+    settings = {"base": base, "lora": lora, "heads": model.config.heads, "max_tokens": max_tokens, "strands": model.config.strands}
     (folder / ADAPTER[0]).write_text(json.dumps(settings, indent=1))
     if isinstance(tokenizer, CellTokenizer):
         tokenizer.save_pretrained(folder)
@@ -52,6 +53,8 @@ def _read_adapter_settings(folder: Path) -> dict:
             raise ValueError(f"{file} has no {key!r}: an adapter that training saved is expected")
     for name, head in settings["heads"].items():
         check_head(head, f"{file}: heads.{shown(name)[1:-1]}", folder)
+    if settings.get("strands") is not None:
+        check_strands(settings["strands"], f"{file}: strands")
     return settings
 
 
@@ -83,7 +86,9 @@ def read_adapter(folder: Path, base: Path) -> tuple[BmfmModel, Any]:
         raise ValueError(f"{file} is damaged or no safetensors file ({error}): copy or download it again") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heads of the base that this adapter replaces
-        model = from_checkpoint({}, settings["heads"], str(base), lora=settings["lora"], remote_code=remote_code_is_allowed())
+        model = from_checkpoint(
+            {}, settings["heads"], str(base), lora=settings["lora"], remote_code=remote_code_is_allowed(), strands=settings.get("strands")
+        )
     fixed = {name: weight for name, weight in model.state_dict().items() if not _is_adapted(name)}
     if twice := sorted(weights.keys() & fixed.keys()):
         raise ValueError(f"{file}: weights {some(twice)} have no place: they belong to the model, which an adapter leaves as it is")

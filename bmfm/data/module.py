@@ -184,15 +184,9 @@ class BatchModule(pl.LightningDataModule, ABC):
             else:
                 dataset.labels[name] = labels
 
-    def settle_strands(self, kinds: Mapping[str, LabelKind]) -> float:
-        """With what probability training examples are read from the other strand, once labels of these kinds were added.
-
-        Raises
-        ------
-        ValueError
-            If these data have one strand, or are read from either anyway.
-        """
-        raise ValueError(f"model.strands=auto: {type(self).__name__} has no labelled sequences to choose by; give forward or average")
+    def other_strand(self, kinds: Mapping[str, LabelKind]) -> float:
+        """With what probability training examples are to be read from the other strand, where labels of these kinds were added."""
+        return 0.0
 
     def need(self, needs: frozenset[str] | set[str]) -> None:
         """Serve what objectives want of the data beside tokens, see `objectives.Objective.needs`."""

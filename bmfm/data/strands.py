@@ -1,101 +1,128 @@
 """Whether labels of sequences depend on the strand that is given, as those of promoters do, which have the direction of transcription."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
+import numba
 import numpy as np
 
-K = 5
-MOST_EXAMPLES = {"train": 5000, "validation": 2000}
-MOST_BASES = 5_000_000
-"""More examples than these, and more bases of a part, are not looked at: the answer does not change, and takes longer."""
+from bmfm.genome.alphabet import CODE_BITS
+from bmfm.genome.representation import Encoded
+
+K = 4
+MOST_EXAMPLES, FEWEST_VALIDATION = {"train": 5000, "validation": 2000}, 20
+MOST_SYMBOLS = 4096
+"""More examples of a part are not looked at, nor what stands further on in a long sequence."""
 
 
-def strand_gain(
-    columns: Sequence[np.ndarray], labels: np.ndarray, kind: str, train: np.ndarray, validation: np.ndarray
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class StrandGain:
     """By how much simple models predict validation labels better from the strand that is given than from both alike.
 
-    Two linear models are fitted to 5-mers of the training part, one of which cannot tell a 5-mer from its reverse complement: it has half the
-    features, and is the better one where nothing depends on the strand.
+    Attributes
+    ----------
+    loss
+        Mean difference of losses: nats (`classification`), or shares of the variance (numbers).
+    error
+        Its standard error over validation examples.
+    n
+        Validation examples.
+    """
+
+    loss: float
+    error: float
+    n: int
+
+    @property
+    def is_found(self) -> bool:
+        """Whether labels depend on the strand: by more than the standard error, and of so many examples that there is one."""
+        return self.n >= FEWEST_VALIDATION and self.loss > self.error
+
+    def __str__(self) -> str:
+        if self.n < FEWEST_VALIDATION:
+            return f"not tested, of {self.n} validation examples with a label that training knows"
+        return f"{K}-mers of the given strand alone change the validation loss by {-self.loss:+.4f} +-{self.error:.4f}"
+
+
+def strand_gain(sequences: Encoded, labels: np.ndarray, kind: str, train: np.ndarray, validation: np.ndarray) -> StrandGain:
+    """Whether the strand that is given says more of labels than both do.
+
+    Two linear models are fitted to k-mers of the training part, one of which cannot tell a k-mer from its reverse complement: half of its
+    features are the other half, and it is the better one where nothing depends on the strand. Which k-mers a sequence has is all that they
+    see. With few examples both learn little, and the answer is no.
 
     Parameters
     ----------
-    columns
-        Sequences, of pairs those of both columns: arrays of text [n].
+    sequences
+        All n of them; of pairs both, with a boundary between.
     labels
-        [n], all of them known.
+        [n], or [n, C] of several at once.
     kind
-        ``classification`` (logistic regression, cross-entropy) or ``regression`` (ridge regression, squared error over the variance).
+        ``classification`` (logistic regression, cross-entropy); ``regression`` and ``multilabel`` (ridge regression, squared error over the
+        variance, mean over labels).
     train, validation
-        Numbers of the examples.
-
-    Returns
-    -------
-    gain, error
-        Of the mean loss, and its standard error over validation examples.
+        Numbers of the examples whose labels are known.
     """
     rng = np.random.default_rng(0)
-    rows = {}
-    for part, numbers in (("train", train), ("validation", validation)):
-        length = max(1, sum(len(str(column[i])) for column in columns for i in numbers[:1000]) // len(numbers[:1000]))
-        n = max(100, min(MOST_EXAMPLES[part], MOST_BASES // length))
-        rows[part] = np.sort(rng.permutation(numbers)[:n])
-    given = {part: _kmers(columns, numbers) for part, numbers in rows.items()}
-    fit = _cross_entropies if kind == "classification" else _squared_errors
-    both = {part: _both_strands(counts) for part, counts in given.items()}
-    of_both, of_given = (
-        fit(_scaled(k["train"]), _scaled(k["validation"]), labels[rows["train"]], labels[rows["validation"]]) for k in (both, given)
-    )
-    gains = of_both - of_given
-    return float(gains.mean()), float(gains.std() / max(1, len(gains)) ** 0.5)
+    rows = {p: np.sort(rng.permutation(n)[: MOST_EXAMPLES[p]]) for p, n in (("train", train), ("validation", validation))}
+    if min(map(len, rows.values())) == 0:
+        return StrandGain(0.0, 0.0, 0)
+    counts = [_count_kmers(sequences.symbols, sequences.offsets[n], sequences.offsets[n + 1], K, MOST_SYMBOLS) for n in rows.values()]
+    known = [labels[n] for n in rows.values()]
+    losses = _cross_entropies if kind == "classification" else _squared_errors
+    given, both = (losses(*map(_scaled, of_parts), *known) for of_parts in (counts, [c + c[:, _reverse_complements(K)] for c in counts]))
+    gains = both - given
+    if len(gains) < 2:
+        return StrandGain(0.0, 0.0, len(gains))
+    return StrandGain(float(gains.mean()), float(gains.std(ddof=1) / len(gains) ** 0.5), len(gains))
 
 
-def _kmers(columns: Sequence[np.ndarray], numbers: np.ndarray) -> np.ndarray:
-    """How often each sequence has each 5-mer [n, columns, 1024]."""
-    from sklearn.feature_extraction.text import CountVectorizer
+@numba.njit(cache=True)
+def _count_kmers(symbols, starts, ends, k, most):
+    """How often each sequence has each k-mer, ``float32`` [n, 4^k]: its bases are digits of base four, the first one the highest. What is no
+    single base ends one."""
+    counts = np.zeros((len(starts), 4**k), np.float32)
+    for row in range(len(starts)):
+        word, n_known = 0, 0
+        for i in range(starts[row], min(ends[row], starts[row] + most)):
+            base = symbols[i] & CODE_BITS
+            if base > 3:
+                word, n_known = 0, 0
+                continue
+            word, n_known = (word * 4 + base) % 4**k, n_known + 1
+            if n_known >= k:
+                counts[row, word] += 1
+    return counts
 
-    vectors = CountVectorizer(analyzer="char", ngram_range=(K, K), lowercase=False, vocabulary=_words())
-    texts = [[str(column[i]).upper().replace("U", "T") for i in numbers] for column in columns]
-    return np.stack([vectors.transform(of_column).toarray().astype(np.float32) for of_column in texts], 1)
 
-
-def _words() -> list[str]:
-    """All 5-mers."""
-    words = [""]
-    for _ in range(K):
-        words = [word + base for word in words for base in "ACGT"]
-    return words
-
-
-def _both_strands(counts: np.ndarray) -> np.ndarray:
-    """Counts of each 5-mer and its reverse complement together."""
-    words = _words()
-    place = {word: i for i, word in enumerate(words)}
-    other = str.maketrans("ACGT", "TGCA")
-    return counts + counts[..., [place[word.translate(other)[::-1]] for word in words]]
+def _reverse_complements(k: int) -> np.ndarray:
+    """The reverse complement of each k-mer [4^k]: A, G, T, C are 0 to 3, so that two bits are a base, and 2 is A or T from T or A."""
+    words, result = np.arange(4**k), np.zeros(4**k, np.int64)
+    for _ in range(k):
+        result, words = result * 4 + (words % 4 ^ 2), words // 4
+    return result
 
 
 def _scaled(counts: np.ndarray) -> np.ndarray:
-    """Roots of the counts, of length 1 [n, features]."""
-    flat = np.sqrt(counts.reshape(len(counts), -1))
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+    """Roots of the counts, of length 1."""
+    roots = np.sqrt(counts)
+    return roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
 
 
 def _cross_entropies(train: np.ndarray, validation: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Of the validation examples whose class is in training."""
+    """Of the validation examples whose class is in training; of none where that is one class."""
     from sklearn.linear_model import LogisticRegression
 
-    if len(np.unique(labels)) < 2:
-        return np.zeros(len(truth))
-    model: Any = LogisticRegression(max_iter=200).fit(train, labels)
-    known = np.isin(truth, model.classes_)
+    known = np.isin(truth, labels)
+    if len(np.unique(labels)) < 2 or not known.any():
+        return np.empty(0)
+    model = LogisticRegression(max_iter=200).fit(train, labels)
     columns = np.searchsorted(model.classes_, truth[known])
     return -np.log(np.maximum(model.predict_proba(validation[known])[np.arange(len(columns)), columns], 1e-9))
 
 
 def _squared_errors(train: np.ndarray, validation: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Over the variance of the training labels."""
+    """Over the variance of the training labels, mean over several."""
     from sklearn.linear_model import Ridge
 
-    return (Ridge(1.0).fit(train, labels).predict(validation) - truth) ** 2 / max(float(labels.var()), 1e-12)
+    errors = (Ridge(1.0).fit(train, labels).predict(validation) - truth) ** 2 / np.maximum(labels.var(0), 1e-12)
+    return errors if errors.ndim == 1 else errors.mean(1)

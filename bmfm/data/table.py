@@ -15,7 +15,7 @@ from bmfm.data.module import BatchModule, as_tokenizer
 from bmfm.data.sources import EitherStrand, TokenizedSequences
 from bmfm.data.spec import DataSpec
 from bmfm.data.splits import split_examples
-from bmfm.data.strands import strand_gain
+from bmfm.data.strands import StrandGain, strand_gain
 from bmfm.data.stream import PARTS
 from bmfm.data.tables import BLOCK, find_tables, on_disk, read_as_written, read_sequence_table, suffix_of
 from bmfm.expressions import evaluate
@@ -67,7 +67,7 @@ class SequenceTable(BatchModule):
     reverse_complement
         Probability that a training example is read from the other strand, drawn by the example's key in each epoch; of pairs both
         sequences are, and stay in their order. For labels that do not depend on the strand; ``auto`` is 0.5 for such, and 0 for others, as
-        `settle_strands` finds.
+        `data.strands.strand_gain` finds once labels are known.
 
     Attributes
     ----------
@@ -108,47 +108,37 @@ class SequenceTable(BatchModule):
         self.numbers = self._split()
         self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, symbols))
         if self.reverse_complement != AUTO:
-            self._read_other_strand(float(self.reverse_complement))
+            self.read_other_strand(float(self.reverse_complement))
 
-    def _read_other_strand(self, probability: float) -> None:
-        """Read training examples from the other strand with a probability."""
+    def read_other_strand(self, probability: float) -> None:
+        """Read training examples from the other strand with a probability, from now on."""
         self.reverse_complement, source = probability, self.parts["train"].source
         if probability:
             assert isinstance(source, TokenizedSequences)
             tokens, is_cut = self._tokenize(chain(_blocks(source.symbols), map(other_strands, _blocks(source.symbols))))
             self.parts["train"].source = EitherStrand(tokens, is_cut, source.symbols, probability)
 
-    def settle_strands(self, kinds: Mapping[str, LabelKind]) -> float:
-        if self.reverse_complement == AUTO:
-            self._read_other_strand(0.0 if self.labels_depend_on_strand(kinds) else 0.5)
-        return float(self.reverse_complement)
+    def other_strand(self, kinds: Mapping[str, LabelKind]) -> float:
+        if self.reverse_complement != AUTO:
+            return float(self.reverse_complement)
+        found = {name: self._strand_gain(name, kind) for name, kind in kinds.items() if not kind.head.get("gradient_reversal")}
+        as_given = any(gain is None or gain.is_found for gain in found.values())
+        of_labels = [f"{name}: {'a label for each base' if gain is None else gain}" for name, gain in found.items()]
+        self.note("strands", f"{'as given' if as_given else 'both'} ({'; '.join(of_labels) or 'no labels'})")
+        return 0.0 if as_given else 0.5
 
-    def labels_depend_on_strand(self, kinds: Mapping[str, LabelKind]) -> bool:
-        """Whether any labels are predicted better from the strand that is given than from both alike, by more than a standard error on
-        validation examples (`data.strands.strand_gain`); labels of tokens do, those of several classes at once are taken not to.
-
-        Parameters
-        ----------
-        kinds
-            Of the labels that were added, by their names.
-        """
-        columns = [self.table[column].to_numpy(object) for column in filter(None, (self.sequence, self.second))]
+    def _strand_gain(self, name: str, kind: LabelKind) -> StrandGain | None:
+        """What one label says of the strand, `data.strands.strand_gain`; None of labels of bases, which belong to the strand that is given."""
         train = self.parts["train"]
-        depends = bool(train.token_labels)
-        for name, kind in kinds.items():
-            if kind.simple_as not in ("classification", "regression") or "validation" not in self.parts:
-                continue
-            labels = train.labels[name]
-            rows = [self.numbers[part][kind.has_label(labels[self.numbers[part]])] for part in ("train", "validation")]
-            if not all(map(len, rows)):
-                continue
-            gain, error = strand_gain(columns, labels, kind.simple_as, *rows)
-            depends |= gain > error
-            read = "as given" if gain > error else "both"
-            self.note(
-                f"strands, {name}", f"{read}; by 5-mers, the given strand instead of both adds {-gain:+.4f} +-{error:.4f} to the loss"
-            )
-        return depends
+        if name in train.token_labels:
+            return None
+        labels, source = train.labels[name], train.source
+        if not kind.simple_as or "validation" not in self.parts:
+            return StrandGain(0.0, 0.0, 0)
+        has_label = kind.has_label(labels) if labels.ndim == 1 else ~np.isnan(labels).any(1)
+        rows = [self.numbers[part][has_label[self.numbers[part]]] for part in ("train", "validation")]
+        assert isinstance(source, TokenizedSequences)
+        return strand_gain(source.symbols, labels, kind.simple_as, *rows)
 
     def _read(self) -> pd.DataFrame:
         tables = []

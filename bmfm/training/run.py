@@ -51,8 +51,7 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
     objectives = Objectives({name: instantiate(o, _convert_="all") for name, o in config.objectives.items() if o})
     objectives.connect(data)
     objectives.check_monitored()
-    if "auto" in (config.data.get("reverse_complement"), config.model.get("strands")):
-        _settle_strands(config, data, objectives)
+    _settle_strands(config, data, objectives)
     genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model: BmfmModel = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.init_output_biases(model)
@@ -62,14 +61,21 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
 
 def _settle_strands(config: "DictConfig", data: "BatchModule", objectives: "Objectives") -> None:
     """Write into the configuration which strands are read, in training and by the model, where that is ``auto``."""
+    from bmfm.data.table import SequenceTable
     from bmfm.objectives.labels.label import Label
 
-    probability = data.settle_strands(
-        {name: task.label_kind for name, task in objectives.tasks.items() if isinstance(task, Label) and task.monitored}
-    )
-    if config.data.get("reverse_complement") == "auto":
+    of_data, of_model = config.data.get("reverse_complement"), config.model.get("strands")
+    if "auto" not in (of_data, of_model):
+        return
+    if of_data == "auto" and of_model == "average":
+        probability = 0.5  # what predicts from both strands is trained on both
+    else:
+        probability = data.other_strand({name: task.label_kind for name, task in objectives.tasks.items() if isinstance(task, Label)})
+    if of_data == "auto":
+        assert isinstance(data, SequenceTable)
+        data.read_other_strand(probability)
         config.data.reverse_complement = probability
-    if config.model.get("strands") == "auto":
+    if of_model == "auto":
         config.model.strands = "average" if probability else "forward"
 
 

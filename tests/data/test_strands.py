@@ -1,12 +1,17 @@
 """Whether labels depend on the strand: found from sequences that were made so, or not, and written into the run."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 from hydra.errors import InstantiationException
 
 from bmfm.cli import compose
+from bmfm.data import strands
 from bmfm.data.strands import strand_gain
+from bmfm.genome.alphabet import encode
+from bmfm.tokenizers.texts import BOUNDARY, as_encoded
 from bmfm.training.run import assemble
 
 OTHER = str.maketrans("ACGT", "TGCA")
@@ -29,27 +34,48 @@ def sequences(oriented, n=400, length=40):
     return np.array(texts, object), labels
 
 
+def encoded(texts):
+    return as_encoded([encode(text) for text in texts])
+
+
 @pytest.mark.parametrize("oriented", [True, False])
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", ["classification", "regression", "multilabel"])
 def test_labels_that_depend_on_the_strand_are_found(oriented, kind):
     texts, labels = sequences(oriented)
     values = labels if kind == "classification" else labels + np.random.default_rng(1).normal(0, 0.1, len(labels))
+    values = np.stack([values, 1 - values], 1) if kind == "multilabel" else values
     parts = np.arange(250), np.arange(250, 400)
-    gain, error = strand_gain([texts], values, kind, *parts)
-    assert (gain > 3 * error) if oriented else (gain < error)
-    of_pairs, _ = strand_gain([np.array(["ACGU"] * 400, object), texts], values, kind, *parts)
-    assert (of_pairs > 0) == (gain > 0)
-    of_others, _ = strand_gain([np.array([other(t).lower() for t in texts], object)], values, kind, *parts)
-    assert of_others == pytest.approx(gain, abs=1e-4)  # either strand will do, and letters of either case
+    gain = strand_gain(encoded(texts), values, kind, *parts)
+    assert (gain.loss > 3 * gain.error and gain.is_found) if oriented else not gain.is_found
+    assert gain.n == 150 and f"{-gain.loss:+.4f} +-{gain.error:.4f}" in str(gain)
+    of_others = strand_gain(encoded([other(t) for t in texts]), values, kind, *parts)
+    assert of_others.loss == pytest.approx(gain.loss, abs=1e-4)  # either strand will do
+    longer = strand_gain(as_encoded([np.concatenate([encode(t), [BOUNDARY], encode("GN" * 3000)]) for t in texts]), values, kind, *parts)
+    assert longer.loss == pytest.approx(gain.loss, abs=1e-6)  # no k-mer spans two sequences of a pair, or an N
 
 
-def test_a_class_that_validation_or_training_lacks():
+def test_kmers_are_those_of_the_text():
+    texts = ["ACGTTGCANAC", "AAAA", "ACG", "TTTTTACGT"]
+    words = ["".join(word) for word in product("AGTC", repeat=4)]
+    symbols = encoded(texts)
+    counts = strands._count_kmers(symbols.symbols, symbols.offsets[:-1], symbols.offsets[1:], 4, 100)
+    expected = [[sum(text[i : i + 4] == word for i in range(len(text))) for word in words] for text in texts]
+    assert counts.tolist() == expected
+    assert [words[i] for i in strands._reverse_complements(4)] == [other(word) for word in words]
+
+
+def test_too_little_to_tell_is_no():
     texts, labels = sequences(True)
-    parts = np.flatnonzero(labels[:200]), np.arange(200, 400)
-    assert strand_gain([texts], labels, "classification", *parts) == (0, 0)  # one class alone says nothing
-    labels[300:] = 7
-    gain, error = strand_gain([texts], labels, "classification", np.arange(200), np.arange(200, 400))
-    assert np.isfinite([gain, error]).all() and gain > error
+    texts = encoded(texts)
+    one_class = strand_gain(texts, labels, "classification", np.flatnonzero(labels[:200]), np.arange(200, 400))
+    other_classes = strand_gain(texts, np.where(np.arange(400) < 300, labels, 7), "classification", np.arange(200), np.arange(300, 400))
+    few = strand_gain(texts, labels, "classification", np.arange(200), np.arange(200, 219))
+    none = strand_gain(texts, labels, "classification", np.arange(200), np.arange(0))
+    assert [gain.n for gain in (one_class, other_classes, few, none)] == [0, 0, 19, 0]
+    assert not any(gain.is_found for gain in (one_class, other_classes, few, none)) and str(few).startswith("not tested, of 19")
+    labels[350:] = 7
+    gain = strand_gain(texts, labels, "classification", np.arange(200), np.arange(200, 400))
+    assert gain.n == 150 and gain.is_found
 
 
 @pytest.fixture
@@ -71,22 +97,36 @@ def settled(tmp_path):
 def test_a_run_reads_the_strands_that_its_labels_need(settled):
     texts, labels = sequences(True)
     *found, data = settled(texts, labels)
-    assert found == [0, "forward"] and data.facts()["strands, label"].startswith("as given; by 5-mers")
+    assert found == [0, "forward"] and data.facts()["strands"].startswith("as given (label: 4-mers of the given strand alone")
     *found, data = settled(*sequences(False))
-    assert found == [0.5, "average"] and data.facts()["strands, label"].startswith("both; by 5-mers")
+    assert found == [0.5, "average"] and data.facts()["strands"].startswith("both (label: 4-mers of the given strand alone")
+    *found, data = settled(texts[:40], labels[:40])
+    assert (
+        found == [0.5, "average"]
+        and data.facts()["strands"] == "both (label: not tested, of 4 validation examples with a label that training knows)"
+    )
+
+
+def test_what_the_user_says_of_strands_is_done(settled):
+    texts, labels = sequences(True)
     assert settled(*sequences(False), "data.reverse_complement=0")[:2] == (0, "forward")  # the model follows the data
+    assert settled(texts, labels, "data.reverse_complement=0.5")[:2] == (0.5, "average")
     assert settled(texts, labels, "data.reverse_complement=0.5", "model.strands=forward")[:2] == (0.5, "forward")
+    assert settled(texts, labels, "model.strands=average")[:2] == (0.5, "average")  # and the data follow the model
+    assert settled(texts, labels, "model.strands=forward")[:2] == (0, "forward")
+    with pytest.raises(InstantiationException, match=r"data.reverse_complement=both: a probability from 0 to 1, or auto, is expected"):
+        settled(texts, labels, "data.reverse_complement=both")
+
+
+def test_numbers_and_pairs(settled):
+    texts, labels = sequences(True)
+    gc = [text.count("G") + text.count("C") for text in texts]
+    assert settled(texts, gc, "objective=[regression]")[:2] == (0.5, "average")
+    *found, data = settled(texts, labels, "data.second=sequence")
+    assert found == [0, "forward"] and "label" in data.facts()["strands"]
 
 
 def test_labels_of_bases_belong_to_the_given_strand(settled):
     digits = ["01" * 20] * 40
     *found, _ = settled(sequences(False)[0][:40], digits, "objective=[token_label]", "objectives.label.separator=''", "data.text=[label]")
     assert found == [0, "forward"]
-
-
-def test_strands_that_cannot_be_chosen(tmp_path, settled):
-    texts, labels = sequences(False)
-    with pytest.raises(InstantiationException, match=r"data.reverse_complement=both: a probability from 0 to 1, or auto, is expected"):
-        settled(texts, labels, "data.reverse_complement=both")
-    with pytest.raises(ValueError, match=r"model.strands=auto: .* has no labelled sequences to choose by; give forward or average"):
-        assemble(compose("train", ["+recipe=dna_ref", "model=conv", "tokenizer=single_base", "model.strands=auto"]))

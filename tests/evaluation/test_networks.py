@@ -9,6 +9,7 @@ import torch
 from bmfm.evaluation.baselines import network
 from bmfm.evaluation.baselines.conv_rc import ConvBaseline
 from bmfm.evaluation.baselines.network import base_codes, reverse_complement
+from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.label_kinds import Classification
 
 OTHER = str.maketrans("ACGT", "TGCA")
@@ -50,7 +51,7 @@ def test_the_other_strand_of_codes():
 def test_a_motif_of_one_strand(probability, is_learned):
     """It can be told from its own reverse complement on the given strand alone: strands are read as the task's data read them."""
     examples = _Examples()
-    examples.data = SimpleNamespace(settle_strands=lambda kinds: probability)
+    examples.data = SimpleNamespace(other_strand=lambda kinds: probability)
     scores = ConvBaseline("conv", strands="auto", **TINY).predict(examples, 0, None)["y"]
     correct = (scores.argmax(1) == examples.classes[350:]).mean()
     assert scores.shape == (50, 2) and (correct > 0.9 if is_learned else correct < 0.7)
@@ -72,3 +73,22 @@ def test_both_strands_are_averaged(monkeypatch):
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="strands='average' is unknown; choose from forward, both, auto"):
         ConvBaseline("conv", strands="average")
+
+
+@pytest.mark.parametrize(
+    ("setting", "strands"), [((), "forward"), (("data.reverse_complement=0.5",), "both"), (("data.reverse_complement=auto",), "forward")]
+)
+def test_strands_of_a_real_task(monkeypatch, setting, strands):
+    """Core promoters: by their card, by a user's setting, and as they are found to be."""
+    examples = read_examples(read_task("demo/core_promoter_tata", ["checkpoint=none", *setting]), ".")
+    chosen = []
+    monkeypatch.setattr(network, "train", lambda *arguments: chosen.append(arguments[4].strands))
+    ConvBaseline("conv", strands="auto", **TINY).predict(examples, 0, None)
+    assert chosen == [strands]
+
+
+def test_cards_say_which_sequences_have_a_direction():
+    for name in ("gue/prom_core_all", "gue/splice", "nt/promoter_all", "genomic_benchmarks/human_nontata_promoters", "regression/sortseq"):
+        config = read_task(name, ["checkpoint=none"]).config
+        assert (config.data.reverse_complement, config.model.strands) == (0, "forward")
+    assert read_task("gue/tf_0", ["checkpoint=none"]).config.data.reverse_complement == "auto"

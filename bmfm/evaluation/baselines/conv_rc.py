@@ -1,4 +1,4 @@
-"""The convolutional backbone, trained on the task alone, from both strands."""
+"""The convolutional backbone, trained on the task alone, from the strands that its labels need."""
 
 from dataclasses import dataclass
 from typing import Any

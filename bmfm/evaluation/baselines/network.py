@@ -44,8 +44,8 @@ class NetworkSettings:
     strands
         ``forward``: sequences are read as they are given. ``both``: each training sequence is read as its reverse complement with
         probability 1/2 in every epoch, and scores are the mean over the logits of both strands. ``auto``: as the task is
-        fine-tuned, by ``data.reverse_complement`` of its card, or as `SequenceTable.labels_depend_on_strand` finds: labels that depend on the
-        strand (promoters, splicing, reporters on a plasmid) are lost where both are read alike.
+        fine-tuned, by ``data.reverse_complement`` of its card, where that is ``auto`` as `data.strands.strand_gain` finds: labels that depend on
+        the strand (promoters, splicing, reporters on a plasmid) are lost where both are read alike.
     """
 
     lr: float = 1e-3
@@ -100,7 +100,7 @@ class NetworkBaseline(LabelMethod):
 
         settings = self.settings
         if settings.strands == "auto":
-            settings = replace(settings, strands="both" if examples.data.settle_strands(examples.kinds) else "forward")
+            settings = replace(settings, strands="both" if examples.data.other_strand(examples.kinds) else "forward")
         torch.manual_seed(seed)
         net = self.network(len(examples.kinds[name].classes) or 1)
         train(net, of_parts["train"], of_parts["validation"], loss, settings, seed)
