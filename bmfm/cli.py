@@ -79,6 +79,7 @@ def compose(config_name: str, overrides: list[str]):
     from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers()
+    overrides = recipe_first(overrides)
     shipped, *user_folders = config_folders()
     # the first entry is where Python was started, which nobody named: a folder that the user named is an entry of its own
     sys.path += [str(folder) for folder in user_folders if str(folder) not in sys.path[1:]]
@@ -87,6 +88,11 @@ def compose(config_name: str, overrides: list[str]):
     search = [override("hydra.searchpath", [f"file://{folder}" for folder in user_folders])] if user_folders else []
     with initialize_config_dir(str(shipped.resolve()), version_base="1.3"):
         return hydra_compose(config_name, [*overrides, *search])
+
+
+def recipe_first(overrides: list[str]) -> list[str]:
+    """The same with the recipe before a task, whose settings it would replace otherwise; Hydra lets what is added last win."""
+    return sorted(overrides, key=lambda override: not override.startswith("+recipe="))
 
 
 def literal(value: Any) -> Any:
@@ -283,7 +289,9 @@ def main(task: Callable, config_name: str) -> None:
     if os.environ.get("LOCAL_RANK"):  # a process that Lightning started: it repeats the folder, in quotes that not every name survives
         command_line = [a for a in command_line if not a.startswith('hydra.run.dir="')]
     arguments = get_args_parser().parse_intermixed_args(command_line)
-    sys.argv[1:] = [a for a in command_line if a not in arguments.overrides] + arguments.overrides  # Hydra wants its options first
+    sys.argv[1:] = [a for a in command_line if a not in arguments.overrides] + recipe_first(
+        arguments.overrides
+    )  # Hydra wants its options first
     try:
         if arguments.config_dir or os.environ.get(CONFIG_DIR):
             use_config_folder(arguments.config_dir or os.environ[CONFIG_DIR])

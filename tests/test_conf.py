@@ -238,6 +238,12 @@ def test_debug_configurations_compose(recipe, name):
     assert config.run_dir == f"runs/debug_{recipe}" and config.overwrite
 
 
+def test_a_task_wins_over_its_recipe_wherever_it_stands():
+    for order in (["+recipe=dna_finetune", "+task=gue/splice"], ["+task=gue/splice", "+recipe=dna_finetune"]):
+        config = compose("train", [*order, "checkpoint=none", "data.batch_size=3"])
+        assert (config.data.reverse_complement, config.model.strands, config.data.batch_size) == (0, "forward", 3)
+
+
 def test_unused_key_is_an_error(tmp_path):
     with pytest.raises(Exception, match="not_a_setting"):
         _train(tmp_path, "+recipe=dna_ref", "+data.not_a_setting=1", *SMALL_MODEL, *SHRUNK_DNA)

@@ -28,7 +28,7 @@ from bmfm.variants.contributions import Contributions
 from bmfm.variants.mutagenesis import tokens_of
 from bmfm.variants.questions import batches_of
 from bmfm.variants.rules import Vocabulary
-from bmfm.variants.sequence_sets import CODES, Sequences, SequenceSet, read_sequence_set
+from bmfm.variants.sequence_sets import CODES, Sequences, SequenceSet, read_sequence_set, strands_to_read
 
 BASELINES = ("mask", "shuffled")
 
@@ -49,23 +49,22 @@ class PathOptions:
     n_steps
         Nodes of a path; where contributions do not add up, twice as many are tried.
     strands
-        ``both`` is the mean; ``forward``.
+        ``both`` is the mean; ``forward``; ``given``, of regions the strand that their BED file names; ``auto``, see `sequence_sets.strands_to_read`.
     """
 
     method: str = "ig"
     baseline: str = "mask"
     n_shuffled: int = 10
     n_steps: int = 50
-    strands: str = "both"
+    strands: str = "auto"
     seed: int = 0
     batch_size: int = 32
     precision: str | None = None
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("baseline", self.baseline, BASELINES), ("strands", self.strands, ("both", "forward"))):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is unknown; choose {' or '.join(choices)}")
+        if self.baseline not in BASELINES:
+            raise ValueError(f"baseline={self.baseline!r} is unknown; choose {' or '.join(BASELINES)}")
         if self.n_shuffled < 1:
             raise ValueError(f"n_shuffled={self.n_shuffled} must be at least 1")
 
@@ -127,19 +126,20 @@ def base_attributions(
     if chosen.baseline == "mask" and not predictor.model.backbone.capabilities.mask_token:
         raise ValueError("baseline=mask: this model knows no [MASK]; choose baseline=shuffled")
     of = read_sequence_set(sequences, fasta, regions, length, context)
-    ways = [of.codes, COMPLEMENT[of.codes][:, ::-1]] if chosen.strands == "both" else [of.codes]
+    readings = of.readings(strands_to_read(chosen.strands, predictor.model.config.strands))
     columns = explained_columns(predictor, explained, of, chosen.strands, chosen.batch_size, chosen.precision)
     hypothetical = np.zeros((len(of), 4, of.codes.shape[1]), np.float32)
     sums = np.zeros((3, len(of)))  # of the contributions, of the values, of those of the baselines
     n_steps = np.zeros(len(of), np.int64)
-    with progress_bar(len(of) * len(ways), chosen.progress) as bar:
-        for reverse, codes in enumerate(ways):
-            for column in np.unique(columns):
-                rows = np.flatnonzero(columns == column)
-                run = _Paths(predictor, replace(explained, column=int(column)), codes[rows], kind == "base", chosen, bar)
+    with progress_bar(sum(len(rows) for _, rows, _ in readings), chosen.progress) as bar:
+        for reverse, read, share in readings:
+            for column in np.unique(columns[read]):
+                rows = read[columns[read] == column]
+                codes = COMPLEMENT[of.codes[rows]][:, ::-1] if reverse else of.codes[rows]
+                run = _Paths(predictor, replace(explained, column=int(column)), codes, kind == "base", chosen, bar)
                 run.of_all()
-                hypothetical[rows] += (run.hypothetical[:, ::-1, ::-1] if reverse else run.hypothetical) / len(ways)
-                sums[:, rows] += run.sums / len(ways)
+                hypothetical[rows] += (run.hypothetical[:, ::-1, ::-1] if reverse else run.hypothetical) * share
+                sums[:, rows] += run.sums * share
                 n_steps[rows] = np.maximum(n_steps[rows], run.n_steps)
     inside, one_hot = of.places_in_codes, of.codes[:, None] == CODES[:, None]
     around = np.delete((hypothetical * one_hot).sum(1), inside, 1).sum(1)
@@ -166,10 +166,11 @@ def explained_columns(
     if target.column is not None:
         return np.full(len(of), target.column)
     values = np.zeros((len(of), len(target.classes)))
-    for codes in [of.codes, COMPLEMENT[of.codes][:, ::-1]][: 2 if strands == "both" else 1]:
+    for reverse, read, _ in of.readings(strands_to_read(strands, predictor.model.config.strands)):
+        codes = COMPLEMENT[of.codes[read]][:, ::-1] if reverse else of.codes[read]
         for rows, batch in batches_of(predictor, tokens_of(predictor, codes), batch_size):
             with torch.inference_mode():
-                values[rows] += target.values(predictor.forward(batch, precision=precision)).double().cpu().numpy()
+                values[read[rows]] += target.values(predictor.forward(batch, precision=precision)).double().cpu().numpy()
     return values.argmax(1)
 
 

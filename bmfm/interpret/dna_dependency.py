@@ -23,7 +23,7 @@ from bmfm.tokenizers.base import Tokens
 from bmfm.variants.contributions import PICTURES, write_table
 from bmfm.variants.mutagenesis import ids_of_bases, tokens_of
 from bmfm.variants.questions import batches_of
-from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet
+from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet, strands_to_read
 
 AT_ONCE = 1 << 22
 """Tokens of mutants that are made at a time."""
@@ -120,23 +120,23 @@ def dependency_map(
         False shows the base that is looked at, as published, which takes 3 L + 1 passes; models that never see random bases in training
         mostly repeat it. True hides it, which takes L times as many.
     strands
-        ``forward``, or ``both``: the mean of the two strands' maps.
+        ``forward``, ``both`` (the mean of the two strands' maps; ``auto`` is the same), or ``given``, of regions the strand that their BED file names.
 
     Raises
     ------
     ValueError
         If lengths differ, or the model is no masked one of single bases.
     """
-    if strands not in ("both", "forward"):
-        raise ValueError(f"strands={strands!r} is unknown; choose both or forward")
+    strands = strands_to_read(strands, None)
     columns = ids_of_bases(predictor, "a dependency map")
     of = read_sequences(predictor, sequences, **places)
     values = np.empty((len(of), of.length, of.length), np.float32)
-    ways = [False, True] if strands == "both" else [False]
-    with progress_bar(len(of) * len(ways) * of.length * (of.length if hide_target else 1), progress) as bar:
+    readings = of.readings(strands)
+    n_maps = sum(len(rows) for _, rows, _ in readings)
+    with progress_bar(n_maps * of.length * (of.length if hide_target else 1), progress) as bar:
         for number, codes in enumerate(of.codes):
             maps = []
-            for reverse in ways:
+            for reverse in [reverse for reverse, rows, _ in readings if number in rows]:
                 run = _Mutants(predictor, COMPLEMENT[codes][::-1] if reverse else codes, of.places_in_codes, columns, batch_size, precision)
                 values_of = run.hidden(bar) if hide_target else run.shown(bar)
                 maps.append(values_of[::-1, ::-1] if reverse else values_of)

@@ -99,7 +99,7 @@ def explain_sequences(
     target, contrast
         See `targets.read_target`; ``mlm`` has none.
     options
-        ``strands`` (``both`` or ``forward``), ``batch_size``, ``precision``, ``progress``; of gradients all of `dna_attributions.PathOptions`; and
+        ``strands`` (see `sequence_sets.strands_to_read`), ``batch_size``, ``precision``, ``progress``; of gradients all of `dna_attributions.PathOptions`; and
         ``ledger``, which keeps finished parts for the next run with the same options and for others that share the work; a worker returns nothing.
 
     Returns
@@ -152,7 +152,7 @@ def _explain_some(
 
 def _by_mutagenesis(predictor: Predictor, of: SequenceSet, target: Target, options: dict[str, Any]) -> dict[str, np.ndarray]:
     running = {name: options[name] for name in ("batch_size", "precision") if name in options}
-    columns = explained_columns(predictor, target, of, options.get("strands", "both"), **running)
+    columns = explained_columns(predictor, target, of, options.get("strands", "auto"), **running)
     values = np.empty((len(of), 4, of.length), np.float32)
     for column in np.unique(columns):
         rows = np.flatnonzero(columns == column)

@@ -19,7 +19,7 @@ from bmfm.tokenizers.base import Tokens
 from bmfm.variants.contributions import Contributions, draw_logos, write_table
 from bmfm.variants.questions import Questions, ask, batches_of
 from bmfm.variants.rules import Vocabulary
-from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet, read_sequence_set
+from bmfm.variants.sequence_sets import CODES, LETTERS, Sequences, SequenceSet, read_sequence_set, strands_to_read
 
 PROJECTIONS = ("mean", "centered")
 Number = Callable[[Outputs], torch.Tensor]
@@ -113,7 +113,7 @@ def mutagenesis(
     regions: Sequence[str] | str | Path | None = None,
     length: int | None = None,
     score: str = "llr",
-    strands: str = "both",
+    strands: str = "auto",
     batch_size: int = 32,
     precision: str | None = None,
     progress: bool | None = None,
@@ -128,7 +128,7 @@ def mutagenesis(
         ``llr``: log-likelihood ratio by masked bases, which takes one pass a base and no mutants (models of single bases); or the name of a label head
         (``HEAD``, of several classes ``HEAD=CLASS``), whose logit or number with each mutant is compared with that of the sequence.
     strands
-        ``both`` is the mean; ``forward``.
+        ``both`` is the mean; ``forward``; ``given``, of regions the strand that their BED file names; ``auto``, see `sequence_sets.strands_to_read`.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def score_substitutions(
     predictor: Predictor,
     of: SequenceSet,
     number: Number | None,
-    strands: str = "both",
+    strands: str = "auto",
     batch_size: int = 32,
     precision: str | None = None,
     progress: bool | None = None,
@@ -158,21 +158,21 @@ def score_substitutions(
     number
         What is read off the outputs, one number a sequence; None takes log-probabilities of hidden bases.
     """
-    if strands not in ("both", "forward"):
-        raise ValueError(f"strands={strands!r} is unknown; choose both or forward")
+    readings = of.readings(strands_to_read(strands, None if number is None else predictor.model.config.strands))
 
     def compute(codes: np.ndarray) -> np.ndarray:
         if number is None:
             return _by_masking(predictor, codes, of.places_in_codes, batch_size, precision)
         return _by_mutants(predictor, codes, of.places_in_codes, number, batch_size, precision)
 
-    scores = np.empty((len(of), 4, of.length))
-    with progress_bar(len(of), progress) as bar:
-        for i, codes in enumerate(of.codes[:, None]):  # one at a time: L * L tokens
-            scores[i] = compute(codes)[0]
-            if strands == "both":  # the other strand's channels and places are turned back
-                scores[i] = (scores[i] + compute(COMPLEMENT[codes][:, ::-1])[0, ::-1, ::-1]) / 2
-            bar.update(1)
+    scores = np.zeros((len(of), 4, of.length))
+    with progress_bar(sum(len(rows) for _, rows, _ in readings), progress) as bar:
+        for reverse, rows, share in readings:
+            for i in rows:  # one at a time: L * L tokens
+                codes = of.codes[i : i + 1]
+                # the other strand's channels and places are turned back
+                scores[i] += share * (compute(COMPLEMENT[codes][:, ::-1])[0, ::-1, ::-1] if reverse else compute(codes)[0])
+                bar.update(1)
     own = np.take_along_axis(scores, np.maximum(of.bases, 0)[:, None].astype(np.int64), 1)
     return np.where(of.bases[:, None] >= 0, scores - own, np.nan).astype(np.float32)
 

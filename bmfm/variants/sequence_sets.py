@@ -16,6 +16,7 @@ from bmfm.genome.regions import bed_rows, locate, locate_word, regions_file
 LETTERS = "ACGT"
 CODES = np.array([0, 3, 1, 2], np.uint8)
 """Codes of the symbols A, C, G and T, in the order of the channels."""
+STRANDS = ("auto", "both", "forward", "given")
 _CHANNEL = np.array([0, 2, 3, 1, -1], np.int8)  # of the codes A, G, T, C, N
 
 
@@ -35,6 +36,8 @@ class SequenceSet:
         {name: length} of that genome.
     context
         Bases before and behind each sequence that are read with it, and that nothing is computed for.
+    is_reverse : bool [n]
+        Which regions a BED file says to be of the reverse strand; None is none of them.
     """
 
     codes: np.ndarray
@@ -43,6 +46,7 @@ class SequenceSet:
     start: np.ndarray | None = None
     contigs: dict[str, int] = field(default_factory=dict)
     context: int = 0
+    is_reverse: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,6 +66,21 @@ class SequenceSet:
         """Channel of the base that is there, in the order A, C, G, T, int8 [n, L]; -1 for N."""
         return _CHANNEL[self.codes[:, self.places_in_codes]]
 
+    def readings(self, strands: str) -> list[tuple[bool, np.ndarray, float]]:
+        """How the sequences are read: whether as their reverse complements, which of them [m], and with what share of the mean.
+
+        Parameters
+        ----------
+        strands
+            ``both``; ``forward``; ``given``, the forward strand of sequences, and of regions the strand that their BED file names.
+        """
+        every = np.arange(len(self))
+        if strands == "both":
+            return [(False, every, 0.5), (True, every, 0.5)]
+        if strands == "forward" or self.is_reverse is None:
+            return [(False, every, 1.0)]
+        return [(reverse, rows, 1.0) for reverse in (False, True) if len(rows := np.flatnonzero(self.is_reverse == reverse))]
+
     def one_hot(self) -> np.ndarray:
         """The sequences [n, 4, L], float32."""
         return (self.bases[:, None] == np.arange(4)[None, :, None]).astype(np.float32)
@@ -69,8 +88,8 @@ class SequenceSet:
     def take(self, rows: np.ndarray) -> "SequenceSet":
         """Some sequences, in the order of `rows` [m]."""
         chrom = None if self.chrom is None else [self.chrom[r] for r in rows]
-        start = None if self.start is None else self.start[rows]
-        return SequenceSet(self.codes[rows], [self.names[r] for r in rows], chrom, start, self.contigs, self.context)
+        start, is_reverse = (None if of is None else of[rows] for of in (self.start, self.is_reverse))
+        return SequenceSet(self.codes[rows], [self.names[r] for r in rows], chrom, start, self.contigs, self.context, is_reverse)
 
     def places(self, file: Path) -> tuple[list[str], np.ndarray]:
         """Contig and first base (0-based) of each sequence; a ValueError names the file that needs them where there are none."""
@@ -80,6 +99,26 @@ class SequenceSet:
 
 
 Sequences = Sequence[str] | Mapping[str, str] | str | SequenceSet
+
+
+def strands_to_read(strands: str, of_model: str | None) -> str:
+    """``both``, ``forward`` or ``given``, see `SequenceSet.readings`.
+
+    Parameters
+    ----------
+    strands
+        One of these, or ``auto``: both, but ``given`` where a label is asked for that the model learned from one strand.
+    of_model
+        What the model reads for the label (`BmfmConfig.strands`); None of likelihoods.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    if strands not in STRANDS:
+        raise ValueError(f"strands={strands!r} is unknown; choose from {', '.join(STRANDS)}")
+    return strands if strands != "auto" else "given" if of_model == "forward" else "both"
 
 
 def read_sequence_set(
@@ -141,10 +180,11 @@ def _codes(name: str, text: str) -> np.ndarray:
 
 def _of_regions(reference: Reference, regions: Sequence[str] | str | Path, length: int | None, context: int) -> SequenceSet:
     if file := regions_file(regions):
-        rows = [(row.name, *locate(row, reference)) for row in bed_rows(require_file(file, "BED file"))]
+        bed = list(bed_rows(require_file(file, "BED file")))
+        rows, is_reverse = [(row.name, *locate(row, reference)) for row in bed], np.array([row.strand == "-" for row in bed], bool)
     else:
         words = [str(regions)] if isinstance(regions, str | Path) else [str(word) for word in regions]
-        rows = [(word, *locate_word(word, reference)) for word in words]
+        rows, is_reverse = [(word, *locate_word(word, reference)) for word in words], None
     names, chrom, starts, symbols = [], [], [], []
     for name, contig, start, end in rows:
         if length is not None:
@@ -159,7 +199,7 @@ def _of_regions(reference: Reference, regions: Sequence[str] | str | Path, lengt
         beyond = (first - (start - context), end + context - last)
         symbols.append(np.pad(reference.fetch(chrom[-1], first, last), beyond, constant_values=N))
     contigs = {c["name"]: c["length"] for c in reference.contigs}
-    return SequenceSet(_stack(symbols, 2 * context), names, chrom, np.array(starts, np.int64), contigs, context)
+    return SequenceSet(_stack(symbols, 2 * context), names, chrom, np.array(starts, np.int64), contigs, context, is_reverse)
 
 
 def _stack(symbols: list[np.ndarray], n_around: int = 0) -> np.ndarray:

@@ -132,6 +132,7 @@ def _tuned(folder, lora):
 def test_adapters_load(tmp_path, dna_model, dora):
     """As the model that they were merged into and that was saved whole."""
     tuned = _tuned(dna_model, {"r": 2, "alpha": 4, "dora": dora})
+    tuned.config.strands = "average"
     save_adapter(tuned, tmp_path / "adapter", str(dna_model), {"r": 2, "alpha": 4, "dora": dora}, max_tokens=33)
     tokenizer = bmfm.load(dna_model).tokenizer
     merge_lora(tuned).save_pretrained(tmp_path / "merged")
@@ -140,7 +141,7 @@ def test_adapters_load(tmp_path, dna_model, dora):
     for model in (bmfm.load(tmp_path / "adapter"), bmfm.load(dna_model, adapter=tmp_path / "adapter")):
         np.testing.assert_array_equal(model.embed(TEXTS), whole.embed(TEXTS))
         np.testing.assert_array_equal(model.predict(TEXTS)["y_p_a"], whole.predict(TEXTS)["y_p_a"])
-        assert model.max_tokens == 33
+        assert model.max_tokens == 33 and model.model.config.strands == "average"
         with pytest.raises(ValueError, match="not loaded from a folder"):
             model.push_to_hub("a/b")
 

@@ -29,7 +29,7 @@ def test_a_linear_head(toy):
 
 
 def test_the_planted_motif(toy):
-    found = base_attributions(toy, [TEXT], target="head:site", n_steps=200)
+    found = base_attributions(toy, [TEXT], target="head:site", n_steps=200, strands="both")
     expected = np.zeros(len(TEXT))
     expected[SITE : SITE + len(MOTIF)] = 1 / 7 / 2 / (len(TEXT) + 1)  # what is gained in the last seventh of the path, on one strand of two
     np.testing.assert_allclose(found.contributions.attribution()[0], expected, rtol=0.05, atol=1e-7)
