@@ -39,7 +39,7 @@ class StrandGain:
 
     def __str__(self) -> str:
         if self.n < FEWEST_VALIDATION:
-            return f"not tested, of {self.n} validation examples with a label that training knows"
+            return f"not tested, {self.n} validation examples have a label that simple models can learn"
         return f"{K}-mers of the given strand alone change the validation loss by {-self.loss:+.4f} +-{self.error:.4f}"
 
 

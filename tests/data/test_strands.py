@@ -72,7 +72,7 @@ def test_too_little_to_tell_is_no():
     few = strand_gain(texts, labels, "classification", np.arange(200), np.arange(200, 219))
     none = strand_gain(texts, labels, "classification", np.arange(200), np.arange(0))
     assert [gain.n for gain in (one_class, other_classes, few, none)] == [0, 0, 19, 0]
-    assert not any(gain.is_found for gain in (one_class, other_classes, few, none)) and str(few).startswith("not tested, of 19")
+    assert not any(gain.is_found for gain in (one_class, other_classes, few, none)) and str(few).startswith("not tested, 19 ")
     labels[350:] = 7
     gain = strand_gain(texts, labels, "classification", np.arange(200), np.arange(200, 400))
     assert gain.n == 150 and gain.is_found
@@ -103,7 +103,7 @@ def test_a_run_reads_the_strands_that_its_labels_need(settled):
     *found, data = settled(texts[:40], labels[:40])
     assert (
         found == [0.5, "average"]
-        and data.facts()["strands"] == "both (label: not tested, of 4 validation examples with a label that training knows)"
+        and data.facts()["strands"] == "both (label: not tested, 4 validation examples have a label that simple models can learn)"
     )
 
 
