@@ -147,12 +147,45 @@ def test_means_and_ranks_are_of_methods_with_every_task(tmp_path):
     head, _, *rows = rows_of(text, "Results")
     by = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     mean = [c.tasks[i].scores[ComparedMethod("dna_ref", "finetune")].mean for i in range(5)]
-    assert by["mean of 5 tasks"]["dna_ref, fine-tuned"] == f"{sum(mean) / 5:.3f}"
-    for row in ("mean of 5 tasks", "mean rank"):
+    assert by["mean of 5 tasks"]["dna_ref, fine-tuned"].startswith(f"{sum(mean) / 5:.3f} ± ")
+    for row in ("mean of 5 tasks", "less that of 6-mers", "mean rank"):
         assert by[row]["dna_snp, fine-tuned"] == by[row]["dna_snp, linear probe"] == "-"
     assert by["mpra/lac"]["dna_snp, linear probe"] == "-"
     shown = by["gue/tf_1"]["dna_snp, fine-tuned"]
     assert shown.endswith("†") and "**" not in shown and "≈" not in shown
+
+
+def test_means_stand_beside_that_of_the_best_baseline_run_by_run(tmp_path):
+    values = {
+        ("a", "finetune"): [(0.7, 0.8), (0.6, 0.9), (0.5, 0.7)],
+        ("b", "baseline"): [(0.6, 0.7), (0.6, 0.6), (0.5, 0.6)],
+        ("c", "baseline"): [(0.2, 0.9)],
+    }
+    tasks = ["gue/tf_0", "gue/tf_1"]
+    records = [
+        record(task, model, mode, seed, value)
+        for (model, mode), of_seeds in values.items()
+        for seed, of_tasks in enumerate(of_seeds)
+        for task, value in zip(tasks, of_tasks, strict=True)
+    ]
+    results = {"suite": {"name": "demo", "title": "A demonstration", "tasks": tasks}, "records": records}
+    a, b, c = (ComparedMethod(*name) for name in values)
+    found = Comparison(results)
+    differences = [0.1, 0.15, 0.05]  # of the means of the two tasks, seed by seed
+    half = 4.3027 * np.std(differences, ddof=1) / math.sqrt(3)
+    best, leads = found.leads["mcc"]
+    assert best == b and leads.keys() == {a, c}
+    assert (leads[a].mean, leads[a].high - leads[a].mean) == pytest.approx((0.1, half), rel=1e-4)
+    of_c = 4.3027 * np.std([0.1, 0.05, 0.0], ddof=1) / math.sqrt(3)  # one run beside three
+    assert (leads[c].mean, leads[c].high) == pytest.approx((-0.05, -0.05 + of_c), rel=1e-4)
+    assert found.means["mcc"][a].high == pytest.approx(0.7 + 4.3027 * np.std([0.75, 0.75, 0.6], ddof=1) / math.sqrt(3), rel=1e-4)
+    head, _, *rows = rows_of(written(results, tmp_path)[1], "Results")
+    row = dict(zip(head, next(r for r in rows if r[0] == "less that of b"), strict=True))
+    assert row["a, fine-tuned"] == f"+0.100 ± {half:.3f}" and row["b, baseline"] == "-" and row["c, baseline"] == f"-0.050 ± {of_c:.3f}"
+    for r in records:
+        r["seed"] += 10 * (r["model"] == "b")
+    best, leads = Comparison(results).leads["mcc"]
+    assert math.isnan(leads[a].low) and leads[a].mean == pytest.approx(0.1)  # seeds that differ cannot be paired
 
 
 def test_failures_are_shown_with_their_error(tmp_path):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bmfm.evaluation.task_metrics import from_record
 from bmfm.metrics import METRICS, Metric
@@ -70,6 +70,34 @@ def score_over_seeds(records: Sequence[dict], metric: str, n_failed: int = 0) ->
     return Score(values[0], low, high, False, n_failed)
 
 
+def _score(of_runs: Sequence[float]) -> Score:
+    """The mean over runs, with Student's interval where there are several."""
+    if len(of_runs) < 2:
+        return Score(mean(of_runs))
+    centre, half = mean_and_half_width(list(of_runs))
+    return Score(centre, centre - half, centre + half, True)
+
+
+def _leads(
+    by_run: Mapping[ComparedMethod, dict[Any, float]], more_is_better: bool
+) -> tuple[ComparedMethod, dict[ComparedMethod, Score]] | None:
+    """The best baseline, and how far each method is from it, run by run; None where there is no baseline."""
+    centres = {m: mean(of_runs.values()) * (1 if more_is_better else -1) for m, of_runs in by_run.items() if m.mode == "baseline"}
+    if not centres:
+        return None
+    best = max(centres, key=lambda m: centres[m])
+    than, leads = by_run[best], {}
+    for method, of in by_run.items():
+        if of.keys() == than.keys():
+            differences = [of[run] - than[run] for run in of]
+        elif 1 in (len(of), len(than)):
+            differences = [x - y for x in of.values() for y in than.values()]
+        else:  # of other seeds
+            differences = [mean(of.values()) - mean(than.values())]
+        leads[method] = _score(differences)
+    return best, {method: lead for method, lead in leads.items() if method != best}
+
+
 @dataclass
 class TaskScores:
     """A task of the suite, with its scores by method."""
@@ -99,7 +127,8 @@ class TaskScores:
 class Comparison:
     """The records of a run by task and method, and what can be said over all tasks.
 
-    Methods come by mean rank, those that lack a task last. `ranks` and `means` are of methods with every task alone.
+    Methods come by mean rank, those that lack a task last. `ranks`, `means` and `leads` are of methods with every task alone: `means` of each
+    metric over its tasks, with an interval over runs, and `leads` how far each is from that of the best baseline, run by run.
     """
 
     def __init__(self, results: dict):
@@ -116,11 +145,25 @@ class Comparison:
         self.methods = sorted(self.records, key=lambda m: (self.ranks.get(m, math.inf), -sum(m in t.scores for t in self.tasks)))
         metrics = dict.fromkeys(t.metric for t in self.tasks if t.metric)
         self.groups = {metric: [t for t in self.tasks if t.metric == metric] for metric in metrics}
-        self.means = {metric: {m: mean(t.scores[m].mean for t in ts) for m in whole} for metric, ts in self.groups.items()}
+        by_run = {metric: {m: self._means_by_run(ts, m) for m in whole} for metric, ts in self.groups.items()}
+        self.means = {metric: {m: _score(list(of_runs.values())) for m, of_runs in of.items()} for metric, of in by_run.items()}
+        self.leads = {metric: _leads(of, self.groups[metric][0].more_is_better) for metric, of in by_run.items()}
 
     def in_words(self, metric: str) -> str:
         """A metric in words."""
         return in_words(metric, self.described)
+
+    def _means_by_run(self, tasks: Sequence[TaskScores], method: ComparedMethod) -> dict[Any, float]:
+        """Mean over tasks of each run of a method, by its seeds, a task that was run once being in all of them; one mean over everything
+        where tasks were run with different seeds."""
+        by_task: list[dict[Any, float]] = [
+            {(r["seed"], r.get("split_seed")): float(r["metrics"][task.metric]) for r in self.records[method] if r["task"] == task.name}
+            for task in tasks
+        ]
+        runs = {frozenset(of_runs) for of_runs in by_task if len(of_runs) > 1}
+        if len(runs) != 1:
+            return {None: mean(task.scores[method].mean for task in tasks)}
+        return {run: mean(of_runs[run] if len(of_runs) > 1 else next(iter(of_runs.values())) for of_runs in by_task) for run in min(runs)}
 
     def _task(self, name: str, records: list[dict], method_of: Callable[[dict], ComparedMethod]) -> TaskScores:
         metric = records[0]["metric"] if records else None

@@ -173,7 +173,7 @@ def cost_plots(c: Comparison) -> list[str]:
     plots = []
     for metric, means in c.means.items():
         for what, cost in (("seconds a run", lambda rs: mean_of(rs, "seconds")), ("peak memory, GiB", peak_memory)):
-            points = [(i, e, cost(c.records[e]), means[e]) for i, e in enumerate(c.methods, 1) if e in means]
+            points = [(i, e, cost(c.records[e]), means[e].mean) for i, e in enumerate(c.methods, 1) if e in means]
             drawn = [(i, e, math.log10(x), y) for i, e, x, y in points if x]
             if len(drawn) > 1:
                 plots.append(_scatter(drawn, what, f"{c.in_words(metric)}, mean"))

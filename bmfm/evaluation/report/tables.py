@@ -44,9 +44,17 @@ def main_table(c: Comparison) -> Rows:
     for metric, tasks in c.groups.items():
         if len(tasks) > 1:
             means = c.means[metric]
-            body.append([f"mean of {len(tasks)} tasks", c.in_words(metric), *(_figure(means.get(e), 3) for e in c.methods)])
+            body.append([f"mean of {len(tasks)} tasks", c.in_words(metric), *(str(means.get(m, MISSING)) for m in c.methods)])
+            if beside := c.leads[metric]:
+                baseline, leads = beside
+                body.append([f"less that of {baseline.model}", c.in_words(metric), *(_signed(leads.get(m)) for m in c.methods)])
     body.append(["mean rank", "1 is best", *(_figure(c.ranks.get(e), 2) for e in c.methods)])
     return Rows(["task", "metric", *map(str, c.methods)], body)
+
+
+def _signed(difference: Score | None) -> str:
+    """A difference with its sign."""
+    return MISSING if difference is None else f"{'+' if difference.mean > 0 else ''}{difference}"
 
 
 def _mark(score: Score, best: Score | None) -> str:
@@ -58,7 +66,7 @@ def _mark(score: Score, best: Score | None) -> str:
 LEGEND = (
     "In bold the best of a task; ≈ where the interval overlaps that of the best. ± is half the 95% interval by Student's t over "
     "seeds and splits; [low, high] is the 95% bootstrap interval over test examples, where there was one seed or all seeds agreed. "
-    "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of methods with every task."
+    "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of methods with every task; differences to the best baseline are taken run by run, of means over tasks."
 )
 
 
@@ -88,7 +96,7 @@ def cost_table(c: Comparison) -> Rows:
     for number, e in enumerate(c.methods, 1):
         done = [r for r in c.records[e] if not failure(r)]
         size = next((r["parameters"] for r in done if r.get("parameters")), None)
-        quality = (_figure(c.means[m].get(e), 3) for m in c.groups)
+        quality = (_figure(c.means[m][e].mean if e in c.means[m] else None, 3) for m in c.groups)
         cost = _figure(mean_of(done, "seconds"), 1), _figure(mean_of(done, "train_seconds"), 1), _figure(peak_memory(done), 2)
         tasks = f"{sum(e in t.scores and not t.scores[e].n_failed for t in c.tasks)} of {len(c.tasks)}"
         body.append([str(number), str(e), tasks, *quality, *cost, f"{size:,}" if size else MISSING])
