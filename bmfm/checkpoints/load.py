@@ -235,7 +235,7 @@ def _head_weights(name: str, before: BmfmModel, model: BmfmModel, weights: dict[
         return of_head
     if not differs and sorted(classes) == sorted(before_classes):
         order = torch.tensor([before_classes.index(c) for c in classes])
-        return {k: v[order] for k, v in of_head.items()}
+        return {k: v if k.endswith(".places.channels") else v[order] for k, v in of_head.items()}
     what = f"its {' and '.join(differs)}" if differs else f"its classes ({', '.join(map(str, before_classes[:3]))}, ... there)"
     warnings.warn(f"the head {name!r} of the checkpoint is for something else ({what} differ): it begins anew here", stacklevel=3)
     return {k: v.new_empty(0) for k, v in of_head.items()}

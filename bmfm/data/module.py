@@ -188,6 +188,10 @@ class BatchModule(pl.LightningDataModule, ABC):
         """With what probability training examples are to be read from the other strand, where labels of these kinds were added."""
         return 0.0
 
+    def places_of(self, name: str, kind: LabelKind, places: bool | str) -> int:
+        """How many places a head of such a label reads (`models.heads.Places`), where true, false or ``auto`` is asked for; 0 is none."""
+        return 0
+
     def need(self, needs: frozenset[str] | set[str]) -> None:
         """Serve what objectives want of the data beside tokens, see `objectives.Objective.needs`."""
         if lacking := needs - (NEEDS if self.tokenizer.omics == "rna" else set()):

@@ -1,9 +1,9 @@
 """Labelled DNA sequences in tables, as a Lightning data module: CSV, TSV or Parquet in, batches out."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bmfm.data.dependence import Gain, Known, place_gain, strand_gain
 from bmfm.data.module import BatchModule, as_tokenizer
 from bmfm.data.sources import EitherStrand, TokenizedSequences
 from bmfm.data.spec import DataSpec
 from bmfm.data.splits import split_examples
-from bmfm.data.strands import StrandGain, strand_gain
 from bmfm.data.stream import PARTS
 from bmfm.data.tables import BLOCK, find_tables, on_disk, read_as_written, read_sequence_table, suffix_of
 from bmfm.expressions import evaluate
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PART = "bmfm part"
 """The column that says which file a row is of."""
 AUTO = "auto"
+MOST_PLACES = 1024
+"""Of longer sequences nothing is asked of single places."""
 
 
 @dataclass(eq=False, repr=False)
@@ -67,7 +69,7 @@ class SequenceTable(BatchModule):
     reverse_complement
         Probability that a training example is read from the other strand, drawn by the example's key in each epoch; of pairs both
         sequences are, and stay in their order. For labels that do not depend on the strand; ``auto`` is 0.5 for such, and 0 for others, as
-        `data.strands.strand_gain` finds once labels are known.
+        `data.dependence.strand_gain` finds once labels are known.
 
     Attributes
     ----------
@@ -112,33 +114,49 @@ class SequenceTable(BatchModule):
 
     def read_other_strand(self, probability: float) -> None:
         """Read training examples from the other strand with a probability, from now on."""
-        self.reverse_complement, source = probability, self.parts["train"].source
+        self.reverse_complement, source = probability, self._source
         if probability:
-            assert isinstance(source, TokenizedSequences)
             tokens, is_cut = self._tokenize(chain(_blocks(source.symbols), map(other_strands, _blocks(source.symbols))))
             self.parts["train"].source = EitherStrand(tokens, is_cut, source.symbols, probability)
 
     def other_strand(self, kinds: Mapping[str, LabelKind]) -> float:
         if self.reverse_complement != AUTO:
             return float(self.reverse_complement)
-        found = {name: self._strand_gain(name, kind) for name, kind in kinds.items() if not kind.head.get("gradient_reversal")}
+        found = {name: self._gain(name, kind, strand_gain) for name, kind in kinds.items() if not kind.head.get("gradient_reversal")}
         as_given = any(gain is None or gain.is_found for gain in found.values())
         of_labels = [f"{name}: {'a label for each base' if gain is None else gain}" for name, gain in found.items()]
-        self.note("strands", f"{'as given' if as_given else 'both'} ({'; '.join(of_labels) or 'no labels'})")
+        self.note("strands", f"{'as given' if as_given else 'both'} (given strand for both, {'; '.join(of_labels) or 'no labels'})")
         return 0.0 if as_given else 0.5
 
-    def _strand_gain(self, name: str, kind: LabelKind) -> StrandGain | None:
-        """What one label says of the strand, `data.strands.strand_gain`; None of labels of bases, which belong to the strand that is given."""
-        train = self.parts["train"]
-        if name in train.token_labels:
+    def places_of(self, name: str, kind: LabelKind, places: bool | str) -> int:
+        lengths = np.diff(self.tokens.offsets)[self.numbers["train"]]
+        length = int(lengths.max())
+        if places != AUTO:
+            return length if places else 0
+        n_bases = np.diff(self._source.symbols.offsets)[self.numbers["train"]]
+        if self.reverse_complement or length > MOST_PLACES or not np.array_equal(lengths, np.minimum(n_bases, length)):
+            return 0
+        gain = self._gain(name, kind, partial(place_gain, length=length))
+        if gain is not None:
+            self.note(f"places, {name}", f"{'read' if gain.is_found else 'not read'} (bases at places beside k-mers: {gain})")
+        return length if gain is not None and gain.is_found else 0
+
+    @property
+    def _source(self) -> TokenizedSequences:
+        source = self.parts["train"].source
+        assert isinstance(source, TokenizedSequences)
+        return source
+
+    def _gain(self, name: str, kind: LabelKind, test: Callable[[Known], Gain]) -> Gain | None:
+        """What a test of `data.dependence` says of a label; None of labels of bases, which belong to the strand and the place that are given."""
+        if name in self.parts["train"].token_labels:
             return None
-        labels, source = train.labels[name], train.source
+        labels = self.parts["train"].labels[name]
         if not kind.simple_as or "validation" not in self.parts:
-            return StrandGain(0.0, 0.0, 0)
+            return Gain()
         has_label = kind.has_label(labels) if labels.ndim == 1 else ~np.isnan(labels).any(1)
         rows = [self.numbers[part][has_label[self.numbers[part]]] for part in ("train", "validation")]
-        assert isinstance(source, TokenizedSequences)
-        return strand_gain(source.symbols, labels, kind.simple_as, *rows)
+        return test(Known(self._source.symbols, labels, kind.simple_as, *rows))
 
     def _read(self) -> pd.DataFrame:
         tables = []

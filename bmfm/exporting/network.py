@@ -79,10 +79,22 @@ class Network(nn.Module):
     def _logits(self, name: str, head: Mapping[str, Any], states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         pooling = head.get("pooling", head.get("cls", "token"))
         if pooling != "token":
-            return self.model.head(name, self._pool(states, mask, pooling))
+            logits = self.model.head(name, self._pool(states, mask, pooling))
+            return logits + self._places(name, states, mask) if head.get("places") else logits
         if head.get("constant"):
             return self.model.head(name, states.flatten(0, 1)).unflatten(0, states.shape[:2])
         return self.model.head(name, states)
+
+    def _places(self, name: str, states_BLH: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+        """As `Places`, of padded rows: what stands between [CLS] and [SEP]."""
+        places = self.model.heads.decoder(name).places
+        assert places is not None
+        read = torch.nn.functional.linear(states_BLH, places.channels)
+        number, n_tokens = torch.arange(mask_BL.shape[1]), mask_BL.sum(1, keepdim=True)
+        is_content = (number > 0) & (number < n_tokens - 1)
+        laid = torch.where(is_content[..., None], read, 0.0)[:, 1:]
+        beyond = read.new_zeros(1, places.length, places.CHANNELS).expand(len(read), -1, -1)
+        return torch.nn.functional.linear(torch.cat([laid, beyond], 1)[:, : places.length].flatten(1), places.weight)
 
     def _pool(self, states_BLH: torch.Tensor, mask_BL: torch.Tensor, pooling: str | int) -> torch.Tensor:
         """As `BmfmModel.pool`, of padded rows."""

@@ -64,10 +64,12 @@ class Outputs:
         """Logits of a label head, or of one that decodes a [CLS] token: [N, size], or [M, size] at the M content tokens of the batch where
         it labels tokens."""
         description = self.model.config.heads[head]
-        pooling = description["pooling"] if "pooling" in description else description["cls"]
-        states = self.tokens() if pooling == "token" else self.pool(pooling)
+        if description.get("pooling") == "token":
+            states = self.tokens()
+            with self._as_the_pass():
+                return self.model.head(head, states)
         with self._as_the_pass():
-            return self.model.head(head, states)
+            return self.model.label(head, self.states(), self.batch)
 
     def log_probs(self, places: torch.Tensor) -> torch.Tensor:
         """[m, V] float32: log-probabilities of all tokens at places [m] of the flattened rows, by the language-model head.

@@ -32,9 +32,43 @@ def reverse_gradient(x: torch.Tensor, coefficient: float) -> torch.Tensor:
     return _Reverse.apply(x, coefficient)
 
 
+class Places(nn.Module):
+    """What stands where: logits from a few channels of the states of the first places, each with weights of its own, which begin at 0.
+
+    Pooled states say what is in a sequence; where sequences are cut out around something, a box or a splice site counts at its place alone.
+
+    Parameters
+    ----------
+    length
+        Places that are read, from the first token after [CLS]; what stands further on adds nothing.
+    """
+
+    CHANNELS, DROPOUT = 8, 0.7
+
+    def __init__(self, hidden_size: int, size: int, length: int):
+        super().__init__()
+        self.length = length
+        self.channels = nn.Parameter(torch.empty(self.CHANNELS, hidden_size))
+        self.weight = nn.Parameter(torch.empty(size, length * self.CHANNELS))
+        self.dropout = nn.Dropout(self.DROPOUT)
+
+    def initialize(self) -> None:
+        nn.init.normal_(self.channels, 0.0, self.channels.shape[1] ** -0.5)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, states_MH: torch.Tensor, example_M: torch.Tensor, place_M: torch.Tensor, n_examples: int) -> torch.Tensor:
+        """Logits [N, size] of the states of tokens of N examples, in any order."""
+        read = self.dropout(nn.functional.linear(states_MH, self.channels))
+        there = place_M < self.length
+        laid = read.new_zeros(n_examples, self.length, self.CHANNELS)
+        laid = laid.index_put((example_M[there], place_M[there]), read[there])
+        return nn.functional.linear(laid.flatten(1), self.weight)
+
+
 class Decoder(nn.Module):
     """A linear map to logits. With `tied`, its matrix is the embedding of a field and only the bias is its own; with `constant` there is
-    no matrix, and the logits are the bias, whatever the state. With `begins_at_bias` new weights are near 0."""
+    no matrix, and the logits are the bias, whatever the state. With `begins_at_bias` new weights are near 0. With `places` there is a map of so
+    many places beside it, which whoever calls the head adds."""
 
     def __init__(
         self,
@@ -45,8 +79,10 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
         constant: bool = False,
         begins_at_bias: bool = False,
+        places: int = 0,
     ):
         super().__init__()
+        self.places = Places(hidden_size, size, places) if places else None
         self.begins_at_bias = begins_at_bias
         self.dropout, self.constant = nn.Dropout(dropout), constant
         self.weight = None if tied or constant else nn.Parameter(torch.empty(size, hidden_size))
@@ -64,9 +100,9 @@ class Decoder(nn.Module):
 class Heads(nn.Module):
     """The named heads of a model.
 
-    A head is described by ``{size, transform, tied, dropout, gradient_reversal, constant, begins_at_bias}``: the number of logits, whether the
+    A head is described by ``{size, transform, tied, dropout, gradient_reversal, constant, begins_at_bias, places}``: the number of logits, whether the
     shared transform comes first, the field whose embedding it is tied to (or None), the coefficient of gradient reversal, whether its logits
-    are numbers that are learned, but depend on nothing, and whether its matrix begins near 0.
+    are numbers that are learned, but depend on nothing, whether its matrix begins near 0, and how many places `Places` reads.
     With ``own``, it is the backbone's own language-model head, and nothing of it is here. Whatever else the description holds
     (class names, for one) belongs to the objective that asked for the head.
     """
@@ -105,7 +141,13 @@ class Heads(nn.Module):
 
 def _decoder(hidden_size: int, head: dict) -> Decoder:
     """The linear map of a head, by its description."""
-    options = (head.get("bias", True), head.get("dropout", 0.0), bool(head.get("constant")), bool(head.get("begins_at_bias")))
+    options = (
+        head.get("bias", True),
+        head.get("dropout", 0.0),
+        bool(head.get("constant")),
+        bool(head.get("begins_at_bias")),
+        head.get("places") or 0,
+    )
     return Decoder(hidden_size, head["size"], bool(head.get("tied")), *options)
 
 

@@ -14,9 +14,10 @@ from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_co
 from bmfm.models.classes import backbone_of
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
-from bmfm.models.heads import Decoder, Heads, predicts_tokens
+from bmfm.models.heads import Decoder, Heads, Places, predicts_tokens
 from bmfm.models.perturbation import PerturbationEncoder
 from bmfm.models.summary import CellSummary
+from bmfm.special import CLS, SEP
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
 from bmfm.storage.weights import load_strictly, read_weights
@@ -115,7 +116,7 @@ class BmfmModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Decoder) and module.weight is not None:
             nn.init.normal_(module.weight, 0.0, std / 100 if module.begins_at_bias else std)
-        elif isinstance(module, FieldEncoder):
+        elif isinstance(module, FieldEncoder | Places):
             module.initialize()
 
     def use_attention(self, implementation: str) -> None:
@@ -266,6 +267,20 @@ class BmfmModel(PreTrainedModel):
             return self.backbone.lm_logits(states_MH)
         tied = description.get("tied")
         return self.heads(name, states_MH, self.embedding_table(tied) if tied else None)
+
+    def label(self, name: str, hidden_BLH: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Logits [N, size] of a head of examples, from the states of their tokens: of the pooled state and, where the head has them, of `Places`."""
+        described = self.config.heads[name]
+        logits = self.head(name, self.pool(hidden_BLH, batch, described.get("pooling", described.get("cls"))))
+        places = self.heads.decoder(name).places
+        if places is None:
+            return logits
+        ids = batch["input_ids"]
+        content = (self.backbone.attention_mask(batch) & (ids != CLS) & (ids != SEP)).flatten().nonzero().squeeze(1)
+        example, number = batch["example_ids"].flatten()[content], torch.arange(len(content), device=content.device)
+        begins = example.diff(prepend=example.new_full((1,), -1)) != 0  # tokens of an example stand together, in their order
+        first = torch.where(begins, number, 0).cummax(0).values
+        return logits + places(hidden_BLH.flatten(0, 1)[content], example, number - first, len(batch["cls_index"]))
 
     def lm_logits(self, hidden_BLH: torch.Tensor, batch: Batch | None = None) -> torch.Tensor:
         """Logits [..., V] over this project's ids of states [..., H], by the language-model head: the backbone's own, else the head

@@ -30,6 +30,10 @@ class HasHeads(Protocol):
         """One state an example [N, H]."""
         ...
 
+    def label(self, name: str, hidden_BLH: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Logits [N, size] of a head of examples."""
+        ...
+
     def perturbation_targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The cell [T] and the vector [T, H] of each target of a perturbation."""
         ...

@@ -205,6 +205,8 @@ def check_head(head: Any, where: str, folder: Path) -> None:
     classes = head.get("classes") or []
     if not isinstance(classes, list) or not all(isinstance(c, str | int | float) for c in classes):
         raise ValueError(f"{where}.classes is {shown(classes)}, a list of names is expected")
+    if not _whole(head.get("places") or 0) or (head.get("places") or 0) < 0:
+        raise ValueError(f"{where}.places is {shown(head['places'])}, a whole number, at least 0, is expected")
     for key in ("center", "scale"):
         value = head.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or (key == "scale" and value == 0):

@@ -52,6 +52,7 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
     objectives.connect(data)
     objectives.check_monitored()
     _settle_strands(config, data, objectives)
+    _settle_places(data, objectives)
     genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model: BmfmModel = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.init_output_biases(model)
@@ -77,6 +78,15 @@ def _settle_strands(config: "DictConfig", data: "BatchModule", objectives: "Obje
         config.data.reverse_complement = probability
     if of_model == "auto":
         config.model.strands = "average" if probability else "forward"
+
+
+def _settle_places(data: "BatchModule", objectives: "Objectives") -> None:
+    """Let heads read places where their labels depend on them."""
+    from bmfm.objectives.labels.label import Label
+
+    for name, task in objectives.tasks.items():
+        if isinstance(task, Label) and task.is_of_examples and (length := data.places_of(name, task.label_kind, task.places)):
+            task.read_places(length)
 
 
 @dataclass

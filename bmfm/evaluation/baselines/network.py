@@ -44,7 +44,7 @@ class NetworkSettings:
     strands
         ``forward``: sequences are read as they are given. ``both``: each training sequence is read as its reverse complement with
         probability 1/2 in every epoch, and scores are the mean over the logits of both strands. ``auto``: as the task is
-        fine-tuned, by ``data.reverse_complement`` of its card, where that is ``auto`` as `data.strands.strand_gain` finds: labels that depend on
+        fine-tuned, by ``data.reverse_complement`` of its card, where that is ``auto`` as `data.dependence.strand_gain` finds: labels that depend on
         the strand (promoters, splicing, reporters on a plasmid) are lost where both are read alike.
     """
 

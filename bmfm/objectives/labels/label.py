@@ -42,6 +42,9 @@ class Label(Objective):
         Coefficient of gradient reversal, for labels that the encoder shall forget (donor, batch); None does not reverse.
     dropout
         Of the state before the head.
+    places
+        Whether the head also reads what stands at each place (`models.heads.Places`), for sequences that are all cut out around something;
+        ``auto``: where `data.dependence.place_gain` finds that labels depend on it.
 
     Attributes
     ----------
@@ -72,8 +75,12 @@ class Label(Objective):
         ignore_labels: Sequence[str] = (),
         gradient_reversal: float | None = None,
         dropout: float = 0.0,
+        places: bool | str = "auto",
     ):
         super().__init__()
+        if places not in (True, False, "auto"):
+            raise ValueError(f"places={places!r}: true, false or auto is expected")
+        self.places = places
         self.column, self.pooling, self.ignore_labels = column or "", pooling, {str(label) for label in ignore_labels}
         self.weights, self.gradient_reversal, self.dropout = {self.loss_name: weight}, gradient_reversal, dropout
         self.monitored = not gradient_reversal
@@ -129,6 +136,10 @@ class Label(Objective):
         head |= {"gradient_reversal": self.gradient_reversal, "dropout": self.dropout}
         self.heads = {self.name: head | self.describe()}
 
+    def read_places(self, length: int) -> None:
+        """Let the head read so many places beside the pooled state."""
+        self.heads[self.name]["places"] = length
+
     def _check_pooling(self, spec: DataSpec) -> None:
         if isinstance(self.pooling, int):
             spec.check_cls(self.pooling, self.name)
@@ -176,7 +187,7 @@ class Label(Objective):
         return {self.loss_name: self.label_weights(batch["labels"][self.name]).sum()}
 
     def _logits(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.head(self.name, model.pool(hidden_BLH, batch, self.pooling)).float(), batch["labels"][self.name]
+        return model.label(self.name, hidden_BLH, batch).float(), batch["labels"][self.name]
 
     def losses(self, model: HasHeads, batch: Batch, hidden_BLH: torch.Tensor) -> dict[str, Loss]:
         logits, labels = self._logits(model, batch, hidden_BLH)

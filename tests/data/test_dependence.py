@@ -1,4 +1,4 @@
-"""Whether labels depend on the strand: found from sequences that were made so, or not, and written into the run."""
+"""What labels depend on, strand and place: found from sequences that were made so, or not, and written into the run."""
 
 from itertools import product
 
@@ -8,8 +8,8 @@ import pytest
 from hydra.errors import InstantiationException
 
 from bmfm.cli import compose
-from bmfm.data import strands
-from bmfm.data.strands import strand_gain
+from bmfm.data import dependence
+from bmfm.data.dependence import Known, place_gain, strand_gain
 from bmfm.genome.alphabet import encode
 from bmfm.tokenizers.texts import BOUNDARY, as_encoded
 from bmfm.training.run import assemble
@@ -45,12 +45,14 @@ def test_labels_that_depend_on_the_strand_are_found(oriented, kind):
     values = labels if kind == "classification" else labels + np.random.default_rng(1).normal(0, 0.1, len(labels))
     values = np.stack([values, 1 - values], 1) if kind == "multilabel" else values
     parts = np.arange(250), np.arange(250, 400)
-    gain = strand_gain(encoded(texts), values, kind, *parts)
+    gain = strand_gain(Known(encoded(texts), values, kind, *parts))
     assert (gain.loss > 3 * gain.error and gain.is_found) if oriented else not gain.is_found
     assert gain.n == 150 and f"{-gain.loss:+.4f} +-{gain.error:.4f}" in str(gain)
-    of_others = strand_gain(encoded([other(t) for t in texts]), values, kind, *parts)
+    of_others = strand_gain(Known(encoded([other(t) for t in texts]), values, kind, *parts))
     assert of_others.loss == pytest.approx(gain.loss, abs=1e-4)  # either strand will do
-    longer = strand_gain(as_encoded([np.concatenate([encode(t), [BOUNDARY], encode("GN" * 3000)]) for t in texts]), values, kind, *parts)
+    longer = strand_gain(
+        Known(as_encoded([np.concatenate([encode(t), [BOUNDARY], encode("GN" * 3000)]) for t in texts]), values, kind, *parts)
+    )
     assert longer.loss == pytest.approx(gain.loss, abs=1e-6)  # no k-mer spans two sequences of a pair, or an N
 
 
@@ -58,24 +60,43 @@ def test_kmers_are_those_of_the_text():
     texts = ["ACGTTGCANAC", "AAAA", "ACG", "TTTTTACGT"]
     words = ["".join(word) for word in product("AGTC", repeat=4)]
     symbols = encoded(texts)
-    counts = strands._count_kmers(symbols.symbols, symbols.offsets[:-1], symbols.offsets[1:], 4, 100)
+    counts = dependence._count_kmers(symbols.symbols, symbols.offsets[:-1], symbols.offsets[1:], 4, 100)
     expected = [[sum(text[i : i + 4] == word for i in range(len(text))) for word in words] for text in texts]
     assert counts.tolist() == expected
-    assert [words[i] for i in strands._reverse_complements(4)] == [other(word) for word in words]
+    assert [words[i] for i in dependence._reverse_complements(4)] == [other(word) for word in words]
 
 
 def test_too_little_to_tell_is_no():
     texts, labels = sequences(True)
     texts = encoded(texts)
-    one_class = strand_gain(texts, labels, "classification", np.flatnonzero(labels[:200]), np.arange(200, 400))
-    other_classes = strand_gain(texts, np.where(np.arange(400) < 300, labels, 7), "classification", np.arange(200), np.arange(300, 400))
-    few = strand_gain(texts, labels, "classification", np.arange(200), np.arange(200, 219))
-    none = strand_gain(texts, labels, "classification", np.arange(200), np.arange(0))
+    one_class = strand_gain(Known(texts, labels, "classification", np.flatnonzero(labels[:200]), np.arange(200, 400)))
+    other_classes = strand_gain(
+        Known(texts, np.where(np.arange(400) < 300, labels, 7), "classification", np.arange(200), np.arange(300, 400))
+    )
+    few = strand_gain(Known(texts, labels, "classification", np.arange(200), np.arange(200, 219)))
+    none = strand_gain(Known(texts, labels, "classification", np.arange(200), np.arange(0)))
     assert [gain.n for gain in (one_class, other_classes, few, none)] == [0, 0, 19, 0]
     assert not any(gain.is_found for gain in (one_class, other_classes, few, none)) and str(few).startswith("not tested, 19 ")
     labels[350:] = 7
-    gain = strand_gain(texts, labels, "classification", np.arange(200), np.arange(200, 400))
+    gain = strand_gain(Known(texts, labels, "classification", np.arange(200), np.arange(200, 400)))
     assert gain.n == 150 and gain.is_found
+
+
+def test_labels_that_depend_on_places_are_found():
+    """A box counts at its place; it is as often in the sequences of the other class, elsewhere."""
+    rng = np.random.default_rng(0)
+    labels, texts = np.arange(400) % 2, []
+    for label in labels:
+        text, at = "".join(rng.choice(list("ACGT"), 40)), 20 if label else int(rng.choice([5, 12, 28, 31]))
+        texts.append(text[:at] + MOTIF + text[at + len(MOTIF) :])
+    parts = np.arange(250), np.arange(250, 400)
+    known = Known(encoded(texts), labels, "classification", *parts)
+    assert place_gain(known, 40).loss > 5 * place_gain(known, 40).error
+    assert not place_gain(known, 10).is_found  # the box stands further on
+    assert not place_gain(Known(encoded(texts), rng.permutation(labels), "classification", *parts), 40).is_found
+    where = [np.array([[text[i : i + 1] == base for i in range(40) for base in "AGTC"] for text in texts], float)[rows] for rows in parts]
+    for found, expected in zip(known.bases(40), where, strict=True):
+        np.testing.assert_allclose(found, expected / 40**0.5, rtol=1e-6)
 
 
 @pytest.fixture
@@ -97,13 +118,14 @@ def settled(tmp_path):
 def test_a_run_reads_the_strands_that_its_labels_need(settled):
     texts, labels = sequences(True)
     *found, data = settled(texts, labels)
-    assert found == [0, "forward"] and data.facts()["strands"].startswith("as given (label: 4-mers of the given strand alone")
+    assert found == [0, "forward"] and data.facts()["strands"].startswith("as given (given strand for both, label: the validation loss")
     *found, data = settled(*sequences(False))
-    assert found == [0.5, "average"] and data.facts()["strands"].startswith("both (label: 4-mers of the given strand alone")
+    assert found == [0.5, "average"] and data.facts()["strands"].startswith("both (given strand for both, label: the validation loss")
     *found, data = settled(texts[:40], labels[:40])
     assert (
         found == [0.5, "average"]
-        and data.facts()["strands"] == "both (label: not tested, 4 validation examples have a label that simple models can learn)"
+        and data.facts()["strands"]
+        == "both (given strand for both, label: not tested, 4 validation examples have a label that simple models can learn)"
     )
 
 
