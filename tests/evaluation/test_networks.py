@@ -8,6 +8,7 @@ import torch
 
 from bmfm.evaluation.baselines import network
 from bmfm.evaluation.baselines.conv_rc import ConvBaseline
+from bmfm.evaluation.baselines.linear import PlacesBaseline
 from bmfm.evaluation.baselines.network import base_codes, reverse_complement
 from bmfm.evaluation.task_files import read_examples, read_task
 from bmfm.label_kinds import Classification
@@ -92,3 +93,17 @@ def test_cards_say_which_sequences_have_a_direction():
         config = read_task(name, ["checkpoint=none"]).config
         assert (config.data.reverse_complement, config.model.strands) == (0, "forward")
     assert read_task("gue/tf_0", ["checkpoint=none"]).config.data.reverse_complement == "auto"
+
+
+def test_a_linear_model_of_bases_at_places():
+    texts = ["ACGTN", "TTTTT", "gattacaca"]
+    examples = SimpleNamespace(
+        texts=texts, parts={"train": np.array([2, 0]), "test": np.array([1])}, task=SimpleNamespace(length=5, omics="dna")
+    )
+    baseline = PlacesBaseline("places", ["dna"])
+    found = baseline.features(examples, "train").toarray()
+    expected = [[float(text[place].upper() == base) for place in range(5) for base in "ACGT"] for text in (texts[2], texts[0])]
+    np.testing.assert_allclose(found, np.array(expected) / 20**0.5)
+    assert baseline.features(examples, "test").shape == (1, 20)
+    for length, takes in ((5, True), (None, False), (5000, False)):
+        assert baseline.takes(SimpleNamespace(length=length, omics="dna")) is takes
