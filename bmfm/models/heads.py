@@ -3,6 +3,9 @@
 import torch
 from torch import nn
 
+from bmfm.special import CLS, SEP
+from bmfm.tokenizers.batch import Batch
+
 
 class Transform(nn.Module):
     """dense -> gelu -> LayerNorm, shared by all heads that predict tokens or genes."""
@@ -63,6 +66,15 @@ class Places(nn.Module):
         laid = read.new_zeros(n_examples, self.length, self.CHANNELS)
         laid = laid.index_put((example_M[there], place_M[there]), read[there])
         return nn.functional.linear(laid.flatten(1), self.weight)
+
+
+def content_places(batch: Batch, is_token_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the tokens that are neither [CLS] nor [SEP]: their numbers among those of the flattened rows, their example, and their place in it [M]."""
+    ids = batch["input_ids"]
+    content = (is_token_BL & (ids != CLS) & (ids != SEP)).flatten().nonzero().squeeze(1)
+    example, number = batch["example_ids"].flatten()[content], torch.arange(len(content), device=content.device)
+    begins = example.diff(prepend=example.new_full((1,), -1)) != 0  # tokens of an example stand together, in their order
+    return content, example, number - torch.where(begins, number, 0).cummax(0).values
 
 
 class Decoder(nn.Module):

@@ -14,10 +14,9 @@ from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_co
 from bmfm.models.classes import backbone_of
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
-from bmfm.models.heads import Decoder, Heads, Places, predicts_tokens
+from bmfm.models.heads import Decoder, Heads, Places, content_places, predicts_tokens
 from bmfm.models.perturbation import PerturbationEncoder
 from bmfm.models.summary import CellSummary
-from bmfm.special import CLS, SEP
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
 from bmfm.storage.weights import load_strictly, read_weights
@@ -275,12 +274,8 @@ class BmfmModel(PreTrainedModel):
         places = self.heads.decoder(name).places
         if places is None:
             return logits
-        ids = batch["input_ids"]
-        content = (self.backbone.attention_mask(batch) & (ids != CLS) & (ids != SEP)).flatten().nonzero().squeeze(1)
-        example, number = batch["example_ids"].flatten()[content], torch.arange(len(content), device=content.device)
-        begins = example.diff(prepend=example.new_full((1,), -1)) != 0  # tokens of an example stand together, in their order
-        first = torch.where(begins, number, 0).cummax(0).values
-        return logits + places(hidden_BLH.flatten(0, 1)[content], example, number - first, len(batch["cls_index"]))
+        content, example, place = content_places(batch, self.backbone.attention_mask(batch))
+        return logits + places(hidden_BLH.flatten(0, 1)[content], example, place, len(batch["cls_index"]))
 
     def lm_logits(self, hidden_BLH: torch.Tensor, batch: Batch | None = None) -> torch.Tensor:
         """Logits [..., V] over this project's ids of states [..., H], by the language-model head: the backbone's own, else the head
