@@ -59,12 +59,13 @@ class Places(nn.Module):
         nn.init.normal_(self.channels, 0.0, self.channels.shape[1] ** -0.5)
         nn.init.zeros_(self.weight)
 
-    def forward(self, states_MH: torch.Tensor, example_M: torch.Tensor, place_M: torch.Tensor, n_examples: int) -> torch.Tensor:
-        """Logits [N, size] of the states of tokens of N examples, in any order."""
-        read = self.dropout(nn.functional.linear(states_MH, self.channels))
-        there = place_M < self.length
-        laid = read.new_zeros(n_examples, self.length, self.CHANNELS)
-        laid = laid.index_put((example_M[there], place_M[there]), read[there])
+    def forward(self, hidden_BLH: torch.Tensor, batch: Batch, is_token_BL: torch.Tensor) -> torch.Tensor:
+        """Logits [N, size] of the N examples of a batch."""
+        content, example, place = content_places(batch, is_token_BL)
+        read = self.dropout(nn.functional.linear(hidden_BLH.flatten(0, 1)[content], self.channels))
+        there = place < self.length
+        laid = read.new_zeros(len(batch["cls_index"]), self.length, self.CHANNELS)
+        laid = laid.index_put((example[there], place[there]), read[there])
         return nn.functional.linear(laid.flatten(1), self.weight)
 
 

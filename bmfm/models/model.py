@@ -14,7 +14,7 @@ from bmfm.models.backbones.huggingface import CODE, HuggingFaceBackbone, save_co
 from bmfm.models.classes import backbone_of
 from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
-from bmfm.models.heads import Decoder, Heads, Places, content_places, predicts_tokens
+from bmfm.models.heads import Decoder, Heads, Places, predicts_tokens
 from bmfm.models.perturbation import PerturbationEncoder
 from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
@@ -269,13 +269,9 @@ class BmfmModel(PreTrainedModel):
 
     def label(self, name: str, hidden_BLH: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Logits [N, size] of a head of examples, from the states of their tokens: of the pooled state and, where the head has them, of `Places`."""
-        described = self.config.heads[name]
+        described, places = self.config.heads[name], self.heads.decoder(name).places
         logits = self.head(name, self.pool(hidden_BLH, batch, described.get("pooling", described.get("cls"))))
-        places = self.heads.decoder(name).places
-        if places is None:
-            return logits
-        content, example, place = content_places(batch, self.backbone.attention_mask(batch))
-        return logits + places(hidden_BLH.flatten(0, 1)[content], example, place, len(batch["cls_index"]))
+        return logits if places is None else logits + places(hidden_BLH, batch, self.backbone.attention_mask(batch))
 
     def lm_logits(self, hidden_BLH: torch.Tensor, batch: Batch | None = None) -> torch.Tensor:
         """Logits [..., V] over this project's ids of states [..., H], by the language-model head: the backbone's own, else the head
