@@ -229,6 +229,7 @@ def _head_weights(name: str, before: BmfmModel, model: BmfmModel, weights: dict[
         return {}
     of_head = {k: v for k, v in weights.items() if k.startswith(f"{path}.")}
     differs = [key for key in ("size", "kind") if old.get(key) != new.get(key)]
+    differs += ["places"] if (old.get("places") or 0) != (new.get("places") or 0) else []
     differs += ["outputs"] if list(old.get("outputs") or []) != list(new.get("outputs") or []) else []
     classes, before_classes = new.get("classes") or [], old.get("classes") or []
     if not differs and classes == before_classes:

@@ -189,7 +189,10 @@ class BatchModule(pl.LightningDataModule, ABC):
         return 0.0
 
     def places_of(self, name: str, kind: LabelKind, places: bool | str) -> int:
-        """How many places a head of such a label reads (`models.heads.Places`), where true, false or ``auto`` is asked for; 0 is none."""
+        """How many places a head of such a label reads (`models.heads.Places`), where true, false or ``auto`` is asked for; 0 is none.
+
+        These data have none that are aligned.
+        """
         return 0
 
     def need(self, needs: frozenset[str] | set[str]) -> None:

@@ -134,7 +134,7 @@ class SequenceTable(BatchModule):
         if places != AUTO:
             return length if places else 0
         n_bases = np.diff(self._source.symbols.offsets)[self.numbers["train"]]
-        if self.reverse_complement or length > MOST_PLACES or not np.array_equal(lengths, np.minimum(n_bases, length)):
+        if self.reverse_complement or length > MOST_PLACES or not np.array_equal(lengths, n_bases):  # tokens of several bases, or cut
             return 0
         gain = self._gain(name, kind, partial(place_gain, length=length))
         if gain is not None:

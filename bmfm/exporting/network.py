@@ -92,9 +92,8 @@ class Network(nn.Module):
         read = torch.nn.functional.linear(states_BLH, places.channels)
         number, n_tokens = torch.arange(mask_BL.shape[1]), mask_BL.sum(1, keepdim=True)
         is_content = (number > 0) & (number < n_tokens - 1)
-        laid = torch.where(is_content[..., None], read, 0.0)[:, 1:]
-        beyond = read.new_zeros(1, places.length, places.CHANNELS).expand(len(read), -1, -1)
-        return torch.nn.functional.linear(torch.cat([laid, beyond], 1)[:, : places.length].flatten(1), places.weight)
+        laid = torch.nn.functional.pad(torch.where(is_content[..., None], read, 0.0), (0, 0, 0, places.length))[:, 1 : places.length + 1]
+        return torch.nn.functional.linear(laid.flatten(1), places.weight)
 
     def _pool(self, states_BLH: torch.Tensor, mask_BL: torch.Tensor, pooling: str | int) -> torch.Tensor:
         """As `BmfmModel.pool`, of padded rows."""

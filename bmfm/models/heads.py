@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bmfm.special import CLS, SEP
+from bmfm.special import CLS
 from bmfm.tokenizers.batch import Batch
 
 
@@ -43,7 +43,8 @@ class Places(nn.Module):
     Parameters
     ----------
     length
-        Places that are read, from the first token after [CLS]; what stands further on adds nothing.
+        Places that are read, from the first token after [CLS]; what stands further on adds nothing. A window of a sequence that is too long
+        for the model counts from its own beginning.
     """
 
     CHANNELS, DROPOUT = 8, 0.7
@@ -70,12 +71,15 @@ class Places(nn.Module):
 
 
 def content_places(batch: Batch, is_token_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the tokens that are neither [CLS] nor [SEP]: their numbers among those of the flattened rows, their example, and their place in it [M]."""
-    ids = batch["input_ids"]
-    content = (is_token_BL & (ids != CLS) & (ids != SEP)).flatten().nonzero().squeeze(1)
-    example, number = batch["example_ids"].flatten()[content], torch.arange(len(content), device=content.device)
-    begins = example.diff(prepend=example.new_full((1,), -1)) != 0  # tokens of an example stand together, in their order
-    return content, example, number - torch.where(begins, number, 0).cummax(0).values
+    """Of the tokens between [CLS] and the last [SEP] of each example: their numbers among those of the flattened rows, their example, and their
+    place in it [M]."""
+    tokens = (is_token_BL & (batch["input_ids"] != CLS)).flatten().nonzero().squeeze(1)
+    example, number = batch["example_ids"].flatten()[tokens], torch.arange(len(tokens), device=tokens.device)
+    nobody = example.new_full((1,), -1)
+    begins = example.diff(prepend=nobody) != 0  # tokens of an example stand together, in their order
+    content = example.diff(append=nobody) == 0
+    place = number - torch.where(begins, number, 0).cummax(0).values
+    return tokens[content], example[content], place[content]
 
 
 class Decoder(nn.Module):

@@ -270,7 +270,7 @@ class BmfmModel(PreTrainedModel):
     def label(self, name: str, hidden_BLH: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Logits [N, size] of a head of examples, from the states of their tokens: of the pooled state and, where the head has them, of `Places`."""
         described, places = self.config.heads[name], self.heads.decoder(name).places
-        logits = self.head(name, self.pool(hidden_BLH, batch, described.get("pooling", described.get("cls"))))
+        logits = self.head(name, self.pool(hidden_BLH, batch, described["pooling"] if "pooling" in described else described["cls"]))
         return logits if places is None else logits + places(hidden_BLH, batch, self.backbone.attention_mask(batch))
 
     def lm_logits(self, hidden_BLH: torch.Tensor, batch: Batch | None = None) -> torch.Tensor:

@@ -52,7 +52,7 @@ def assemble(config: "DictConfig") -> "tuple[BatchModule, Objectives, BmfmModel]
     objectives.connect(data)
     objectives.check_monitored()
     _settle_strands(config, data, objectives)
-    _settle_places(data, objectives)
+    _settle_places(config, data, objectives)
     genes = {name: i for i, name in enumerate(data.tokenizer.names)}
     model: BmfmModel = instantiate(config.model, fields=data.tokenizer.fields, heads=objectives.heads, genes=genes, _convert_="all")
     objectives.init_output_biases(model)
@@ -80,13 +80,29 @@ def _settle_strands(config: "DictConfig", data: "BatchModule", objectives: "Obje
         config.model.strands = "average" if probability else "forward"
 
 
-def _settle_places(data: "BatchModule", objectives: "Objectives") -> None:
-    """Let heads read places where their labels depend on them."""
+def _settle_places(config: "DictConfig", data: "BatchModule", objectives: "Objectives") -> None:
+    """Let heads read places where their labels depend on them, and write into the configuration which do.
+
+    Raises
+    ------
+    ValueError
+        Where that is asked of a label, and there is nothing to read.
+    """
     from bmfm.objectives.labels.label import Label
 
     for name, task in objectives.tasks.items():
-        if isinstance(task, Label) and task.is_of_examples and (length := data.places_of(name, task.label_kind, task.places)):
+        if not isinstance(task, Label):
+            continue
+        can = task.is_of_examples and not task.gradient_reversal and (task.places is True or config.model.get("strands") != "average")
+        length = data.places_of(name, task.label_kind, task.places) if can else 0
+        if length:
             task.read_places(length)
+        elif task.places is True:
+            raise ValueError(
+                f"objectives.{name}.places=true: only labels of DNA sequences, which are not reversed, have places; leave it out"
+            )
+        if "places" in config.objectives[name]:
+            config.objectives[name].places = bool(length)
 
 
 @dataclass

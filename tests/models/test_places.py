@@ -10,12 +10,15 @@ import torch
 import bmfm
 from bmfm.checkpoints.load import from_checkpoint
 from bmfm.cli import compose
+from bmfm.exporting.formats import dynamic_shapes
 from bmfm.exporting.network import Network, network_inputs
+from bmfm.files import ASSETS
 from bmfm.inference import Predictor
 from bmfm.models.heads import Places
 from bmfm.models.model import build
 from bmfm.tokenizers.dna import single_base
 from bmfm.train import train
+from bmfm.training.run import assemble
 
 LENGTH = 12
 HEADS = {"y": {"size": 3, "pooling": "max_mean", "classes": ["a", "b", "c"], "places": LENGTH}}
@@ -57,11 +60,15 @@ def test_new_weights_add_nothing():
 
 
 def test_the_graph_reads_places(model):
-    network = Network(model.model)
-    for _, batch in model.batches(TEXTS):
-        with torch.inference_mode():
-            *_, logits = network(*network_inputs(batch, network.inputs))
-            np.testing.assert_allclose(logits, model.model.label("y", model.model.encode(batch), batch), rtol=1e-4, atol=1e-5)
+    """Traced with one batch, and run with others; of pairs, too."""
+    network, pairs = Network(model.model), pd.DataFrame({"first": TEXTS, "second": TEXTS[::-1]})
+    (_, traced), *_ = model.batches(TEXTS[:3])
+    program = torch.export.export(network, tuple(network_inputs(traced, network.inputs)), dynamic_shapes=dynamic_shapes(network)).module()
+    for inputs in (TEXTS, TEXTS[2:3], pairs):
+        for _, batch in model.batches(inputs):
+            with torch.inference_mode():
+                *_, logits = program(*network_inputs(batch, network.inputs))
+                np.testing.assert_allclose(logits, model.model.label("y", model.model.encode(batch), batch), rtol=1e-4, atol=1e-5)
 
 
 def test_a_head_that_goes_on_keeps_its_places(model, tmp_path):
@@ -71,8 +78,9 @@ def test_a_head_that_goes_on_keeps_its_places(model, tmp_path):
         again = from_checkpoint(model.tokenizer.fields, {"y": HEADS["y"] | {"classes": order}}, str(tmp_path))
         found = Predictor(again.eval(), model.tokenizer, "cpu").logits(TEXTS)["y"]
         np.testing.assert_allclose(found, model.logits(TEXTS)["y"][:, ["abc".index(c) for c in order]], rtol=1e-5, atol=1e-6)
-    shorter = from_checkpoint(model.tokenizer.fields, {"y": HEADS["y"] | {"places": 5}}, str(tmp_path))
-    assert not shorter.heads.decoder("y").places.weight.any()
+    with pytest.warns(UserWarning, match=r"its places differ.*it begins anew"):
+        shorter = from_checkpoint(model.tokenizer.fields, {"y": HEADS["y"] | {"places": 5}}, str(tmp_path))
+    assert not shorter.heads.decoder("y").places.weight.any() and shorter.pretrained_heads == set()
     config = json.loads((tmp_path / "config.json").read_text())
     config["heads"]["y"]["places"] = "many"
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -98,3 +106,34 @@ def test_training_reads_places_where_labels_depend_on_them(tmp_path, depends):
     model = bmfm.load(tmp_path / "run" / "model")
     assert model.model.config.heads["label"].get("places", 0) == (60 if depends else 0)
     assert not depends or (model.predict([row[0] for row in rows])["label"].astype(int) == [row[1] for row in rows]).mean() > 0.9
+
+
+def test_places_that_cannot_be_read_are_refused_or_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("ACGT"), 30)) for _ in range(100)]
+    pd.DataFrame({"sequence": texts, "label": [text[10] in "AC" for text in texts]}).to_csv(tmp_path / "x.csv", index=False)
+    given = ["+recipe=dna_finetune", "checkpoint=bmfm-dna-mini", f"data.path={tmp_path / 'x.csv'}", "data.reverse_complement=0"]
+
+    def places(*settings):
+        config = compose("train", [*given, *settings])
+        length = assemble(config)[2].config.heads["label"].get("places", 0)
+        assert config.objectives.label.places == bool(length)
+        return length
+
+    assert places("objectives.label.places=true") == 30
+    assert places("objectives.label.places=true", "data.max_tokens=22") == 20
+    for settings in (
+        ["data.max_tokens=22"],
+        ["model.strands=average"],
+        ["objectives.label.gradient_reversal=1"],
+        ["objectives.label.places=false"],
+    ):
+        assert places(*settings) == 0
+    cells = [
+        "+recipe=rna_finetune",
+        "checkpoint=bmfm-rna-mini",
+        f"data.path={ASSETS / 'rna' / 'pbmc3k.h5ad'}",
+        "objectives.label.column=cell_type",
+    ]
+    with pytest.raises(ValueError, match=r"objectives\.label\.places=true: only labels of DNA sequences"):
+        assemble(compose("train", [*cells, "+objectives.label.places=true"]))
