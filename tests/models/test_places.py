@@ -125,7 +125,6 @@ def test_places_that_cannot_be_read_are_refused_or_left_out(tmp_path):
     for settings in (
         ["data.max_tokens=22"],
         ["model.strands=average"],
-        ["objectives.label.gradient_reversal=1"],
         ["objectives.label.places=false"],
     ):
         assert places(*settings) == 0
