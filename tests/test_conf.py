@@ -120,7 +120,8 @@ def _compare_with_stored(recipe: str, metrics: dict[str, float]) -> None:
         return
     assert metrics.keys() == stored[recipe].keys()
     for name, value in stored[recipe].items():
-        assert metrics[name] == pytest.approx(value, rel=2e-5, abs=1e-6, nan_ok=True), name
+        near = 1e-5 if "pearson" in name else 1e-6  # correlations near 0 move by this much from one kind of processor to another
+        assert metrics[name] == pytest.approx(value, rel=2e-5, abs=near, nan_ok=True), name
 
 
 CHOICES = {

@@ -93,7 +93,7 @@ def test_metrics_are_sums_over_examples(assembled, name):
     for size in (n, 4):
         batches = [examples(data, "validation", range(i, min(i + size, n))) for i in range(0, n, size)]
         metrics.append(objectives.compute_metrics(add_up(objectives.update_metrics(model, b, model.encode(b)) for b in batches)))
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4, abs=1e-6, nan_ok=True)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4, abs=1e-5, nan_ok=True)  # abs for correlations near 0
     assert np.isfinite(metrics[0]["loss"]) and len(metrics[0]) > 3
     # and the loss is the one that training minimises
     batch = examples(data, "validation", range(n))
