@@ -34,7 +34,8 @@ SIZES = {
 TASKS = ("gue/mouse_0", "gue/mouse_3", "gue/prom_core_tata")
 BASES_A_STEP = 32 * 510
 FINETUNE = (
-    "objectives.label.pooling=max_mean", "objectives.label.dropout=0.3", "data.batch_size=64", "optimizer.lr=2e-3", "schedule=cosine", "schedule.warmup_steps=100", "trainer.max_steps=1200",
+    "objectives.label.pooling=max_mean", "objectives.label.dropout=0.3", "data.batch_size=64",
+    "optimizer.lr=2e-3", "schedule=cosine", "schedule.warmup_steps=100", "trainer.max_steps=1200",
     "trainer.val_check_interval=150", "callbacks.early_stopping=null", "test=false", "logistic_regression=false",
 )  # fmt: skip
 QUIET = ("overwrite=true", "trainer.enable_progress_bar=false", "callbacks.progress=null", "trainer.precision=bf16-mixed")

@@ -289,9 +289,8 @@ def main(task: Callable, config_name: str) -> None:
     if os.environ.get("LOCAL_RANK"):  # a process that Lightning started: it repeats the folder, in quotes that not every name survives
         command_line = [a for a in command_line if not a.startswith('hydra.run.dir="')]
     arguments = get_args_parser().parse_intermixed_args(command_line)
-    sys.argv[1:] = [a for a in command_line if a not in arguments.overrides] + recipe_first(
-        arguments.overrides
-    )  # Hydra wants its options first
+    given = [a for a in command_line if a not in arguments.overrides]  # Hydra wants its options first
+    sys.argv[1:] = given + recipe_first(arguments.overrides)
     try:
         if arguments.config_dir or os.environ.get(CONFIG_DIR):
             use_config_folder(arguments.config_dir or os.environ[CONFIG_DIR])

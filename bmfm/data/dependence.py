@@ -8,12 +8,12 @@ import numba
 import numpy as np
 
 from bmfm.genome.alphabet import CODE_BITS
+from bmfm.genome.kmers import kmer_counts, reverse_complements
 from bmfm.genome.representation import Encoded
 
 K = 4
-MOST_EXAMPLES = (5000, 2000)
 FEWEST_VALIDATION = 20
-MOST_SYMBOLS = 4096
+MOST_EXAMPLES, MOST_SYMBOLS = (5000, 2000), 4096
 """More training and validation examples are not looked at, nor what stands further on in a long sequence."""
 
 
@@ -78,8 +78,7 @@ class Known:
     @cached_property
     def kmers(self) -> list[np.ndarray]:
         """How often each of them has each k-mer."""
-        symbols, offsets = self.sequences.symbols, self.sequences.offsets
-        return [_count_kmers(symbols, offsets[rows], offsets[rows + 1], K, MOST_SYMBOLS) for rows in self.rows]
+        return [np.stack([kmer_counts(self.sequences[row][:MOST_SYMBOLS], K) for row in rows]) for rows in self.rows]
 
     def bases(self, length: int) -> list[np.ndarray]:
         """Which of the four bases stands at each of the first places, ``float32`` [m, length * 4], of length 1."""
@@ -105,7 +104,7 @@ def strand_gain(known: Known) -> Gain:
     """
     if not all(map(len, known.rows)):
         return Gain()
-    both = [counts + counts[:, _reverse_complements(K)] for counts in known.kmers]
+    both = [counts + counts[:, reverse_complements(K)] for counts in known.kmers]
     return known.gain([_scaled(counts) for counts in both], [_scaled(counts) for counts in known.kmers])
 
 
@@ -124,24 +123,6 @@ def place_gain(known: Known, length: int) -> Gain:
 
 
 @numba.njit(cache=True)
-def _count_kmers(symbols, starts, ends, k, most):
-    """How often each sequence has each k-mer, ``float32`` [n, 4^k]: its bases are digits of base four, the first one the highest. What is no
-    single base ends one."""
-    counts = np.zeros((len(starts), 4**k), np.float32)
-    for row in range(len(starts)):
-        word, n_known = 0, 0
-        for i in range(starts[row], min(ends[row], starts[row] + most)):
-            base = symbols[i] & CODE_BITS
-            if base > 3:
-                word, n_known = 0, 0
-                continue
-            word, n_known = (word * 4 + base) % 4**k, n_known + 1
-            if n_known >= k:
-                counts[row, word] += 1
-    return counts
-
-
-@numba.njit(cache=True)
 def _one_hot(symbols, starts, ends, length):
     """[n, length * 4]: 1 for the base that stands at a place, if any of the four does."""
     found = np.zeros((len(starts), length * 4), np.float32)
@@ -151,14 +132,6 @@ def _one_hot(symbols, starts, ends, length):
             if base <= 3:
                 found[row, place * 4 + base] = 1
     return found
-
-
-def _reverse_complements(k: int) -> np.ndarray:
-    """The reverse complement of each k-mer [4^k]: A, G, T, C are 0 to 3, so that two bits are a base, and 2 is A or T from T or A."""
-    words, result = np.arange(4**k), np.zeros(4**k, np.int64)
-    for _ in range(k):
-        result, words = result * 4 + (words % 4 ^ 2), words // 4
-    return result
 
 
 def _scaled(counts: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.genome.alphabet import COMPLEMENT, N
+from bmfm.genome.alphabet import N
 from bmfm.hashing import example_keys
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
@@ -135,8 +135,7 @@ def base_attributions(
         for reverse, read, share in readings:
             for column in np.unique(columns[read]):
                 rows = read[columns[read] == column]
-                codes = COMPLEMENT[of.codes[rows]][:, ::-1] if reverse else of.codes[rows]
-                run = _Paths(predictor, replace(explained, column=int(column)), codes, kind == "base", chosen, bar)
+                run = _Paths(predictor, replace(explained, column=int(column)), of.as_read(rows, reverse), kind == "base", chosen, bar)
                 run.of_all()
                 hypothetical[rows] += (run.hypothetical[:, ::-1, ::-1] if reverse else run.hypothetical) * share
                 sums[:, rows] += run.sums * share
@@ -167,8 +166,7 @@ def explained_columns(
         return np.full(len(of), target.column)
     values = np.zeros((len(of), len(target.classes)))
     for reverse, read, _ in of.readings(strands_to_read(strands, predictor.model.config.strands)):
-        codes = COMPLEMENT[of.codes[read]][:, ::-1] if reverse else of.codes[read]
-        for rows, batch in batches_of(predictor, tokens_of(predictor, codes), batch_size):
+        for rows, batch in batches_of(predictor, tokens_of(predictor, of.as_read(read, reverse)), batch_size):
             with torch.inference_mode():
                 values[read[rows]] += target.values(predictor.forward(batch, precision=precision)).double().cpu().numpy()
     return values.argmax(1)

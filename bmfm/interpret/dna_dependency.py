@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.genome.alphabet import COMPLEMENT, N
+from bmfm.genome.alphabet import N
 from bmfm.inference.predictor import Predictor
 from bmfm.inference.runner import progress_bar
 from bmfm.interpret.dna_sequences import read_sequences
@@ -127,20 +127,17 @@ def dependency_map(
     ValueError
         If lengths differ, or the model is no masked one of single bases.
     """
-    strands = strands_to_read(strands, None)
     columns = ids_of_bases(predictor, "a dependency map")
     of = read_sequences(predictor, sequences, **places)
-    values = np.empty((len(of), of.length, of.length), np.float32)
-    readings = of.readings(strands)
+    values = np.zeros((len(of), of.length, of.length), np.float32)
+    readings = of.readings(strands_to_read(strands, None))
     n_maps = sum(len(rows) for _, rows, _ in readings)
     with progress_bar(n_maps * of.length * (of.length if hide_target else 1), progress) as bar:
-        for number, codes in enumerate(of.codes):
-            maps = []
-            for reverse in [reverse for reverse, rows, _ in readings if number in rows]:
-                run = _Mutants(predictor, COMPLEMENT[codes][::-1] if reverse else codes, of.places_in_codes, columns, batch_size, precision)
-                values_of = run.hidden(bar) if hide_target else run.shown(bar)
-                maps.append(values_of[::-1, ::-1] if reverse else values_of)
-            values[number] = np.mean(maps, 0)
+        for reverse, rows, share in readings:
+            for i in rows:
+                run = _Mutants(predictor, of.as_read([i], reverse)[0], of.places_in_codes, columns, batch_size, precision)
+                found = run.hidden(bar) if hide_target else run.shown(bar)
+                values[i] += share * (found[::-1, ::-1] if reverse else found)
     return DependencyMaps(values, of)
 
 

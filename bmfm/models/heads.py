@@ -158,14 +158,16 @@ class Heads(nn.Module):
 
 def _decoder(hidden_size: int, head: dict) -> Decoder:
     """The linear map of a head, by its description."""
-    options = (
-        head.get("bias", True),
-        head.get("dropout", 0.0),
-        bool(head.get("constant")),
-        bool(head.get("begins_at_bias")),
-        head.get("places") or 0,
+    return Decoder(
+        hidden_size,
+        head["size"],
+        tied=bool(head.get("tied")),
+        bias=head.get("bias", True),
+        dropout=head.get("dropout", 0.0),
+        constant=bool(head.get("constant")),
+        begins_at_bias=bool(head.get("begins_at_bias")),
+        places=head.get("places") or 0,
     )
-    return Decoder(hidden_size, head["size"], bool(head.get("tied")), *options)
 
 
 def predicts_tokens(head: dict, n_tokens: int) -> bool:

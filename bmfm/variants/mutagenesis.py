@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfm.genome.alphabet import COMPLEMENT, N
+from bmfm.genome.alphabet import N
 from bmfm.genome.representation import Encoded
 from bmfm.inference.outputs import Outputs
 from bmfm.inference.predictor import Predictor
@@ -169,9 +169,8 @@ def score_substitutions(
     with progress_bar(sum(len(rows) for _, rows, _ in readings), progress) as bar:
         for reverse, rows, share in readings:
             for i in rows:  # one at a time: L * L tokens
-                codes = of.codes[i : i + 1]
-                # the other strand's channels and places are turned back
-                scores[i] += share * (compute(COMPLEMENT[codes][:, ::-1])[0, ::-1, ::-1] if reverse else compute(codes)[0])
+                found = compute(of.as_read([i], reverse))[0]
+                scores[i] += share * (found[::-1, ::-1] if reverse else found)  # the other strand's channels and places are turned back
                 bar.update(1)
     own = np.take_along_axis(scores, np.maximum(of.bases, 0)[:, None].astype(np.int64), 1)
     return np.where(of.bases[:, None] >= 0, scores - own, np.nan).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bmfm.files import require_file
-from bmfm.genome.alphabet import N, read_text
+from bmfm.genome.alphabet import COMPLEMENT, N, read_text
 from bmfm.genome.fasta import read_records
 from bmfm.genome.reference import Reference
 from bmfm.genome.regions import bed_rows, locate, locate_word, regions_file
@@ -80,6 +80,10 @@ class SequenceSet:
         if strands == "forward" or self.is_reverse is None:
             return [(False, every, 1.0)]
         return [(reverse, rows, 1.0) for reverse in (False, True) if len(rows := np.flatnonzero(self.is_reverse == reverse))]
+
+    def as_read(self, rows: Any, reverse: bool) -> np.ndarray:
+        """Codes of some sequences [m, context + L + context], as they are or of their reverse complements."""
+        return COMPLEMENT[self.codes[rows]][:, ::-1] if reverse else self.codes[rows]
 
     def one_hot(self) -> np.ndarray:
         """The sequences [n, 4, L], float32."""

@@ -8,9 +8,9 @@ import pytest
 from hydra.errors import InstantiationException
 
 from bmfm.cli import compose
-from bmfm.data import dependence
 from bmfm.data.dependence import Known, place_gain, strand_gain
 from bmfm.genome.alphabet import encode
+from bmfm.genome.kmers import kmer_counts, reverse_complements
 from bmfm.tokenizers.texts import BOUNDARY, as_encoded
 from bmfm.training.run import assemble
 
@@ -60,10 +60,10 @@ def test_kmers_are_those_of_the_text():
     texts = ["ACGTTGCANAC", "AAAA", "ACG", "TTTTTACGT"]
     words = ["".join(word) for word in product("AGTC", repeat=4)]
     symbols = encoded(texts)
-    counts = dependence._count_kmers(symbols.symbols, symbols.offsets[:-1], symbols.offsets[1:], 4, 100)
+    counts = np.stack([kmer_counts(symbols[i], 4) for i in range(len(texts))])
     expected = [[sum(text[i : i + 4] == word for i in range(len(text))) for word in words] for text in texts]
     assert counts.tolist() == expected
-    assert [words[i] for i in dependence._reverse_complements(4)] == [other(word) for word in words]
+    assert [words[i] for i in reverse_complements(4)] == [other(word) for word in words]
 
 
 def test_too_little_to_tell_is_no():

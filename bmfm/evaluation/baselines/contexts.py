@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 from bmfm.evaluation.baselines.variants import VariantBaseline, flanks
@@ -13,6 +12,7 @@ from bmfm.evaluation.methods.variants import VariantScores
 from bmfm.evaluation.task_spec import TaskSpec
 from bmfm.files import cached_folder, require_file
 from bmfm.genome.alphabet import base_table
+from bmfm.genome.kmers import kmer_counts, reverse_complements
 from bmfm.genome.reference import SOFT_MASK_BIT, Reference
 from bmfm.genome.variants import VariantTable
 
@@ -77,7 +77,7 @@ def mutation_counts(reference: Reference, variants: VariantTable) -> tuple[np.nd
     context, alt = context[known], alt[known].astype(np.int64)
     for words, bases in ((context, alt), (COMPLEMENT[context[:, ::-1]], COMPLEMENT[alt])):
         np.add.at(counts, (words @ 4 ** np.arange(4, -1, -1), bases), 1)
-    reverse = _reverse_complements(5)
+    reverse = reverse_complements(5)
     return counts, places + places[reverse]
 
 
@@ -148,7 +148,7 @@ class KmerLikelihood(VariantBaseline):
             counts = np.zeros(4**self.k)
             for begin, end in zip(reference.starts, reference.ends, strict=True):
                 counts += kmer_counts(reference.codes[begin:end], self.k)
-            counts += counts[_reverse_complements(self.k)]
+            counts += counts[reverse_complements(self.k)]
             np.save(folder / "log_probabilities.npy", markov(counts, self.pseudocount))
 
         key = {"version": 1, "fasta": content_hash([fasta]), "k": self.k, "pseudocount": self.pseudocount}
@@ -159,26 +159,6 @@ def markov(counts: np.ndarray, pseudocount: float) -> np.ndarray:
     """Logarithm of the probability of the last base of each k-mer given the others, [4^k], from counts of k-mers [4^k]."""
     by_context = counts.reshape(-1, 4) + pseudocount
     return np.log(by_context / by_context.sum(1, keepdims=True)).ravel()
-
-
-@numba.njit(cache=True)
-def kmer_counts(codes, k):
-    """Counts of k-mers without N, ``float64`` [4^k], of one contig's codes; the first base is the first digit of base four."""
-    out = np.zeros(4**k)
-    word, known = 0, 0
-    for i in range(len(codes)):
-        code = codes[i] & 0x7F
-        word = (word * 4 + min(code, 3)) % 4**k
-        known = known + 1 if code < 4 else 0
-        if known >= k:
-            out[word] += 1
-    return out
-
-
-def _reverse_complements(k: int) -> np.ndarray:
-    """The number of the reverse complement of each k-mer, [4^k]."""
-    digits = np.arange(4**k)[:, None] // 4 ** np.arange(k - 1, -1, -1) % 4
-    return COMPLEMENT[digits[:, ::-1]] @ 4 ** np.arange(k - 1, -1, -1)
 
 
 def _codes(text: str) -> np.ndarray:
