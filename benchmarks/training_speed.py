@@ -1,6 +1,6 @@
 """Training steps taken apart: data alone, the model alone on one batch, and whole steps of the training loop, with FLOPs and memory.
 
-``python benchmarks/training_speed.py [SIZE ...] [--precision 32-true bf16-mixed] [--json OUT] [--compare SAVED] [--cpu-time] [SETTING=VALUE ...]``
+``python benchmarks/training_speed.py [SIZE ...] [SETTING=VALUE ...] [--precision 32-true bf16-mixed] [--json OUT] [--compare SAVED] [--cpu-time]``
 
 The three are measured in turns, several times, and the best median of each counts, because machines are noisy; where others use the cores,
 ``--cpu-time`` with ``OMP_NUM_THREADS=1`` counts the seconds that this process computes. The utilisation is the share of the rate that a

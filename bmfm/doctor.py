@@ -127,10 +127,15 @@ def _flex(q: Any) -> Any:
 def _flash(q: Any) -> Any:
     import torch
 
-    from bmfm.models.attention import FLASH_IS_INSTALLED, choose
+    from bmfm.models import flash_attention
+    from bmfm.models.attention import choose
 
-    capability = torch.cuda.get_device_capability() if q.is_cuda else (0, 0)
-    choose("flash_attention_2", torch.bfloat16, q.device.type, q.shape[-1], FLASH_IS_INSTALLED, capability)
+    kernel, capability = flash_attention.kernel_for(0.0), torch.cuda.get_device_capability() if q.is_cuda else (0, 0)
+    choose("flash_attention_2", torch.bfloat16, q.device.type, q.shape[-1], kernel is not None, capability)
+    if kernel == flash_attention.NAME:
+        ends = torch.tensor([0, q.shape[2]], dtype=torch.int32, device=q.device)
+        states, _ = flash_attention.attention_forward(torch.nn.Identity(), q, q, q, None, cu_seq_lens_q=ends, max_length_q=q.shape[2])
+        return states.transpose(1, 2)
     from flash_attn import flash_attn_func
 
     return flash_attn_func(*3 * [q.transpose(1, 2).contiguous()]).transpose(1, 2)

@@ -6,30 +6,28 @@ results are those of the padded batch (transformers' ModernBERT leaks between pa
 position ids alone).
 """
 
-from importlib.util import find_spec
-
 import torch
 from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
-from bmfm.models import cpu_attention
+from bmfm.models import cpu_attention, flash_attention
 from bmfm.tokenizers.batch import Batch
 
 IMPLEMENTATIONS = ("sdpa", "flex_attention", "flash_attention_2", "eager")
-FLASH_IS_INSTALLED = find_spec("flash_attn") is not None
+_NEEDS = "needs torch 2.11 or newer and no dropout of attention weights, or the package flash-attn"
 
 
 def check_name(implementation: str) -> str:
-    """The name of an implementation, or ``auto``; a ValueError if it is neither, an ImportError if its package is not there."""
+    """The name of an implementation, or ``auto``; a ValueError if it is neither, an ImportError if it is not installed."""
     if implementation != "auto" and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention {implementation!r} is unknown; choose from auto, {', '.join(IMPLEMENTATIONS)}")
-    if implementation == "flash_attention_2" and not FLASH_IS_INSTALLED:
-        raise ImportError("attention flash_attention_2 needs the package flash-attn (and a GPU): pip install 'bmfm[gpu]'")
+    if implementation == "flash_attention_2" and flash_attention.kernel_for(dropout=0.0) is None:
+        raise ImportError(f"attention flash_attention_2 {_NEEDS} (and a GPU): pip install 'bmfm[gpu]'")
     return implementation
 
 
 def choose(
-    requested: str, dtype: torch.dtype, device_type: str, head_size: int, installed: bool = False, capability: tuple[int, int] = (0, 0)
+    requested: str, dtype: torch.dtype, device_type: str, head_size: int, flash: bool = False, capability: tuple[int, int] = (0, 0)
 ) -> str:
     """The implementation for one call, by what that call computes in.
 
@@ -46,14 +44,16 @@ def choose(
         ``cuda``, ``cpu``, ...
     head_size
         Of queries and keys.
-    installed, capability
-        Whether flash-attn is there; of the GPU.
+    flash, capability
+        Whether a kernel of FlashAttention 2 is there for this call (`flash_attention.kernel_for`); of the GPU.
 
     Raises
     ------
     ValueError
-        If ``flash_attention_2`` is asked for by name and cannot run; says why.
+        If ``flash_attention_2`` or ``flex_attention`` is asked for by name and cannot run; says why.
     """
+    if requested == "flex_attention" and device_type == "cuda" and head_size < 16:
+        raise ValueError(f"attention flex_attention has no heads of size {head_size} on GPUs, only of 16 and more; choose auto or sdpa")
     if requested not in ("auto", "flash_attention_2"):
         return requested
     obstacle = (
@@ -61,7 +61,7 @@ def choose(
         else f"it computes in bf16 or fp16, not in {str(dtype).removeprefix('torch.')}" if dtype not in (torch.bfloat16, torch.float16)
         else f"it has no heads of size {head_size}, only multiples of 8 up to 256" if head_size % 8 or head_size > 256
         else f"GPUs of compute capability 8.0 or newer are needed, this one has {'.'.join(map(str, capability))}" if capability < (8, 0)
-        else "the package flash-attn is not installed" if not installed
+        else f"it {_NEEDS}" if not flash
         else None
     )  # fmt: skip
     if obstacle is None:
@@ -77,15 +77,14 @@ def dtype_of(embeds: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
 
 
-def choose_for(requested: str, embeds: torch.Tensor, head_size: int) -> str:
-    """As `choose`, for a call whose first layer gets `embeds`."""
-    if requested not in ("auto", "flash_attention_2"):
-        return requested
-    device, dtype = embeds.device, dtype_of(embeds)
-    on_gpu = device.type == "cuda"
-    return choose(
-        requested, dtype, device.type, head_size, FLASH_IS_INSTALLED, torch.cuda.get_device_capability(device) if on_gpu else (0, 0)
-    )
+def choose_for(requested: str, embeds: torch.Tensor, head_size: int, dropout: float = 0.0) -> str:
+    """The implementation, by its name in transformers, of a call whose first layer gets `embeds`; `dropout` is that of attention weights in it."""
+    on_gpu, dtype, flash = embeds.device.type == "cuda", dtype_of(embeds), flash_attention.kernel_for(dropout)
+    capability = torch.cuda.get_device_capability(embeds.device) if on_gpu else (0, 0)
+    chosen = choose(requested, dtype, embeds.device.type, head_size, flash is not None, capability)
+    if chosen == "flash_attention_2" and flash is not None:
+        return flash
+    return cpu_attention.NAME if chosen == "sdpa" and cpu_attention.is_for(embeds.device.type, dtype) else chosen
 
 
 def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: Batch, local: bool = False) -> dict:

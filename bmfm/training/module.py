@@ -32,7 +32,7 @@ class LitModel(pl.LightningModule):
     schedule
         Learning-rate factor of a step.
     compile
-        Compile the encoder.
+        Compile the layers of the encoder while it is fitted.
     tokenizer
         With which the test part of label tasks is scored as `Predictor.predict` predicts it: long sequences in windows, in full precision
         whatever training computes in. None scores it in batches, as validation.
@@ -56,7 +56,7 @@ class LitModel(pl.LightningModule):
         super().__init__()
         self.model, self.objectives = model, objectives
         self.optimizer, self.schedule = optimizer, schedule
-        self.encode = torch.compile(model.encode, dynamic=True) if compile else model.encode
+        self.encode, self.compile_layers = model.encode, compile
         self.tokenizer, self.test_precision = tokenizer, test_precision
         self.nonfinite = nonfinite or NonFinite()
         self._predicted: frozenset[str] = frozenset()
@@ -68,6 +68,13 @@ class LitModel(pl.LightningModule):
         self._step_labels: dict[str, torch.Tensor] = {}
         self._step_losses: dict[str, torch.Tensor] = {}
         self._rng_to_restore: dict | None = None
+
+    def on_fit_start(self) -> None:
+        if self.compile_layers:
+            self.model.backbone.compile_layers()
+
+    def on_fit_end(self) -> None:
+        self.model.backbone.plain_layers()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         if self._rng_to_restore is not None:

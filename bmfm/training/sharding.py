@@ -5,7 +5,7 @@ Each layer of the backbone is gathered when it is needed and dropped again; what
 a run goes on with any number of devices, and with or without sharding.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -63,11 +63,11 @@ class ShardedStrategy(ModelParallelStrategy):
         """Cut a model over the devices, in place; of its layers the forward passes are compiled where that is asked for."""
         policy = MixedPrecisionPolicy(param_dtype=PARAM_DTYPES[self.param_dtype], reduce_dtype=torch.float32, cast_forward_inputs=False)
         mesh = self.device_mesh["data_parallel"]
+        if compile:
+            model.backbone.compile_layers()
         for layer in model.backbone.layers:
-            forward: Callable = torch.compile(layer.forward, dynamic=True) if compile else layer.forward
             if self.checkpoint_activations:
-                forward = partial(recomputed, forward, use_reentrant=False)
-            layer.forward = forward
+                layer.forward = partial(recomputed, layer.forward, use_reentrant=False)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         register_fsdp_forward_method(model, "encode")
@@ -108,14 +108,14 @@ class ShardedLitModel(LitModel):
                 "model.pretrained_genes.freeze=true: rows of a table that is cut over devices cannot be frozen; choose trainer=ddp"
             )
         super().__init__(deepcopy(model), *args, **options)
-        self.compile_layers = compile
+        self.compile_shards = compile
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
         if self.trainer.state.fn != TrainerFn.FITTING or isinstance(self.model, FSDPModule):
             return
         assert isinstance(strategy, ShardedStrategy)
-        strategy.shard(self.model, self.compile_layers)
+        strategy.shard(self.model, self.compile_shards)
         self.encode = self.model.encode
 
     def gradient_norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from bmfm.checkpoints.load import from_checkpoint, read_model
 from bmfm.cli import compose, instantiate
-from bmfm.models.attention import FLASH_IS_INSTALLED
+from bmfm.models.flash_attention import PACKAGE_IS_INSTALLED, kernel_for
 from bmfm.models.lora import merge_lora
 from bmfm.models.model import BmfmModel
 from bmfm.tokenizers.collate import to_tensors
@@ -241,10 +241,14 @@ def test_every_attention_kernel_says_the_same(case, kernel):
         with pytest.raises(ValueError, match="attention"):
             model.use_attention(kernel)
         return
-    if kernel.startswith("flash") and not (ON_GPU and FLASH_IS_INSTALLED):
-        with pytest.raises(ImportError, match=r"(?i)flash"):
+    there = PACKAGE_IS_INSTALLED if case.name in HUGGINGFACE else kernel_for(0.0) is not None
+    if kernel.startswith("flash") and not (ON_GPU and there):
+        with pytest.raises((ImportError, ValueError), match=r"(?i)flash"):
             model.use_attention(kernel)
+            _states(model, batch)
         return
+    if kernel == "flex_attention" and ON_GPU:
+        pytest.skip("heads of these small models are too small for it on GPUs; benchmarks/gpu_check.py tries it with published ones")
     model.use_attention(kernel)
     with torch.autocast("cuda", torch.bfloat16, enabled=kernel.startswith("flash")):
         states = _states(model, batch).float()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bmfm.checkpoints.transformers_format import from_transformers, is_hf_compatible, to_transformers
+from bmfm.models import flash_attention
 from bmfm.models.attention import attention_masks, check_name, choose, flattened
 from bmfm.models.embeddings import FieldEmbeddings
 from bmfm.models.model import BmfmModel, build
@@ -164,23 +165,25 @@ def test_flattened_documents_for_varlen_attention():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "device", "head", "installed", "capability", "why"),
+    ("dtype", "device", "head", "flash", "capability", "why"),
     [
         (torch.float32, "cuda", 64, True, (9, 0), "not in float32"),
         (torch.bfloat16, "cpu", 64, True, (0, 0), "GPU"),
         (torch.bfloat16, "cuda", 64, True, (7, 5), "7.5"),
         (torch.float16, "cuda", 20, True, (8, 0), "size 20"),
         (torch.float16, "cuda", 264, True, (8, 0), "size 264"),
-        (torch.bfloat16, "cuda", 64, False, (8, 0), "not installed"),
+        (torch.bfloat16, "cuda", 64, False, (8, 0), "torch 2.11 or newer"),
         (torch.bfloat16, "cuda", 64, True, (8, 0), None),
         (torch.float16, "cuda", 256, True, (9, 0), None),
     ],
 )
-def test_flash_attention_only_where_it_can_run(dtype, device, head, installed, capability, why):
+def test_flash_attention_only_where_it_can_run(dtype, device, head, flash, capability, why):
     """What flash-attn 2 supports, by its README: fp16 and bf16, Ampere or newer, heads of up to 256."""
-    where = (dtype, device, head, installed, capability)
+    where = (dtype, device, head, flash, capability)
     assert choose("auto", *where) == ("flash_attention_2" if why is None else "sdpa")
     assert choose("flex_attention", *where) == "flex_attention"
+    with pytest.raises(ValueError, match="heads of size 8 on GPUs"):  # Triton multiplies matrices of 16 and more rows
+        choose("flex_attention", torch.bfloat16, "cuda", 8)
     if why is None:
         assert choose("flash_attention_2", *where) == "flash_attention_2"
     else:
@@ -191,10 +194,13 @@ def test_flash_attention_only_where_it_can_run(dtype, device, head, installed, c
 def test_choice_of_attention(monkeypatch):
     with pytest.raises(ValueError, match="unknown"):
         check_name("flsh")
-    monkeypatch.setattr("bmfm.models.attention.FLASH_IS_INSTALLED", False)
+    monkeypatch.setattr(flash_attention, "PACKAGE_IS_INSTALLED", False)
+    monkeypatch.setattr(flash_attention, "TORCH_HAS_IT", True)
+    assert flash_attention.kernel_for(dropout=0.1) is None
+    monkeypatch.setattr(flash_attention, "TORCH_HAS_IT", False)
     with pytest.raises(ImportError, match="bmfm"):
         check_name("flash_attention_2")
-    monkeypatch.setattr("bmfm.models.attention.FLASH_IS_INSTALLED", True)
+    monkeypatch.setattr(flash_attention, "PACKAGE_IS_INSTALLED", True)
     model = build(DNA, {}, attention="flash_attention_2", **BACKBONES["modernbert"])
     with pytest.raises(ValueError, match="flash_attention_2 cannot run here: a GPU is needed"):
         model.encode(_batch())
@@ -205,6 +211,48 @@ def test_choice_of_attention(monkeypatch):
     batch = {"sequence_ids": torch.tensor([[1, 1, 2, 0]])}
     mask = attention_masks(model.backbone.config, torch.zeros(1, 4, 32), batch)["full_attention"]
     assert mask.squeeze().exp().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]  # added to the scores on a CPU
+
+
+def _attention_of_each(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
+    """What torch's kernel does on GPUs: [T, h, d] each, sequence by sequence, `window_size` tokens on either side (-1: all)."""
+    assert cu_seq_q.dtype == torch.int32 and cu_seq_q is cu_seq_k and max_q == max_k == int(cu_seq_q.diff().max())
+    states = torch.zeros_like(q)
+    for first, after in pairwise(cu_seq_q.tolist()):
+        scores = torch.einsum("qhd,khd->hqk", q[first:after], k[first:after]) * scale
+        gap = torch.arange(after - first)[:, None] - torch.arange(after - first)
+        if window_size[0] >= 0:
+            scores = scores.masked_fill((gap > window_size[0]) | (-gap > window_size[1]), -torch.inf)
+        states[first:after] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[first:after])
+    return states
+
+
+@pytest.mark.parametrize("name", ["modernbert", "llama", "bert"])
+def test_flash_attention_of_torch_gets_each_sequence_with_its_window(monkeypatch, name):
+    """The layers run on the tokens of all rows in one; sequences of packed rows and local layers are those of SDPA's masks."""
+    monkeypatch.setattr(flash_attention, "TORCH_HAS_IT", True)
+    monkeypatch.setattr(flash_attention, "varlen_attn", _attention_of_each)
+    model, batch = build(DNA, {}, attention="sdpa", **BACKBONES[name]).eval(), _batch(96)
+    shown = batch["sequence_ids"] > 0
+    expected = model.run(model.embed(batch), batch, all_layers=True)
+    model.use_attention("auto")
+    monkeypatch.setattr("bmfm.models.attention.choose", lambda *_: "flash_attention_2")
+    states = model.run(model.embed(batch), batch, all_layers=True)
+    assert model.backbone.config._attn_implementation == flash_attention.NAME
+    for theirs, ours in zip([expected.last, *expected.layers], [states.last, *states.layers], strict=True):
+        torch.testing.assert_close(ours[shown], theirs[shown], atol=2e-5, rtol=1e-4)
+
+
+def test_layers_are_compiled_one_by_one_and_plain_again(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: lambda *a, **o: (calls.append(forward.__self__), forward(*a, **o))[1])
+    model, batch = build(DNA, {}, **BACKBONES["modernbert"]).eval(), _batch()
+    expected, layers = model.encode(batch), list(model.backbone.layers)
+    model.backbone.compile_layers()
+    hidden = model.run(model.embed(batch), batch, all_layers=True)
+    assert torch.equal(hidden.last, expected) and len(hidden.layers) == len(layers) and calls == layers
+    model.backbone.plain_layers()
+    model.encode(batch)
+    assert calls == layers
 
 
 def test_unknown_settings_are_errors():

@@ -120,6 +120,16 @@ class Backbone(nn.Module, ABC):
         """Name as `layers` those of another module, which they stay part of."""
         object.__setattr__(self, "layers", layers)
 
+    def compile_layers(self) -> None:
+        """Compile the forward pass of each layer by itself: layers of a kind share what is compiled, which takes seconds instead of minutes."""
+        for layer in self.layers:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+
+    def plain_layers(self) -> None:
+        """Undo `compile_layers`."""
+        for layer in self.layers:
+            vars(layer).pop("forward", None)
+
     @property
     def encoder(self) -> nn.Module:
         """The part that makes hidden states, which adapters change: all of it but a language-model head."""

@@ -5,8 +5,8 @@ from abc import abstractmethod
 import torch
 from transformers import PreTrainedConfig
 
-from bmfm.models import cpu_attention
-from bmfm.models.attention import IMPLEMENTATIONS, attention_masks, check_name, choose_for, dtype_of, flattened
+from bmfm.models import flash_attention
+from bmfm.models.attention import IMPLEMENTATIONS, attention_masks, check_name, choose_for, flattened
 from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates, record_outputs
 from bmfm.tokenizers.batch import Batch
 
@@ -20,12 +20,15 @@ class AttentionBackbone(Backbone):
         Its transformers configuration.
     head_size
         Of queries and keys.
+    attention_dropout
+        Of attention weights.
     has_local_layers
         Whether some layers see only what is near.
     """
 
     config: PreTrainedConfig
     head_size: int
+    attention_dropout: float
     has_local_layers: bool
     attention: str = "auto"
 
@@ -36,6 +39,7 @@ class AttentionBackbone(Backbone):
         self.config._attn_implementation = "sdpa"
         settings = config.to_dict()
         self.head_size = settings.get("head_dim") or self.hidden_size // settings["num_attention_heads"]
+        self.attention_dropout = settings.get("attention_dropout") or settings.get("attention_probs_dropout_prob") or 0.0
         self.has_local_layers = "sliding_attention" in (settings.get("layer_types") or ())
 
     @abstractmethod
@@ -62,12 +66,11 @@ class AttentionBackbone(Backbone):
         sequence_ids, isolated = batch["sequence_ids"], "isolated_mask" in batch
         if isolated and self.attention == "flash_attention_2":
             raise ValueError("masking.hide=true needs attention masks: choose model.attention=sdpa or flex_attention")
-        chosen = choose_for("sdpa" if isolated and self.attention == "auto" else self.attention, embeddings_BLH, self.head_size)
-        if chosen == "sdpa" and cpu_attention.is_for(embeddings_BLH.device.type, dtype_of(embeddings_BLH)):
-            chosen = cpu_attention.NAME
+        requested = "sdpa" if isolated and self.attention == "auto" else self.attention
+        chosen = choose_for(requested, embeddings_BLH, self.head_size, self.attention_dropout if self.training else 0.0)
         if self.config._attn_implementation != chosen:
             self.config._attn_implementation = chosen
-        if chosen != "flash_attention_2":
+        if chosen not in flash_attention.NAMES:
             masks = attention_masks(self.config, embeddings_BLH, batch, self.has_local_layers)
             with record_outputs(self.layers, all_layers) as layers:
                 last = self.run_layers(embeddings_BLH, batch["position_ids"], masks, {})
