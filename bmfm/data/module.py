@@ -16,7 +16,7 @@ from bmfm.data.examples import ExampleDataset
 from bmfm.data.samplers import Sampler, SequentialSampler, ShuffledSampler
 from bmfm.data.sources import INPUT, Source
 from bmfm.data.spec import DataSpec, Statistics
-from bmfm.data.splits import part_seeds, split_examples
+from bmfm.data.splits import keep_training, part_seeds, split_examples
 from bmfm.data.statistics import token_statistics
 from bmfm.data.stream import PARTS, BatchStream, StepBatch, StepBatches
 from bmfm.hashing import example_keys
@@ -100,6 +100,13 @@ class BatchModule(pl.LightningDataModule, ABC):
     def facts(self) -> dict[str, str]:
         """What a run's summary says of its data."""
         return {f"{part} examples": f"{len(dataset):,}" for part, dataset in self.parts.items()} | self.notes
+
+    def limit_training(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The parts with as many training examples as `split` allows; what is left out is noted."""
+        kept = keep_training(numbers, self.split)
+        if n := len(numbers["train"]) - len(kept["train"]):
+            self.note("training examples left out by data.split.n_train", f"{n:,}")
+        return kept
 
     def note(self, name: str, text: str) -> None:
         """Add a line to the run's summary."""
@@ -350,9 +357,10 @@ class ExampleDataModule(BatchModule):
         if not len(self.source):
             raise ValueError(f"{type(self.source).__name__} holds no examples (data.source)")
         self.limit_max_tokens()
-        self.numbers = split_examples(self.split, len(self.source), self.source.column)
-        if not len(self.numbers["train"]):
+        numbers = split_examples(self.split, len(self.source), self.source.column)
+        if not len(numbers["train"]):
             raise ValueError(f"data.split leaves no training examples: {dict(self.split)}")
+        self.numbers = self.limit_training(numbers)
         self.source.check_parts(self.numbers)
         self.parts = self.make_parts(self.source)
 

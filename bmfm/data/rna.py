@@ -113,7 +113,7 @@ class RnaDataModule(BatchModule):
         self.sources = self._open()
         self._load()
         self.cells = Cells(self.sources, self.block, 2 * self.buffer_blocks)
-        self.numbers = self._split()
+        self.numbers = self.limit_training(self._split())
         self.parts = self.make_parts(CellExamples(self.cells), self._training_sampler())
         if self.permute_genes:
             self.parts["train"].source = PermutedCells(self.cells, self.permute_genes)

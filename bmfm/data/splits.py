@@ -23,7 +23,8 @@ def split_examples(split: Mapping, n: int, column: Callable[[str], np.ndarray]) 
         from ``.obs``, or takes ``train``, ``validation``, ``test`` as lists of its values; ``{by: file, validation,
         test}`` lists file names. What is drawn is drawn by ``seed``, 0 where there is none: never by the run's seed, so that
         runs of several seeds are measured on the same examples, and what was held out in pretraining stays so in fine-tuning.
-        Conditions and contexts of perturbed cells are held out by those of `perturbation_splits`.
+        Conditions and contexts of perturbed cells are held out by those of `perturbation_splits`. How many of the training
+        examples are used, ``n_train``, is left to `keep_training`.
     column
         Values of a column of all examples, [n].
     """
@@ -78,6 +79,23 @@ def split_seed(split: Mapping) -> int:
     if not isinstance(seed, int):
         raise ValueError(f"data.split.seed={seed!r:.80}: a whole number is expected")
     return int(seed)
+
+
+def keep_training(numbers: Mapping[str, np.ndarray], split: Mapping) -> dict[str, np.ndarray]:
+    """The parts with at most ``n_train`` examples for training, drawn by ``seed``: those of a smaller number are among those of a larger one.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer, or it is no whole number above 0.
+    """
+    n, train = split.get("n_train"), numbers["train"]
+    if n is None:
+        return dict(numbers)
+    if not isinstance(n, int) or isinstance(n, bool) or not 0 < n <= len(train):
+        raise ValueError(f"data.split.n_train={n!r:.80}: a number of examples from 1 to {len(train):,} is expected, which are there for training")
+    drawn = np.argsort(example_keys(split_seed(split), 2, train), kind="stable")[:n]
+    return {**numbers, "train": np.sort(train[drawn])}
 
 
 def part_seeds(seed: int, split: Mapping) -> dict[str, int]:

@@ -107,7 +107,7 @@ class SequenceTable(BatchModule):
         self.limit_max_tokens()
         symbols = self._symbols()
         self.tokens, self.is_cut = self._tokenize(_blocks(symbols))
-        self.numbers = self._split()
+        self.numbers = self.limit_training(self._split())
         self.parts = self.make_parts(TokenizedSequences(self.tokens, self.is_cut, symbols))
         if self.reverse_complement != AUTO:
             self.read_other_strand(float(self.reverse_complement))

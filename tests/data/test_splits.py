@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bmfm.data.samplers import ShuffledSampler
-from bmfm.data.splits import split_examples
+from bmfm.data.splits import keep_training, split_examples
 
 
 class TestSplits:
@@ -68,3 +68,19 @@ class TestSplits:
     def test_balanced_drawing(self):
         order = ShuffledSampler(np.arange(100), 0, classes=np.repeat([0, 1], [95, 5])).epoch(0)
         assert len(order) == 100 and 35 <= (order >= 95).sum() <= 65
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_fewer_training_examples_are_among_more(seed):
+    parts = {"train": np.arange(5, 95), "validation": np.arange(5), "test": np.arange(95, 100)}
+    split = {"by": "column", "seed": seed}
+    drawn = {n: keep_training(parts, {**split, "n_train": n}) for n in (1, 10, 40, 90, None)}
+    for n, kept in drawn.items():
+        assert len(kept["train"]) == (n or 90) and (kept["train"] == np.unique(kept["train"])).all()
+        assert (kept["validation"] == parts["validation"]).all() and (kept["test"] == parts["test"]).all()
+    assert set(drawn[1]["train"]) < set(drawn[10]["train"]) < set(drawn[40]["train"]) < set(drawn[90]["train"]) == set(drawn[None]["train"])
+    assert drawn[40]["train"].min() < 25 and drawn[40]["train"].max() > 75  # from everywhere, not the first
+    assert set(drawn[40]["train"]) != set(keep_training(parts, {**split, "seed": seed + 1, "n_train": 40})["train"])
+    for wrong in (0, -1, 91, 0.5, True, "ten"):
+        with pytest.raises(ValueError, match=r"data\.split\.n_train=.*from 1 to 90"):
+            keep_training(parts, {**split, "n_train": wrong})

@@ -53,6 +53,20 @@ def test_longest_input_is_that_of_the_checkpoint(tmp_path, dna_model, sequence_t
     assert assemble(compose("train", [*choices, "data.max_tokens=99"]))[0].max_tokens == 99
 
 
+def test_some_of_the_training_examples_are_enough(dna_model, sequence_table):
+    """Those of the files that were given as such; the others are counted, and no part but that of training is smaller."""
+    from bmfm.training.run import assemble
+
+    of = lambda *more: assemble(compose("train", ["+recipe=dna_finetune", f"checkpoint={dna_model}", f"data.path={sequence_table}", *more]))[0]  # noqa: E731  # fmt: skip
+    whole, some, others = of(), of("data.split.n_train=30"), of("data.split.n_train=30", "data.split.seed=1")
+    assert [len(some.numbers[part]) for part in ("train", "validation", "test")] == [30, 40, 40] == [len(some.parts[p]) for p in some.parts]
+    assert set(some.numbers["train"]) < set(whole.numbers["train"]) and set(some.numbers["train"]) != set(others.numbers["train"])
+    note = "training examples left out by data.split.n_train"
+    assert some.facts()[note] == "130" and note not in whole.facts()
+    with pytest.raises(ValueError, match=r"data\.split\.n_train=161: .* from 1 to 160"):
+        of("data.split.n_train=161")
+
+
 def test_sequences_are_learned_and_predicted(tmp_path, dna_model, sequence_table):
     metrics = finetune(tmp_path / "run", f"checkpoint={dna_model}", f"data.path={sequence_table}", "objectives.label.pooling=mean")
     assert metrics["test/label/accuracy"] > 0.85 and metrics["test/label/logistic_regression_accuracy"] > 0.9
