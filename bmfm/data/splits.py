@@ -93,7 +93,9 @@ def keep_training(numbers: Mapping[str, np.ndarray], split: Mapping) -> dict[str
     if n is None:
         return dict(numbers)
     if not isinstance(n, int) or isinstance(n, bool) or not 0 < n <= len(train):
-        raise ValueError(f"data.split.n_train={n!r:.80}: a number of examples from 1 to {len(train):,} is expected, which are there for training")
+        raise ValueError(
+            f"data.split.n_train={n!r:.80}: a number of examples from 1 to {len(train):,} is expected, which are there for training"
+        )
     drawn = np.argsort(example_keys(split_seed(split), 2, train), kind="stable")[:n]
     return {**numbers, "train": np.sort(train[drawn])}
 

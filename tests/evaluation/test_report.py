@@ -160,6 +160,7 @@ def test_means_stand_beside_that_of_the_best_baseline_run_by_run(tmp_path):
         ("a", "finetune"): [(0.7, 0.8), (0.6, 0.9), (0.5, 0.7)],
         ("b", "baseline"): [(0.6, 0.7), (0.6, 0.6), (0.5, 0.6)],
         ("c", "baseline"): [(0.2, 0.9)],
+        ("a", "from_scratch"): [(0.7, 0.6), (0.5, 0.8), (0.4, 0.6)],
     }
     tasks = ["gue/tf_0", "gue/tf_1"]
     records = [
@@ -169,12 +170,12 @@ def test_means_stand_beside_that_of_the_best_baseline_run_by_run(tmp_path):
         for task, value in zip(tasks, of_tasks, strict=True)
     ]
     results = {"suite": {"name": "demo", "title": "A demonstration", "tasks": tasks}, "records": records}
-    a, b, c = (ComparedMethod(*name) for name in values)
+    a, b, c, new = (ComparedMethod(*name) for name in values)
     found = Comparison(results)
     differences = [0.1, 0.15, 0.05]  # of the means of the two tasks, seed by seed
     half = 4.3027 * np.std(differences, ddof=1) / math.sqrt(3)
     best, leads = found.leads["mcc"]
-    assert best == b and leads.keys() == {a, c}
+    assert best == b and leads.keys() == {a, c, new}
     assert (leads[a].mean, leads[a].high - leads[a].mean) == pytest.approx((0.1, half), rel=1e-4)
     of_c = 4.3027 * np.std([0.1, 0.05, 0.0], ddof=1) / math.sqrt(3)  # one run beside three
     assert (leads[c].mean, leads[c].high) == pytest.approx((-0.05, -0.05 + of_c), rel=1e-4)
@@ -182,6 +183,10 @@ def test_means_stand_beside_that_of_the_best_baseline_run_by_run(tmp_path):
     head, _, *rows = rows_of(written(results, tmp_path)[1], "Results")
     row = dict(zip(head, next(r for r in rows if r[0] == "less that of b"), strict=True))
     assert row["a, fine-tuned"] == f"+0.100 ± {half:.3f}" and row["b, baseline"] == "-" and row["c, baseline"] == f"-0.050 ± {of_c:.3f}"
+    by_new_weights = [0.1, 0.1, 0.1]  # of the means of the two tasks, seed by seed
+    assert found.added["mcc"].keys() == {a} and found.added["mcc"][a].mean == pytest.approx(np.mean(by_new_weights))
+    row = dict(zip(head, next(r for r in rows if r[0] == "less that of new weights"), strict=True))
+    assert row["a, fine-tuned"] == "+0.100 ± 0.000" and row["a, trained from new weights"] == row["b, baseline"] == "-"
     for r in records:
         r["seed"] += 10 * (r["model"] == "b")
     best, leads = Comparison(results).leads["mcc"]

@@ -86,16 +86,22 @@ def _leads(
     if not centres:
         return None
     best = max(centres, key=lambda m: centres[m])
-    than, leads = by_run[best], {}
-    for method, of in by_run.items():
-        if of.keys() == than.keys():
-            differences = [of[run] - than[run] for run in of]
-        elif 1 in (len(of), len(than)):
-            differences = [x - y for x in of.values() for y in than.values()]
-        else:  # of other seeds
-            differences = [mean(of.values()) - mean(than.values())]
-        leads[method] = _score(differences)
-    return best, {method: lead for method, lead in leads.items() if method != best}
+    return best, {method: _difference(of, by_run[best]) for method, of in by_run.items() if method != best}
+
+
+def _added(by_run: Mapping[ComparedMethod, dict[Any, float]]) -> dict[ComparedMethod, Score]:
+    """How far each way of using a model is from the same network that was trained from new weights, run by run, where both are there."""
+    new = {m.model: of_runs for m, of_runs in by_run.items() if m.mode == "from_scratch"}
+    return {m: _difference(of, new[m.model]) for m, of in by_run.items() if m.model in new and m.mode not in ("from_scratch", "baseline")}
+
+
+def _difference(of: Mapping[Any, float], than: Mapping[Any, float]) -> Score:
+    """Of two methods, each {run: value}."""
+    if of.keys() == than.keys():
+        return _score([of[run] - than[run] for run in of])
+    if 1 in (len(of), len(than)):
+        return _score([x - y for x in of.values() for y in than.values()])
+    return _score([mean(of.values()) - mean(than.values())])  # of other seeds
 
 
 @dataclass
@@ -127,8 +133,9 @@ class TaskScores:
 class Comparison:
     """The records of a run by task and method, and what can be said over all tasks.
 
-    Methods come by mean rank, those that lack a task last. `ranks`, `means` and `leads` are of methods with every task alone: `means` of each
-    metric over its tasks, with an interval over runs, and `leads` how far each is from that of the best baseline, run by run.
+    Methods come by mean rank, those that lack a task last. `ranks`, `means`, `leads` and `added` are of methods with every task alone:
+    `means` of each metric over its tasks, with an interval over runs, `leads` how far each is from that of the best baseline, run by run, and `added`
+    how far from the same network from new weights.
     """
 
     def __init__(self, results: dict):
@@ -147,6 +154,7 @@ class Comparison:
         self.groups = {metric: [t for t in self.tasks if t.metric == metric] for metric in metrics}
         by_run = {metric: {m: self._means_by_run(ts, m) for m in whole} for metric, ts in self.groups.items()}
         self.means = {metric: {m: _score(list(of_runs.values())) for m, of_runs in of.items()} for metric, of in by_run.items()}
+        self.added = {metric: _added(of) for metric, of in by_run.items()}
         self.leads = {metric: _leads(of, self.groups[metric][0].more_is_better) for metric, of in by_run.items()}
 
     def in_words(self, metric: str) -> str:

@@ -48,6 +48,8 @@ def main_table(c: Comparison) -> Rows:
             if beside := c.leads[metric]:
                 baseline, leads = beside
                 body.append([f"less that of {baseline.model}", c.in_words(metric), *(_signed(leads.get(m)) for m in c.methods)])
+            if added := c.added[metric]:
+                body.append(["less that of new weights", c.in_words(metric), *(_signed(added.get(m)) for m in c.methods)])
     body.append(["mean rank", "1 is best", *(_figure(c.ranks.get(e), 2) for e in c.methods)])
     return Rows(["task", "metric", *map(str, c.methods)], body)
 
@@ -66,7 +68,7 @@ def _mark(score: Score, best: Score | None) -> str:
 LEGEND = (
     "In bold the best of a task; ≈ where the interval overlaps that of the best. ± is half the 95% interval by Student's t over "
     "seeds and splits; [low, high] is the 95% bootstrap interval over test examples, where there was one seed or all seeds agreed. "
-    "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of methods with every task; differences to the best baseline are taken run by run, of means over tasks."
+    "Where nothing is trained (zero-shot), a seed is a draw of 90% of the cells. † some seeds failed: not compared. - not run or failed. Means and ranks are of methods with every task; differences to the best baseline, and to the same network from new weights, are taken run by run, of means over tasks."
 )
 
 
