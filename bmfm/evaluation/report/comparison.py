@@ -1,10 +1,12 @@
 """What the records of a run say: scores by task and method, means, ranks."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bmfm.evaluation.task_metrics import from_record
 from bmfm.metrics import METRICS, Metric
@@ -29,6 +31,10 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 GREY = "#8a8f98"
 MODE_COLOURS = dict(zip(MODES, (*COLOURS, GREY, *COLOURS), strict=False))
 MISSING = "-"
+
+
+Run = tuple[int | None, int | None]
+"""The seed of a run, and that of the parts where the task's own does not draw them; both None of what has no runs of its own."""
 
 
 class ComparedMethod(NamedTuple):
@@ -79,7 +85,7 @@ def _score(of_runs: Sequence[float]) -> Score:
 
 
 def _leads(
-    by_run: Mapping[ComparedMethod, dict[Any, float]], more_is_better: bool
+    by_run: Mapping[ComparedMethod, dict[Run, float]], more_is_better: bool
 ) -> tuple[ComparedMethod, dict[ComparedMethod, Score]] | None:
     """The best baseline, and how far each method is from it, run by run; None where there is no baseline."""
     centres = {m: mean(of_runs.values()) * (1 if more_is_better else -1) for m, of_runs in by_run.items() if m.mode == "baseline"}
@@ -89,19 +95,19 @@ def _leads(
     return best, {method: _difference(of, by_run[best]) for method, of in by_run.items() if method != best}
 
 
-def _added(by_run: Mapping[ComparedMethod, dict[Any, float]]) -> dict[ComparedMethod, Score]:
+def _added(by_run: Mapping[ComparedMethod, dict[Run, float]]) -> dict[ComparedMethod, Score]:
     """How far each way of using a model is from the same network that was trained from new weights, run by run, where both are there."""
     new = {m.model: of_runs for m, of_runs in by_run.items() if m.mode == "from_scratch"}
     return {m: _difference(of, new[m.model]) for m, of in by_run.items() if m.model in new and m.mode not in ("from_scratch", "baseline")}
 
 
-def _difference(of: Mapping[Any, float], than: Mapping[Any, float]) -> Score:
-    """Of two methods, each {run: value}."""
-    if of.keys() == than.keys():
-        return _score([of[run] - than[run] for run in of])
-    if 1 in (len(of), len(than)):
-        return _score([x - y for x in of.values() for y in than.values()])
-    return _score([mean(of.values()) - mean(than.values())])  # of other seeds
+def _difference(of: Mapping[Run, float], than: Mapping[Run, float]) -> Score:
+    """Of two methods: runs on the same parts with the same seed beside each other, or all beside the only one on these parts; else that of the means."""
+    runs_on = [Counter(split for _, split in runs) for runs in (of, than)]
+    pairs = [(a, b) for a, b in product(of, than) if a[1] == b[1] and (a[0] == b[0] or 1 in (runs_on[0][a[1]], runs_on[1][b[1]]))]
+    if {a for a, _ in pairs} == of.keys() and {b for _, b in pairs} == than.keys():
+        return _score([of[a] - than[b] for a, b in pairs])
+    return _score([mean(of.values()) - mean(than.values())])
 
 
 @dataclass
@@ -161,16 +167,16 @@ class Comparison:
         """A metric in words."""
         return in_words(metric, self.described)
 
-    def _means_by_run(self, tasks: Sequence[TaskScores], method: ComparedMethod) -> dict[Any, float]:
+    def _means_by_run(self, tasks: Sequence[TaskScores], method: ComparedMethod) -> dict[Run, float]:
         """Mean over tasks of each run of a method, by its seeds, a task that was run once being in all of them; one mean over everything
         where tasks were run with different seeds."""
-        by_task: list[dict[Any, float]] = [
+        by_task: list[dict[Run, float]] = [
             {(r["seed"], r.get("split_seed")): float(r["metrics"][task.metric]) for r in self.records[method] if r["task"] == task.name}
             for task in tasks
         ]
         runs = {frozenset(of_runs) for of_runs in by_task if len(of_runs) > 1}
         if len(runs) != 1:
-            return {None: mean(task.scores[method].mean for task in tasks)}
+            return {(None, None): mean(task.scores[method].mean for task in tasks)}
         return {run: mean(of_runs[run] if len(of_runs) > 1 else next(iter(of_runs.values())) for of_runs in by_task) for run in min(runs)}
 
     def _task(self, name: str, records: list[dict], method_of: Callable[[dict], ComparedMethod]) -> TaskScores:
