@@ -3,9 +3,9 @@
 python benchmarks/few_labels.py --data FOLDER --out FOLDER [--labels 100 300 1000] [--draws 0 1] [--tasks gue/mouse_0 ...] [--workers 2] [--set SETTING=VALUE ...]
 
 Each is trained on so many examples of a task's training part (`data.split.n_train`), drawn anew for each draw, which is the seed, too. Both networks are
-fine-tuned by recipes/dna_finetune.yaml for 400 steps and end with their last weights, so that nothing is chosen on the validation part, whose MCC is
-printed: the mean over tasks, with its standard error over draws, and what pretraining adds, with its standard error over tasks and draws. What is finished
-is kept in --out and not repeated. Test parts are not touched.
+fine-tuned by recipes/dna_finetune.yaml for 400 steps and end with their last weights. Printed is the MCC of the validation part, on which nothing is chosen
+but whether a task's labels depend on the strand and on places (the default, which both networks share): the mean over tasks, with its standard error over
+draws, and what pretraining adds, with its standard error over tasks and draws. What is finished is kept in --out and not repeated. Test parts are not touched.
 """
 
 import argparse

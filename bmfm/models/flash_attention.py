@@ -1,6 +1,7 @@
 """FlashAttention 2 over many sequences in one row, each of which sees itself alone: torch's own kernel, which needs no other package.
 
-torch has it with local attention from 2.11 on, and without dropout of attention weights. Otherwise the package flash-attn is used, if it is installed.
+torch has it with local attention from 2.11 on, without dropout of attention weights, and where it was built with it: not on Windows; on AMD's GPUs it
+was not tried. Otherwise the package flash-attn is used, if it is installed.
 """
 
 from importlib.util import find_spec
@@ -17,7 +18,12 @@ except ImportError:  # before torch 2.10
 NAME = "bmfm_varlen"  # transformers wants a package for whatever has "flash" in its name
 """Of torch's kernel among the implementations of transformers."""
 NAMES = (NAME, "flash_attention_2")
-TORCH_HAS_IT = varlen_attn is not None and "window_size" in signature(varlen_attn).parameters
+TORCH_HAS_IT = (
+    varlen_attn is not None
+    and "window_size" in signature(varlen_attn).parameters
+    and torch.backends.cuda.is_flash_attention_available()
+    and torch.version.hip is None
+)
 PACKAGE_IS_INSTALLED = find_spec("flash_attn") is not None
 
 

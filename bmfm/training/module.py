@@ -56,7 +56,7 @@ class LitModel(pl.LightningModule):
         super().__init__()
         self.model, self.objectives = model, objectives
         self.optimizer, self.schedule = optimizer, schedule
-        self.encode, self.compile_layers = model.encode, compile
+        self.encode, self.compiles_layers = model.encode, compile
         self.tokenizer, self.test_precision = tokenizer, test_precision
         self.nonfinite = nonfinite or NonFinite()
         self._predicted: frozenset[str] = frozenset()
@@ -70,11 +70,12 @@ class LitModel(pl.LightningModule):
         self._rng_to_restore: dict | None = None
 
     def on_fit_start(self) -> None:
-        if self.compile_layers:
+        if self.compiles_layers:
             self.model.backbone.compile_layers()
 
     def on_fit_end(self) -> None:
-        self.model.backbone.plain_layers()
+        if self.compiles_layers:
+            self.model.backbone.restore_layers()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         if self._rng_to_restore is not None:

@@ -108,14 +108,14 @@ class ShardedLitModel(LitModel):
                 "model.pretrained_genes.freeze=true: rows of a table that is cut over devices cannot be frozen; choose trainer=ddp"
             )
         super().__init__(deepcopy(model), *args, **options)
-        self.compile_shards = compile
+        self.compiles_shards = compile
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
         if self.trainer.state.fn != TrainerFn.FITTING or isinstance(self.model, FSDPModule):
             return
         assert isinstance(strategy, ShardedStrategy)
-        strategy.shard(self.model, self.compile_shards)
+        strategy.shard(self.model, self.compiles_shards)
         self.encode = self.model.encode
 
     def gradient_norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:

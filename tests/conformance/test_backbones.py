@@ -247,9 +247,11 @@ def test_every_attention_kernel_says_the_same(case, kernel):
             model.use_attention(kernel)
             _states(model, batch)
         return
-    if kernel == "flex_attention" and ON_GPU:
-        pytest.skip("heads of these small models are too small for it on GPUs; benchmarks/gpu_check.py tries it with published ones")
     model.use_attention(kernel)
+    if kernel == "flex_attention" and ON_GPU:  # benchmarks/gpu_check.py tries it with heads of published sizes
+        with pytest.raises(Exception, match=r"16 and more|at least 16"):  # ours, or for models of others torch's
+            _states(model, batch)
+        return
     with torch.autocast("cuda", torch.bfloat16, enabled=kernel.startswith("flash")):
         states = _states(model, batch).float()
     tolerance = {"atol": 0.1, "rtol": 0.1} if kernel.startswith("flash") else {"atol": 2e-5, "rtol": 1e-4}

@@ -15,6 +15,7 @@ from bmfm.cli import compose
 from bmfm.files import ASSETS
 from bmfm.ledger import Ledger
 from bmfm.models.lora import has_lora, merge_lora
+from bmfm.training.module import LitModel
 from bmfm.training.optim import adamw, depth_of
 from bmfm.training.seeds import mean_and_half_width
 from tests.training.test_train import run
@@ -65,6 +66,25 @@ def test_some_of_the_training_examples_are_enough(dna_model, sequence_table):
     assert some.facts()[note] == "130" and note not in whole.facts()
     with pytest.raises(ValueError, match=r"data\.split\.n_train=161: .* from 1 to 160"):
         of("data.split.n_train=161")
+
+
+def test_layers_are_compiled_while_they_are_fitted(monkeypatch, tmp_path, dna_model, sequence_table):
+    """Each of them, in training and validation; what is tested and saved afterwards is the plain model."""
+    compiled, called = [], []
+
+    def compile_(forward, **options):
+        compiled.append(forward.__self__)
+        return lambda *args, **more: (called.append(torch.is_grad_enabled()), forward(*args, **more))[1]
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(LitModel, "on_test_epoch_start", lambda self: tested.append((len(called), self.model.backbone.is_compiled)))
+    tested: list = []
+    steps = ("trainer.max_steps=3", "trainer.val_check_interval=3", "schedule.warmup_steps=1", "logistic_regression=false")
+    finetune(tmp_path / "run", f"checkpoint={dna_model}", f"data.path={sequence_table}", "compile=true", *steps)
+    n_layers = len(read_model(dna_model).backbone.layers)
+    assert len(compiled) == len(set(compiled)) == n_layers
+    assert called.count(True) == 3 * n_layers and called.count(False) > 0
+    assert all(n == len(called) and not is_compiled for n, is_compiled in tested) and len(tested) <= 1
 
 
 def test_sequences_are_learned_and_predicted(tmp_path, dna_model, sequence_table):

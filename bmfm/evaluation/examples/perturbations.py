@@ -58,6 +58,10 @@ class PerturbationExamples(Examples):
             raise ValueError(
                 f"{task.name}: data.source is a {type(source).__name__}, and perturbations are read by bmfm.data.perturbations.PerturbationPairs"
             )
+        if task.config.data.split.get("n_train") is not None:
+            raise ValueError(
+                f"{task.name}: data.split.n_train counts cells, and baselines learn from whole conditions: name those by data.split.by=toml"
+            )
         self.source: PerturbationPairs = source
         self.parts: dict[str, np.ndarray] = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}
         if "test" not in self.parts:

@@ -69,6 +69,10 @@ class HiddenStates:
     layers: list[torch.Tensor] = field(default_factory=list)
 
 
+MOST_COMPILED = 64
+"""Times that torch compiles the same code before it goes on without."""
+
+
 class Backbone(nn.Module, ABC):
     """A stack of layers over embedded tokens.
 
@@ -95,6 +99,7 @@ class Backbone(nn.Module, ABC):
     norm_bias: bool = True
     initializer_range: float = 0.02
     own_embeddings: bool = False
+    _plain: Sequence[Any] = ()  # what layers had in place of their class's forward before they were compiled
 
     @classmethod
     def encoders(cls, fields: Mapping[str, dict], settings: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, dict]:
@@ -121,14 +126,28 @@ class Backbone(nn.Module, ABC):
         object.__setattr__(self, "layers", layers)
 
     def compile_layers(self) -> None:
-        """Compile the forward pass of each layer by itself: layers of a kind share what is compiled, which takes seconds instead of minutes."""
+        """Compile the forward pass of each layer by itself: layers that compute alike share what is compiled, which takes seconds instead of minutes."""
+        config = (
+            torch._dynamo.config
+        )  # torch counts for all layers together how often they are compiled: for each kind, training and validation
+        config.recompile_limit = max(config.recompile_limit, MOST_COMPILED)
+        self._plain = [vars(layer).get("forward") for layer in self.layers]
         for layer in self.layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
-    def plain_layers(self) -> None:
+    def restore_layers(self) -> None:
         """Undo `compile_layers`."""
-        for layer in self.layers:
-            vars(layer).pop("forward", None)
+        for layer, forward in zip(self.layers, self._plain, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
+        self._plain = []
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the layers are compiled."""
+        return bool(self._plain)
 
     @property
     def encoder(self) -> nn.Module:
