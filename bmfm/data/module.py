@@ -102,7 +102,7 @@ class BatchModule(pl.LightningDataModule, ABC):
         return {f"{part} examples": f"{len(dataset):,}" for part, dataset in self.parts.items()} | self.notes
 
     def limit_training(self, numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The parts with as many training examples as `split` allows; what is left out is noted."""
+        """The parts with as many training examples as `split` says; what is left out is noted."""
         kept = keep_training(numbers, self.split)
         if n := len(numbers["train"]) - len(kept["train"]):
             self.note("training examples left out by data.split.n_train", f"{n:,}")

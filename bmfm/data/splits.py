@@ -82,7 +82,7 @@ def split_seed(split: Mapping) -> int:
 
 
 def keep_training(numbers: Mapping[str, np.ndarray], split: Mapping) -> dict[str, np.ndarray]:
-    """The parts with at most ``n_train`` examples for training, drawn by ``seed``: those of a smaller number are among those of a larger one.
+    """The parts with ``n_train`` examples for training, drawn by ``seed``: those of a smaller number are among those of a larger one.
 
     Raises
     ------

@@ -127,9 +127,8 @@ class Backbone(nn.Module, ABC):
 
     def compile_layers(self) -> None:
         """Compile the forward pass of each layer by itself: layers that compute alike share what is compiled, which takes seconds instead of minutes."""
-        config = (
-            torch._dynamo.config
-        )  # torch counts for all layers together how often they are compiled: for each kind, training and validation
+        # torch counts for layers of all kinds together how often they are compiled, in training and in validation
+        config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, MOST_COMPILED)
         self._plain = [vars(layer).get("forward") for layer in self.layers]
         for layer in self.layers:
