@@ -79,6 +79,10 @@ class DnaDataModule(BatchModule):
 
     def __post_init__(self) -> None:
         super().__init__()
+        if self.split.get("n_train") is not None:
+            raise ValueError(
+                "data.split.n_train counts examples, and windows are drawn afresh: choose less data.windows.coverage, or data.regions"
+            )
 
     @cached_property
     def reference(self) -> Reference:
@@ -100,10 +104,6 @@ class DnaDataModule(BatchModule):
         allowed = self.reference.known_intervals(self.max_n_run)
         if self.regions is not None:
             allowed = intersect(allowed, read_regions(self.regions, self.reference))
-        if self.split.get("n_train") is not None:
-            raise ValueError(
-                "data.split.n_train counts examples, and windows are drawn afresh: choose less data.windows.coverage, or data.regions"
-            )
         by, held_out = self.split["by"], {part: self.split[part] for part in PARTS if self.split.get(part)}
         if by == "block":
             parts = split_by_block(self.reference, self.split["block_size"], held_out, split_seed(self.split))

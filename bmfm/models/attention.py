@@ -14,7 +14,7 @@ from bmfm.models import cpu_attention, flash_attention
 from bmfm.tokenizers.batch import Batch
 
 IMPLEMENTATIONS = ("sdpa", "flex_attention", "flash_attention_2", "eager")
-_NEEDS = "needs torch 2.11 or newer and no dropout of attention weights (attention_dropout=0), or the package flash-attn"
+_NEEDS = "needs torch 2.11 or newer with its kernels for NVIDIA GPUs (not on Windows) and no dropout of attention weights (attention_dropout=0), or the package flash-attn"
 
 
 def check_name(implementation: str) -> str:

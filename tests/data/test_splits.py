@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from hydra.errors import InstantiationException
 
+from bmfm.cli import compose, instantiate
 from bmfm.data.samplers import ShuffledSampler
 from bmfm.data.splits import keep_training, split_examples
 
@@ -84,3 +86,9 @@ def test_fewer_training_examples_are_among_more(seed):
     for wrong in (0, -1, 91, 0.5, True, "ten"):
         with pytest.raises(ValueError, match=r"data\.split\.n_train=.*from 1 to 90"):
             keep_training(parts, {**split, "n_train": wrong})
+
+
+def test_windows_of_a_genome_have_no_number_of_training_examples():
+    config = compose("train", ["+recipe=dna_ref", "data.fasta=no_such.fa", "+data.split.n_train=5"])
+    with pytest.raises(InstantiationException, match=r"data\.split\.n_train counts examples.*data\.windows\.coverage"):
+        instantiate(config.data, _convert_="all")

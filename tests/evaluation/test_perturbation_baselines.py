@@ -216,3 +216,9 @@ def test_markers_that_the_file_states_are_taken(additive_file, tmp_path):
     (context,) = measured_contexts(examples, False)
     assert {name: genes.tolist() for name, genes in context.logs.de_genes.items()} == {"A+B": [2, 0, 7]}
     assert examples_of(additive_file, split_of("A+B")).markers(0) is None
+
+
+def test_a_number_of_training_cells_is_refused_before_files_are_read(tmp_path):
+    """Baselines learn from whole conditions, so that such a number would limit networks alone."""
+    with pytest.raises(ValueError, match=r"x/y: data\.split\.n_train counts cells.*data\.split\.by=toml"):
+        examples_of(tmp_path / "no_such.h5ad", {"by": "group", "column": "condition", "n_train": 100})

@@ -50,6 +50,10 @@ class PerturbationExamples(Examples):
     def __init__(self, task: TaskSpec, root: str | Path):
         self.task, self.test_uses = task, 0
         self._reads: Counter[tuple[str, int]] = Counter()
+        if task.config.data.split.get("n_train") is not None:
+            raise ValueError(
+                f"{task.name}: data.split.n_train counts cells, and baselines learn from whole conditions: name those by data.split.by=toml"
+            )
         self.hash = content_hash(task.data_paths(root))
         self.data = instantiate(task.config.data, num_workers=0, packing=False, _convert_="all")
         self.data.connect(self.lossless_tokenizer())
@@ -57,10 +61,6 @@ class PerturbationExamples(Examples):
         if not isinstance(source, PerturbationPairs):
             raise ValueError(
                 f"{task.name}: data.source is a {type(source).__name__}, and perturbations are read by bmfm.data.perturbations.PerturbationPairs"
-            )
-        if task.config.data.split.get("n_train") is not None:
-            raise ValueError(
-                f"{task.name}: data.split.n_train counts cells, and baselines learn from whole conditions: name those by data.split.by=toml"
             )
         self.source: PerturbationPairs = source
         self.parts: dict[str, np.ndarray] = {part: numbers for part, numbers in self.data.numbers.items() if len(numbers)}

@@ -102,12 +102,18 @@ def _added(by_run: Mapping[ComparedMethod, dict[Run, float]]) -> dict[ComparedMe
 
 
 def _difference(of: Mapping[Run, float], than: Mapping[Run, float]) -> Score:
-    """Of two methods: runs on the same parts with the same seed beside each other, or all beside the only one on these parts; else that of the means."""
+    """Of two methods: runs on the same parts with the same seed beside each other, or all beside the only one on these parts; else that of the means.
+
+    Where the only one stands beside several seeds on each of several drawings of the parts, it is the drawings that are counted: what they share is no
+    further evidence.
+    """
     runs_on = [Counter(split for _, split in runs) for runs in (of, than)]
     pairs = [(a, b) for a, b in product(of, than) if a[1] == b[1] and (a[0] == b[0] or 1 in (runs_on[0][a[1]], runs_on[1][b[1]]))]
-    if {a for a, _ in pairs} == of.keys() and {b for _, b in pairs} == than.keys():
-        return _score([of[a] - than[b] for a, b in pairs])
-    return _score([mean(of.values()) - mean(than.values())])
+    if {a for a, _ in pairs} != of.keys() or {b for _, b in pairs} != than.keys():
+        return _score([mean(of.values()) - mean(than.values())])
+    if runs_on[0] != runs_on[1] and len(runs_on[0]) > 1:
+        return _score([mean(of[a] - than[b] for a, b in pairs if a[1] == split) for split in runs_on[0]])
+    return _score([of[a] - than[b] for a, b in pairs])
 
 
 @dataclass

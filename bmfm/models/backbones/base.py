@@ -127,6 +127,8 @@ class Backbone(nn.Module, ABC):
 
     def compile_layers(self) -> None:
         """Compile the forward pass of each layer by itself: layers that compute alike share what is compiled, which takes seconds instead of minutes."""
+        if self.is_compiled:
+            return
         # torch counts for layers of all kinds together how often they are compiled, in training and in validation
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, MOST_COMPILED)
@@ -135,7 +137,9 @@ class Backbone(nn.Module, ABC):
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
     def restore_layers(self) -> None:
-        """Undo `compile_layers`."""
+        """Undo `compile_layers`, if there is anything to undo."""
+        if not self.is_compiled:
+            return
         for layer, forward in zip(self.layers, self._plain, strict=True):
             if forward is None:
                 del layer.forward
