@@ -105,7 +105,8 @@ def scores(model: str, tasks: list[str], seeds: list[int], out: Path) -> np.ndar
 
 
 def with_error(values: np.ndarray) -> str:
-    return f"{values.mean():.3f}" + (f" ±{values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else "")
+    """The mean and its standard error."""
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else "")
 
 
 def main() -> None:

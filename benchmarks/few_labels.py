@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from dna_learning_curve import with_error
 
 from bmfm.cli import compose
 from bmfm.training.run import train
@@ -33,17 +34,12 @@ def measured(job: tuple[str, int, int, bool], data: Path, out: Path, settings: l
     task, n, draw, is_new = job
     file = out / f"{task.replace('/', '_')}_{n}_{draw}_{'new' if is_new else 'pretrained'}.json"
     if not file.is_file():
+        chosen = (
+            "+recipe=dna_finetune", f"+task={task}", "checkpoint=bmfm-dna-mini", f"data_root={data}", f"run_dir={file.with_suffix('')}", f"seed={draw}",
+            f"data.split.seed={draw}", f"data.split.n_train={n}", f"model.random_init={str(is_new).lower()}",
+        )  # fmt: skip
         with file.with_suffix(".log").open("w") as log, redirect_stdout(log):
-            metrics = train(
-                compose(
-                    "train",
-                    [
-                        "+recipe=dna_finetune", f"+task={task}", "checkpoint=bmfm-dna-mini", f"data_root={data}", f"run_dir={file.with_suffix('')}",
-                        f"seed={draw}", f"data.split.seed={draw}", f"data.split.n_train={n}", f"model.random_init={str(is_new).lower()}",
-                        *FINETUNE, *settings,
-                    ],
-                )
-            )  # fmt: skip
+            metrics = train(compose("train", [*chosen, *FINETUNE, *settings]))
         file.write_text(json.dumps({"network": metrics["val/label/mcc"], "k-mers": metrics["val/label/logistic_regression_mcc"]}))
     found: dict[str, float] = json.loads(file.read_text())
     return found
@@ -70,11 +66,6 @@ def main() -> None:
             new, pretrained = np.moveaxis(mcc["network"], 2, 0)
             cells = [with_error(x.mean(0)) for x in (mcc["k-mers"][:, :, 0], new, pretrained)]
             print(f"| {n:,} | {' | '.join(cells)} | {with_error((pretrained - new).ravel())} |", flush=True)
-
-
-def with_error(values: np.ndarray) -> str:
-    """The mean and its standard error."""
-    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -77,14 +77,17 @@ def dtype_of(embeds: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
 
 
-def choose_for(requested: str, embeds: torch.Tensor, head_size: int, dropout: float = 0.0) -> str:
-    """The implementation, by its name in transformers, of a call whose first layer gets `embeds`; `dropout` is that of attention weights in it."""
+def choose_for(requested: str, embeds: torch.Tensor, head_size: int, dropout: float = 0.0, is_compiled: bool = False) -> str:
+    """The implementation, by its name in transformers, of a call whose first layer gets `embeds`.
+
+    `dropout` is that of attention weights in it. Where the layers are compiled, loops of `cpu_attention` would be compiled anew for each shape.
+    """
     on_gpu, dtype, flash = embeds.device.type == "cuda", dtype_of(embeds), flash_attention.kernel_for(dropout)
     capability = torch.cuda.get_device_capability(embeds.device) if on_gpu else (0, 0)
     chosen = choose(requested, dtype, embeds.device.type, head_size, flash is not None, capability)
     if chosen == "flash_attention_2" and flash is not None:
         return flash
-    return cpu_attention.NAME if chosen == "sdpa" and cpu_attention.is_for(embeds.device.type, dtype) else chosen
+    return cpu_attention.NAME if chosen == "sdpa" and not is_compiled and cpu_attention.is_for(embeds.device.type, dtype) else chosen
 
 
 def attention_masks(config: PreTrainedConfig, embeds_BLH: torch.Tensor, batch: Batch, local: bool = False) -> dict:

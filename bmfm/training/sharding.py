@@ -102,20 +102,19 @@ class ShardedLitModel(LitModel):
     """A `LitModel` whose model is cut over the devices while it trains: a copy of the one that is given, which `finish` fills with what was
     learned. The copy is there as each process builds the model in its own memory before it is cut."""
 
-    def __init__(self, model: BmfmModel, *args: Any, compile: bool = False, **options: Any):
+    def __init__(self, model: BmfmModel, *args: Any, **options: Any):
         if any(isinstance(module, TokenEmbedding) and module.frozen for module in model.modules()):
             raise ValueError(
                 "model.pretrained_genes.freeze=true: rows of a table that is cut over devices cannot be frozen; choose trainer=ddp"
             )
         super().__init__(deepcopy(model), *args, **options)
-        self.compiles_shards = compile
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
         if self.trainer.state.fn != TrainerFn.FITTING or isinstance(self.model, FSDPModule):
             return
         assert isinstance(strategy, ShardedStrategy)
-        strategy.shard(self.model, self.compiles_shards)
+        strategy.shard(self.model, self.compiles_layers)
         self.encode = self.model.encode
 
     def gradient_norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from transformers import PreTrainedConfig
 
-from bmfm.models import cpu_attention, flash_attention
+from bmfm.models import flash_attention
 from bmfm.models.attention import IMPLEMENTATIONS, attention_masks, check_name, choose_for, flattened
 from bmfm.models.backbones.base import Backbone, Capabilities, HiddenStates, record_outputs
 from bmfm.tokenizers.batch import Batch
@@ -67,9 +67,8 @@ class AttentionBackbone(Backbone):
         if isolated and self.attention == "flash_attention_2":
             raise ValueError("masking.hide=true needs attention masks: choose model.attention=sdpa or flex_attention")
         requested = "sdpa" if isolated and self.attention == "auto" else self.attention
-        chosen = choose_for(requested, embeddings_BLH, self.head_size, self.attention_dropout if self.training else 0.0)
-        if chosen == cpu_attention.NAME and self.is_compiled:  # its loops would be compiled anew for each shape
-            chosen = "sdpa"
+        dropout = self.attention_dropout if self.training else 0.0
+        chosen = choose_for(requested, embeddings_BLH, self.head_size, dropout, self.is_compiled)
         if self.config._attn_implementation != chosen:
             self.config._attn_implementation = chosen
         if chosen not in flash_attention.NAMES:
