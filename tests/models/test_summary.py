@@ -160,3 +160,17 @@ def test_what_cls_holds_stays_in_its_state():
     batch = _batch(tokenizer)
     cls = [states.flatten(0, 1)[batch["cls_index"]] for states in (model.embed(batch), model.encode(batch))]
     torch.testing.assert_close(cls[1], torch.nn.functional.layer_norm(cls[0], (16,)), atol=1e-5, rtol=1e-4)
+
+
+def test_without_layers_there_are_no_latents():
+    """[CLS] keeps what its embedding holds, and no weight waits for a gradient."""
+    tokenizer = _tokenizer()
+    model = _model(tokenizer, SET, "gene_scaled", heads={}, num_hidden_layers=0, gene_states=False)
+    batch = _batch(tokenizer)
+    embedded, states = (states.flatten(0, 1)[batch["cls_index"]] for states in (model.embed(batch), model.encode(batch)))
+    norm = torch.nn.functional.layer_norm
+    torch.testing.assert_close(states, norm(norm(embedded, (16,)), (16,)), atol=1e-5, rtol=1e-4)
+    states.square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    kept = _model(tokenizer, SET, "gene_scaled", num_hidden_layers=0).eval()
+    assert kept.encode(batch).isfinite().all() and kept.backbone.read is not None  # states of genes read the latents

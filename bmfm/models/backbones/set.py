@@ -28,7 +28,8 @@ class LatentSet(Backbone):
     num_latents
         Number of latents.
     num_hidden_layers
-        Layers over the latents.
+        Layers over the latents. With 0 and no `gene_states` nothing reads the latents, and there are none: [CLS] is what its embedding holds, the
+        summary of a cell.
     num_attention_heads
         Of all attention; each latent reads the tokens by so many queries.
     hidden_dropout_prob
@@ -56,7 +57,7 @@ class LatentSet(Backbone):
         self.hidden_size = hidden_size
         self.norm = nn.LayerNorm(hidden_size, eps=self.norm_eps)
         self.dropout = nn.Dropout(hidden_dropout_prob)
-        self.read = LatentsRead(hidden_size, num_latents, num_attention_heads)
+        self.read = LatentsRead(hidden_size, num_latents, num_attention_heads) if num_hidden_layers or gene_states else None
         sizes = (hidden_size, intermediate_size, num_attention_heads)
         self.layers = nn.ModuleList(LatentLayer(*sizes, hidden_dropout_prob, self.norm_eps) for _ in range(num_hidden_layers))
         self.write = TokensRead(hidden_size, num_attention_heads, self.norm_eps) if gene_states else None
@@ -71,7 +72,9 @@ class LatentSet(Backbone):
         hidden = self.dropout(self.norm(embeddings_BLH))
         cls_index = batch["cls_index"]
         tokens_NWH = examples.of(hidden)
-        latents = torch.cat([hidden.flatten(0, 1)[cls_index, None], self.read(tokens_NWH, examples.is_seen)], 1)
+        latents = hidden.flatten(0, 1)[cls_index, None]
+        if self.read is not None:
+            latents = torch.cat([latents, self.read(tokens_NWH, examples.is_seen)], 1)
         each = []
         for layer in self.layers:
             latents = layer(latents)
