@@ -76,6 +76,10 @@ class ExampleDataset(Dataset[Any]):
             return self.training_tokenizers
         return {name: tokenizer.for_inference(shown_in_part=self.shown_in_part) for name, tokenizer in self.training_tokenizers.items()}
 
+    def whole(self) -> "ExampleDataset":
+        """The same examples as held-out ones are read: nothing of them dropped, thinned or hidden."""
+        return ExampleDataset(self.source, self.sampler, self.seed, self.training_tokenizers, self.max_tokens, held_out=True)
+
     def encode(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[Examples, dict[str, Tokens]]:
         """Some examples [n], raw and as the tokens of their parts."""
         examples = self.source.take(numbers, keys)

@@ -11,6 +11,7 @@ from torch import nn
 from bmfm.models.backbones.huggingface import HuggingFaceBackbone
 from bmfm.models.embeddings import ExampleEncoder, FieldEncoder
 from bmfm.models.model import BmfmModel
+from bmfm.models.pooling import pools_cls
 from bmfm.models.summary import CellSummary
 from bmfm.tokenizers.batch import Batch
 
@@ -97,11 +98,8 @@ class Network(nn.Module):
 
     def _pool(self, states_BLH: torch.Tensor, mask_BL: torch.Tensor, pooling: str | int) -> torch.Tensor:
         """As `BmfmModel.pool`, of padded rows."""
-        if pooling == "pooler":
-            assert self.model.pooler is not None
-            return self.model.pooler(states_BLH[:, 0]).tanh()
-        if isinstance(pooling, int):
-            return states_BLH[:, pooling]
+        if pools_cls(pooling):
+            return self.model.pooled_cls(states_BLH[:, pooling if isinstance(pooling, int) else 0], pooling)
         counted = mask_BL > 0
         if pooling != "mean_all":
             counted = counted & (torch.arange(mask_BL.shape[1]) > 0)

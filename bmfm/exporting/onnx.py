@@ -171,8 +171,8 @@ class OnnxOutputs(Outputs):
         pooling = self.model.check_pooling(pooling)
         if pooling == self.model.check_pooling(None) and layer is None:
             return self.output(EMBEDDING)
-        if pooling == "pooler":
-            raise ValueError(f"pooling=pooler: {_torch_is_needed(self.predictor.folder)}")
+        if pooling in ("pooler", "balanced"):
+            raise ValueError(f"pooling={pooling}: {_torch_is_needed(self.predictor.folder)}")
         return super().pool(pooling, layer)
 
     def logits(self, head: str) -> torch.Tensor:

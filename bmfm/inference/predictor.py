@@ -87,7 +87,9 @@ class Predictor:
     def check_pooling(self, pooling: str | int | None) -> str | int:
         """As `BmfmModel.check_pooling`, and the number of a CLS token must be one that the tokenizer writes."""
         pooling, n_cls = self.model.check_pooling(pooling), self.tokenizer.n_cls
-        if isinstance(pooling, int):
+        if pooling == "balanced":
+            self.tokenizer.check_cls(0, "pooling=balanced")
+        elif isinstance(pooling, int):
             if pooling >= n_cls:
                 there = "one CLS token, number 0" if n_cls == 1 else f"{n_cls} CLS tokens, numbers 0 to {n_cls - 1}"
                 raise ValueError(f"pooling={pooling}: this model has {there}; or choose mean")
@@ -100,7 +102,7 @@ class Predictor:
         Parameters
         ----------
         pooling
-            Number of a CLS token, ``mean``, ``mean_all``, ``max_mean`` or ``pooler``, see `BmfmModel.pool`; None is the model's own.
+            Number of a CLS token, ``mean``, ``mean_all``, ``max_mean``, ``pooler`` or ``balanced``, see `BmfmModel.pool`; None is the model's own.
         layer
             Take the states after this layer (0 is the first) rather than the last.
         """

@@ -29,7 +29,8 @@ class BmfmConfig(PreTrainedConfig):
     pooling
         How an example becomes one state where nothing else is asked for (see `BmfmModel.pool`): by `bmfm.load(...).embed`,
         by probes and benchmarks, and by label heads whose pooling is ``auto``. None is the first CLS token for cells and
-        ``mean`` for DNA, whose [CLS] is trained for nothing by masked-language modelling.
+        ``mean`` for DNA, whose [CLS] is trained for nothing by masked-language modelling. Label heads of models of cells that pool by
+        ``balanced``, a linear map of the first CLS token, read that token, as they have linear maps of their own.
     positions
         Whether the place in the input means something to the model; None: for DNA alone, where its backbone has positions.
     head_bias, head_eps
@@ -68,7 +69,8 @@ class BmfmConfig(PreTrainedConfig):
         if self.strands != "forward" and "values" in self.fields:
             raise ValueError(f"model.strands={self.strands}: cells have no strands; leave it out")
         self.pooling = pooling if pooling is not None else pooling_by_kind(self.fields)
-        self.heads = {
-            name: head | {"pooling": self.pooling} if head.get("pooling") == "auto" else head for name, head in self.heads.items()
-        }
+        if self.pooling == "balanced" and "values" not in self.fields:
+            raise ValueError("model.pooling=balanced: it is of [CLS] of cells, which DNA trains for nothing; leave it out")
+        of_heads = 0 if self.pooling == "balanced" else self.pooling
+        self.heads = {name: head | {"pooling": of_heads} if head.get("pooling") == "auto" else head for name, head in self.heads.items()}
         super().__init__(**without_choices(kwargs))

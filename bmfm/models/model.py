@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutput
@@ -16,14 +17,13 @@ from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, Places, predicts_tokens
 from bmfm.models.perturbation import PerturbationEncoder
+from bmfm.models.pooling import POOLINGS, pooled_tokens, pools_cls
 from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
 from bmfm.storage.weights import load_strictly, read_weights
 from bmfm.targets import class_path, find_class, make
 from bmfm.tokenizers.batch import Batch
-
-POOLINGS = ("mean", "mean_all", "max_mean", "pooler")
 
 
 class BmfmModel(PreTrainedModel):
@@ -48,6 +48,7 @@ class BmfmModel(PreTrainedModel):
         self.embeddings = FieldEmbeddings(size, {} if self.backbone.own_embeddings else config.fields)
         self.heads = Heads(size, config.heads, config.head_bias, self.backbone.norm_bias, eps)
         self.pooler = nn.Linear(size, size) if config.pooler else None
+        self.register_buffer("balance", torch.eye(size) if config.pooling == "balanced" else None)
         if config.positions is None:
             config.positions = "values" not in config.fields and self.backbone.capabilities.positions
         self.post_init()
@@ -199,25 +200,22 @@ class BmfmModel(PreTrainedModel):
             The number of a CLS token (0 is the first); ``mean``: over all tokens but that first one, as the published
             models define it ([SEP] counts); ``mean_all``: over that one too; ``max_mean``: the largest number of each channel over
             the tokens of ``mean``, added to their mean: whether something is there, and how much of it; ``pooler``: a dense layer and
-            tanh on the first CLS token, where the model has one. None or ``auto`` is the model's own, ``config.pooling``.
+            tanh on the first CLS token, where the model has one; ``balanced``: the first CLS token of a cell, less stretched along what
+            differs most between training cells (`balance.balancing_map`), where the model was trained with it. None or ``auto`` is the
+            model's own, ``config.pooling``.
         """
         pooling = self.check_pooling(pooling)
-        states, first = hidden_BLH.flatten(0, 1), batch["cls_index"]
+        if not pools_cls(pooling):
+            return pooled_tokens(hidden_BLH, batch, self.backbone.attention_mask(batch), str(pooling))
+        index = batch["cls_index"] + (pooling if isinstance(pooling, int) else 0)
+        return self.pooled_cls(hidden_BLH.flatten(0, 1)[index], pooling)
+
+    def pooled_cls(self, cls_NH: torch.Tensor, pooling: str | int) -> torch.Tensor:
+        """What a way of `pools_cls` makes of the states [N, H] of the CLS token that it reads."""
         if pooling == "pooler":
             assert self.pooler is not None
-            return self.pooler(states[first]).tanh()
-        if isinstance(pooling, int):
-            return states[first + pooling]
-        n, example = len(first), batch["example_ids"]
-        where = torch.where(self.backbone.attention_mask(batch), example, n).flatten()
-        if pooling != "mean_all":
-            where = where.index_fill(0, first, n)
-        total = states.new_zeros(n + 1, states.shape[1]).index_add_(0, where, states)
-        mean = total[:n] / torch.bincount(where, minlength=n + 1)[:n, None].clamp(min=1).to(states.dtype)
-        if pooling != "max_mean":
-            return mean
-        largest = torch.zeros_like(total).scatter_reduce(0, where[:, None].expand_as(states), states, "amax", include_self=False)
-        return mean + largest[:n]
+            return self.pooler(cls_NH).tanh()
+        return functional.layer_norm(functional.linear(cls_NH, self.balance), cls_NH.shape[-1:]) if pooling == "balanced" else cls_NH
 
     def check_pooling(self, pooling: str | int | None) -> str | int:
         """A way of pooling that this model has, the model's own for None or ``auto``; whether there are so many CLS tokens
@@ -230,14 +228,16 @@ class BmfmModel(PreTrainedModel):
         """
         if pooling is None or pooling == "auto":
             pooling = self.config.pooling
-        choices = "the number of a CLS token, mean, mean_all, max_mean" + (", pooler" if self.pooler is not None else "")
-        if pooling == "pooler" and self.pooler is None:
-            raise ValueError(f"pooling=pooler: this model has no pooler; choose {choices}")
+        own = {"pooler": self.pooler, "balanced": self.balance}
+        choices = ", ".join(["the number of a CLS token, mean, mean_all, max_mean", *(name for name in own if own[name] is not None)])
+        if isinstance(pooling, str) and pooling in own and own[pooling] is None:
+            what = "no pooler" if pooling == "pooler" else "not been trained with it"
+            raise ValueError(f"pooling={pooling}: this model has {what}; choose {choices}")
         if isinstance(pooling, bool) or not isinstance(pooling, int | str) or (isinstance(pooling, str) and pooling not in POOLINGS):
             raise ValueError(f"pooling={pooling!r} is unknown; choose {choices}, or auto for the model's own ({self.config.pooling})")
         if isinstance(pooling, int) and pooling < 0:
             raise ValueError(f"pooling={pooling} is no number of a CLS token, which count from 0; choose {choices}")
-        if isinstance(pooling, int) and self.backbone.capabilities.causal:
+        if pools_cls(pooling) and pooling != "pooler" and self.backbone.capabilities.causal:
             raise ValueError("tokens of this model see only what is before them: the state of [CLS] says nothing, choose pooling=mean")
         return pooling
 

@@ -136,8 +136,10 @@ def _check_shared(config: dict, file: Path) -> None:
     longest, pooling = config.get("max_tokens"), config.get("pooling")
     if longest is not None and not (_whole(longest) and longest >= 3):
         raise ValueError(f"{file}: 'max_tokens' is {shown(longest)}, a whole number of at least 3 is expected")
-    if pooling is not None and not _is_pooling(pooling):
-        raise ValueError(f"{file}: 'pooling' is {shown(pooling)}; known are mean, mean_all, max_mean, pooler and numbers of CLS tokens")
+    if pooling not in (None, "balanced") and not _is_pooling(pooling):
+        raise ValueError(
+            f"{file}: 'pooling' is {shown(pooling)}; known are mean, mean_all, max_mean, pooler, balanced and numbers of CLS tokens"
+        )
 
 
 def _whole(value: Any) -> bool:

@@ -185,6 +185,23 @@ class Run:
         self.module.finish(self.model)
         return time.perf_counter() - start_time
 
+    def balance(self) -> None:
+        """Fit the map of a model that pools by ``balanced`` to the cells that it was trained on, or 4,096 of them."""
+        import numpy as np
+        import torch
+
+        from bmfm.inference import Predictor
+        from bmfm.inference.parts import read_part
+        from bmfm.models.balance import balancing_map
+
+        if self.model.config.pooling != "balanced":
+            return
+        part = self.data.parts["train"].whole()
+        predictor = Predictor(self.model, self.data.tokenizer, self.trainer.strategy.root_device)
+        cells = read_part(part, np.arange(min(4096, len(part))))
+        states = predictor.embed(cells, pooling=0, batch_size=self.data.batch_size, precision=self.module.test_precision, progress=False)
+        self.model.balance.copy_(torch.from_numpy(balancing_map(states)))
+
     def save(self, metrics: dict[str, float]) -> None:
         """Write the model, before anything else that can fail; adapters are merged into it on every device."""
         from bmfm.checkpoints.adapters import save_adapter
@@ -237,6 +254,7 @@ def train(config: "DictConfig") -> dict[str, float]:
     curves = report.read_curve(folder / "csv") if is_main_process else {}
     if best_step is not None:
         metrics = report.metrics_at(curves, best_step) or metrics
+    run.balance()
     run.save(metrics)
     metrics |= run.test()
     if not is_main_process:

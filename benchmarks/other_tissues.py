@@ -1,9 +1,9 @@
-"""What permuted genes in training do for cells of other tissues: embeddings of cells that are unlike the training cells.
+"""Embeddings of cells that are unlike the training cells: with permuted genes in training, and with [CLS] more or less balanced.
 
-python benchmarks/permuted_genes.py --data FOLDER --out FOLDER [--shares 0 0.25 0.5] [--seeds 0 1] [--set SETTING=VALUE ...]
+python benchmarks/other_tissues.py --data FOLDER --out FOLDER [--shares 0 0.25 0.5] [--powers 0.1] [--seeds 0 1] [--set SETTING=VALUE ...]
 
 `rna_mini` is trained on the T and NK cells of PBMC 3k alone, with a share of training cells that have permuted genes (`data.permute_genes`).
-Printed are the validation loss, and avg_bio of embeddings, without training, of the other blood cells of that file (five types), and of three
+Its [CLS] is balanced by some power of the covariance over these cells (`models.balance.balancing_map`; 0 leaves it as it is). Printed are the validation loss, and avg_bio of embeddings, without training, of the other blood cells of that file (five types), and of three
 lines of glioblastoma (McFaline-Figueroa et al., 2,000 cells, 500 genes), each the mean of three draws of 90% of the cells; beside them the
 principal components of the same T and NK cells, and the network with new weights. Needs bmfm[bench].
 What it costs when such a model is fine-tuned, platform_shift.py says (--set checkpoint=MODEL).
@@ -11,16 +11,20 @@ What it costs when such a model is fine-tuned, platform_shift.py says (--set che
 
 import argparse
 from contextlib import redirect_stdout
+from itertools import product
 from pathlib import Path
 
 import anndata
 import numpy as np
 import scipy.sparse as sp
+import torch
 from cells_zero_shot import components
 
 import bmfm
 from bmfm.cli import compose
 from bmfm.evaluation.protocols.integration import scib
+from bmfm.inference import Predictor
+from bmfm.models.balance import POWER, balancing_map
 from bmfm.training.run import train
 
 SHOWN = ("CD4 T cells", "CD8 T cells", "NK cells")
@@ -62,11 +66,20 @@ def trained(cells: Path, out: Path, *settings: str) -> tuple[Path, float]:
     return out / "model", metrics["val/loss"]
 
 
+def balanced(folder: Path, cells: anndata.AnnData, power: float) -> Predictor:
+    """A model whose [CLS] is balanced by a power of the covariance over some cells."""
+    model = bmfm.load(str(folder))
+    states = model.embed(cells.copy(), pooling=0, progress=False)
+    model.model.balance.copy_(torch.from_numpy(balancing_map(states, power)))
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shares", nargs="+", type=float, default=[0, 0.25, 0.5])
+    parser.add_argument("--powers", nargs="+", type=float, default=[POWER])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--set", nargs="+", default=[], help="more settings of bmfm train")
     arguments = parser.parse_args()
@@ -85,8 +98,9 @@ def main() -> None:
         cells = [f"{np.mean(f):.3f}" + (f" ({min(f):.3f} to {max(f):.3f})" if len(f) > 1 else "") for f in figures]
         print(f"| {name} | {f'{np.mean(loss):.4f}' if loss else ''} | {' | '.join(cells)} |", flush=True)
 
-    def embedded(folders: list[Path]) -> list[list[float]]:
-        return [[avg_bio(bmfm.load(str(f)).embed(adata.copy(), progress=False), adata) for f in folders] for adata in sets.values()]
+    def embedded(folders: list[Path], power: float) -> list[list[float]]:
+        models = [balanced(folder, shown, power) for folder in folders]
+        return [[avg_bio(model.embed(adata.copy(), progress=False), adata) for model in models] for adata in sets.values()]
 
     models = {
         share: [
@@ -97,9 +111,10 @@ def main() -> None:
     first = str(models[arguments.shares[0]][0][0])
     row("principal components", [], [[avg_bio(components(first, None, str(arguments.out / f"{n}.h5ad")), a)] for n, a in sets.items()])
     once = (*settings, "trainer.max_steps=1", "trainer.val_check_interval=1", "optimizer.lr=0")
-    row("new weights", [], embedded([trained(cells, arguments.out / f"new_{s}", f"seed={s}", *once)[0] for s in arguments.seeds]))
-    for share, runs in models.items():
-        row(f"permuted genes: {share:.0%}", [loss for _, loss in runs], embedded([folder for folder, _ in runs]))
+    row("new weights", [], embedded([trained(cells, arguments.out / f"new_{s}", f"seed={s}", *once)[0] for s in arguments.seeds], 0))
+    for (share, runs), power in product(models.items(), arguments.powers):
+        named = f"permuted genes {share:.0%}, balanced by {power:g}"
+        row(named, [loss for _, loss in runs], embedded([folder for folder, _ in runs], power))
 
 
 if __name__ == "__main__":
