@@ -68,13 +68,19 @@ class LatentSet(Backbone):
         return Capabilities(positions=False)
 
     def run(self, embeddings_BLH: torch.Tensor, batch: Batch, all_layers: bool = False) -> HiddenStates:
-        examples = _examples(batch)
         hidden = self.dropout(self.norm(embeddings_BLH))
         cls_index = batch["cls_index"]
+
+        def with_cls(states_RLH: torch.Tensor, cls_NH: torch.Tensor) -> torch.Tensor:
+            flat = states_RLH.flatten(0, 1)
+            return flat.index_copy(0, cls_index, cls_NH.to(flat.dtype)).view_as(states_RLH)
+
+        cls = hidden.flatten(0, 1)[cls_index]
+        if self.read is None:
+            return HiddenStates(with_cls(hidden, self.final_norm(cls)), [])
+        examples = _examples(batch)
         tokens_NWH = examples.of(hidden)
-        latents = hidden.flatten(0, 1)[cls_index, None]
-        if self.read is not None:
-            latents = torch.cat([latents, self.read(tokens_NWH, examples.is_seen)], 1)
+        latents = torch.cat([cls[:, None], self.read(tokens_NWH, examples.is_seen)], 1)
         each = []
         for layer in self.layers:
             latents = layer(latents)
@@ -84,8 +90,7 @@ class LatentSet(Backbone):
             everywhere = hidden
             if self.write is not None:
                 everywhere = examples.add(hidden, self.write(tokens_NWH, latents_NKH))
-            flat = everywhere.flatten(0, 1)
-            return flat.index_copy(0, cls_index, cls_NH.to(flat.dtype)).view_as(hidden)
+            return with_cls(everywhere, cls_NH)
 
         layers = [states(of_layer[:, 0], of_layer[:, 1:]) for of_layer in each] if all_layers else []
         if self.write is None:
