@@ -3,7 +3,8 @@
 python benchmarks/other_tissues.py --data FOLDER --out FOLDER [--shares 0 0.25 0.5] [--powers 0.1] [--seeds 0 1] [--set SETTING=VALUE ...]
 
 `rna_mini` is trained on the T and NK cells of PBMC 3k alone, with a share of training cells that have permuted genes (`data.permute_genes`).
-Its [CLS] is balanced by some power of the covariance over these cells (`models.balance.balancing_map`; 0 leaves it as it is). Printed are the validation loss, and avg_bio of embeddings, without training, of the other blood cells of that file (five types), and of three
+Its [CLS] is balanced by some power of the covariance over these cells (`models.balance.balancing_map`); with 0 it is taken as it is.
+Printed are the validation loss, and avg_bio of embeddings, without training, of the other blood cells of that file (five types), and of three
 lines of glioblastoma (McFaline-Figueroa et al., 2,000 cells, 500 genes), each the mean of three draws of 90% of the cells; beside them the
 principal components of the same T and NK cells, and the network with new weights. Needs bmfm[bench].
 What it costs when such a model is fine-tuned, platform_shift.py says (--set checkpoint=MODEL).
@@ -99,8 +100,8 @@ def main() -> None:
         print(f"| {name} | {f'{np.mean(loss):.4f}' if loss else ''} | {' | '.join(cells)} |", flush=True)
 
     def embedded(folders: list[Path], power: float) -> list[list[float]]:
-        models = [balanced(folder, shown, power) for folder in folders]
-        return [[avg_bio(model.embed(adata.copy(), progress=False), adata) for model in models] for adata in sets.values()]
+        models, pooling = [balanced(folder, shown, power) for folder in folders], None if power else 0
+        return [[avg_bio(model.embed(adata.copy(), pooling, progress=False), adata) for model in models] for adata in sets.values()]
 
     models = {
         share: [

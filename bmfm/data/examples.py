@@ -77,8 +77,8 @@ class ExampleDataset(Dataset[Any]):
         return {name: tokenizer.for_inference(shown_in_part=self.shown_in_part) for name, tokenizer in self.training_tokenizers.items()}
 
     def whole(self) -> "ExampleDataset":
-        """The same examples as held-out ones are read: nothing of them dropped, thinned or hidden."""
-        return ExampleDataset(self.source, self.sampler, self.seed, self.training_tokenizers, self.max_tokens, held_out=True)
+        """The same examples as held-out ones are read: nothing of them dropped, thinned, hidden or permuted."""
+        return ExampleDataset(self.source.as_held_out(), self.sampler, self.seed, self.training_tokenizers, self.max_tokens, held_out=True)
 
     def encode(self, numbers: np.ndarray, keys: np.ndarray) -> tuple[Examples, dict[str, Tokens]]:
         """Some examples [n], raw and as the tokens of their parts."""

@@ -75,6 +75,10 @@ class Source(ABC):
         """As `take`, with nothing cut off for the model's context: what the `Predictor` cuts into windows. By default the same."""
         return self.take(indices, keys)
 
+    def as_held_out(self) -> "Source":
+        """The same examples without what is drawn of them for training. By default nothing is."""
+        return self
+
     def connect(self, tokenizers: Mapping[str, Tokenizer]) -> None:  # noqa: B027 (most have nothing to do)
         """Open what is read; called once, before anything else, with the tokenizer of each part: cells are read in its genes."""
 
@@ -208,3 +212,6 @@ class PermutedCells(CellExamples):
     def take(self, indices: np.ndarray, keys: np.ndarray) -> Examples:
         cells, n_permuted = permute_genes(self.cells.batch(indices), keys, self.probability)
         return Examples({INPUT: cells}, counts={"cells_with_permuted_genes": n_permuted})
+
+    def as_held_out(self) -> CellExamples:
+        return CellExamples(self.cells)

@@ -104,7 +104,7 @@ class Predictor:
         pooling
             Number of a CLS token, ``mean``, ``mean_all``, ``max_mean``, ``pooler`` or ``balanced``, see `BmfmModel.pool`; None is the model's own.
         layer
-            Take the states after this layer (0 is the first) rather than the last.
+            Take the states after this layer (0 is the first) rather than the last; where these would be ``balanced``, [CLS] is taken as it is.
         """
         embeddings, _ = self.embed_and_predict(data, True, False, pooling, layer, **options)
         assert embeddings is not None
@@ -147,7 +147,10 @@ class Predictor:
         requests: dict[str, Request] = {}
         if embeddings:
             self._check_layers([] if layer is None else [layer])
-            pool = methodcaller("pool", self.check_pooling(pooling), layer)
+            pooling = self.check_pooling(pooling)
+            if pooling == "balanced" and layer is not None:  # its map is of the states after the last layer
+                pooling = 0
+            pool = methodcaller("pool", pooling, layer)
             requests["embedding"] = Request(pool, all_layers=layer is not None)
         if predictions:
             label_kinds(self.labels, self.folder)

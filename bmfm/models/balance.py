@@ -20,15 +20,17 @@ def balancing_map(states: np.ndarray, power: float = POWER) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the states are all alike.
+        If there are fewer than two states, some are not finite, or all are alike.
 
     Notes
     -----
     Directions with less than a ten-thousandth of the largest variance count as if they had so much. Whitening of embeddings: Su et al.,
     arXiv 2103.15316, of sentences.
     """
+    if len(states) < 2 or not np.isfinite(states).all():
+        raise ValueError(f"the states of {len(states):,} cells are too few, or not finite: model.pooling=0 does without")
     variances, directions = np.linalg.eigh(np.cov(states.astype(np.float64), rowvar=False))
     if not variances[-1] > 0:
-        raise ValueError(f"the states of {len(states):,} cells are all alike: there is nothing to balance, choose pooling=0")
+        raise ValueError(f"the states of {len(states):,} cells are all alike: there is nothing to balance, model.pooling=0 does without")
     found = (directions * variances.clip(variances[-1] * 1e-4) ** -power) @ directions.T
     return found * (len(found) ** 0.5 / np.linalg.norm(found))

@@ -186,7 +186,10 @@ class Run:
         return time.perf_counter() - start_time
 
     def balance(self) -> None:
-        """Fit the map of a model that pools by ``balanced`` to the cells that it was trained on, or 4,096 of them."""
+        """Fit the map of a model that pools by ``balanced`` to the cells that it was trained on, or 4,096 of them.
+
+        One that began from a checkpoint keeps its map: labelled cells are few, and adapters have none.
+        """
         import numpy as np
         import torch
 
@@ -194,7 +197,7 @@ class Run:
         from bmfm.inference.parts import read_part
         from bmfm.models.balance import balancing_map
 
-        if self.model.config.pooling != "balanced":
+        if self.model.config.pooling != "balanced" or self.config.checkpoint:
             return
         part = self.data.parts["train"].whole()
         predictor = Predictor(self.model, self.data.tokenizer, self.trainer.strategy.root_device)
@@ -254,7 +257,8 @@ def train(config: "DictConfig") -> dict[str, float]:
     curves = report.read_curve(folder / "csv") if is_main_process else {}
     if best_step is not None:
         metrics = report.metrics_at(curves, best_step) or metrics
-    run.balance()
+    with _spare_the_run("the map of balanced embeddings"):
+        run.balance()
     run.save(metrics)
     metrics |= run.test()
     if not is_main_process:

@@ -40,22 +40,28 @@ def test_directions_without_spread_stay_finite(states):
         balancing_map(states * 0)
 
 
+SHORT = ("trainer.max_steps=3", "trainer.val_check_interval=3", "schedule.warmup_steps=1", "trainer.enable_progress_bar=false",
+         "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.devices=1")  # fmt: skip
+TINY = ("model.hidden_size=16", "model.num_hidden_layers=0", "data.split.validation=0.25")
+
+
+def _train(*settings):
+    from bmfm.training.run import train
+
+    train(compose("train", [*settings, *SHORT]))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a short run, the cells of its training part, and those of its validation part."""
-    from bmfm.training.run import assemble, train
+    from bmfm.training.run import assemble
 
     folder = tmp_path_factory.mktemp("balanced")
     adata = anndata.read_h5ad(ASSETS / "rna" / "pbmc3k.h5ad")[:80].copy()
     adata.write_h5ad(folder / "cells.h5ad")
-    config = compose(
-        "train", ["+recipe=rna_counts", f"data.path={folder / 'cells.h5ad'}", f"run_dir={folder / 'run'}", "trainer.max_steps=3",
-                  "trainer.val_check_interval=3", "schedule.warmup_steps=1", "trainer.enable_progress_bar=false", "callbacks.progress=null",
-                  "model.hidden_size=16", "model.num_hidden_layers=0", "data.split.validation=0.25", "trainer.accelerator=cpu",
-                  "trainer.devices=1"],
-    )  # fmt: skip
-    numbers = assemble(config)[0].numbers
-    train(config)
+    settings = ("+recipe=rna_counts", f"data.path={folder / 'cells.h5ad'}", f"run_dir={folder / 'run'}", *TINY)
+    numbers = assemble(compose("train", [*settings, *SHORT]))[0].numbers
+    _train(*settings)
     return folder / "run" / "model", adata[np.sort(numbers["train"])].copy(), adata[numbers["validation"]].copy()
 
 
@@ -81,22 +87,52 @@ def test_label_heads_read_cls_itself(trained):
     assert torch.equal(from_checkpoint({}, heads, str(trained[0]), random_init=True).balance, torch.eye(16))
 
 
-def test_a_finished_fine_tuning_has_a_map_of_its_own(trained, tmp_path):
-    from bmfm.training.run import train
-
-    adata = trained[1].copy()
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    config = compose(
-        "train", ["+recipe=rna_finetune", f"checkpoint={trained[0]}", f"data.path={tmp_path / 'cells.h5ad'}", f"run_dir={tmp_path / 'run'}",
-                  "objectives.label.column=cell_type", "trainer.max_steps=3", "trainer.val_check_interval=3", "test=false",
-                  "logistic_regression=false", "schedule.warmup_steps=1", "trainer.enable_progress_bar=false", "callbacks.progress=null",
-                  "trainer.accelerator=cpu", "trainer.devices=1"],
+def test_a_fine_tuned_model_keeps_its_map(trained, tmp_path):
+    """Few labelled cells do not say how cells differ, and the adapter of a model has no map."""
+    seen = trained[1].copy()
+    seen.write_h5ad(tmp_path / "cells.h5ad")
+    _train(
+        "+recipe=rna_finetune", f"checkpoint={trained[0]}", f"data.path={tmp_path / 'cells.h5ad'}", f"run_dir={tmp_path / 'run'}",
+        "objectives.label.column=cell_type", "test=false", "logistic_regression=false",
     )  # fmt: skip
-    train(config)
     tuned = bmfm.load(tmp_path / "run" / "model")
-    assert tuned.model.config.pooling == "balanced"
-    assert not torch.equal(tuned.model.balance, bmfm.load(trained[0]).model.balance)
-    assert len(tuned.predict(adata, progress=False)) == len(adata)
+    torch.testing.assert_close(tuned.model.balance, bmfm.load(trained[0]).model.balance)
+    assert tuned.model.config.pooling == "balanced" and len(tuned.predict(seen, progress=False)) == len(seen)
+
+
+def test_permuted_genes_are_not_what_the_map_is_fitted_to(trained, tmp_path):
+    """A run that does not learn has the map of its cells as they are, whatever share of them is permuted in training."""
+    trained[1].write_h5ad(tmp_path / "cells.h5ad")
+    maps = []
+    for share in (0, 1):
+        run_dir = tmp_path / f"run{share}"
+        _train("+recipe=rna_counts", f"data.path={tmp_path / 'cells.h5ad'}", f"run_dir={run_dir}", *TINY, "optimizer.lr=0",
+               f"data.permute_genes={share}")  # fmt: skip
+        maps.append(bmfm.load(run_dir / "model").model.balance)
+    torch.testing.assert_close(*maps)
+    assert not torch.equal(maps[0], torch.eye(16))
+
+
+def test_a_model_without_a_map_is_saved_all_the_same(trained, tmp_path):
+    cells = trained[1][[0] * 30].copy()
+    cells.obs_names_make_unique()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.warns(UserWarning, match=r"the map of balanced embeddings could not be made .* are all alike"):
+        _train("+recipe=rna_counts", f"data.path={tmp_path / 'cells.h5ad'}", f"run_dir={tmp_path / 'run'}", *TINY)
+    assert torch.equal(bmfm.load(tmp_path / "run" / "model").model.balance, torch.eye(16))
+
+
+def test_of_other_layers_cls_is_taken_as_it_is(trained, tmp_path):
+    folder, cells, _ = trained
+    _train(
+        "+recipe=rna_counts",
+        f"data.path={folder.parents[1] / 'cells.h5ad'}",
+        f"run_dir={tmp_path / 'run'}",
+        *TINY,
+        "model.num_hidden_layers=1",
+    )
+    model = bmfm.load(tmp_path / "run" / "model")
+    np.testing.assert_array_equal(model.embed(cells, layer=0, progress=False), model.embed(cells, pooling=0, layer=0, progress=False))
 
 
 def test_where_there_is_none(cells_model):
