@@ -237,7 +237,8 @@ def test_isolated_tokens_are_seen_by_themselves_alone(case):
 def test_every_attention_kernel_says_the_same(case, kernel):
     model, batch = model_of(case), batch_of(case.omics)
     expected = _states(model, batch)
-    if kernel not in model.backbone.capabilities.attention:
+    lacks_flex = case.name in HUGGINGFACE and not model.backbone.network._supports_flex_attn  # which transformers says of each architecture
+    if kernel not in model.backbone.capabilities.attention or (kernel == "flex_attention" and lacks_flex):
         with pytest.raises(ValueError, match="attention"):
             model.use_attention(kernel)
         return
