@@ -76,7 +76,7 @@ class ExampleDataset(Dataset[Any]):
             return self.training_tokenizers
         return {name: tokenizer.for_inference(shown_in_part=self.shown_in_part) for name, tokenizer in self.training_tokenizers.items()}
 
-    def whole(self) -> "ExampleDataset":
+    def as_held_out(self) -> "ExampleDataset":
         """The same examples as held-out ones are read: nothing of them dropped, thinned, hidden or permuted."""
         return ExampleDataset(self.source.as_held_out(), self.sampler, self.seed, self.training_tokenizers, self.max_tokens, held_out=True)
 

@@ -76,7 +76,7 @@ class Source(ABC):
         return self.take(indices, keys)
 
     def as_held_out(self) -> "Source":
-        """The same examples without what is drawn of them for training. By default nothing is."""
+        """The same examples without what is drawn of cells for training, as permuted genes. By default nothing is."""
         return self
 
     def connect(self, tokenizers: Mapping[str, Tokenizer]) -> None:  # noqa: B027 (most have nothing to do)

@@ -11,7 +11,7 @@ from torch import nn
 from bmfm.models.backbones.huggingface import HuggingFaceBackbone
 from bmfm.models.embeddings import ExampleEncoder, FieldEncoder
 from bmfm.models.model import BmfmModel
-from bmfm.models.pooling import pools_cls
+from bmfm.models.pooling import cls_of
 from bmfm.models.summary import CellSummary
 from bmfm.tokenizers.batch import Batch
 
@@ -98,8 +98,9 @@ class Network(nn.Module):
 
     def _pool(self, states_BLH: torch.Tensor, mask_BL: torch.Tensor, pooling: str | int) -> torch.Tensor:
         """As `BmfmModel.pool`, of padded rows."""
-        if pools_cls(pooling):
-            return self.model.pooled_cls(states_BLH[:, pooling if isinstance(pooling, int) else 0], pooling)
+        number = cls_of(pooling)
+        if number is not None:
+            return self.model.pooled_cls(states_BLH[:, number], pooling)
         counted = mask_BL > 0
         if pooling != "mean_all":
             counted = counted & (torch.arange(mask_BL.shape[1]) > 0)

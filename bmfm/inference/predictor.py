@@ -20,6 +20,7 @@ from bmfm.inference.readers import reader_of
 from bmfm.inference.runner import PRECISIONS, Request, Results, RunOptions, batches_by_length, collect, work_on
 from bmfm.inference.token_scores import TokenLogProbs, TokenStates, score_inputs
 from bmfm.models.model import BmfmModel
+from bmfm.models.pooling import cls_of
 from bmfm.storage.folders import written_files
 from bmfm.tokenizers.base import Tokenizer, Tokens
 from bmfm.tokenizers.batch import Batch
@@ -87,13 +88,12 @@ class Predictor:
     def check_pooling(self, pooling: str | int | None) -> str | int:
         """As `BmfmModel.check_pooling`, and the number of a CLS token must be one that the tokenizer writes."""
         pooling, n_cls = self.model.check_pooling(pooling), self.tokenizer.n_cls
-        if pooling == "balanced":
-            self.tokenizer.check_cls(0, "pooling=balanced")
-        elif isinstance(pooling, int):
-            if pooling >= n_cls:
+        number = cls_of(pooling)
+        if number is not None and pooling != "pooler":
+            if number >= n_cls:
                 there = "one CLS token, number 0" if n_cls == 1 else f"{n_cls} CLS tokens, numbers 0 to {n_cls - 1}"
                 raise ValueError(f"pooling={pooling}: this model has {there}; or choose mean")
-            self.tokenizer.check_cls(pooling, f"pooling={pooling}")
+            self.tokenizer.check_cls(number, f"pooling={pooling}")
         return pooling
 
     def embed(self, data: Any, pooling: str | int | None = None, layer: int | None = None, **options: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from bmfm.interpret.cells import choose_cells
 from bmfm.interpret.options import CellOptions
 from bmfm.interpret.targets import Target, read_target
 from bmfm.models.model import BmfmModel
-from bmfm.models.pooling import pools_cls
+from bmfm.models.pooling import cls_of
 from bmfm.tokenizers.batch import Batch
 
 
@@ -197,4 +197,4 @@ def _with_goal(predictor: Predictor, data: Any, goal: dict[str, str], options: C
 
 def _is_of_tokens(predictor: Predictor) -> bool:
     """Whether the embedding of a model is pooled from all its tokens."""
-    return not pools_cls(predictor.model.check_pooling(None))
+    return cls_of(predictor.model.check_pooling(None)) is None

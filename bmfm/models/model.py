@@ -17,7 +17,7 @@ from bmfm.models.config import BmfmConfig
 from bmfm.models.embeddings import FieldEmbeddings, FieldEncoder, TokenEmbedding
 from bmfm.models.heads import Decoder, Heads, Places, predicts_tokens
 from bmfm.models.perturbation import PerturbationEncoder
-from bmfm.models.pooling import POOLINGS, pooled_tokens, pools_cls
+from bmfm.models.pooling import POOLINGS, cls_of, pooled_tokens
 from bmfm.models.summary import CellSummary
 from bmfm.storage.config import plain, read_config
 from bmfm.storage.folders import find_folder
@@ -205,13 +205,13 @@ class BmfmModel(PreTrainedModel):
             model's own, ``config.pooling``.
         """
         pooling = self.check_pooling(pooling)
-        if not pools_cls(pooling):
+        number = cls_of(pooling)
+        if number is None:
             return pooled_tokens(hidden_BLH, batch, self.backbone.attention_mask(batch), str(pooling))
-        index = batch["cls_index"] + (pooling if isinstance(pooling, int) else 0)
-        return self.pooled_cls(hidden_BLH.flatten(0, 1)[index], pooling)
+        return self.pooled_cls(hidden_BLH.flatten(0, 1)[batch["cls_index"] + number], pooling)
 
     def pooled_cls(self, cls_NH: torch.Tensor, pooling: str | int) -> torch.Tensor:
-        """What a way of `pools_cls` makes of the states [N, H] of the CLS token that it reads."""
+        """What a way of pooling makes of the states [N, H] of the one CLS token that it reads (`pooling.cls_of`)."""
         if pooling == "pooler":
             assert self.pooler is not None
             return self.pooler(cls_NH).tanh()
@@ -237,7 +237,7 @@ class BmfmModel(PreTrainedModel):
             raise ValueError(f"pooling={pooling!r} is unknown; choose {choices}, or auto for the model's own ({self.config.pooling})")
         if isinstance(pooling, int) and pooling < 0:
             raise ValueError(f"pooling={pooling} is no number of a CLS token, which count from 0; choose {choices}")
-        if pools_cls(pooling) and pooling != "pooler" and self.backbone.capabilities.causal:
+        if cls_of(pooling) is not None and pooling != "pooler" and self.backbone.capabilities.causal:
             raise ValueError("tokens of this model see only what is before them: the state of [CLS] says nothing, choose pooling=mean")
         return pooling
 

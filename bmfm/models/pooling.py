@@ -7,9 +7,11 @@ from bmfm.tokenizers.batch import Batch
 POOLINGS = ("mean", "mean_all", "max_mean", "pooler", "balanced")
 
 
-def pools_cls(pooling: str | int) -> bool:
-    """Whether a way of pooling reads a CLS token alone, see `model.BmfmModel.pool`."""
-    return isinstance(pooling, int) or pooling in ("pooler", "balanced")
+def cls_of(pooling: str | int) -> int | None:
+    """The number of the CLS token that a way of pooling reads alone, see `model.BmfmModel.pool`; None where it reads all tokens."""
+    if isinstance(pooling, int):
+        return pooling
+    return 0 if pooling in ("pooler", "balanced") else None
 
 
 def pooled_tokens(hidden_BLH: torch.Tensor, batch: Batch, is_token_BL: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -199,7 +199,7 @@ class Run:
 
         if self.model.config.pooling != "balanced" or self.config.checkpoint:
             return
-        part = self.data.parts["train"].whole()
+        part = self.data.parts["train"].as_held_out()
         predictor = Predictor(self.model, self.data.tokenizer, self.trainer.strategy.root_device)
         cells = read_part(part, np.arange(min(4096, len(part))))
         states = predictor.embed(cells, pooling=0, batch_size=self.data.batch_size, precision=self.module.test_precision, progress=False)
